@@ -1,0 +1,295 @@
+"""The front door: what callers give is checked and described here, and every complaint is worded here.
+
+Nothing is copied but blocks of rows that a kernel cannot read as they lie in memory.
+"""
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
+
+from fastce.kernels.jit import storage_view
+
+Array = np.ndarray[Any, Any]
+
+_HALF = ("float16", "bfloat16")
+_NATIVE = ("float32", "float64", *_HALF)
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def plain_array(value: Any, name: str) -> Array:
+    """``value`` as a base-class array; masked and device arrays would lose their meaning on the way."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost: fill or select its elements first")
+    if hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(f"{name} is on a GPU; fastce computes on the CPU: copy it to a NumPy array first")
+    return np.asarray(value)
+
+
+def real_array(value: Any, name: str) -> Array:
+    """``value`` as an array of floats, integers or booleans."""
+    array = plain_array(value, name)
+    kind = array.dtype.kind
+    if kind == "f" and array.dtype.itemsize > 8:
+        raise TypeError(f"{name} has dtype {array.dtype}: convert it to float64")
+    if kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array
+
+
+def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that a kernel is given: native floats as they are, integers and booleans as float64."""
+    native = dtype.newbyteorder("=")
+    return native if native.name in _NATIVE else np.dtype(np.float64)
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that logits of a kernel's dtype are computed in, and that losses have."""
+    return np.dtype(np.float32) if dtype.name in _HALF else dtype
+
+
+class Rows:
+    """An array seen as a matrix: one or more axes make the classes of a row, all the others together the rows.
+
+    Attributes
+    ----------
+    lead : tuple of int
+        The shape without the class axes.
+    rows, classes : int
+        The shape of the matrix.
+    dtype : numpy.dtype
+        What a kernel gets: see `kernel_dtype`, or the ``dtype`` asked for.
+    """
+
+    def __init__(self, array: Array, axis: int | tuple[int, ...] = -1, dtype: np.dtype[Any] | None = None) -> None:
+        self.dtype = kernel_dtype(array.dtype) if dtype is None else dtype
+        axes = (axis % array.ndim,) if isinstance(axis, int) else axis
+        kept = tuple(k for k in range(array.ndim) if k not in axes)
+        self.view = array.transpose(kept + axes)
+        self.lead = self.view.shape[: len(kept)]
+        self.rows = math.prod(self.lead)
+        self.classes = math.prod(self.view.shape[len(kept) :])
+        self.matrix = self._matrix()
+
+    def _matrix(self) -> Array | None:
+        """The rows as a kernel can read them where they are; None if they must be copied block by block."""
+        view = self.view
+        if view.dtype != self.dtype or not view.flags.aligned:
+            return None
+        if view.shape != (self.rows, self.classes):
+            try:
+                view = view.reshape(self.rows, self.classes, copy=False)
+            except ValueError:
+                return None
+        if view.strides[-1] != view.itemsize and self.classes > 1:
+            return None
+        return storage_view(view) if view.strides[-1] == view.itemsize else None
+
+    @property
+    def row_bytes(self) -> int:
+        return self.classes * self.dtype.itemsize
+
+    def _place(self, start: int, stop: int) -> Any:
+        """The index of these rows in the view."""
+        if len(self.lead) == 1:
+            return slice(start, stop)
+        return np.unravel_index(np.arange(start, stop), self.lead) if self.lead else ...
+
+    def block(self, start: int, stop: int) -> Array:
+        """Rows ``start`` to ``stop`` as a kernel can read them."""
+        if self.matrix is not None:
+            return self.matrix if stop - start == self.rows else self.matrix[start:stop]
+        return storage_view(self.copy(start, stop))
+
+    def copy(self, start: int, stop: int) -> Array:
+        """A fresh matrix of rows ``start`` to ``stop``."""
+        picked = self.view[self._place(start, stop)].reshape(stop - start, self.classes)
+        return np.array(picked, dtype=self.dtype, order="C", copy=True)
+
+    def room(self, start: int, stop: int) -> Array:
+        """Where a kernel can write these rows: in place, or a fresh block for `put_back`."""
+        if self.matrix is not None:
+            return self.block(start, stop)
+        return storage_view(np.empty((stop - start, self.classes), self.dtype))
+
+    def put_back(self, start: int, stop: int, block: Array) -> None:
+        """Store a block from `room`, unless it was written in place."""
+        if self.matrix is None:
+            place = self._place(start, stop)
+            self.view[place] = block.view(self.dtype).reshape(self.view[place].shape)
+
+
+# --- axes ------------------------------------------------------------------------------------------------------------
+
+
+def class_axis(logits: Array, axis: Any, name: str) -> int:
+    """PyTorch's rule: the second axis, or the only one."""
+    if logits.ndim == 0:
+        raise ValueError(f"{name} must have at least one dimension, got a scalar")
+    if axis is None:
+        index = min(1, logits.ndim - 1)
+    else:
+        index = normalize_axis_index(_integer(axis, "axis"), logits.ndim)
+    if logits.shape[index] == 0:
+        raise ValueError(f"{name} of shape {logits.shape} has no classes along axis {index}")
+    return index
+
+
+def reduced_axes(array: Array, axis: Any) -> tuple[int, ...]:
+    """SciPy's rule: all axes, one, or several."""
+    return tuple(range(array.ndim)) if axis is None else tuple(normalize_axis_tuple(axis, array.ndim))
+
+
+# --- scalars ---------------------------------------------------------------------------------------------------------
+
+
+def _integer(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def integer(value: Any, name: str) -> int:
+    return value if type(value) is int else _integer(value, name)
+
+
+def number(value: Any, name: str) -> float:
+    if type(value) is float:
+        return value
+    if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value) > 0:
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+
+
+def positive(value: Any, name: str) -> float:
+    result = number(value, name)
+    if not (result > 0 and math.isfinite(result)):
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return result
+
+
+def not_negative(value: Any, name: str) -> float:
+    result = number(value, name)
+    if not (result >= 0 and math.isfinite(result)):
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    return result
+
+
+def fraction(value: Any, name: str) -> float:
+    result = number(value, name)
+    if not 0.0 <= result <= 1.0:
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
+    return result
+
+
+def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+REDUCTIONS = ("none", "sum", "mean")
+
+
+def reduction_of(value: Any) -> str:
+    return choice(value, "reduction", REDUCTIONS)
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def weights(value: Any, name: str, shape: tuple[int, ...]) -> Array:
+    """Weights of exactly this shape (or a scalar) as float64: a copy, finite and not negative."""
+    array = real_array(value, name)
+    if array.shape not in (shape, ()):
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    result = np.array(np.broadcast_to(array, shape), dtype=np.float64, order="C")
+    if result.size and not (result.min() >= 0 and result.max() < np.inf):
+        raise ValueError(f"{name} must be finite and not negative, got {_first_bad(result)}")
+    return result
+
+
+def weights_like(value: Any, name: str, like: Array) -> Array:
+    """Weights broadcast to the shape of ``like``, 1 if there are none; finite and not negative."""
+    array = np.ones(()) if value is None else real_array(value, name)
+    try:
+        return np.broadcast_to(weights(array, name, array.shape), like.shape)
+    except ValueError as error:
+        if array.shape == () or "broadcast" not in str(error):
+            raise
+        raise ValueError(f"{name} of shape {array.shape} does not broadcast to {like.shape}") from None
+
+
+def _first_bad(values: Array) -> float:
+    return float(values[~((values >= 0) & (values < np.inf))].flat[0])
+
+
+# --- out -------------------------------------------------------------------------------------------------------------
+
+
+def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_replace: Array, inputs: list[Any]) -> Array:
+    """``out``, or a new array. It may be the input that it replaces; it must not overlap any input otherwise."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, expected {shape}")
+    if out.dtype != dtype:
+        raise ValueError(f"out has dtype {out.dtype}, expected {dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array")
+    if _overlaps_itself(out):
+        raise ValueError(f"out must not overlap itself, got an array of strides {out.strides}")
+    if not _same_memory(out, may_replace) and _overlap(out, may_replace):
+        raise ValueError("out overlaps the input in part; it must be the input itself or share no memory with it")
+    for other in inputs:
+        if isinstance(other, np.ndarray) and _overlap(out, other):
+            raise ValueError("out must not share memory with the targets or the weights")
+    return out
+
+
+def _same_memory(a: Array, b: Array) -> bool:
+    return a is b or (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=100_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether some step along one axis is shorter than what the smaller steps span."""
+    span = array.itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        if stride < span:
+            return array.size > 0
+        span += stride * (length - 1)
+    return False
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any], alignment: int = 64) -> Array:
+    """np.empty whose first element lies on a cache line, so that whole vectors can be stored."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + size].view(dtype).reshape(shape)

@@ -1,0 +1,108 @@
+"""What fastce runs on, and compiling ahead of first use."""
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastce
+from fastce.threads import get_num_threads
+
+
+def cpu_name() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def vector_bits() -> int:
+    """The width of the widest vector registers that kernels are compiled for."""
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def show_config() -> None:
+    """Print versions, CPU, vector width, threads, cache folder and CUDA device.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> fastce.show_config()  # doctest: +ELLIPSIS
+    fastce ...
+    """
+    from fastce.kernels.cache import cache_folder
+
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("numba", "llvmlite", "numpy", "scipy"))
+    print(f"fastce {fastce.__version__} on Python {sys.version.split()[0]}, {platform.platform()}")
+    print(f"packages: {versions}")
+    print(f"CPU: {cpu_name()}, {os.cpu_count()} cores, vectors of {vector_bits()} bits")
+    print(f"threads: {get_num_threads()}")
+    print(f"cache of compiled kernels: {cache_folder() or 'off (FASTCE_CACHE=0)'}")
+    print("CUDA: not supported by this version")
+
+
+def _small_calls(dtype: str) -> dict[str, Callable[[], Any]]:
+    """One call of every function, which compiles its kernel."""
+    if dtype == "bfloat16":
+        import ml_dtypes  # noqa: F401  (gives NumPy the dtype)
+    logits, labels = np.zeros((2, 2), dtype), np.zeros(2, np.int64)
+    binary, contrastive = "binary_cross_entropy_with_logits", "clip_loss"
+    calls: dict[str, Callable[[], Any]] = {
+        "logsumexp": lambda: fastce.logsumexp(logits, axis=1),
+        "softmax": lambda: fastce.softmax(logits, axis=1),
+        "log_softmax": lambda: fastce.log_softmax(logits, axis=1),
+        "cross_entropy": lambda: fastce.cross_entropy(logits, labels),
+        "cross_entropy_value_and_grad": lambda: fastce.cross_entropy_value_and_grad(logits, labels),
+        binary: lambda: fastce.binary_cross_entropy_with_logits(logits, logits),
+        f"{binary}_value_and_grad": lambda: fastce.binary_cross_entropy_with_logits_value_and_grad(logits, logits),
+        contrastive: lambda: fastce.clip_loss(logits),
+        f"{contrastive}_value_and_grad": lambda: fastce.clip_loss_value_and_grad(logits),
+    }
+    return calls
+
+
+def warmup(dtypes: Iterable[str] = ("float32",), functions: Iterable[str] | None = None) -> None:
+    """Compile the kernels ahead of their first use, or read them from the cache.
+
+    Parameters
+    ----------
+    dtypes : iterable of str, default: ("float32",)
+        Any of "float32", "float64", "float16", "bfloat16" (the last needs the package ml_dtypes).
+    functions : iterable of str, optional
+        Names of public functions; all by default.
+
+    Raises
+    ------
+    ValueError
+        For a dtype or a function that there is nothing to compile for.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> fastce.warmup(functions=["logsumexp"])
+    """
+    for dtype in [dtypes] if isinstance(dtypes, str) else dtypes:
+        if dtype not in ("float32", "float64", "float16", "bfloat16"):
+            raise ValueError(f"dtypes must be float32, float64, float16 or bfloat16, got {dtype!r}")
+        calls = _small_calls(dtype)
+        for function in calls if functions is None else functions:
+            if function not in calls:
+                raise ValueError(f"functions must be among {', '.join(calls)}, got {function!r}")
+            calls[function]()

@@ -1,0 +1,383 @@
+"""Contrastive losses on a given similarity matrix: rows and columns from one read, the gradient from a second."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import (
+    Array,
+    Rows,
+    checked_out,
+    compute_dtype,
+    fraction,
+    plain_array,
+    positive,
+    real_array,
+    reduction_of,
+)
+from fastce.kernels.clip import clip_gradient, clip_sums
+from fastce.kernels.softmax import logsumexp_rows
+from fastce.targets import checked_csr, is_sparse
+from fastce.threads import cut_rows, for_each
+
+LN2 = math.log(2.0)
+TRUSTED = 2.0**-60  # smaller sums, relative to their block's reference, may have lost digits
+COLUMN_BLOCKS = 32  # each keeps sums for every column, so there must not be many
+LARGEST_EXPONENT = 2.0**19  # of a logsumexp, for a gradient computed in float32
+
+
+class ClipValueAndGrad(NamedTuple):
+    """The CLIP loss, its gradient with respect to the similarities, and to the logit scale."""
+
+    value: float | Array
+    grad: Array
+    grad_logit_scale: float
+
+
+@dataclass
+class _Positives:
+    """The pairs that belong together, sorted by row, and the target mass of each in its row and in its column."""
+
+    first_points: Array
+    rows: Array
+    columns: Array
+    row_mass: Array
+    column_mass: Array
+
+
+@dataclass
+class _Side:
+    """One direction of the loss: for each row (or column) its logsumexp, its loss and its share of the mean."""
+
+    logsumexp: Array
+    losses: Array
+    factor: Array
+
+
+class _Call(NamedTuple):
+    array: Array
+    similarity: Rows
+    positives: _Positives
+    scale: float
+    smoothing: float
+    reduction: str
+
+
+def clip_loss(
+    similarity: Any,
+    targets: Any = None,
+    *,
+    logit_scale: float = 1.0,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    n_threads: int | None = None,
+) -> Any:
+    r"""CLIP's symmetric cross entropy of a similarity matrix (rows: images, columns: texts), from one read of it.
+
+    .. math:: \frac12 \Big[\frac1N \sum_i (\mathrm{lse}_j\, x_{ij} - x_{ii})
+              + \frac1N \sum_j (\mathrm{lse}_i\, x_{ij} - x_{jj})\Big], \quad x = \mathrm{logit\_scale} \cdot S
+
+    Parameters
+    ----------
+    similarity : array_like, shape (N, M)
+        Dtypes and strides as in `cross_entropy`. Square unless `targets` are given.
+    targets : array_like of int, shape (N,), or SciPy sparse array, shape (N, M), optional
+        Each row's positive column, or several positives with non-negative weights; by default the diagonal. The target
+        distribution of a row (column) is its positives, normalised to sum 1; rows and columns without positives are
+        left out of their mean.
+    logit_scale : float, default: 1.0
+        Positive factor of the similarities.
+    label_smoothing : float in [0, 1], default: 0.0
+        Mass spread over all columns of a row, and over all rows of a column.
+    reduction : {"mean", "sum", "none"}, default: "mean"
+        Half the mean over rows plus half the mean over columns; half the sums; or, for square matrices,
+        ``(row_i + column_i) / 2``.
+    n_threads : int, optional
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    float or ndarray
+        A Python float; for "none" an array of shape (N,).
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As in `cross_entropy`.
+
+    References
+    ----------
+    .. [1] A. Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> similarity = np.array([[2.0, 0.5, -1.0], [0.3, 1.8, 0.2], [-0.5, 0.4, 1.5]])
+    >>> round(fastce.clip_loss(similarity), 10)
+    0.3226813394
+    """
+    call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
+    return _value(call, *_both_sides(call, n_threads))
+
+
+def clip_loss_value_and_grad(
+    similarity: Any,
+    targets: Any = None,
+    *,
+    logit_scale: float = 1.0,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    out: Array | None = None,
+    n_threads: int | None = None,
+) -> ClipValueAndGrad:
+    """CLIP's loss and its gradients: one read for the value, a second for the gradient.
+
+    Parameters
+    ----------
+    similarity, targets, logit_scale, label_smoothing, reduction, n_threads
+        As in `clip_loss`.
+    out : ndarray, optional
+        Receives the gradient; of its shape and dtype, writable. May be `similarity` itself, which is then replaced.
+
+    Returns
+    -------
+    ClipValueAndGrad
+        ``value``; ``grad`` with respect to `similarity`, in its dtype; ``grad_logit_scale``, a Python float. For
+        ``reduction="none"`` the gradients are those of the sum.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> similarity = np.array([[2.0, 0.5], [0.3, 1.8]])
+    >>> fastce.clip_loss_value_and_grad(similarity).grad.round(4)
+    array([[-0.1716,  0.1501],
+           [ 0.175 , -0.1536]])
+    """
+    call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
+    dtype = call.similarity.dtype
+    out = checked_out(out, call.array.shape, dtype, call.array, [targets])
+    by_row, by_column = _both_sides(call, n_threads)
+    of_rows, of_columns = _powers(by_row), _powers(by_column)
+    if max(np.abs(of_rows[0]).max(initial=0.0), np.abs(of_columns[0]).max(initial=0.0)) > LARGEST_EXPONENT:
+        dtype = np.dtype(np.float64)
+    similarity, gradient, n_columns = Rows(call.array, dtype=dtype), Rows(out, dtype=dtype), call.similarity.classes
+    smoothing = np.array([call.smoothing / n_columns, call.smoothing / max(call.similarity.rows, 1)])
+    points = call.positives
+    masses = (1.0 - call.smoothing) * (
+        by_row.factor[points.rows] * points.row_mass + by_column.factor[points.columns] * points.column_mass
+    )
+    of_rows, of_columns = np.ascontiguousarray(of_rows.T), of_columns.astype(compute_dtype(dtype))
+    scale_gradient = np.empty(call.similarity.rows)
+    kernel = clip_gradient.compiled(dtype)
+
+    def work(start: int, stop: int) -> None:
+        room = gradient.room(start, stop)
+        kernel(
+            similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, masses,
+            call.scale, of_rows[start:stop], of_columns, smoothing, room, scale_gradient[start:stop], False,
+        )  # fmt: skip
+        gradient.put_back(start, stop, room)
+
+    for_each(cut_rows(call.similarity.rows, call.similarity.row_bytes), work, n_threads)
+    return ClipValueAndGrad(_value(call, by_row, by_column), out, float(scale_gradient.sum()))
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _checked_call(similarity: Any, targets: Any, logit_scale: Any, label_smoothing: Any, reduction: Any) -> _Call:
+    array = real_array(similarity, "similarity")
+    if array.ndim != 2:
+        raise ValueError(f"similarity must have two dimensions, got shape {array.shape}")
+    rows, columns = array.shape
+    reduction = reduction_of(reduction)
+    if rows != columns and (targets is None or reduction == "none"):
+        why = "unless targets are given" if targets is None else "for reduction='none'"
+        raise ValueError(f"similarity must be square {why}, got shape {array.shape}")
+    scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
+    if targets is None:
+        positives = _positives_of(np.arange(rows), np.arange(rows), np.ones(rows), array.shape)
+    elif is_sparse(targets):
+        positives = _sparse_positives(targets, array.shape)
+    else:
+        positives = _index_positives(plain_array(targets, "targets"), array.shape)
+    return _Call(array, Rows(array), positives, scale, smoothing, reduction)
+
+
+def _index_positives(targets: Array, shape: tuple[int, int]) -> _Positives:
+    rows, columns = shape
+    if targets.dtype.kind not in "iu":
+        raise TypeError(
+            f"targets of clip_loss must be class indices (integers) or a scipy.sparse array of weights, got dtype "
+            f"{targets.dtype}"
+        )
+    if targets.shape != (rows,):
+        raise ValueError(f"targets have shape {targets.shape}, expected {(rows,)} for similarity of shape {shape}")
+    chosen = targets.astype(np.int64)
+    wrong = chosen.view(np.uint64) >= columns
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise IndexError(f"targets must be class indices from 0 to {columns - 1}, got {targets[row]} in row {row}")
+    return _positives_of(np.arange(rows), chosen, np.ones(rows), shape)
+
+
+def _sparse_positives(targets: Any, shape: tuple[int, int]) -> _Positives:
+    if targets.ndim != 2 or targets.shape != shape:
+        raise ValueError(f"sparse targets have shape {targets.shape}, expected the shape of similarity, {shape}")
+    if targets.dtype.kind not in "fiub":
+        raise TypeError(f"sparse targets must hold real numbers, got dtype {targets.dtype}")
+    matrix = checked_csr(targets)
+    weight = matrix.data.astype(np.float64)
+    if weight.size and not (weight.min() >= 0 and weight.max() < np.inf):
+        raise ValueError("sparse targets of clip_loss must be finite and not negative")
+    rows = np.repeat(np.arange(shape[0]), np.diff(matrix.indptr))
+    there = weight > 0
+    return _positives_of(rows[there], matrix.indices[there].astype(np.int64), weight[there], shape)
+
+
+def _positives_of(rows: Array, columns: Array, weight: Array, shape: tuple[int, int]) -> _Positives:
+    """Weights normalised in each row and in each column."""
+    row_total = np.bincount(rows, weight, shape[0])
+    column_total = np.bincount(columns, weight, shape[1])
+    first_points = np.searchsorted(rows, np.arange(shape[0] + 1)).astype(np.int64)
+    return _Positives(first_points, rows, columns, weight / row_total[rows], weight / column_total[columns])
+
+
+# --- both directions -------------------------------------------------------------------------------------------------
+
+
+class _Sums(NamedTuple):
+    """Of every row or column: the logsumexp of its negatives, and the sum of x over them."""
+
+    logsumexp: Array
+    total: Array
+
+
+def _both_sides(call: _Call, n_threads: int | None) -> tuple[_Side, _Side]:
+    points, (rows, columns) = call.positives, call.array.shape
+    x = np.asarray(call.array[points.rows, points.columns], np.float64) * call.scale
+    by_row, by_column = _sums_of_negatives(call, n_threads)
+    return (
+        _side(by_row, points.rows, points.row_mass, x, columns, call),
+        _side(by_column, points.columns, points.column_mass, x, rows, call),
+    )
+
+
+def _side(negatives: _Sums, owner: Array, mass: Array, x: Array, classes: int, call: _Call) -> _Side:
+    """Add the positives to the negatives of each row (or column): the loss is sum_p mass_p (lse - x_p).
+
+    For the largest positive, lse - x_p = log(1 + exp(rest - x_p)), rest being the logsumexp of all the others, which
+    keeps its digits when that one dominates. No other can.
+    """
+    number = negatives.logsumexp.size
+    present = np.bincount(owner, minlength=number) > 0
+    largest = np.full(number, -np.inf)
+    np.maximum.at(largest, owner, x)
+    leads = np.zeros(x.size, bool)
+    candidates = np.flatnonzero(x == largest[owner])
+    leads[candidates[np.unique(owner[candidates], return_index=True)[1]]] = True
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        relative = np.where(leads | ~np.isfinite(largest[owner]), 0.0, np.exp(x - largest[owner]))
+        rest = np.logaddexp(negatives.logsumexp, largest + np.log(np.bincount(owner, relative, number)))
+        logsumexp = np.logaddexp(rest, largest)
+        of_points = np.where(leads, np.logaddexp(0.0, rest[owner] - x), logsumexp[owner] - x)
+        losses = (1.0 - call.smoothing) * np.bincount(owner, mass * of_points, number)
+        if call.smoothing > 0.0:
+            mean_of_x = (negatives.total + np.bincount(owner, x, number)) / classes
+            losses = losses + call.smoothing * (logsumexp - mean_of_x)
+    losses[np.isposinf(logsumexp)] = np.nan
+    losses[~present] = 0.0
+    share = 1.0 / max(int(present.sum()), 1) if call.reduction == "mean" else 1.0
+    return _Side(logsumexp, losses, np.where(present, 0.5 * share, 0.0))
+
+
+def _sums_of_negatives(call: _Call, n_threads: int | None) -> tuple[_Sums, _Sums]:
+    """The sums of both directions from one read; rows and columns that lost digits in it are summed again."""
+    rows, columns = call.array.shape
+    points, dtype = call.positives, call.similarity.dtype
+    blocks = _few_blocks(rows, call.similarity.row_bytes)
+    number = len(blocks)
+    smoothed = call.smoothing > 0.0
+    row_exps, row_distances = np.empty(rows), np.empty(rows)
+    column_exps, column_distances = np.empty((number, columns)), np.empty((number, columns))
+    exponents = np.zeros((number, 1))
+    kernel = clip_sums.compiled(dtype)
+
+    def work(first: int, end: int) -> None:
+        for k in range(first, end):
+            start, stop = blocks[k]
+            narrow = np.empty((2, columns), compute_dtype(dtype))
+            kernel(
+                call.similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, call.scale,
+                smoothed, row_exps[start:stop], row_distances[start:stop], column_exps[k], column_distances[k],
+                narrow, exponents[k],
+            )  # fmt: skip
+
+    for_each([(k, k + 1) for k in range(number)], work, n_threads)
+    block_of_row = np.repeat(np.arange(number), [stop - start for start, stop in blocks])
+    near = (exponents[:, 0] * LN2 / call.scale).astype(compute_dtype(dtype)).astype(np.float64)
+    top = exponents.max(initial=0.0) if number == 0 else exponents.max()
+    sums_of_columns = np.ldexp(column_exps, (exponents - top).astype(np.int64)).sum(axis=0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        counts = np.zeros((number, columns))
+        np.add.at(counts, (block_of_row[points.rows], points.columns), 1)
+        rows_of_block = np.array([[stop - start] for start, stop in blocks])
+        total_of_rows = row_distances + near[block_of_row] * (columns - np.diff(points.first_points))
+        total_of_columns = (column_distances + near[:, None] * (rows_of_block - counts)).sum(axis=0)
+    return (
+        _Sums(_logsumexps(row_exps, exponents[block_of_row, 0], call, n_threads, 0), call.scale * total_of_rows),
+        _Sums(_logsumexps(sums_of_columns, top, call, n_threads, 1), call.scale * total_of_columns),
+    )
+
+
+def _few_blocks(rows: int, row_bytes: int) -> list[tuple[int, int]]:
+    """Blocks by shape alone, at most COLUMN_BLOCKS."""
+    size = max(1, -(-rows // COLUMN_BLOCKS), cut_rows(rows, row_bytes)[0][1] if rows else 1)
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _logsumexps(sums: Array, exponent: Any, call: _Call, n_threads: int | None, axis: int) -> Array:
+    """log(sums) + exponent ln(2), but where the sums cannot be trusted from scratch."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: Array = np.log(sums) + exponent * LN2
+    doubtful = np.flatnonzero(~((sums > TRUSTED) & (sums < 2.0**99)))
+    array, points = call.array, call.positives
+    owner, other = (points.rows, points.columns) if axis == 0 else (points.columns, points.rows)
+    if axis == 1:
+        array = array.T
+    kernel = logsumexp_rows.compiled(np.dtype(np.float64))
+
+    def work(start: int, stop: int) -> None:
+        chosen = doubtful[start:stop]
+        block = array[chosen].astype(np.float64) * call.scale
+        place = np.searchsorted(chosen, owner)
+        inside = (place < chosen.size) & (chosen[np.minimum(place, chosen.size - 1)] == owner)
+        block[place[inside], other[inside]] = -np.inf
+        summed = np.empty(chosen.size)
+        kernel(np.ascontiguousarray(block), summed)
+        result[chosen] = summed
+
+    if doubtful.size:
+        for_each(cut_rows(doubtful.size, array.shape[1] * 8), work, n_threads)
+    return result
+
+
+def _value(call: _Call, by_row: _Side, by_column: _Side) -> Any:
+    if call.reduction == "none":
+        return (0.5 * (by_row.losses + by_column.losses)).astype(compute_dtype(call.similarity.dtype))
+    if call.reduction == "sum":
+        return 0.5 * float(by_row.losses.sum() + by_column.losses.sum())
+    if not by_row.factor.any():
+        return math.nan
+    return float((by_row.losses * by_row.factor).sum() + (by_column.losses * by_column.factor).sum())
+
+
+def _powers(side: _Side) -> Array:
+    """(exponent, factor / (exp(lse) / 2**exponent), factor) for each row or column."""
+    finite = np.isfinite(side.logsumexp)
+    exponent = np.rint(np.where(finite, side.logsumexp, 0.0) / LN2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        left_over = np.where(finite, np.exp(exponent * LN2 - side.logsumexp), np.nan)
+    return np.stack([exponent, np.where(side.factor == 0.0, 0.0, side.factor * left_over), side.factor])

@@ -1,0 +1,412 @@
+"""Cross entropy of a row and its gradient: two looks at the logits, the second while they are still in cache.
+
+Every kind of target is one formula. A row's target distribution is t' = keep * t + spread, where t is one-hot, a
+sparse row or a dense row of probabilities, and (keep, spread) are what label smoothing leaves of it. With the class
+weights w, the masses are q_c = w_c t'_c and
+
+    loss = sum_c q_c (lse - x_c) + z lse^2                 gradient_c = p_c (sum_k q_k + 2 z lse) - q_c
+
+The masses split into a dense part (spread, weights, probabilities: added block by block) and points (the non-zero
+classes of hard and sparse targets: one by one). The heaviest point y is left out of the row's sum S = s + e_y, so
+that -log p_y = log1p(s / e_y) and p_y - 1 = -s / S keep their digits when p_y is close to 1. Every other lse - x_c
+is log S - (x_c - reference), two small numbers; never lse - x_c, which loses what the row has in common.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from numba import types
+
+from fastce.kernels.jit import inline, kernel, matrix, real_of, structure, vector
+from fastce.kernels.memory import (
+    BLOCK,
+    element,
+    elements_to_boundary,
+    finish_stores,
+    lanes_of,
+    load,
+    load_first,
+    pointer,
+    prefetch,
+    row_pointer,
+    scratch_block,
+    set_element,
+    store,
+    store_first,
+    store_past_cache,
+)
+from fastce.kernels.rows import (
+    capping,
+    fill_masses,
+    guessed_maximum,
+    log_times_power,
+    prepared,
+    row_state,
+    to_real,
+)
+from fastce.kernels.simd import fma
+from fastce.kernels.vector import LN2, exp, exp_in_float64, tanh
+
+PREFETCHED = 65_536  # elements of the next row that are asked for while this row's gradient is written
+
+
+class Options(NamedTuple):
+    """The scalars of the loss; see the module's formula. ``softcap`` 0 means none."""
+
+    logit_scale: float
+    softcap: float
+    z_loss: float
+    keep: float
+    spread: float
+
+
+class Targets(NamedTuple):
+    """The points (compressed sparse rows) and the dense parts of the targets; empty arrays where there is none."""
+
+    first_points: Any  # int64 (rows + 1,); empty: one point per row
+    classes: Any  # int64 (points,); sorted within a row
+    masses: Any  # float64 (points,); empty: all 1
+    probabilities: Any  # (rows, classes) in the compute dtype, or (0, 0)
+    class_weight: Any  # (classes,) in the compute dtype, or (0,)
+    row_weight: Any  # float64 (rows,), or (0,); 0: the row is ignored
+
+
+class RowTargets(NamedTuple):
+    """What `Targets` says of one row, as pointers and numbers: reference counts would cost as much as a short row."""
+
+    first_point: Any
+    end_point: Any
+    classes: Any
+    masses: Any
+    has_masses: Any
+    probabilities: Any
+    has_probabilities: Any
+    class_weight: Any
+    has_class_weight: Any
+
+
+@inline
+def targets_of_row(targets, i):
+    """The targets of row i."""
+    first_point, end_point = i, i + 1
+    if targets.first_points.shape[0] > 0:
+        first_point, end_point = targets.first_points[i], targets.first_points[i + 1]
+    elif targets.classes.shape[0] == 0:
+        first_point, end_point = 0, 0
+    return RowTargets(
+        first_point,
+        end_point,
+        pointer(targets.classes),
+        pointer(targets.masses),
+        targets.masses.shape[0] > 0,
+        row_pointer(targets.probabilities, i),
+        targets.probabilities.shape[0] > 0,
+        pointer(targets.class_weight),
+        targets.class_weight.shape[0] > 0,
+    )
+
+
+@inline
+def mass_of_point(targets, options, point):
+    """q of a point beyond the dense part of its class: w_c * keep * t_c."""
+    mass = options.keep
+    if targets.has_masses:
+        mass *= targets.masses[point]
+    if targets.has_class_weight:
+        mass *= targets.class_weight[targets.classes[point]]
+    return mass
+
+
+@inline
+def dense_mass(targets, options, c):
+    """q of class c without the points: w_c * (keep * t_c + spread)."""
+    mass = options.spread
+    if targets.has_probabilities:
+        mass += options.keep * targets.probabilities[c]
+    if targets.has_class_weight:
+        mass *= targets.class_weight[c]
+    return mass
+
+
+@inline
+def dense_part(row, targets, options):
+    """What `fill_masses` needs to know of this row."""
+    return (
+        to_real(row, options.keep),
+        to_real(row, options.spread),
+        targets.probabilities,
+        targets.has_probabilities,
+        targets.class_weight,
+        targets.has_class_weight,
+    )
+
+
+@inline
+def heaviest_point(targets, options):
+    """The class of the row's heaviest point, -1 without points."""
+    heaviest, largest_mass = -1, -math.inf
+    for point in range(targets.first_point, targets.end_point):
+        mass = mass_of_point(targets, options, point)
+        if mass > largest_mass:
+            heaviest, largest_mass = targets.classes[point], mass
+    return heaviest
+
+
+@inline
+def likeliest_class(probabilities, classes):
+    """The class of the largest target probability."""
+    best = 0
+    for c in range(1, classes):
+        if probabilities[c] > probabilities[best]:
+            best = c
+    return best
+
+
+@inline
+def capped_element(row, c, options):
+    """One logit after softcap (and after logit_scale if there is a cap), as float64."""
+    x = element(row, c)
+    if options.softcap > 0.0:
+        return options.softcap * tanh(x * (options.logit_scale / options.softcap))
+    return x
+
+
+@inline
+def distances_in_float64(row, classes, left_out, reference, options, targets):
+    """The sum of q (x - reference), one by one: for rows whose differences overflow float32."""
+    total = 0.0
+    for c in range(classes):
+        mass = dense_mass(targets, options, c) if targets.has_probabilities or targets.has_class_weight else 1.0
+        if c != left_out and mass != 0.0:
+            total += mass * (capped_element(row, c, options) - reference)
+    return total
+
+
+@inline
+def loss_of_row(row, classes, options, targets, room, masses):
+    """(loss, state) of one row; the state is what its gradient needs, see `write_gradient_of_row`."""
+    ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
+    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    dense = dense_part(row, targets, options)
+    varies = dense[3] or dense[5]
+    left_out = heaviest_point(targets, options)
+    largest = guessed_maximum(row, classes, ratio, cap, room)
+    while True:
+        x_y, exp_y = 0.0, 0.0
+        if left_out >= 0:
+            x_y = capped_element(row, left_out, options)
+            largest = max(largest, x_y)
+        offset, exponent, near, (rest, distances, rest_mass) = row_state(
+            row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense, masses
+        )
+        if not math.isfinite(offset):
+            return math.nan, (offset, exponent, 1.0, math.nan, -1, 0.0, 0.0, 0.0, 0.0, 0.0)
+        if left_out >= 0:
+            exp_y = exp_in_float64(scale * (x_y - offset), exponent)
+        total = rest + exp_y
+        log_total = math.log(total)
+        exponent_ln2 = exponent * LN2
+
+        if math.isinf(distances):
+            distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
+        if not varies:
+            rest_mass *= options.spread
+            distances = distances * options.spread if options.spread > 0.0 else 0.0
+        loss = rest_mass * (log_total + (exponent_ln2 - scale * near)) - scale * distances
+        mass_y = dense_mass(targets, options, left_out) if left_out >= 0 else 0.0
+        for point in range(targets.first_point, targets.end_point):
+            c = targets.classes[point]
+            mass = mass_of_point(targets, options, point)
+            if c == left_out:
+                mass_y += mass
+            elif mass != 0.0:
+                rest_mass += mass
+                loss += mass * (log_total + (exponent_ln2 - scale * (capped_element(row, c, options) - offset)))
+        if mass_y != 0.0:
+            if rest < 1e15 * exp_y:
+                loss += mass_y * math.log1p(rest / exp_y)
+            else:
+                loss += mass_y * (log_total + (exponent_ln2 - scale * (x_y - offset)))
+        if dense[3] and left_out < 0 and loss < 0.5 * rest_mass:
+            left_out = likeliest_class(targets.probabilities, classes)  # the dense sum has lost digits: once more without it
+            continue
+        break
+    if math.isnan(total):
+        loss = math.nan
+    z_mass = 0.0
+    if options.z_loss > 0.0:
+        lse = scale * offset + log_times_power(total, exponent)
+        loss += options.z_loss * lse * lse
+        z_mass = 2.0 * options.z_loss * lse
+    return loss, (offset, exponent, total, rest, left_out, x_y, exp_y, mass_y, rest_mass, z_mass)
+
+
+@inline
+def gradient_vector(x, q, reference, factors):
+    """p_c * mass - q_c, times the derivative of the cap, 1 - (x / cap)^2."""
+    exponent, offset, scaled_by = reference
+    mass_factor, q_factor, inverse_cap, one = factors
+    gradient = fma(exp(x, exponent, scaled_by), mass_factor, q * q_factor)
+    if inverse_cap > 0:
+        capped = (x + offset) * inverse_cap
+        gradient = gradient * (one - capped * capped)
+    return gradient
+
+
+@inline
+def write_gradient_of_block(block, first, masses, out, start, stop, reference, factors, past_cache, next_row):
+    """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
+    lanes = lanes_of(block)
+    nothing = to_real(block, 0.0)
+    to_block, i = first - start, start
+    while i < stop:
+        boundary = elements_to_boundary(out, i) if past_cache else 0
+        whole = (stop - i) // lanes
+        if boundary > 0 or whole == 0:
+            count = min(stop - i, boundary if boundary > 0 else lanes)
+            x = load_first(block, i + to_block, count, nothing)
+            q = load_first(masses, i - start, count, nothing)
+            store_first(out, i, gradient_vector(x, q, reference, factors), count)
+            i += count
+            continue
+        for _ in range(whole):
+            gradient = gradient_vector(load(block, i + to_block), load(masses, i - start), reference, factors)
+            if past_cache:
+                if i < PREFETCHED:
+                    prefetch(next_row, i)
+                store_past_cache(out, i, gradient)
+            else:
+                store(out, i, gradient)
+            i += lanes
+
+
+@inline
+def gradient_of_point(row, c, mass, state, options, targets, upstream):
+    """p_c (sum q + 2 z lse) - q_c of one class, in float64; for the class that was left out, p - 1 = -rest / sum."""
+    offset, exponent, total, rest, left_out, x_y, exp_y, mass_y, rest_mass, z_mass = state
+    if c == left_out:
+        x = x_y
+        gradient = (exp_y * (rest_mass + z_mass) - mass_y * rest) / total
+    else:
+        x = capped_element(row, c, options)
+        scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+        p = exp_in_float64(scale * (x - offset), exponent) / total
+        gradient = p * (rest_mass + mass_y + z_mass) - (mass + dense_mass(targets, options, c))
+    if options.softcap > 0.0:
+        gradient *= 1.0 - (x / options.softcap) ** 2
+    return upstream * gradient
+
+
+@inline
+def write_gradient_of_row(row, classes, options, targets, state, upstream, room, masses, out, past_cache, next_row):
+    """The gradient of one row from its state; exp again, from logits that are still in cache.
+
+    Writing exp in the first look and scaling it in the second was measured too: slower at every row length, because
+    it writes twice. The logits may be replaced by their gradient: each is read before its place is written.
+    """
+    offset, exponent, total, _, left_out, _, _, mass_y, rest_mass, z_mass = state
+    ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
+    upstream *= options.logit_scale
+    fraction, power = math.frexp(total)
+    reference = (to_real(row, exponent + power), to_real(row, offset), scaled_by)
+    factors = (
+        to_real(row, upstream * (rest_mass + mass_y + z_mass) / fraction),
+        to_real(row, -upstream),
+        to_real(row, 1.0 / options.softcap if options.softcap > 0.0 else 0.0),
+        to_real(row, 1.0),
+    )
+    dense = dense_part(row, targets, options)
+    varies = dense[3] or dense[5]
+    if not varies:
+        fill_masses(0, min(BLOCK, classes), dense, masses)
+    point, end_point = targets.first_point, targets.end_point
+    start = 0
+    while start < classes:
+        stop = min(start + BLOCK, classes)
+        c = targets.classes[point] if point < end_point else (left_out if left_out >= start else classes)
+        if c == start:
+            mass = mass_of_point(targets, options, point) if point < end_point else 0.0
+            set_element(out, c, gradient_of_point(row, c, mass, state, options, targets, upstream))
+            point += 1
+            start += 1
+            continue
+        stop = min(stop, c)
+        block, first = prepared(row, start, stop, ratio, cap, reference[1], room)
+        if varies:
+            fill_masses(start, stop, dense, masses)
+        write_gradient_of_block(block, first, masses, out, start, stop, reference, factors, past_cache, next_row)
+        start = stop
+
+
+@inline
+def fill_row(row, classes, value, out):
+    """The same number in the whole row."""
+    lanes = lanes_of(row)
+    vector = load_first(row, 0, 0, to_real(row, value))
+    for i in range(0, classes, lanes):
+        store_first(out, i, vector, min(lanes, classes - i))
+
+
+@inline
+def weight_of_row(targets, i):
+    return targets.row_weight[i] if targets.row_weight.shape[0] > 0 else 1.0
+
+
+@inline
+def send_for_target(logits, targets, i):
+    """Ask for the first target logit of row i: alone in its cache line and page, it would stall the row."""
+    point = targets.first_points[i] if targets.first_points.shape[0] > 0 else i
+    if point < targets.classes.shape[0]:
+        prefetch(row_pointer(logits, i), targets.classes[point])
+
+
+def _types_of_loss(storage):
+    real = real_of(storage)
+    integers, floats = vector(types.int64), vector(types.float64)
+    targets = structure(Targets, integers, integers, floats, matrix(real), vector(real), floats)
+    options = structure(Options, *(types.float64 for _ in Options._fields))
+    return matrix(storage), targets, options, floats
+
+
+@kernel(_types_of_loss)
+def cross_entropy_rows(logits, targets, options, losses):
+    """losses[i] = v_i times the loss of row i; 0 where v_i is 0, whatever the row holds."""
+    rows, classes = logits.shape
+    for i in range(rows):
+        row = row_pointer(logits, i)
+        weight = weight_of_row(targets, i)
+        send_for_target(logits, targets, min(i + 2, rows - 1))
+        losses[i] = 0.0
+        if weight != 0.0:
+            loss, _ = loss_of_row(
+                row, classes, options, targets_of_row(targets, i), scratch_block(row), scratch_block(row)
+            )
+            losses[i] = weight * loss
+
+
+@kernel(lambda storage: (*_types_of_loss(storage), vector(types.float64), matrix(storage), types.boolean))
+def cross_entropy_rows_and_gradient(logits, targets, options, losses, upstream, gradient, past_cache):
+    """As `cross_entropy_rows`, and gradient[i] = v_i * upstream_i * d loss_i / d logits[i]."""
+    rows, classes = logits.shape
+    for i in range(rows):
+        row, out = row_pointer(logits, i), row_pointer(gradient, i)
+        room, masses = scratch_block(row), scratch_block(row)
+        weight = weight_of_row(targets, i)
+        send_for_target(logits, targets, min(i + 2, rows - 1))
+        losses[i] = 0.0
+        if weight == 0.0:
+            fill_row(row, classes, 0.0, out)
+            continue
+        of_row = targets_of_row(targets, i)
+        loss, state = loss_of_row(row, classes, options, of_row, room, masses)
+        losses[i] = weight * loss
+        if not math.isfinite(state[0]):
+            fill_row(row, classes, math.nan, out)
+            continue
+        from_above = weight * (upstream[i] if upstream.shape[0] > 1 else upstream[0])
+        next_row = row_pointer(logits, min(i + 1, rows - 1))
+        write_gradient_of_row(
+            row, classes, options, of_row, state, from_above, room, masses, out, past_cache, next_row
+        )
+    if past_cache:
+        finish_stores()

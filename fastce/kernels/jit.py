@@ -1,0 +1,103 @@
+"""The only call of numba.njit: flags, lazy compilation and the cache on disk, for every kernel alike.
+
+A kernel is compiled when it is first called with a dtype, never at import. It runs without the GIL, and is called
+through its compiled entry point: the front door has fixed the type of every argument, so there is nothing to resolve.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import config, njit, types
+from numba.extending import overload
+
+from fastce.kernels import cache
+
+_STORAGE = {"float32": types.float32, "float64": types.float64, "float16": types.uint16, "bfloat16": types.int16}
+_compiling = threading.Lock()
+_VIEW = {"float16": np.dtype(np.uint16), "bfloat16": np.dtype(np.int16)}
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """A function that exists only inside kernels; LLVM inlines every call."""
+    return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")(function)
+
+
+def by_type(stub: Callable[..., Any]) -> Any:
+    """Register an implementation, chosen by the types of its arguments, of a function that exists only in kernels."""
+    options = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+    return overload(stub, jit_options=options, strict=False)
+
+
+class Kernel:
+    """A function compiled once for each dtype of logits.
+
+    ``signature(storage)`` gives the Numba types of its arguments for logits stored so; see `storage_view`.
+    """
+
+    def __init__(self, function: Callable[..., None], signature: Callable[[Any], tuple[Any, ...]]) -> None:
+        self.function = function
+        self.signature = signature
+        self._entry_points: dict[str, Callable[..., None]] = {}
+
+    def compiled(self, dtype: np.dtype[Any]) -> Callable[..., None]:
+        """The entry point for logits of this dtype; compiles it or reads it from the cache the first time."""
+        entry_point = self._entry_points.get(dtype.name)
+        if entry_point is None:
+            with _compiling:
+                entry_point = self._entry_points.get(dtype.name) or self._compile(dtype.name)
+        return entry_point
+
+    def _compile(self, name: str) -> Callable[..., None]:
+        dispatcher = self.dispatcher(name)
+        cache.attach(dispatcher, name)
+        entry_point: Callable[..., None] = dispatcher.compile(self.signature(_STORAGE[name]))
+        self._entry_points[name] = entry_point
+        return entry_point
+
+    def dispatcher(self, name: str) -> Any:
+        """A fresh Numba dispatcher for this dtype, not compiled yet."""
+        if config.DISABLE_JIT:
+            raise RuntimeError("fastce needs Numba's compiler: unset NUMBA_DISABLE_JIT")
+        return njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(self.function)
+
+
+def kernel(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[Callable[..., None]], Kernel]:
+    """Make a kernel of a function that takes arrays and numbers and returns nothing."""
+    return lambda function: Kernel(function, signature)
+
+
+def _renew_lock_after_fork() -> None:
+    """A child must not wait for a thread that was compiling in its parent."""
+    global _compiling
+    _compiling = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock_after_fork)
+
+
+def storage_view(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array as kernels see it: half precision as its bits, in the integer type that stands for it."""
+    view = _VIEW.get(array.dtype.name)
+    return array if view is None else array.view(view)
+
+
+def real_of(storage: Any) -> Any:
+    """The Numba dtype that a storage dtype is computed in."""
+    return storage if isinstance(storage, types.Float) else types.float32
+
+
+def matrix(dtype: Any) -> Any:
+    """Rows with adjacent elements, any stride between the rows."""
+    return types.Array(dtype, 2, "A")
+
+
+def vector(dtype: Any) -> Any:
+    return types.Array(dtype, 1, "C")
+
+
+def structure(named_tuple: Any, *fields: Any) -> Any:
+    return types.NamedTuple(fields, named_tuple)

@@ -1,0 +1,268 @@
+"""Loads and stores of vectors, rows as pointers, half precision, prefetch and stores past the cache.
+
+A kernel sees a row as a pointer to its first element and counts from there; the front door has made sure that the
+elements of a row are adjacent. float16 arrives as its bits in uint16 and bfloat16 as its bits in int16: Numba knows
+neither on the CPU, and the two differ here by type and nowhere else.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastce.kernels.jit import real_of
+from fastce.kernels.simd import VECTOR_BYTES, Vector, _call_llvm, _llvm_name, _splat, vector_of
+
+BLOCK = 2048  # elements of a row that are prepared at a time; fits the smallest first-level cache
+
+_INDEX = ir.IntType(64)
+
+
+def _lanes_mask(builder: Any, count: Any, lanes: int) -> Any:
+    """True in the first ``count`` lanes."""
+    numbers = ir.Constant(ir.VectorType(_INDEX, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, _splat(builder, count, lanes))
+
+
+def _element_pointer(builder: Any, context: Any, pointer_type: types.CPointer, pointer: Any, i: Any) -> Any:
+    element = context.get_data_type(pointer_type.dtype)
+    return builder.gep(pointer, [i], source_etype=element)
+
+
+def _stored_vector(context: Any, storage: types.Type, lanes: int) -> ir.VectorType:
+    return ir.VectorType(context.get_data_type(storage), lanes)
+
+
+def _widen(builder: Any, storage: types.Type, stored: Any) -> Any:
+    """float16 or bfloat16 bits to float32, exactly; float32 and float64 as they are."""
+    if isinstance(storage, types.Float):
+        return stored
+    lanes = stored.type.count
+    floats = ir.VectorType(ir.FloatType(), lanes)
+    if storage == types.uint16:
+        return builder.fpext(builder.bitcast(stored, ir.VectorType(ir.HalfType(), lanes)), floats)
+    words = ir.VectorType(ir.IntType(32), lanes)
+    sixteen = ir.Constant(words, [16] * lanes)
+    return builder.bitcast(builder.shl(builder.zext(stored, words), sixteen), floats)
+
+
+def _narrow(builder: Any, storage: types.Type, value: Any) -> Any:
+    """The inverse of `_widen`, rounding to nearest, ties to even."""
+    if isinstance(storage, types.Float):
+        return value
+    lanes = value.type.count
+    shorts = ir.VectorType(ir.IntType(16), lanes)
+    if storage == types.uint16:
+        return builder.bitcast(builder.fptrunc(value, ir.VectorType(ir.HalfType(), lanes)), shorts)
+    words = ir.VectorType(ir.IntType(32), lanes)
+    repeat = lambda number: ir.Constant(words, [number] * lanes)  # noqa: E731
+    bits = builder.bitcast(value, words)
+    lowest_kept = builder.and_(builder.lshr(bits, repeat(16)), repeat(1))
+    rounded = builder.add(builder.add(bits, repeat(0x7FFF)), lowest_kept)
+    quiet_nan = builder.or_(bits, repeat(0x400000))  # rounding could carry a NaN into infinity
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.lshr(builder.select(is_nan, quiet_nan, rounded), repeat(16)), shorts)
+
+
+@intrinsic
+def row_pointer(typingctx, matrix, i):
+    """A pointer to the first element of row ``i``, whatever the stride between rows is."""
+
+    def codegen(context, builder, sig, args):
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        stride = builder.extract_value(array.strides, 0)
+        offset = builder.mul(stride, context.cast(builder, args[1], sig.args[1], types.int64))
+        return cgutils.pointer_add(builder, array.data, offset)
+
+    return types.CPointer(matrix.dtype)(matrix, i), codegen
+
+
+@intrinsic
+def pointer(typingctx, array):
+    """A pointer to the first element of a one-dimensional array."""
+
+    def codegen(context, builder, sig, args):
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic
+def scratch_block(typingctx, row):
+    """Room on the stack for `BLOCK` elements of the dtype that the row is computed in."""
+    real = real_of(row.dtype)
+
+    def codegen(context, builder, sig, args):
+        with builder.goto_entry_block():
+            room = builder.alloca(ir.ArrayType(context.get_data_type(real), BLOCK))
+            room.align = VECTOR_BYTES
+        return builder.bitcast(room, context.get_data_type(real).as_pointer())
+
+    return types.CPointer(real)(row), codegen
+
+
+@intrinsic
+def load(typingctx, row, i):
+    """The vector that starts at element ``i``."""
+    result = vector_of(real_of(row.dtype))
+
+    def codegen(context, builder, sig, args):
+        storage = sig.args[0].dtype
+        place = _element_pointer(builder, context, sig.args[0], *args)
+        stored = _stored_vector(context, storage, result.lanes)
+        value = builder.load(builder.bitcast(place, stored.as_pointer()), align=storage.bitwidth // 8, typ=stored)
+        return _widen(builder, storage, value)
+
+    return result(row, types.int64), codegen
+
+
+@intrinsic
+def load_first(typingctx, row, i, count, fill):
+    """The ``count`` elements from ``i`` on in the first lanes, ``fill`` in the others; nothing else is read."""
+    real = real_of(row.dtype)
+    result = vector_of(real)
+
+    def codegen(context, builder, sig, args):
+        row, i, count, fill = args
+        storage = sig.args[0].dtype
+        place = _element_pointer(builder, context, sig.args[0], row, i)
+        stored = _stored_vector(context, storage, result.lanes)
+        mask = _lanes_mask(builder, count, result.lanes)
+        place = builder.bitcast(place, stored.as_pointer())
+        align = ir.Constant(ir.IntType(32), storage.bitwidth // 8)
+        name = f"llvm.masked.load.{_llvm_name(stored)}.p0"
+        value = _call_llvm(builder, name, stored, [place, align, mask, ir.Constant(stored, None)])
+        return builder.select(mask, _widen(builder, storage, value), _splat(builder, fill, result.lanes))
+
+    return result(row, types.int64, types.int64, real), codegen
+
+
+@intrinsic
+def store(typingctx, row, i, vector):
+    """Write a vector from element ``i`` on."""
+    if not isinstance(vector, Vector):
+        return None
+
+    def codegen(context, builder, sig, args):
+        storage = sig.args[0].dtype
+        value = _narrow(builder, storage, args[2])
+        place = _element_pointer(builder, context, sig.args[0], args[0], args[1])
+        builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=storage.bitwidth // 8)
+
+    return types.void(row, types.int64, vector), codegen
+
+
+@intrinsic
+def store_past_cache(typingctx, row, i, vector):
+    """As `store`, at an address that is a multiple of the vector's bytes, without reading it into the cache first.
+
+    A plain store to memory that is not in the cache reads the line before it overwrites it: a third more traffic.
+    """
+    if not isinstance(vector, Vector):
+        return None
+
+    def codegen(context, builder, sig, args):
+        storage = sig.args[0].dtype
+        value = _narrow(builder, storage, args[2])
+        place = _element_pointer(builder, context, sig.args[0], args[0], args[1])
+        written = builder.store(
+            value, builder.bitcast(place, value.type.as_pointer()), align=value.type.count * storage.bitwidth // 8
+        )
+        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+
+    return types.void(row, types.int64, vector), codegen
+
+
+@intrinsic
+def store_first(typingctx, row, i, vector, count):
+    """Write the first ``count`` lanes from element ``i`` on."""
+    if not isinstance(vector, Vector):
+        return None
+
+    def codegen(context, builder, sig, args):
+        row, i, vector, count = args
+        storage = sig.args[0].dtype
+        value = _narrow(builder, storage, vector)
+        place = _element_pointer(builder, context, sig.args[0], row, i)
+        place = builder.bitcast(place, value.type.as_pointer())
+        mask = _lanes_mask(builder, count, value.type.count)
+        align = ir.Constant(ir.IntType(32), storage.bitwidth // 8)
+        name = f"llvm.masked.store.{_llvm_name(value.type)}.p0"
+        _call_llvm(builder, name, ir.VoidType(), [value, place, align, mask])
+
+    return types.void(row, types.int64, vector, types.int64), codegen
+
+
+@intrinsic
+def lanes_of(typingctx, row):
+    """How many elements of this row make a vector."""
+    lanes = vector_of(real_of(row.dtype)).lanes
+    return types.int64(row), lambda context, builder, sig, args: ir.Constant(_INDEX, lanes)
+
+
+@intrinsic
+def elements_to_boundary(typingctx, row, i):
+    """How many elements lie between element ``i`` and the next address that is a multiple of the vector's bytes."""
+
+    def codegen(context, builder, sig, args):
+        size = sig.args[0].dtype.bitwidth // 8
+        vector_bytes = size * vector_of(real_of(sig.args[0].dtype)).lanes
+        place = builder.ptrtoint(_element_pointer(builder, context, sig.args[0], *args), _INDEX)
+        missing = builder.and_(builder.neg(place), ir.Constant(_INDEX, vector_bytes - 1))
+        return builder.sdiv(missing, ir.Constant(_INDEX, size))
+
+    return types.int64(row, types.int64), codegen
+
+
+@intrinsic
+def prefetch(typingctx, row, i):
+    """Ask for the cache line of element ``i``; harmless at any address."""
+
+    def codegen(context, builder, sig, args):
+        place = _element_pointer(builder, context, sig.args[0], *args)
+        place = builder.bitcast(place, ir.IntType(8).as_pointer())
+        read, keep, data = (ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))
+        _call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [place, read, keep, data])
+
+    return types.void(row, types.int64), codegen
+
+
+@intrinsic
+def finish_stores(typingctx):
+    """Make everything written past the cache visible to the other threads."""
+
+    def codegen(context, builder, sig, args):
+        builder.fence("seq_cst")
+
+    return types.void(), codegen
+
+
+@intrinsic
+def element(typingctx, row, i):
+    """Element ``i`` as float64."""
+
+    def codegen(context, builder, sig, args):
+        storage = sig.args[0].dtype
+        one = _stored_vector(context, storage, 1)
+        place = _element_pointer(builder, context, sig.args[0], *args)
+        value = builder.load(builder.bitcast(place, one.as_pointer()), align=storage.bitwidth // 8, typ=one)
+        value = builder.extract_element(_widen(builder, storage, value), ir.Constant(ir.IntType(32), 0))
+        return context.cast(builder, value, real_of(storage), types.float64)
+
+    return types.float64(row, types.int64), codegen
+
+
+@intrinsic
+def set_element(typingctx, row, i, value):
+    """Write a float64 to element ``i``, rounded to the row's dtype."""
+
+    def codegen(context, builder, sig, args):
+        storage = sig.args[0].dtype
+        value = context.cast(builder, args[2], types.float64, real_of(storage))
+        narrow = _narrow(builder, storage, _splat(builder, value, 1))
+        place = _element_pointer(builder, context, sig.args[0], args[0], args[1])
+        builder.store(narrow, builder.bitcast(place, narrow.type.as_pointer()), align=storage.bitwidth // 8)
+
+    return types.void(row, types.int64, types.float64), codegen

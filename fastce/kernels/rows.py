@@ -1,0 +1,248 @@
+"""What every row kernel is made of: prepared blocks, maxima, the reference, sums of exponentials.
+
+The state of a row is a reference and a sum, and the whole package is its algebra:
+
+    (m1, s1) + (m2, s2) = (m, s1 exp(m1 - m) + s2 exp(m2 - m)),   m = max(m1, m2);   identity (-inf, 0)
+
+Here the reference of a row is ``offset + exponent * ln(2) / scale``. Nearly always the offset is 0 and the reference
+a power of two, which exp divides by for nothing (vector.py). It need not be the maximum, only near enough for every
+exp to stay in range: a guess from the row's first elements serves, and the rare row that outgrows it starts again
+from its true maximum. A row beyond 2**20 in size is moved by its maximum first, which is exact where it matters.
+"""
+
+import math
+from typing import Any
+
+from numba import types
+
+from fastce.kernels.jit import by_type, inline, real_of
+from fastce.kernels.memory import BLOCK, lanes_of, load, load_first, store
+from fastce.kernels.simd import add_wide, fma, maximum, maximum_of_lanes, sum_wide, where_zero, zeros_wide
+from fastce.kernels.vector import LN2, LN2_LOW, LOG2E, exp, largest_exponent, overflow_bound, scaling, tanh
+
+VECTORS_PER_SUM = 16  # exponentials added in the row's dtype before their sum goes to float64
+ROOT_HALF = math.sqrt(0.5)
+
+
+def to_real(row: Any, value: float) -> Any:
+    """A float64 in the dtype that the row is computed in."""
+
+
+@by_type(to_real)
+def _to_real(row: types.CPointer, value: Any) -> Any:
+    real = real_of(row.dtype)
+    return lambda row, value: real(value)
+
+
+@inline
+def capping(row, logit_scale, softcap):
+    """(scale / cap, cap) for `prepared`, zeros without a cap, and the scaling that is left for exp."""
+    if softcap > 0:
+        return to_real(row, logit_scale / softcap), to_real(row, softcap), scaling(row, 1.0)
+    return to_real(row, 0.0), to_real(row, 0.0), scaling(row, logit_scale)
+
+
+@inline
+def fill_prepared(row, start, stop, ratio, cap, offset, room):
+    lanes = lanes_of(row)
+    for i in range(start, stop, lanes):
+        x = load(row, i) if i + lanes <= stop else load_first(row, i, stop - i, offset)
+        if cap > 0:
+            x = tanh(x * ratio) * cap
+        store(room, i - start, x - offset)
+
+
+def prepared(row: Any, start: int, stop: int, ratio: Any, cap: Any, offset: Any, room: Any) -> Any:
+    """The block as numbers that exp can take, and the index of its first element there.
+
+    The row itself where it will do; else cap(x) - offset in ``room``, cap(x) = cap * tanh(ratio * x): converted from
+    half precision, capped, recentred.
+    """
+
+
+@by_type(prepared)
+def _prepared(row: types.CPointer, start: Any, stop: Any, ratio: Any, cap: Any, offset: Any, room: Any) -> Any:
+    always = not isinstance(row.dtype, types.Float)
+
+    def in_room(row, start, stop, ratio, cap, offset, room):
+        fill_prepared(row, start, stop, ratio, cap, offset, room)
+        return room, 0
+
+    def in_place_or_room(row, start, stop, ratio, cap, offset, room):
+        if cap == 0 and offset == 0:
+            return row, start
+        fill_prepared(row, start, stop, ratio, cap, offset, room)
+        return room, 0
+
+    return in_room if always else in_place_or_room
+
+
+@inline
+def block_maximum(block, start, stop):
+    """The largest element, NaN if there is one."""
+    lanes = lanes_of(block)
+    lowest = to_real(block, -math.inf)
+    best = load_first(block, start, min(stop - start, lanes), lowest)
+    for i in range(start + lanes, stop, lanes):
+        best = maximum(best, load(block, i) if i + lanes <= stop else load_first(block, i, stop - i, lowest))
+    return maximum_of_lanes(best)
+
+
+@inline
+def row_maximum(row, classes, ratio, cap, room):
+    """The largest element of the capped row as float64 (NaN if there is one), and the start of its block."""
+    best, best_start = -math.inf, 0
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
+        block, first = prepared(row, start, stop, ratio, cap, to_real(row, 0.0), room)
+        here = float(block_maximum(block, first, first + stop - start))
+        if here > best or math.isnan(here):
+            best, best_start = here, start
+            if math.isnan(here):
+                break
+    return best, best_start
+
+
+@inline
+def guessed_maximum(row, classes, ratio, cap, room):
+    """The largest of the first elements, as float64."""
+    stop = min(classes, 4 * lanes_of(row))
+    block, first = prepared(row, 0, stop, ratio, cap, to_real(row, 0.0), room)
+    return float(block_maximum(block, first, first + stop))
+
+
+@inline
+def reference_near(row, largest, scale):
+    """(offset, exponent) of a reference near this element; the offset tells when it is not finite."""
+    power = largest * (scale * LOG2E)
+    if abs(power) <= largest_exponent(row):
+        return 0.0, math.floor(power + 0.5)
+    return largest, 0.0
+
+
+@inline
+def block_sums(block, start, stop, exponent, near, scaled_by):
+    """The sums of exp(scale x) / 2**exponent and of x - near over the block, as float64.
+
+    Sixteen vectors are added in the row's dtype, their sum in float64: the error stays that of a single exp.
+    """
+    lanes = lanes_of(block)
+    exps, distances = zeros_wide(), zeros_wide()
+    chunk = VECTORS_PER_SUM * lanes
+    chunks_end = stop - (stop - start) % chunk
+    for first in range(start, chunks_end, chunk):
+        x = load(block, first)
+        exp_of_chunk, distance_of_chunk = exp(x, exponent, scaled_by), x - near
+        for k in range(1, VECTORS_PER_SUM):
+            x = load(block, first + k * lanes)
+            exp_of_chunk += exp(x, exponent, scaled_by)
+            distance_of_chunk += x - near
+        exps = add_wide(exps, exp_of_chunk)
+        distances = add_wide(distances, distance_of_chunk)
+    for i in range(chunks_end, stop, lanes):
+        exps = add_wide(exps, exp(load_first(block, i, stop - i, to_real(block, -math.inf)), exponent, scaled_by))
+        distances = add_wide(distances, load_first(block, i, stop - i, near) - near)
+    return sum_wide(exps), sum_wide(distances)
+
+
+@inline
+def weighted_sums(block, start, stop, masses, near):
+    """The sums of q (x - near) and of the masses q, one mass per element of the block; 0 * inf counts as 0."""
+    lanes = lanes_of(block)
+    zero = to_real(block, 0.0)
+    distances, total = zeros_wide(), zeros_wide()
+    for i in range(start, stop, lanes):
+        q = load_first(masses, i - start, stop - i, zero)
+        product = q * (load_first(block, i, stop - i, near) - near)
+        distances = add_wide(distances, where_zero(q, zero, product))
+        total = add_wide(total, q)
+    return sum_wide(distances), sum_wide(total)
+
+
+@inline
+def fill_masses(start, stop, dense, masses):
+    """masses[c - start] = w_c (keep * t_c + spread): the dense part of the target distribution."""
+    keep, spread, probabilities, has_probabilities, weight, has_weight = dense
+    lanes = lanes_of(masses)
+    for i in range(start, stop, lanes):
+        q = load_first(masses, 0, 0, spread)
+        if has_probabilities:
+            q = fma(load_first(probabilities, i, stop - i, to_real(masses, 0.0)), keep, spread)
+        if has_weight:
+            q = q * load_first(weight, i, stop - i, to_real(masses, 0.0))
+        store(masses, i - start, q)
+
+
+@inline
+def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense, masses):
+    """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none).
+
+    Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
+    Without weights and probabilities q is 1 for all here.
+    """
+    varies = dense[3] or dense[5]
+    exps, distances, mass = 0.0, 0.0, 0.0
+    start = 0
+    while start < classes:
+        stop = min(start + BLOCK, classes)
+        if start <= left_out < stop:
+            if start == left_out:
+                start += 1
+                continue
+            stop = left_out
+        block, first = prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
+        exps_here, distances_here = block_sums(block, first, first + stop - start, exponent, near, scaled_by)
+        mass_here = float(stop - start)
+        if varies:
+            fill_masses(start, stop, dense, masses)
+            distances_here, mass_here = weighted_sums(block, first, first + stop - start, masses, near)
+        exps += exps_here
+        distances += distances_here
+        mass += mass_here
+        start = stop
+    return exps, distances, mass
+
+
+@inline
+def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense, masses):
+    """(offset, exponent, near, sums) of a row whose largest element may be guessed.
+
+    The offset is NaN or infinite if the row's maximum is; the sums mean nothing then.
+    """
+    scale = float(scaled_by[0])
+    sums = (1.0, 0.0, 0.0)
+    for attempt in range(2):
+        offset, exponent = reference_near(row, largest, scale)
+        near = to_real(row, exponent * LN2 / scale)
+        if math.isfinite(offset):
+            sums = row_sums(
+                row, classes, left_out, capped_by, to_real(row, offset), to_real(row, exponent), near, scaled_by,
+                room, dense, masses,
+            )  # fmt: skip
+            if sums[0] < overflow_bound(row):
+                break
+        if attempt == 0:
+            largest, _ = row_maximum(row, classes, capped_by[0], capped_by[1], room)
+    return offset, exponent, near, sums
+
+
+@inline
+def log_times_power(total, exponent):
+    """log(total * 2**exponent), rounded once where it matters.
+
+    total = f 2**k with sqrt(1/2) <= f < sqrt(2) makes (exponent + k) ln(2) and log(f) unable to cancel; ln(2) has two
+    parts, so that the product is exact to twice the precision.
+    """
+    f, k = math.frexp(total)
+    if f < ROOT_HALF:
+        f, k = 2.0 * f, k - 1
+    power = exponent + k
+    high = power * LN2
+    return high + (math.log(f) + (fma(power, LN2, -high) + power * LN2_LOW))
+
+
+@inline
+def no_masses(row):
+    """The `dense` part of a row without targets."""
+    zero = to_real(row, 0.0)
+    return zero, zero, row, False, row, False

@@ -1,0 +1,134 @@
+"""What the user gives to `fastce profile`, as arrays; every mistake is an `InputError` of one line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastce.profile import pairs
+from fastce.profile.machine import available_memory
+from fastce.profile.problem import Array
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot be used; the message is one line."""
+
+
+def from_pairs(rows: int, classes: int, dtype: str) -> tuple[Array, Array, str]:
+    """Similarity, targets and origin of the shipped pairs, tiled to a shape."""
+    kind = as_dtype(dtype)
+    check_memory(rows, classes, kind)
+    similarity, targets = pairs.similarity_matrix(rows, classes, kind)
+    return similarity, targets, pairs.origin(rows, classes)
+
+
+def from_file(path: Path, dtype: str | None) -> tuple[Array, Array, str]:
+    """Similarity, targets and origin of a file: a matrix, or two arrays of features.
+
+    The targets are the diagonal where the matrix is square, and ``i % classes`` otherwise.
+    """
+    loaded = _load(path, "--input")
+    if isinstance(loaded, dict):
+        similarity = _from_features(path, loaded, dtype)
+        first, second = loaded
+        origin = (
+            f"{path.name}: similarity {pairs.LOGIT_SCALE:g} * A B^T of {first!r} and {second!r}, normalised"
+        )
+    else:
+        similarity = _from_matrix(path, loaded, dtype)
+        origin = path.name
+    rows, classes = similarity.shape
+    return similarity, np.arange(rows, dtype=np.int64) % classes, origin
+
+
+def targets_from_file(path: Path, rows: int, classes: int) -> Array:
+    """The class of each row, from a file."""
+    targets = _load(path, "--targets")
+    if isinstance(targets, dict):
+        raise InputError(f"--targets {path} must be a .npy file with one array, not an archive")
+    if targets.dtype.kind not in "iu" or targets.shape != (rows,):
+        raise InputError(
+            f"--targets {path} must hold integers of shape ({rows},), one for each row, "
+            f"not {targets.dtype} of shape {targets.shape}"
+        )
+    wrong = np.flatnonzero((targets < 0) | (targets >= classes))
+    if wrong.size:
+        raise InputError(
+            f"--targets {path} must lie in 0..{classes - 1}, but row {wrong[0]} holds {targets[wrong[0]]}"
+        )
+    return targets.astype(np.int64)
+
+
+def as_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of one of `DTYPES`."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise InputError("--dtype bfloat16 needs ml_dtypes: pip install ml_dtypes") from None
+    kind: np.dtype[Any] = np.dtype(bfloat16)
+    return kind
+
+
+def check_memory(rows: int, classes: int, dtype: np.dtype[Any]) -> None:
+    """Refuse what would not fit: the matrix, a gradient, a copy to work on, and as much for a peer."""
+    needed, available = 5 * rows * classes * dtype.itemsize, available_memory()
+    if available is not None and needed > available:
+        raise InputError(
+            f"a {rows} x {classes} {dtype} matrix and its gradients need {needed / 2**30:.1f} GiB of memory, "
+            f"and {available / 2**30:.1f} GiB are free"
+        )
+
+
+def _from_matrix(path: Path, matrix: Array, dtype: str | None) -> Array:
+    _check_numbers(path, "the matrix", matrix)
+    if matrix.size == 0:
+        raise InputError(f"--input {path} holds an empty matrix of shape {matrix.shape}")
+    kind = as_dtype(dtype) if dtype else matrix.dtype.newbyteorder("=")
+    if kind.name not in DTYPES:
+        kind = np.dtype(np.float64)  # integers and long doubles
+    check_memory(len(matrix), matrix.shape[1], kind)
+    return np.ascontiguousarray(matrix, dtype=kind)
+
+
+def _from_features(path: Path, arrays: dict[str, Array], dtype: str | None) -> Array:
+    if len(arrays) != 2:
+        raise InputError(f"--input {path} must hold two arrays of features, not {len(arrays)}")
+    for name, array in arrays.items():
+        _check_numbers(path, name, array)
+        if array.size == 0:
+            raise InputError(f"--input {path} holds an empty array {name} of shape {array.shape}")
+    first, second = arrays.values()
+    if first.shape[1] != second.shape[1]:
+        raise InputError(
+            f"--input {path}: features of equal width are needed, not {first.shape} and {second.shape}"
+        )
+    kind = as_dtype(dtype or "float32")
+    check_memory(len(first), len(second), kind)
+    return pairs.similarity_of(first, second, kind)
+
+
+def _check_numbers(path: Path, name: str, array: Array) -> None:
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise InputError(
+            f"--input {path}: {name} must be two-dimensional and hold real numbers, "
+            f"not {array.dtype} of shape {array.shape}"
+        )
+
+
+def _load(path: Path, option: str) -> Array | dict[str, Array]:
+    """An array, or the arrays of an archive; nothing is unpickled."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError:
+        raise InputError(f"{option} {path}: no such file") from None
+    except Exception as error:  # a broken file can fail in many ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{option} {path} cannot be read as a .npy or .npz file: {reason}") from None

@@ -1,0 +1,105 @@
+"""How time and memory are measured: callables taking turns, and the highest resident memory during a call."""
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+Call = Callable[[], Any]
+
+
+def seconds(call: Call) -> float:
+    """The wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def fastest_in_turns(floor: Call, job: Call, rounds: int, before: Call | None = None) -> tuple[float, float]:
+    """Run a floor and a job in turns, and keep the fastest time of each.
+
+    Taking turns puts both under the same conditions: their ratio holds on a machine whose speed drifts.
+
+    Parameters
+    ----------
+    floor, job : callable
+        What is timed.
+    rounds : int
+        How often each is run, at least once.
+    before : callable, optional
+        Run before every call of `job`, outside the time.
+
+    Returns
+    -------
+    floor_seconds, job_seconds : float
+    """
+    floor_times, job_times = [], []
+    for _ in range(rounds):
+        floor_times.append(seconds(floor))
+        if before is not None:
+            before()
+        job_times.append(seconds(job))
+    return min(floor_times), min(job_times)
+
+
+def extra_memory(call: Call) -> tuple[int | None, Any]:
+    """How far the resident memory of the process rises during a call.
+
+    On Linux the system's record of the highest resident memory is set back before the call. Elsewhere it is
+    the growth of the highest resident memory since the process began: a lower bound, as an earlier peak may
+    hide some. The resolution is about half a mebibyte.
+
+    Returns
+    -------
+    nbytes : int or None
+        None where the system does not tell.
+    result
+        What the call returned.
+    """
+    _return_freed_memory()
+    if _reset_peak():
+        before = _status("VmRSS")
+        result = call()
+        return max(0, _status("VmHWM") - before), result
+    peak_before = _lifetime_peak()
+    result = call()
+    peak = _lifetime_peak()
+    return (None if peak is None or peak_before is None else peak - peak_before), result
+
+
+def _return_freed_memory() -> None:
+    """Ask glibc to give back what earlier calls freed: reusing it would not show as growth."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _reset_peak() -> bool:
+    """Set the record of the highest resident memory to the present; False where that is not possible."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        return (
+            _status("VmHWM") - _status("VmRSS") < 1 << 20
+        )  # some sandboxes accept the request and do nothing
+    except (OSError, KeyError):
+        return False
+
+
+def _status(name: str) -> int:
+    """A size in bytes from the process's status file."""
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file if ":" in line)
+    return int(lines[name].split()[0]) * 1024
+
+
+def _lifetime_peak() -> int | None:
+    """The highest resident memory since the process began, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

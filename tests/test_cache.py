@@ -1,0 +1,203 @@
+"""Compiled kernels are kept on disk; whatever happens to them there, results are right, and it is quiet."""
+
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from scripts import finish, run_script, start_script
+
+import fastce
+
+CALL = """
+import numpy as np
+import fastce
+
+x = np.arange(12, dtype=np.float32).reshape(3, 4)
+np.testing.assert_allclose(fastce.logsumexp(x, axis=1), np.log(np.exp(x).sum(1)), rtol=1e-6)
+"""
+
+
+def call(folder, cache=None, **options):
+    """One process that makes one small call; its stderr, which must be no more than one line."""
+    out, err = run_script(CALL, folder, FASTCE_CACHE_DIR=cache, **{"FASTCE_CACHE": None, **options})
+    assert out == ""
+    assert len(err.splitlines()) <= 1, err
+    return err
+
+
+def entries(folder):
+    """The compiled code below a folder: path -> (time of writing, content)."""
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in Path(folder).rglob("*.nb[ic]")}
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A folder that one process has compiled into; tests copy it."""
+    folder = tmp_path_factory.mktemp("compiled")
+    assert call(folder, folder / "cache") == ""
+    return folder / "cache"
+
+
+def test_the_first_process_writes_an_index_and_code_and_says_nothing(compiled):
+    assert {path.suffix for path in entries(compiled)} == {".nbi", ".nbc"}
+
+
+def test_the_next_process_loads_what_the_first_compiled(compiled, tmp_path):
+    # A kernel that is compiled is written, so that files which stay as they were mean that nothing was.
+    before = entries(compiled)
+    assert call(tmp_path, compiled) == ""
+    assert entries(compiled) == before
+
+
+def test_a_folder_that_is_missing_is_made(tmp_path):
+    assert call(tmp_path, tmp_path / "some" / "new" / "folder") == ""
+    assert entries(tmp_path / "some" / "new" / "folder")
+
+
+def test_the_folder_may_have_spaces_and_other_letters(tmp_path):
+    assert call(tmp_path, tmp_path / "le cache à moi") == ""
+    assert entries(tmp_path / "le cache à moi")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the user's cache folder has another name elsewhere")
+def test_the_default_is_the_cache_folder_of_the_user(tmp_path):
+    assert call(tmp_path, HOME=tmp_path, XDG_CACHE_HOME=None) == ""
+    assert entries(tmp_path / ".cache" / "fastce")
+    assert entries(tmp_path) == entries(tmp_path / ".cache" / "fastce")
+
+
+def test_fastce_cache_0_writes_nothing(tmp_path, cache):
+    package = Path(fastce.__file__).parent
+    before = entries(package)
+    home = tmp_path / "home"
+    assert call(tmp_path, cache, FASTCE_CACHE="0", HOME=home, XDG_CACHE_HOME=home) == ""
+    assert not cache.exists()
+    assert not home.exists()
+    assert entries(package) == before
+
+
+def test_no_compiled_code_is_written_into_the_package(compiled):
+    assert entries(Path(fastce.__file__).parent) == {}
+
+
+# --------------------------------------------------------------------------------- folders that are no use
+@pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/null")
+def test_a_folder_that_cannot_exist(tmp_path):
+    call(tmp_path, "/dev/null/cache")
+
+
+def test_a_file_in_place_of_the_folder(tmp_path, cache):
+    cache.write_text("I was here first.")
+    call(tmp_path, cache)
+    assert cache.read_text() == "I was here first."
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/null")
+def test_a_user_without_a_home(tmp_path):
+    call(tmp_path, HOME="/dev/null/home", XDG_CACHE_HOME=None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on file size")
+def test_a_full_disk(tmp_path, cache):
+    # No byte can be written into any file, pipes aside.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+    _, err = run_script(limit + CALL, tmp_path, FASTCE_CACHE_DIR=cache, PYTHONDONTWRITEBYTECODE=1)
+    assert len(err.splitlines()) <= 1, err
+    call(tmp_path, cache)  # and what it left behind does no harm
+
+
+# ------------------------------------------------------------------------------------- files that are no use
+def other_version(content):
+    """An index whose first pickle, the version of Numba, is another."""
+    return pickle.dumps("0.1") + content
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "first half": lambda content: content[: len(content) // 2],
+    "all but the last byte": lambda content: content[:-1],
+    "garbage": lambda content: bytes(i * i % 251 for i in range(len(content))),
+    "of another version": other_version,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_damaged_files_are_compiled_anew(damage, suffix, compiled, tmp_path, cache):
+    shutil.copytree(compiled, cache)
+    damaged = list(cache.rglob("*" + suffix))
+    assert damaged
+    for path in damaged:
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    call(tmp_path, cache)
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_files_that_are_gone_are_compiled_anew(suffix, compiled, tmp_path, cache):
+    shutil.copytree(compiled, cache)
+    for path in list(cache.rglob("*" + suffix)):
+        path.unlink()
+    call(tmp_path, cache)
+    assert {path.suffix for path in entries(cache)} == {".nbi", ".nbc"}
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_folders_in_place_of_files(suffix, compiled, tmp_path, cache):
+    shutil.copytree(compiled, cache)
+    for path in list(cache.rglob("*" + suffix)):
+        path.unlink()
+        path.mkdir()
+    call(tmp_path, cache)
+
+
+# -------------------------------------------------------------------------------------- many, and changing
+def test_processes_that_compile_at_once_into_one_folder(tmp_path, cache):
+    names = ["one.py", "two.py", "three.py"]
+    processes = [start_script(CALL, tmp_path, name=name, FASTCE_CACHE_DIR=cache) for name in names]
+    for process in processes:
+        assert finish(process) == ("", "")
+    before = entries(cache)
+    assert call(tmp_path, cache) == ""
+    assert entries(cache) == before, "what they left could not be loaded"
+
+
+@pytest.fixture
+def copied_package(tmp_path):
+    """A copy of the package that a test may edit: the folder to import it from."""
+    root = tmp_path / "site"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(fastce.__file__).parent, root / "fastce", ignore=ignore)
+    return root
+
+
+def kernel_files():
+    return sorted(path.name for path in (Path(fastce.__file__).parent / "kernels").glob("[!_]*.py"))
+
+
+def test_an_edit_of_any_kernel_file_compiles_anew(copied_package, tmp_path, cache):
+    # Numba itself looks only at the file of the function that is compiled, not at those it calls.
+    call(tmp_path, cache, root=copied_package)
+    assert kernel_files()
+    for name in kernel_files():
+        before = entries(cache)
+        with (copied_package / "fastce" / "kernels" / name).open("a") as file:
+            file.write("\n# edited\n")
+        call(tmp_path, cache, root=copied_package)
+        new = {path: entry for path, entry in entries(cache).items() if before.get(path) != entry}
+        assert any(path.suffix == ".nbc" for path in new), f"{name} was edited, and old code was used"
+
+
+def test_an_edit_outside_the_kernels_compiles_nothing(copied_package, tmp_path, cache):
+    call(tmp_path, cache, root=copied_package)
+    before = entries(cache)
+    with (copied_package / "fastce" / "special.py").open("a") as file:
+        file.write("\n# edited\n")
+    call(tmp_path, cache, root=copied_package)
+    assert entries(cache) == before

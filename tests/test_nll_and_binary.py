@@ -1,0 +1,296 @@
+"""nll_loss and binary_cross_entropy_with_logits, and their gradients."""
+
+import naive
+import numpy as np
+import pytest
+
+import fastce
+
+REDUCTIONS = ["none", "sum", "mean"]
+INF, NAN = np.inf, np.nan
+EPS32 = np.finfo(np.float32).eps
+
+
+def assert_value(value, expected, reduction, dtype, ulps=4):
+    """reduction="none": so many ulp a row; else a Python float, as good as the sum of such rows.
+
+    Every row is a sum of terms of one sign, so the relative error of a row is that of its terms.
+    """
+    if reduction == "none":
+        assert value.dtype == dtype
+        assert value.shape == np.shape(expected)
+        assert np.max(naive.ulp_error(value, expected), initial=0) <= ulps
+    else:
+        assert type(value) is float
+        assert value == pytest.approx(expected, rel=ulps * float(np.finfo(dtype).eps), abs=0, nan_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------- nll_loss
+NLL_OPTIONS = {
+    "plain": lambda rng, rows: {},
+    "weight": lambda rng, rows: {"weight": rng.random(7)},
+    "sample_weight": lambda rng, rows: {"sample_weight": rng.random(rows)},
+    "ignore_index": lambda rng, rows: {"ignore_index": 2},
+    "all_together": lambda rng, rows: {
+        "weight": rng.random(7),
+        "sample_weight": rng.random(rows),
+        "ignore_index": 3,
+    },
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("option", NLL_OPTIONS)
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((7,), None), ((40, 7), None), ((7, 40), 0), ((4, 7, 5), None), ((4, 5, 7), -1), ((2, 7, 3, 4), None)],
+)
+def test_nll_loss_and_its_gradient_are_those_of_the_formula(rng, shape, axis, option, reduction, dtype):
+    log_probs = -rng.random(shape).astype(dtype) * 5
+    rows = tuple(np.delete(shape, (0 if len(shape) == 1 else 1) if axis is None else axis))
+    labels, options = rng.integers(0, 7, rows), NLL_OPTIONS[option](rng, rows)
+    labels = np.where(rng.random(rows) < 0.2, options.get("ignore_index", -100), labels)
+    expected, expected_grad = naive.nll_loss_and_grad(
+        log_probs, labels, axis=axis, reduction=reduction, **options
+    )
+    assert_value(
+        fastce.nll_loss(log_probs, labels, axis=axis, reduction=reduction, **options),
+        expected,
+        reduction,
+        dtype,
+    )
+    value, grad = fastce.nll_loss_value_and_grad(log_probs, labels, axis=axis, reduction=reduction, **options)
+    assert_value(value, expected, reduction, dtype)
+    assert grad.dtype == dtype
+    np.testing.assert_allclose(grad, expected_grad, rtol=4 * np.finfo(dtype).eps, atol=0)  # products, no sums
+
+
+def test_nll_loss_of_log_softmax_is_cross_entropy(rng):
+    logits, labels, weight = rng.normal(size=(30, 9)), rng.integers(0, 9, 30), rng.random(9)
+    for reduction in REDUCTIONS:
+        nll = fastce.nll_loss(fastce.log_softmax(logits, axis=1), labels, weight=weight, reduction=reduction)
+        cross_entropy = fastce.cross_entropy(logits, labels, weight=weight, reduction=reduction)
+        np.testing.assert_allclose(nll, cross_entropy, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_nll_loss_of_half_precision_is_a_float32(rng, name):
+    dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16) if name == "bfloat16" else np.dtype(name)
+    log_probs, labels = -rng.random((20, 7)).astype(dtype), rng.integers(0, 7, 20)
+    losses, grad = fastce.nll_loss_value_and_grad(log_probs, labels, reduction="none")
+    np.testing.assert_array_equal(losses, -log_probs[np.arange(20), labels].astype(np.float32), strict=True)
+    np.testing.assert_array_equal(grad, -np.eye(7)[labels].astype(dtype), strict=True)
+
+
+def test_nll_loss_reads_the_targets_entry_only():
+    log_probs = np.array([[-1.0, NAN, -INF], [NAN, -2.0, -3.0], [-INF, -1.0, -1.0], [INF, -4.0, -5.0]])
+    losses, grad = fastce.nll_loss_value_and_grad(log_probs, [0, 0, 0, 1], reduction="none")
+    np.testing.assert_array_equal(losses, [1, NAN, INF, 4])
+    np.testing.assert_array_equal(grad[[0, 2, 3]], [[-1, 0, 0], [-1, 0, 0], [0, -1, 0]])
+
+
+def test_nll_loss_of_no_mass_is_zero_even_at_minus_infinity():
+    log_probs = np.array([[-INF, -1.0], [-INF, -1.0], [-INF, -1.0]])
+    options = {"weight": [0.0, 1.0], "sample_weight": [1.0, 0.0, 1.0]}
+    losses, grad = fastce.nll_loss_value_and_grad(log_probs, [0, 0, -100], reduction="none", **options)
+    np.testing.assert_array_equal(losses, [0, 0, 0])
+    np.testing.assert_array_equal(grad, np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(("labels", "shape"), [([-100, -100], (2, 3)), (np.empty(0, int), (0, 3))])
+def test_nll_loss_of_no_rows_that_count(labels, shape):
+    log_probs = np.full(shape, NAN, np.float32)
+    mean, total = (fastce.nll_loss_value_and_grad(log_probs, labels, reduction=r) for r in ("mean", "sum"))
+    assert np.isnan(mean.value)
+    assert total.value == 0.0
+    np.testing.assert_array_equal(fastce.nll_loss(log_probs, labels, reduction="none"), np.zeros(len(labels)))
+    for grad in (mean.grad, total.grad):
+        np.testing.assert_array_equal(grad, np.zeros(shape, np.float32), strict=True)
+
+
+def test_nll_loss_takes_out_in_place_grad_output_and_strides(rng):
+    log_probs, labels, upstream = -rng.random((20, 7)), rng.integers(0, 7, 20), rng.normal(size=20)
+    expected = naive.nll_loss_and_grad(log_probs, labels, reduction="none", grad_output=upstream)[1]
+    for view in (log_probs.copy(), np.asfortranarray(log_probs), np.flip(np.flip(log_probs).copy())):
+        plain = fastce.nll_loss_value_and_grad(view, labels, reduction="none", grad_output=upstream)
+        np.testing.assert_allclose(plain.grad, expected, rtol=1e-15)
+        np.testing.assert_array_equal(view, log_probs)
+        ours = fastce.nll_loss_value_and_grad(view, labels, reduction="none", grad_output=upstream, out=view)
+        assert ours.grad is view
+        np.testing.assert_array_equal(view, plain.grad)
+        np.testing.assert_array_equal(ours.value, plain.value)
+
+
+# ------------------------------------------------------------------------------------------------ binary
+def assert_binary(logits, targets, reduction, **options):
+    """4 ulp for the value; 4 eps before scaling by w * (a*y + 1-y) and the mean for the gradient.
+
+    Twice that in float64, for the oracle is no better.
+    """
+    dtype = np.float64 if logits.dtype == np.float64 else np.float32
+    bound = 4 if dtype == np.float32 else 8
+    expected, expected_grad = naive.binary_cross_entropy_with_logits_and_grad(
+        logits, targets, reduction=reduction, **options
+    )
+    alone = fastce.binary_cross_entropy_with_logits(logits, targets, reduction=reduction, **options)
+    value, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(
+        logits, targets, reduction=reduction, **options
+    )
+    assert_value(alone, expected, reduction, dtype, bound)
+    assert_value(value, expected, reduction, dtype, bound)
+    y, a = np.asarray(targets, float), np.asarray(options.get("pos_weight", 1), float)
+    scale = np.asarray(options.get("weight", 1), float) * (a * y + 1 - y)
+    scale = scale / (logits.size if reduction == "mean" else 1)
+    last_rounding = np.spacing(np.abs(expected_grad).astype(logits.dtype)).astype(float) / 2
+    assert grad.dtype == logits.dtype
+    assert np.all(
+        np.abs(grad.astype(float) - expected_grad) <= bound * np.finfo(dtype).eps * scale + last_rounding
+    )
+
+
+BINARY_OPTIONS = {
+    "plain": lambda rng, shape: {},
+    "weight": lambda rng, shape: {"weight": rng.random(shape)},
+    "weight of the last axis": lambda rng, shape: {"weight": rng.random(shape[-1])},
+    "weight of all": lambda rng, shape: {"weight": np.float64(2.5)},
+    "pos_weight": lambda rng, shape: {"pos_weight": rng.random(shape[-1]) * 5},
+    "pos_weight of each": lambda rng, shape: {"pos_weight": rng.random(shape) * 5},
+    "both": lambda rng, shape: {"weight": rng.random((shape[0], *[1] * (len(shape) - 1))), "pos_weight": 3.0},
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("option", BINARY_OPTIONS)
+@pytest.mark.parametrize("shape", [(1,), (17,), (5, 9), (3, 4, 5), (1000,), (100, 130)])
+def test_binary_cross_entropy_and_its_gradient_are_those_of_the_formula(rng, shape, option, reduction, dtype):
+    logits = (rng.normal(size=shape) * 10).astype(dtype)
+    options = BINARY_OPTIONS[option](rng, shape)
+    hard = rng.integers(0, 2, shape)
+    for targets in (rng.random(shape).astype(dtype), hard.astype(dtype), hard, hard.astype(bool)):
+        assert_binary(logits, targets, reduction, **options)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_binary_cross_entropy_of_half_precision_is_computed_in_float32(rng, name):
+    dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16) if name == "bfloat16" else np.dtype(name)
+    for reduction in REDUCTIONS:
+        assert_binary(rng.normal(size=(9, 8)).astype(dtype), rng.random((9, 8)).astype(np.float32), reduction)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("margin", [10.0, 25.0, 80.0])
+def test_confident_logits_keep_their_digits(rng, margin, dtype):
+    y = rng.integers(0, 2, 50)
+    logits = np.where(y, margin, -margin).astype(dtype) + rng.normal(size=50).astype(dtype)
+    assert_binary(logits, y, "none")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_binary_cross_entropy_at_infinite_huge_and_undefined_logits(dtype):
+    logits = np.array(
+        [INF, INF, -INF, -INF, INF, -INF, 3e38, 3e38, -3e38, -3e38, 3e38, NAN, NAN, 1e-45, 0.0], dtype
+    )
+    targets = np.array([1.0, 0.0, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0, 1.0, 0.0, 0.5, 0.0, 1.0, 1.0, 0.0])
+    huge = float(dtype(3e38))
+    expected = [0, INF, INF, 0, INF, INF, 0, huge, huge, 0, huge / 2, NAN, NAN, np.log(2), np.log(2)]
+    gradient = [0, 1, -1, 0, 0.5, -0.5, 0, 1, -1, 0, 0.5, NAN, NAN, -0.5, 0.5]
+    losses, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, targets, reduction="none")
+    np.testing.assert_allclose(losses, np.array(expected, dtype), rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(grad, gradient, rtol=0, atol=4 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(
+        fastce.binary_cross_entropy_with_logits(logits, targets, reduction="none"), losses
+    )
+    assert np.isnan(fastce.binary_cross_entropy_with_logits(logits, targets))
+    assert fastce.binary_cross_entropy_with_logits(logits[:5], targets[:5]) == INF
+
+
+def test_zero_weight_times_an_infinite_loss_is_zero():
+    losses, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(
+        np.array([INF, -INF, -INF]),
+        [0.0, 1.0, 1.0],
+        weight=[0.0, 0.0, 1.0],
+        pos_weight=[1.0, 1.0, 0.0],
+        reduction="none",
+    )
+    np.testing.assert_array_equal(losses, [0, 0, 0])
+    np.testing.assert_array_equal(grad, [0, 0, 0])
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0)])
+def test_binary_cross_entropy_of_nothing(shape):
+    logits = np.empty(shape, np.float32)
+    value, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, logits)
+    assert np.isnan(value)
+    assert grad.shape == shape
+    assert fastce.binary_cross_entropy_with_logits(logits, logits, reduction="sum") == 0.0
+    assert fastce.binary_cross_entropy_with_logits(logits, logits, reduction="none").shape == shape
+
+
+def test_binary_cross_entropy_of_any_layout_gives_the_bits_of_a_plain_copy(rng):
+    plain, targets = rng.normal(size=(40, 33)).astype(np.float32), rng.random((40, 33)).astype(np.float32)
+    changes = [
+        np.asfortranarray,
+        lambda a: np.flip(np.flip(a).copy()),
+        lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+        lambda a: a.astype(a.dtype.newbyteorder()),
+    ]
+    same = fastce.binary_cross_entropy_with_logits_value_and_grad(plain, targets, reduction="none")
+    for change in changes:
+        ours = fastce.binary_cross_entropy_with_logits_value_and_grad(
+            change(plain), change(targets), reduction="none"
+        )
+        np.testing.assert_array_equal(ours.value, same.value)
+        np.testing.assert_array_equal(ours.grad, same.grad)
+
+
+def test_the_binary_gradient_goes_into_out_and_may_replace_the_logits(rng):
+    plain, targets = rng.normal(size=(40, 33)).astype(np.float32), rng.random((40, 33))
+    same = fastce.binary_cross_entropy_with_logits_value_and_grad(plain, targets)
+    outs = [
+        np.empty((40, 33), np.float32),
+        np.empty((40, 33), np.float32, order="F"),
+        np.empty((80, 66), np.float32)[::2, ::-2],
+    ]
+    for out in outs:
+        ours = fastce.binary_cross_entropy_with_logits_value_and_grad(plain, targets, out=out)
+        assert ours.grad is out
+        assert ours.value == same.value
+        np.testing.assert_array_equal(out, same.grad)
+    for work in (plain.copy(), np.asfortranarray(plain)):
+        ours = fastce.binary_cross_entropy_with_logits_value_and_grad(work, targets, out=work)
+        assert ours.value == same.value
+        np.testing.assert_array_equal(work, same.grad)
+
+
+def test_grad_output_scales_the_binary_gradient(rng):
+    logits, targets, upstream = rng.normal(size=(6, 5)), rng.random((6, 5)), rng.normal(size=(6, 5))
+    for reduction, grad_output in [("none", upstream), ("none", 2.0), ("sum", -3.0), ("mean", 5.0)]:
+        grad = fastce.binary_cross_entropy_with_logits_value_and_grad(
+            logits, targets, reduction=reduction, grad_output=grad_output
+        ).grad
+        expected = naive.binary_cross_entropy_with_logits_and_grad(
+            logits, targets, reduction=reduction, grad_output=grad_output
+        )[1]
+        np.testing.assert_allclose(
+            grad, expected, rtol=0, atol=8 * np.finfo(float).eps * np.abs(grad_output).max()
+        )
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_binary_gradient_is_the_derivative_of_the_value(rng, reduction):
+    logits, targets = rng.normal(size=(3, 4)) * 3, rng.random((3, 4))
+    options = {"weight": rng.random(4), "pos_weight": rng.random((3, 1)) * 4, "reduction": reduction}
+    grad = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, targets, **options).grad
+    numeric = naive.fourth_order_difference(
+        lambda x: fastce.binary_cross_entropy_with_logits(x, targets, **options), logits
+    )
+    np.testing.assert_allclose(grad, numeric, rtol=0, atol=1e-10)
+
+
+def test_binary_cross_entropy_is_the_cross_entropy_of_two_classes(rng):
+    logits, y = rng.normal(size=50) * 8, rng.integers(0, 2, 50)
+    two = np.stack([np.zeros(50), logits], axis=1)
+    binary = fastce.binary_cross_entropy_with_logits(logits, y, reduction="none")
+    np.testing.assert_allclose(binary, fastce.cross_entropy(two, y, reduction="none"), rtol=1e-14)
