@@ -8,7 +8,7 @@ import operator
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from fastce.kernels.jit import storage_view
 
@@ -135,7 +135,10 @@ def class_axis(logits: Array, axis: Any, name: str) -> int:
     if axis is None:
         index = min(1, logits.ndim - 1)
     else:
-        index = normalize_axis_index(_integer(axis, "axis"), logits.ndim)
+        index = integer(axis, "axis")
+        if not -logits.ndim <= index < logits.ndim:
+            raise np.exceptions.AxisError(index, logits.ndim)
+        index %= logits.ndim
     if logits.shape[index] == 0:
         raise ValueError(f"{name} of shape {logits.shape} has no classes along axis {index}")
     return index
@@ -209,11 +212,11 @@ def reduction_of(value: Any) -> str:
 
 
 def weights(value: Any, name: str, shape: tuple[int, ...]) -> Array:
-    """Weights of exactly this shape (or a scalar) as float64: a copy, finite and not negative."""
+    """Weights of exactly this shape as float64: a copy, finite and not negative."""
     array = real_array(value, name)
-    if array.shape not in (shape, ()):
+    if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
-    result = np.array(np.broadcast_to(array, shape), dtype=np.float64, order="C")
+    result = np.array(array, dtype=np.float64, order="C")
     if result.size and not (result.min() >= 0 and result.max() < np.inf):
         raise ValueError(f"{name} must be finite and not negative, got {_first_bad(result)}")
     return result
@@ -222,11 +225,10 @@ def weights(value: Any, name: str, shape: tuple[int, ...]) -> Array:
 def weights_like(value: Any, name: str, like: Array) -> Array:
     """Weights broadcast to the shape of ``like``, 1 if there are none; finite and not negative."""
     array = np.ones(()) if value is None else real_array(value, name)
+    checked = weights(array, name, array.shape)
     try:
-        return np.broadcast_to(weights(array, name, array.shape), like.shape)
-    except ValueError as error:
-        if array.shape == () or "broadcast" not in str(error):
-            raise
+        return np.broadcast_to(checked, like.shape)
+    except ValueError:
         raise ValueError(f"{name} of shape {array.shape} does not broadcast to {like.shape}") from None
 
 

@@ -18,11 +18,13 @@ from fastce.arguments import (
     reduction_of,
 )
 from fastce.kernels.clip import clip_gradient, clip_sums
-from fastce.kernels.softmax import logsumexp_rows
-from fastce.targets import checked_csr, is_sparse
+from fastce.kernels.rows import SPARE
+from fastce.kernels.softmax import row_states
+from fastce.targets import checked_csr, class_index_error, is_sparse
 from fastce.threads import cut_rows, for_each
 
 LN2 = math.log(2.0)
+LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # exact products up to 2**20
 TRUSTED = 2.0**-60  # smaller sums, relative to their block's reference, may have lost digits
 COLUMN_BLOCKS = 32  # each keeps sums for every column, so there must not be many
 LARGEST_EXPONENT = 2.0**19  # of a logsumexp, for a gradient computed in float32
@@ -49,11 +51,13 @@ class _Positives:
 
 @dataclass
 class _Side:
-    """One direction of the loss: for each row (or column) its logsumexp, its loss and its share of the mean."""
+    """One direction of the loss, for each row (or column): exp(lse) as sum * 2**exponent, loss, share of the mean."""
 
-    logsumexp: Array
+    total: Array
+    exponent: Array
     losses: Array
     factor: Array
+    of_points: Array  # lse - x of each positive
 
 
 class _Call(NamedTuple):
@@ -165,8 +169,8 @@ def clip_loss_value_and_grad(
     similarity, gradient, n_columns = Rows(call.array, dtype=dtype), Rows(out, dtype=dtype), call.similarity.classes
     smoothing = np.array([call.smoothing / n_columns, call.smoothing / max(call.similarity.rows, 1)])
     points = call.positives
-    masses = (1.0 - call.smoothing) * (
-        by_row.factor[points.rows] * points.row_mass + by_column.factor[points.columns] * points.column_mass
+    slopes = _slopes(by_row, points.rows, points.row_mass, smoothing[0], call) + _slopes(
+        by_column, points.columns, points.column_mass, smoothing[1], call
     )
     of_rows, of_columns = np.ascontiguousarray(of_rows.T), of_columns.astype(compute_dtype(dtype))
     scale_gradient = np.empty(call.similarity.rows)
@@ -175,7 +179,7 @@ def clip_loss_value_and_grad(
     def work(start: int, stop: int) -> None:
         room = gradient.room(start, stop)
         kernel(
-            similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, masses,
+            similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, slopes,
             call.scale, of_rows[start:stop], of_columns, smoothing, room, scale_gradient[start:stop], False,
         )  # fmt: skip
         gradient.put_back(start, stop, room)
@@ -219,7 +223,7 @@ def _index_positives(targets: Array, shape: tuple[int, int]) -> _Positives:
     wrong = chosen.view(np.uint64) >= columns
     if wrong.any():
         row = int(wrong.argmax())
-        raise IndexError(f"targets must be class indices from 0 to {columns - 1}, got {targets[row]} in row {row}")
+        raise class_index_error(row, targets[row], columns)
     return _positives_of(np.arange(rows), chosen, np.ones(rows), shape)
 
 
@@ -249,9 +253,10 @@ def _positives_of(rows: Array, columns: Array, weight: Array, shape: tuple[int, 
 
 
 class _Sums(NamedTuple):
-    """Of every row or column: the logsumexp of its negatives, and the sum of x over them."""
+    """Of the negatives of every row or column: the sum of exp(x) / 2**exponent, and the sum of x."""
 
-    logsumexp: Array
+    exps: Array
+    exponent: Array
     total: Array
 
 
@@ -268,29 +273,43 @@ def _both_sides(call: _Call, n_threads: int | None) -> tuple[_Side, _Side]:
 def _side(negatives: _Sums, owner: Array, mass: Array, x: Array, classes: int, call: _Call) -> _Side:
     """Add the positives to the negatives of each row (or column): the loss is sum_p mass_p (lse - x_p).
 
-    For the largest positive, lse - x_p = log(1 + exp(rest - x_p)), rest being the logsumexp of all the others, which
-    keeps its digits when that one dominates. No other can.
+    For the largest positive, lse - x_p = log1p(rest / exp(x_p)), rest being the sum of all the others, which keeps its
+    digits when that one dominates. No other can.
     """
-    number = negatives.logsumexp.size
+    number = negatives.exps.size
     present = np.bincount(owner, minlength=number) > 0
-    largest = np.full(number, -np.inf)
-    np.maximum.at(largest, owner, x)
-    leads = np.zeros(x.size, bool)
-    candidates = np.flatnonzero(x == largest[owner])
-    leads[candidates[np.unique(owner[candidates], return_index=True)[1]]] = True
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        relative = np.where(leads | ~np.isfinite(largest[owner]), 0.0, np.exp(x - largest[owner]))
-        rest = np.logaddexp(negatives.logsumexp, largest + np.log(np.bincount(owner, relative, number)))
-        logsumexp = np.logaddexp(rest, largest)
-        of_points = np.where(leads, np.logaddexp(0.0, rest[owner] - x), logsumexp[owner] - x)
+    leads = _largest_of_each(owner, x, number)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore"):
+        lead_exponent = np.full(number, -np.inf)
+        lead_exponent[owner[leads]] = np.rint(x[leads] / LN2)
+        exponent = np.maximum(negatives.exponent, np.where(np.isfinite(lead_exponent), lead_exponent, -np.inf))
+        exps = np.exp((x - exponent[owner] * LN2_HIGH) - exponent[owner] * LN2_LOW)
+        rest = np.ldexp(negatives.exps, (negatives.exponent - exponent).astype(np.int64))
+        rest = rest + np.bincount(owner, np.where(leads, 0.0, exps), number)
+        total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
+        log_total = np.log(total)
+        below = (exponent[owner] * LN2_HIGH - x) + exponent[owner] * LN2_LOW
+        dominates = leads & (rest[owner] < 1e15 * exps)
+        of_points = np.where(dominates, np.log1p(rest[owner] / exps), log_total[owner] + below)
+        of_points[np.isposinf(total)[owner]] = np.nan
         losses = (1.0 - call.smoothing) * np.bincount(owner, mass * of_points, number)
         if call.smoothing > 0.0:
             mean_of_x = (negatives.total + np.bincount(owner, x, number)) / classes
-            losses = losses + call.smoothing * (logsumexp - mean_of_x)
-    losses[np.isposinf(logsumexp)] = np.nan
+            losses = losses + call.smoothing * (log_total + exponent * LN2 - mean_of_x)
     losses[~present] = 0.0
     share = 1.0 / max(int(present.sum()), 1) if call.reduction == "mean" else 1.0
-    return _Side(logsumexp, losses, np.where(present, 0.5 * share, 0.0))
+    return _Side(total, exponent, losses, np.where(present, 0.5 * share, 0.0), of_points)
+
+
+def _largest_of_each(owner: Array, x: Array, number: int) -> Array:
+    """True at the largest positive of each row (or column), the first of equal ones."""
+    largest = np.full(number, -np.inf)
+    with np.errstate(invalid="ignore"):
+        np.maximum.at(largest, owner, x)
+    candidates = np.flatnonzero((x == largest[owner]) | np.isnan(x))
+    leads = np.zeros(x.size, bool)
+    leads[candidates[np.unique(owner[candidates], return_index=True)[1]]] = True
+    return leads
 
 
 def _sums_of_negatives(call: _Call, n_threads: int | None) -> tuple[_Sums, _Sums]:
@@ -317,7 +336,7 @@ def _sums_of_negatives(call: _Call, n_threads: int | None) -> tuple[_Sums, _Sums
 
     for_each([(k, k + 1) for k in range(number)], work, n_threads)
     block_of_row = np.repeat(np.arange(number), [stop - start for start, stop in blocks])
-    near = (exponents[:, 0] * LN2 / call.scale).astype(compute_dtype(dtype)).astype(np.float64)
+    near = ((exponents[:, 0] + SPARE) * LN2 / call.scale).astype(compute_dtype(dtype)).astype(np.float64)
     top = exponents.max(initial=0.0) if number == 0 else exponents.max()
     sums_of_columns = np.ldexp(column_exps, (exponents - top).astype(np.int64)).sum(axis=0)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -327,8 +346,8 @@ def _sums_of_negatives(call: _Call, n_threads: int | None) -> tuple[_Sums, _Sums
         total_of_rows = row_distances + near[block_of_row] * (columns - np.diff(points.first_points))
         total_of_columns = (column_distances + near[:, None] * (rows_of_block - counts)).sum(axis=0)
     return (
-        _Sums(_logsumexps(row_exps, exponents[block_of_row, 0], call, n_threads, 0), call.scale * total_of_rows),
-        _Sums(_logsumexps(sums_of_columns, top, call, n_threads, 1), call.scale * total_of_columns),
+        _Sums(*_trusted(row_exps, exponents[block_of_row, 0], call, n_threads, 0), call.scale * total_of_rows),
+        _Sums(*_trusted(sums_of_columns, np.full(columns, top), call, n_threads, 1), call.scale * total_of_columns),
     )
 
 
@@ -338,30 +357,26 @@ def _few_blocks(rows: int, row_bytes: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def _logsumexps(sums: Array, exponent: Any, call: _Call, n_threads: int | None, axis: int) -> Array:
-    """log(sums) + exponent ln(2), but where the sums cannot be trusted from scratch."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result: Array = np.log(sums) + exponent * LN2
+def _trusted(sums: Array, exponent: Array, call: _Call, n_threads: int | None, axis: int) -> tuple[Array, Array]:
+    """(sums, exponent), those that cannot be trusted computed from scratch: each row with a reference of its own."""
     doubtful = np.flatnonzero(~((sums > TRUSTED) & (sums < 2.0**99)))
-    array, points = call.array, call.positives
+    array, points = (call.array, call.positives) if axis == 0 else (call.array.T, call.positives)
     owner, other = (points.rows, points.columns) if axis == 0 else (points.columns, points.rows)
-    if axis == 1:
-        array = array.T
-    kernel = logsumexp_rows.compiled(np.dtype(np.float64))
+    kernel = row_states.compiled(np.dtype(np.float64))
 
     def work(start: int, stop: int) -> None:
         chosen = doubtful[start:stop]
-        block = array[chosen].astype(np.float64) * call.scale
+        block = np.array(array[chosen], np.float64, order="C")
         place = np.searchsorted(chosen, owner)
         inside = (place < chosen.size) & (chosen[np.minimum(place, chosen.size - 1)] == owner)
         block[place[inside], other[inside]] = -np.inf
-        summed = np.empty(chosen.size)
-        kernel(np.ascontiguousarray(block), summed)
-        result[chosen] = summed
+        new_sums, new_exponent = np.empty(chosen.size), np.empty(chosen.size)
+        kernel(block, call.scale, new_sums, new_exponent)
+        sums[chosen], exponent[chosen] = new_sums, new_exponent
 
     if doubtful.size:
         for_each(cut_rows(doubtful.size, array.shape[1] * 8), work, n_threads)
-    return result
+    return sums, exponent
 
 
 def _value(call: _Call, by_row: _Side, by_column: _Side) -> Any:
@@ -374,10 +389,18 @@ def _value(call: _Call, by_row: _Side, by_column: _Side) -> Any:
     return float((by_row.losses * by_row.factor).sum() + (by_column.losses * by_column.factor).sum())
 
 
+def _slopes(side: _Side, owner: Array, mass: Array, spread: float, call: _Call) -> Array:
+    """dL/dx of the positives, one direction's part: a (p - target), with p - 1 = expm1(x - lse) for its digits."""
+    missing = 1.0 - (1.0 - call.smoothing) * mass - spread
+    with np.errstate(invalid="ignore"):
+        return side.factor[owner] * (np.expm1(-side.of_points) + missing)
+
+
 def _powers(side: _Side) -> Array:
     """(exponent, factor / (exp(lse) / 2**exponent), factor) for each row or column."""
-    finite = np.isfinite(side.logsumexp)
-    exponent = np.rint(np.where(finite, side.logsumexp, 0.0) / LN2)
-    with np.errstate(invalid="ignore", over="ignore"):
-        left_over = np.where(finite, np.exp(exponent * LN2 - side.logsumexp), np.nan)
-    return np.stack([exponent, np.where(side.factor == 0.0, 0.0, side.factor * left_over), side.factor])
+    fraction_of_total, power = np.frexp(side.total)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        finite = np.isfinite(side.total) & (side.total > 0.0)
+        left_over = np.where(finite, side.factor / fraction_of_total, np.nan)
+    exponent = np.where(finite, side.exponent + power, 0.0)
+    return np.stack([exponent, np.where(side.factor == 0.0, 0.0, left_over), side.factor])

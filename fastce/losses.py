@@ -83,7 +83,8 @@ def _cross_entropy_call(
 
 def _value(losses: Array, rows: Rows, reduction: str, total_weight: float) -> Any:
     if reduction == "none":
-        return losses.astype(compute_dtype(rows.dtype)).reshape(rows.lead)[()]
+        with np.errstate(over="ignore"):  # a loss beyond float32 is inf
+            return losses.astype(compute_dtype(rows.dtype)).reshape(rows.lead)[()]
     return reduced(losses, reduction, total_weight)
 
 

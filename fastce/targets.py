@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, Rows, compute_dtype, integer, plain_array, weights
+from fastce.arguments import Array, Rows, compute_dtype, integer, plain_array, real_array, weights
 from fastce.kernels.cross_entropy import Targets
 
 _NO_INTEGERS = np.empty(0, np.int64)
@@ -66,7 +66,7 @@ def target_rows(
     """Check and describe the targets of ``logits``; ``smoothed`` says whether every class has some mass."""
     ignored_class = integer(ignore_index, "ignore_index")
     per_class = None if weight is None else weights(weight, "weight", (logits.classes,))
-    per_row = None if sample_weight is None else weights(sample_weight, "sample_weight", logits.lead).ravel()
+    per_row = None if sample_weight is None else _sample_weight(sample_weight, logits)
 
     first_points, masses, probabilities = _NO_INTEGERS, _NO_FLOATS, None
     if is_sparse(targets):
@@ -90,6 +90,13 @@ def target_rows(
         _NO_FLOATS if per_row is None else per_row,
         logits.rows if per_row is None else float(per_row.sum()),
     )
+
+
+def _sample_weight(value: Any, logits: Rows) -> Array:
+    """One weight per row; a number stands for the same in all."""
+    if np.ndim(value) == 0:
+        value = np.full(logits.lead, real_array(value, "sample_weight"))
+    return weights(value, "sample_weight", logits.lead).ravel()
 
 
 def _index_rows(
@@ -147,11 +154,13 @@ def _class_indices(
     wrong = (as_unsigned >= logits.classes) & ~ignored
     if wrong.any():
         row = int(wrong.argmax())
-        raise IndexError(
-            f"targets must be class indices from 0 to {logits.classes - 1}, got {targets.ravel()[row]} in row {row}"
-        )
+        raise class_index_error(row, targets.ravel()[row], logits.classes)
     classes[ignored] = 0
     return classes, ignored if ignored.any() else None
+
+
+def class_index_error(row: int, index: Any, classes: int) -> IndexError:
+    return IndexError(f"targets in row {row} hold class index {index}, accepted are 0 to {classes - 1}")
 
 
 # --- sparse ----------------------------------------------------------------------------------------------------------
@@ -212,7 +221,7 @@ def _check_hand_made(matrix: Any) -> None:
     if wrong.any():
         at = int(wrong.argmax())
         row = int(np.searchsorted(first, at, side="right")) - 1
-        raise IndexError(f"targets must be class indices from 0 to {classes - 1}, got {used[at]} in row {row}")
+        raise class_index_error(row, used[at], classes)
 
 
 def smoothing(label_smoothing: float, over: str, classes: int) -> tuple[float, float]:

@@ -25,9 +25,9 @@ from fastce.kernels.memory import (
     store,
     store_first,
 )
-from fastce.kernels.rows import VECTORS_PER_SUM, reference_near, row_maximum, to_real
+from fastce.kernels.rows import SPARE, reference_near, row_maximum, to_real
 from fastce.kernels.simd import add_wide, sum_wide, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, exp, exp_in_float64, overflow_bound, scaling
+from fastce.kernels.vector import LN2, exp, overflow_bound, scaling
 
 ROWS_PER_SUM = 16  # rows that a column's sums are kept for in the compute dtype before they go to float64
 
@@ -83,7 +83,7 @@ def sum_block(similarity, first_points, points, scale, largest, rows_out, column
     rows, classes = similarity.shape
     row = row_pointer(similarity, 0)
     exponent = reference_near(row, largest, scale)[1]
-    near = exponent * LN2 / scale
+    near = (exponent + SPARE) * LN2 / scale
     reference = (to_real(row, exponent), to_real(row, near), scaling(row, scale))
     column_exps[:] = 0.0
     column_distances[:] = 0.0
@@ -143,12 +143,12 @@ def clip_sums(
     )  # fmt: skip
 )
 def clip_gradient(
-    similarity, first_points, points, point_masses, scale, of_rows, of_columns, smoothing, gradient,
+    similarity, first_points, points, point_slopes, scale, of_rows, of_columns, smoothing, gradient,
     scale_gradient, past_cache,
 ):  # fmt: skip
     """gradient = scale * dL/dx, x = scale * similarity, and scale_gradient[i] = the row's sum of similarity * dL/dx.
 
-        dL/dx_ij = a_i (exp(x_ij - lse_i) - smoothing_0) + b_j (exp(x_ij - lse_j) - smoothing_1) - point mass
+        dL/dx_ij = a_i (exp(x_ij - lse_i) - smoothing_0) + b_j (exp(x_ij - lse_j) - smoothing_1);   the points' are given
 
     of_rows[i] and of_columns[:, j] hold the power of two near exp(lse), the factor that is left of a / exp(lse), and
     the factor a itself.
@@ -180,13 +180,8 @@ def clip_gradient(
                 store_first(out, j, slope * by_scale, count)
             if stop < classes:
                 x_p = element(row, stop)
-                slope_p = (
-                    exp_in_float64(scale * x_p, of_rows[i, 0]) * of_rows[i, 1] - of_rows[i, 2] * smoothing[0]
-                    + exp_in_float64(scale * x_p, float(of_columns[0, stop])) * of_columns[1, stop]
-                    - of_columns[2, stop] * smoothing[1] - point_masses[point]
-                )  # fmt: skip
-                set_element(out, stop, slope_p * scale)
-                alone += slope_p * x_p if slope_p != 0.0 else 0.0
+                set_element(out, stop, point_slopes[point] * scale)
+                alone += point_slopes[point] * x_p if point_slopes[point] != 0.0 else 0.0
             start = stop + 1
             point += 1
         scale_gradient[i] = sum_wide(total) + alone

@@ -41,6 +41,7 @@ from fastce.kernels.rows import (
     guessed_maximum,
     log_times_power,
     prepared,
+    row_maximum,
     row_state,
     to_real,
 )
@@ -190,7 +191,10 @@ def loss_of_row(row, classes, options, targets, room, masses):
     dense = dense_part(row, targets, options)
     varies = dense[3] or dense[5]
     left_out = heaviest_point(targets, options)
-    largest = guessed_maximum(row, classes, ratio, cap, room)
+    if targets.has_probabilities:
+        largest, _ = row_maximum(row, classes, ratio, cap, room)  # x - near must be small where the mass is
+    else:
+        largest = guessed_maximum(row, classes, ratio, cap, room)
     while True:
         x_y, exp_y = 0.0, 0.0
         if left_out >= 0:

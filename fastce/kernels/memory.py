@@ -89,18 +89,26 @@ def pointer(typingctx, array):
     return types.CPointer(array.dtype)(array), codegen
 
 
+def _room_on_stack(context: Any, builder: Any, real: types.Float) -> Any:
+    element = context.get_data_type(real)
+    with builder.goto_entry_block():
+        room = builder.alloca(ir.ArrayType(element, BLOCK))
+        room.align = VECTOR_BYTES
+    return builder.bitcast(room, element.as_pointer())
+
+
 @intrinsic
 def scratch_block(typingctx, row):
     """Room on the stack for `BLOCK` elements of the dtype that the row is computed in."""
     real = real_of(row.dtype)
+    return types.CPointer(real)(row), lambda context, builder, sig, args: _room_on_stack(context, builder, real)
 
-    def codegen(context, builder, sig, args):
-        with builder.goto_entry_block():
-            room = builder.alloca(ir.ArrayType(context.get_data_type(real), BLOCK))
-            room.align = VECTOR_BYTES
-        return builder.bitcast(room, context.get_data_type(real).as_pointer())
 
-    return types.CPointer(real)(row), codegen
+@intrinsic
+def wide_scratch_block(typingctx):
+    """Room on the stack for `BLOCK` float64s."""
+    real = types.float64
+    return types.CPointer(real)(), lambda context, builder, sig, args: _room_on_stack(context, builder, real)
 
 
 @intrinsic

@@ -21,6 +21,7 @@ from fastce.kernels.simd import add_wide, fma, maximum, maximum_of_lanes, sum_wi
 from fastce.kernels.vector import LN2, LN2_LOW, LOG2E, exp, largest_exponent, overflow_bound, scaling, tanh
 
 VECTORS_PER_SUM = 16  # exponentials added in the row's dtype before their sum goes to float64
+SPARE = 40.0
 ROOT_HALF = math.sqrt(0.5)
 
 
@@ -113,11 +114,15 @@ def guessed_maximum(row, classes, ratio, cap, room):
 
 @inline
 def reference_near(row, largest, scale):
-    """(offset, exponent) of a reference near this element; the offset tells when it is not finite."""
+    """(offset, exponent) of a reference near this element; the offset tells when it is not finite.
+
+    The exponent lies SPARE below the element's: exp then reaches as far below the row's maximum as results can be
+    written at all, subnormal ones included, and there is room enough above.
+    """
     power = largest * (scale * LOG2E)
     if abs(power) <= largest_exponent(row):
-        return 0.0, math.floor(power + 0.5)
-    return largest, 0.0
+        return 0.0, math.floor(power + 0.5) - SPARE
+    return largest, -SPARE
 
 
 @inline
@@ -213,7 +218,7 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
     sums = (1.0, 0.0, 0.0)
     for attempt in range(2):
         offset, exponent = reference_near(row, largest, scale)
-        near = to_real(row, exponent * LN2 / scale)
+        near = to_real(row, (exponent + SPARE) * LN2 / scale)
         if math.isfinite(offset):
             sums = row_sums(
                 row, classes, left_out, capped_by, to_real(row, offset), to_real(row, exponent), near, scaled_by,

@@ -15,8 +15,10 @@ from fastce.kernels.memory import (
     scratch_block,
     store,
     store_first,
+    wide_scratch_block,
 )
 from fastce.kernels.rows import (
+    block_sums,
     guessed_maximum,
     log_times_power,
     no_masses,
@@ -30,26 +32,39 @@ from fastce.kernels.vector import exp, exp_in_float64, scaling
 
 
 @inline
-def logsumexp_of_row(row, classes, room):
+def sum_in_float64(row, classes, left_out, exponent, room):
+    """The row's sum of exponentials without one class, every step in float64."""
+    total = 0.0
+    scaled_by = scaling(room, 1.0)
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
+        for c in range(start, stop):
+            room[c - start] = element(row, c) if c != left_out else -math.inf
+        total += block_sums(room, 0, stop - start, float(exponent), 0.0, scaled_by)[0]
+    return total
+
+
+@inline
+def logsumexp_of_row(row, classes, room, wide_room):
     """log(sum(exp(x))) of one row as float64.
 
-    Near 0 the largest term is left out of the sum, x_y + log1p(s / e_y), or a row such as [0, -40] would give 0.
+    Near 0, in a row such as [0, -40] that one term dominates, that term is left out of the sum: x_y + log1p(s / e_y).
     """
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
-    scaled_by = scaling(row, 1.0)
-    largest, left_out = guessed_maximum(row, classes, uncapped[0], uncapped[1], room), -1
-    while True:
-        offset, exponent, _, sums = row_state(
-            row, classes, left_out, largest, uncapped, scaled_by, room, no_masses(row), room
-        )
-        if left_out >= 0:
-            return largest + math.log1p(sums[0] / exp_in_float64(largest, exponent))
-        result = offset + log_times_power(sums[0], exponent)
-        if not abs(result) < 0.5:
-            return result
-        largest, left_out = row_maximum(row, classes, uncapped[0], uncapped[1], room)
-        while element(row, left_out) != largest:
-            left_out += 1
+    offset, exponent, _, sums = row_state(
+        row, classes, -1, guessed_maximum(row, classes, uncapped[0], uncapped[1], room), uncapped, scaling(row, 1.0),
+        room, no_masses(row), room,
+    )  # fmt: skip
+    result = offset + log_times_power(sums[0], exponent)
+    if not abs(result) < 0.5:
+        return result
+    largest, left_out = row_maximum(row, classes, uncapped[0], uncapped[1], room)
+    if result - largest > 0.75:  # no term dominates
+        return result
+    while element(row, left_out) != largest:
+        left_out += 1
+    rest = sum_in_float64(row, classes, left_out, exponent, wide_room)
+    return largest + math.log1p(rest / exp_in_float64(largest, exponent))
 
 
 @kernel(lambda storage: (matrix(storage), vector(types.float64)))
@@ -57,7 +72,22 @@ def logsumexp_rows(logits, results):
     """results[i] = log(sum(exp(logits[i]))) as float64."""
     for i in range(logits.shape[0]):
         row = row_pointer(logits, i)
-        results[i] = logsumexp_of_row(row, logits.shape[1], scratch_block(row))
+        results[i] = logsumexp_of_row(row, logits.shape[1], scratch_block(row), wide_scratch_block())
+
+
+@kernel(lambda storage: (matrix(storage), types.float64, vector(types.float64), vector(types.float64)))
+def row_states(logits, scale, sums, exponents):
+    """The state of each row: sums[i] * 2**exponents[i] = sum(exp(scale * logits[i])), for rows of moderate size."""
+    for i in range(logits.shape[0]):
+        row = row_pointer(logits, i)
+        room = scratch_block(row)
+        uncapped = (to_real(row, 0.0), to_real(row, 0.0))
+        largest = guessed_maximum(row, logits.shape[1], uncapped[0], uncapped[1], room)
+        offset, exponent, _, of_row = row_state(
+            row, logits.shape[1], -1, largest, uncapped, scaling(row, scale), room, no_masses(row), room
+        )
+        sums[i] = of_row[0] if math.isfinite(offset) else math.exp(offset)
+        exponents[i] = exponent if math.isfinite(offset) else 0.0
 
 
 @inline

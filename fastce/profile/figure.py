@@ -19,7 +19,7 @@ def save_figure(report: Report, path: Path) -> None:
 
     names = list(dict.fromkeys(_job_name(row.function, row.place) for row in report.jobs))
     engines = list(dict.fromkeys(row.engine for row in report.jobs))
-    figure = Figure(figsize=(9, 1.2 + 0.28 * len(report.jobs) + 0.2 * len(names)), layout="constrained")
+    figure = Figure(figsize=(9, 1.2 + 0.22 * len(report.jobs) + 0.1 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     thickness = 0.8 / max(1, len(engines))
     for number, engine in enumerate(engines):
@@ -30,7 +30,8 @@ def save_figure(report: Report, path: Path) -> None:
         axes.bar_label(bars, [f"{multiple:.2f}" for multiple in multiples], padding=2, fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.margins(x=0.1)
+    axes.margins(x=0.1, y=0.02)
+    axes.set_xlim(left=0.7)
     axes.set_yticks([place + 0.4 - thickness / 2 for place in range(len(names))], names)
     axes.invert_yaxis()
     given, about = report.input, report.machine

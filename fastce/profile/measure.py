@@ -16,10 +16,13 @@ def seconds(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def fastest_in_turns(floor: Call, job: Call, rounds: int, before: Call | None = None) -> tuple[float, float]:
+def fastest_in_turns(
+    floor: Call, job: Call, rounds: int, before: Call | None = None, pause: float = 0.0
+) -> tuple[float, float]:
     """Run a floor and a job in turns, and keep the fastest time of each.
 
-    Taking turns puts both under the same conditions: their ratio holds on a machine whose speed drifts.
+    Taking turns puts both under the same conditions: their ratio holds on a machine whose speed drifts. Each
+    is timed right after a call of the floor, which leaves the same state of the caches to both.
 
     Parameters
     ----------
@@ -29,6 +32,9 @@ def fastest_in_turns(floor: Call, job: Call, rounds: int, before: Call | None = 
         How often each is run, at least once.
     before : callable, optional
         Run before every call of `job`, outside the time.
+    pause : float
+        Seconds to sleep before each round: the threads of some libraries spin on for a while after a call,
+        and would slow the floor down.
 
     Returns
     -------
@@ -36,6 +42,8 @@ def fastest_in_turns(floor: Call, job: Call, rounds: int, before: Call | None = 
     """
     floor_times, job_times = [], []
     for _ in range(rounds):
+        time.sleep(pause)
+        floor()
         floor_times.append(seconds(floor))
         if before is not None:
             before()
@@ -48,7 +56,7 @@ def extra_memory(call: Call) -> tuple[int | None, Any]:
 
     On Linux the system's record of the highest resident memory is set back before the call. Elsewhere it is
     the growth of the highest resident memory since the process began: a lower bound, as an earlier peak may
-    hide some. The resolution is about half a mebibyte.
+    hide some. The resolution is about half a mebibyte; what an allocator has kept for reuse does not show.
 
     Returns
     -------

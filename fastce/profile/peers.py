@@ -117,17 +117,14 @@ def jax_jobs(problem: Problem) -> list[Job]:
     def read_grad(result: Any) -> Result:
         return Result(value=float(result[0]), grad=np.asarray(result[1]))
 
-    note = "uses all cores"
     read_rows = lambda rows: Result(losses=np.asarray(rows))  # noqa: E731
-    jobs = [Job("jax", "logsumexp", partial(run, jax.jit(logsumexp)), read_rows, problem, note=note)]
+    jobs = [Job("jax", "logsumexp", partial(run, jax.jit(logsumexp)), read_rows, problem)]
     for function in [cross_entropy, clip_loss] if problem.is_square else [cross_entropy]:
         name = function.__name__
         read_value = lambda value: Result(value=float(value))  # noqa: E731
-        jobs.append(Job("jax", name, partial(run, jax.jit(function)), read_value, problem, note=note))
+        jobs.append(Job("jax", name, partial(run, jax.jit(function)), read_value, problem))
         gradient = partial(run, jax.jit(jax.value_and_grad(function)))
-        jobs.append(
-            Job("jax", f"{name}_value_and_grad", gradient, read_grad, problem, "new array", note=note)
-        )
+        jobs.append(Job("jax", f"{name}_value_and_grad", gradient, read_grad, problem, "new array"))
     return jobs
 
 

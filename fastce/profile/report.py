@@ -65,8 +65,9 @@ def _explanation(report: Report) -> str:
         "the logits, one copy of them (a read and a write) or one scaling in place; for clip_loss with "
         "gradient a read and a copy. GB/s: the bytes of the floor over the time.",
         "Extra memory: how far resident memory rose during a call, beyond the input and a given out.",
-        "Largest error: against SciPy in float64. Losses: of every row and of the mean, in units of the last "
-        f"place (ulp). Gradients: before the mean, in sampled rows, in units of eps = {eps:.1e}.",
+        "Largest error: against SciPy in float64 or wider. Losses: of sampled rows and of the mean, in units "
+        "of the last place (ulp). Gradients: in sampled rows, before the mean, in units of "
+        f"eps = {eps:.1e}.",
         f"Rounds: {report.rounds}; fewer for peers that take longer than a second.",
     ]
     if any(row.extrapolated for row in report.jobs):

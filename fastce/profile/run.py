@@ -13,6 +13,7 @@ from fastce.profile.peers import how_to_install, is_installed, peer_jobs
 from fastce.profile.problem import Problem
 
 MEASURED_FLOORS = ("read", "copy", "scale in place")
+_SETTLING = 0.005  # seconds in which the threads of other libraries come to rest
 _LONG = 1.0  # seconds; a peer that takes longer is measured in fewer rounds
 
 
@@ -161,11 +162,30 @@ def _measure_floor(name: str, problem: Problem, rounds: int) -> FloorRow:
     return FloorRow(name, fastest, floor_bytes(name, problem) / fastest / 1e9)
 
 
-def _measure_job(job: Job, problem: Problem, reference: Reference, rounds: int) -> JobRow:
-    """Memory and errors from a call that is not timed, then the time in turns with the floor."""
-    part = job.problem
-    floor = floor_call(job.floor, part)
-    floor()  # compiles
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a job before it is timed.
+
+    Attributes
+    ----------
+    extra_bytes : int or None
+        See `fastce.profile.measure.extra_memory`.
+    errors : dict
+        See `fastce.profile.accuracy.Reference.errors`.
+    rounds : int
+        How often to time it.
+    pause : float
+        How long to wait before each round.
+    """
+
+    extra_bytes: int | None
+    errors: dict[str, Error]
+    rounds: int
+    pause: float
+
+
+def check(job: Job, reference: Reference, rounds: int) -> Checked:
+    """Measure the memory and the errors of a job, in a call that is not timed."""
     if job.compiles:
         job.call()
     if job.before is not None:
@@ -174,11 +194,21 @@ def _measure_job(job: Job, problem: Problem, reference: Reference, rounds: int) 
     extra_bytes, output = extra_memory(job.call)
     took = perf_counter() - started
     errors = reference.errors(job, job.read(output))
-    del output
-    if took > _LONG and job.engine != "fastce":
+    if job.engine == "fastce":
+        return Checked(extra_bytes, errors, rounds, 0.0)
+    if took > _LONG:
         rounds = max(1, min(rounds, round(2 * _LONG / took)))
-    floor_seconds, job_seconds = fastest_in_turns(floor, job.call, rounds, job.before)
+    return Checked(extra_bytes, errors, rounds, _SETTLING)
+
+
+def _measure_job(job: Job, problem: Problem, reference: Reference, rounds: int) -> JobRow:
+    part = job.problem
+    floor = floor_call(job.floor, part)
+    floor()  # compiles
+    checked = check(job, reference, rounds)
+    floor_seconds, job_seconds = fastest_in_turns(floor, job.call, checked.rounds, job.before, checked.pause)
     scale = problem.logits.size / part.logits.size
+    extra_bytes = checked.extra_bytes
     return JobRow(
         engine=job.engine,
         function=job.function,
@@ -189,7 +219,7 @@ def _measure_job(job: Job, problem: Problem, reference: Reference, rounds: int) 
         floor_seconds=scale * floor_seconds,
         times_floor=job_seconds / floor_seconds,
         extra_bytes=None if extra_bytes is None else round(scale * extra_bytes),
-        errors=errors,
+        errors=checked.errors,
         extrapolated=scale != 1,
         note=job.note,
     )

@@ -1,0 +1,96 @@
+"""Import, first calls and a small call, each in fresh processes, as a Markdown table: python bench/startup.py"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+
+IMPORT = """
+import json, time
+start = time.perf_counter()
+import numpy
+middle = time.perf_counter()
+import fastce
+print(json.dumps([middle - start, time.perf_counter() - middle]))
+"""
+
+FIRST_CALL = """
+import numpy, fastce
+fastce.cross_entropy(numpy.zeros((32, 10), numpy.float32), numpy.zeros(32, numpy.int64))
+"""
+
+SMALL_CALL = """
+import json, sys, time
+from statistics import median
+import numpy as np
+import fastce
+
+rng = np.random.default_rng(0)
+logits, targets = rng.standard_normal((32, 10), np.float32), rng.integers(0, 10, 32)
+calls = {"fastce": lambda: fastce.cross_entropy(logits, targets, label_smoothing=0.1)}
+try:
+    import torch
+except ImportError:
+    pass
+else:
+    x, y = torch.from_numpy(logits), torch.from_numpy(targets)
+    calls["torch"] = lambda: torch.nn.functional.cross_entropy(x, y, label_smoothing=0.1)
+
+def seconds(call, number=200):
+    start = time.perf_counter()
+    for _ in range(number):
+        call()
+    return (time.perf_counter() - start) / number
+
+times = {name: [] for name in calls}
+for call in calls.values():
+    seconds(call)
+for _ in range(50):
+    for name, call in calls.items():
+        times[name].append(seconds(call))
+print(json.dumps({name: median(several) for name, several in times.items()}))
+"""
+
+
+def run(script, cache):
+    """Seconds of a fresh Python process in all, and what it printed."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "FASTCE_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(paths)}
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True
+    )
+    return time.perf_counter() - start, done.stdout
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=5, help="processes of each kind (default 5)")
+    repeat = parser.parse_args(argv).repeat
+    with tempfile.TemporaryDirectory() as folder:
+        caches = [Path(folder) / f"cache{number}" for number in range(repeat)]
+        cold = [run(FIRST_CALL, cache)[0] for cache in caches]
+        warm = [run(FIRST_CALL, caches[0])[0] for _ in range(repeat)]
+        imports = [json.loads(run(IMPORT, caches[0])[1]) for _ in range(repeat)]
+        small = json.loads(run(SMALL_CALL, caches[0])[1])
+    numpy_seconds, fastce_seconds = (median(column) for column in zip(*imports, strict=True))
+    print("| what, in a fresh process | time |\n|---|--:|")
+    print(f"| import numpy | {1e3 * numpy_seconds:.0f} ms |")
+    print(f"| import fastce, beyond it | {1e3 * fastce_seconds:.1f} ms |")
+    print(f"| start, import and first cross_entropy, kernels in the cache | {median(warm):.2f} s |")
+    print(f"| start, import and first cross_entropy, nothing in the cache | {median(cold):.2f} s |")
+    print(f"| cross_entropy of 32 x 10 float32, smoothing 0.1 | {1e6 * small['fastce']:.1f} us |")
+    if "torch" in small:
+        ratio = small["fastce"] / small["torch"]
+        print(f"| the same in PyTorch | {1e6 * small['torch']:.1f} us (fastce: {ratio:.2f} times) |")
+
+
+if __name__ == "__main__":
+    main()
