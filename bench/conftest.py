@@ -1,4 +1,4 @@
-"""One matrix at a time: the benchmarks come sorted by problem, and each is dropped before the next is made."""
+"""One matrix at a time: benchmarks come sorted by problem, and each is dropped before the next is made."""
 
 import warnings
 

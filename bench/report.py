@@ -55,9 +55,10 @@ def footnote(content, cases):
     """What the figures depend on, and what the marks mean."""
     cpu = content["machine_info"].get("cpu", {})
     threads = sorted({case["n_threads"] for case in cases})
+    name, cores = cpu.get("brand_raw", "an unknown CPU"), cpu.get("count", "?")
     lines = [
-        f"Columns of engines: time as a multiple of the floor. Measured on {cpu.get('brand_raw', 'an unknown CPU')}, "
-        f"{cpu.get('count', '?')} cores, {'/'.join(map(str, threads))} threads."
+        "Columns of engines: time as a multiple of the floor. "
+        f"Measured on {name}, {cores} cores, {'/'.join(map(str, threads))} threads."
     ]
     notes = sorted({f"{case['engine']}: {case['note']}" for case in cases if case["note"]})
     if any(case["is_block"] for case in cases):

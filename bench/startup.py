@@ -1,4 +1,4 @@
-"""Import, first calls and a small call, each in fresh processes, as a Markdown table: python bench/startup.py"""
+"""Import, first calls and a small call in fresh processes, as a Markdown table: python bench/startup.py"""
 
 import argparse
 import json

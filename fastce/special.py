@@ -70,8 +70,13 @@ def logsumexp(
     array([1.3862944, 1.3862944], dtype=float32)
     """
     array = plain_array(a, "a")
-    if b is not None or return_sign or _is_scipys(array):
-        return _signed_logsumexp(array, axis, b, keepdims, return_sign, n_threads)
+    factors = None if b is None else plain_array(b, "b")
+    if _is_scipys(array) or (factors is not None and _is_scipys(factors)):
+        from scipy.special import logsumexp as scipys
+
+        return scipys(array, axis=axis, b=factors, keepdims=keepdims, return_sign=return_sign)
+    if factors is not None or return_sign:
+        return _signed_logsumexp(array, axis, factors, keepdims, return_sign, n_threads)
     array = real_array(array, "a")
     axes = reduced_axes(array, axis)
     result = _logsumexp_over(array, axes, n_threads).astype(kernel_dtype(array.dtype))
@@ -129,39 +134,31 @@ def _pieces(array: Array, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
 
 
 def _signed_logsumexp(
-    array: Array, axis: Any, b: Any, keepdims: bool, return_sign: bool, n_threads: int | None
+    array: Array, axis: Any, b: Array | None, keepdims: bool, return_sign: bool, n_threads: int | None
 ) -> Any:
-    """With factors, signs, complex or longdouble: SciPy's own, on a bounded block of rows at a time."""
-    from scipy.special import logsumexp as scipy_logsumexp
+    """With factors or signs: SciPy's own, on a bounded block of rows at a time."""
+    from scipy.special import logsumexp as scipys
 
-    factors = None if b is None else plain_array(b, "b")
-    for value, name in ((array, "a"), (factors, "b")):
-        if value is not None and value.dtype.kind != "c" and not _is_scipys(value):
-            real_array(value, name)
+    array, factors = real_array(array, "a"), None if b is None else real_array(b, "b")
     if factors is not None:
         array, factors = np.broadcast_arrays(array, factors)
     axes = reduced_axes(array, axis)
     if array.ndim == 0 or array.size == 0 or not axes:
-        return scipy_logsumexp(array, axis=axis, b=factors, keepdims=keepdims, return_sign=return_sign)
-    rows = Rows(array, axes, array.dtype)
-    of_factors = None if factors is None else Rows(factors, axes, factors.dtype)
-    dtype = np.result_type(array, *([] if factors is None else [factors]))
-    if dtype.kind not in "fc" and dtype.name != "bfloat16":
-        dtype = np.dtype(np.float64)
+        return scipys(array, axis=axis, b=factors, keepdims=keepdims, return_sign=return_sign)
+    dtype = kernel_dtype(np.result_type(array, *([] if factors is None else [factors])))
+    rows = Rows(array, axes, dtype)
+    of_factors = None if factors is None else Rows(factors, axes, dtype)
     results, signs = np.empty(rows.rows, dtype), np.empty(rows.rows, dtype)
 
     def work(start: int, stop: int) -> None:
         of_block = None if of_factors is None else of_factors.copy(start, stop)
         block = rows.copy(start, stop)
-        results[start:stop], signs[start:stop] = scipy_logsumexp(block, axis=1, b=of_block, return_sign=True)
+        results[start:stop], signs[start:stop] = scipys(block, axis=1, b=of_block, return_sign=True)
 
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
-    result = _as_scipy_shapes(results, array, axes, keepdims)
     if return_sign:
-        return result, _as_scipy_shapes(signs, array, axes, keepdims)
-    if dtype.kind == "c":
-        return _as_scipy_shapes(results + np.log(signs), array, axes, keepdims)
-    return _as_scipy_shapes(np.where(signs < 0, np.nan, results).astype(dtype), array, axes, keepdims)
+        return tuple(_as_scipy_shapes(part, array, axes, keepdims) for part in (results, signs))
+    return _as_scipy_shapes(np.where(signs < 0, dtype.type(np.nan), results), array, axes, keepdims)
 
 
 def softmax(

@@ -36,6 +36,7 @@ from fastce.kernels.memory import (
     store_past_cache,
 )
 from fastce.kernels.rows import (
+    SPARE,
     capping,
     fill_masses,
     guessed_maximum,
@@ -46,7 +47,7 @@ from fastce.kernels.rows import (
     to_real,
 )
 from fastce.kernels.simd import fma
-from fastce.kernels.vector import LN2, exp, exp_in_float64, tanh
+from fastce.kernels.vector import LN2, LN2_LOW, exp, exp_in_float64, tanh
 
 PREFETCHED = 65_536  # elements of the next row that are asked for while this row's gradient is written
 
@@ -173,6 +174,12 @@ def capped_element(row, c, options):
 
 
 @inline
+def above(power, x):
+    """power * ln(2) - x, rounded once."""
+    return fma(power, LN2, -x) + power * LN2_LOW
+
+
+@inline
 def distances_in_float64(row, classes, left_out, reference, options, targets):
     """The sum of q (x - reference), one by one: for rows whose differences overflow float32."""
     total = 0.0
@@ -208,15 +215,14 @@ def loss_of_row(row, classes, options, targets, room, masses):
         if left_out >= 0:
             exp_y = exp_in_float64(scale * (x_y - offset), exponent)
         total = rest + exp_y
-        log_total = math.log(total)
-        exponent_ln2 = exponent * LN2
-
+        power = exponent + SPARE
+        log_total = math.log(total * 2.0**-SPARE)
         if math.isinf(distances):
             distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
         if not varies:
             rest_mass *= options.spread
             distances = distances * options.spread if options.spread > 0.0 else 0.0
-        loss = rest_mass * (log_total + (exponent_ln2 - scale * near)) - scale * distances
+        loss = rest_mass * (log_total + above(power, scale * near)) - scale * distances
         mass_y = dense_mass(targets, options, left_out) if left_out >= 0 else 0.0
         for point in range(targets.first_point, targets.end_point):
             c = targets.classes[point]
@@ -225,12 +231,13 @@ def loss_of_row(row, classes, options, targets, room, masses):
                 mass_y += mass
             elif mass != 0.0:
                 rest_mass += mass
-                loss += mass * (log_total + (exponent_ln2 - scale * (capped_element(row, c, options) - offset)))
+                x = capped_element(row, c, options)
+                loss += mass * (log_total + above(power, scale * (x - offset)))
         if mass_y != 0.0:
             if rest < 1e15 * exp_y:
                 loss += mass_y * math.log1p(rest / exp_y)
             else:
-                loss += mass_y * (log_total + (exponent_ln2 - scale * (x_y - offset)))
+                loss += mass_y * (log_total + above(power, scale * (x_y - offset)))
         if dense[3] and left_out < 0 and loss < 0.5 * rest_mass:
             left_out = likeliest_class(targets.probabilities, classes)  # the dense sum has lost digits: once more without it
             continue

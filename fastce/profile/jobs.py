@@ -20,6 +20,8 @@ FUNCTIONS = (
 )
 FLOORS = ("read", "copy", "scale in place", "read + copy")
 
+_LONG_ROW = 4096  # elements; the floors go by rows, and lose time at their ends
+
 
 @dataclass(frozen=True)
 class Result:
@@ -93,21 +95,34 @@ class Job:
 
 def floor_call(name: str, problem: Problem) -> Call:
     """The least that a job must do with the memory of this problem, as a call."""
-    logits, n_threads = problem.logits, problem.n_threads
+    options: dict[str, Any] = {"n_threads": problem.n_threads}
+    logits = _long_rows(problem.logits)
     if name == "read":
-        return lambda: floors.read(logits, n_threads=n_threads)
+        return lambda: [floors.read(part, **options) for part in logits]
     if name == "scale in place":
-        work = problem.work
-        return lambda: floors.scale_in_place(work, 1.0, n_threads=n_threads)
-    out = problem.out
-    if name == "copy":
-        return lambda: floors.copy(logits, out, n_threads=n_threads)
+        work = _long_rows(problem.work)
+        return lambda: [floors.scale_in_place(part, 1.0, **options) for part in work]
+    out = _long_rows(problem.out)
+
+    def copy() -> None:
+        for source, target in zip(logits, out, strict=True):
+            floors.copy(source, target, **options)
 
     def read_and_copy() -> None:
-        floors.read(logits, n_threads=n_threads)
-        floors.copy(logits, out, n_threads=n_threads)
+        for part in logits:
+            floors.read(part, **options)
+        copy()
 
-    return read_and_copy
+    return copy if name == "copy" else read_and_copy
+
+
+def _long_rows(matrix: Array) -> list[Array]:
+    """The same memory with several short rows as one: moving bytes knows no rows. What is left over comes last."""
+    rows, classes = matrix.shape
+    together = -(-_LONG_ROW // classes)
+    whole = rows - rows % together
+    parts = [matrix[:whole].reshape(-1, together * classes), matrix[whole:]]
+    return [part for part in parts if part.size]
 
 
 def floor_bytes(name: str, problem: Problem) -> int:
