@@ -1,5 +1,6 @@
 """One matrix at a time: benchmarks come sorted by problem, and each is dropped before the next is made."""
 
+import gc
 import warnings
 
 import pytest
@@ -13,6 +14,7 @@ def bench(request):
     """The problem of a shape and a dtype; see `common.cases`."""
     if request.param not in _latest:
         _latest.clear()
+        gc.collect()
         _latest[request.param] = make_bench(*request.param)
     return _latest[request.param]
 

@@ -17,9 +17,8 @@ def main(argv=None):
     parser.add_argument("--engine", action="append", choices=ENGINES, help="default: fastce; repeatable")
     options = parser.parse_args(argv)
     bench = make_bench(options.rows, options.rows, options.dtype)
-    print(
-        f"Logits: {options.rows} x {options.rows} {options.dtype}, {bench.problem.logits.nbytes / MIB:.0f} MiB\n"
-    )
+    size = bench.problem.logits.nbytes / MIB
+    print(f"Logits: {options.rows} x {options.rows} {options.dtype}, {size:.0f} MiB\n")
     print("| engine | job | extra memory, MiB |\n|---|---|--:|")
     for engine in options.engine or ["fastce"]:
         package = engine.split(".")[0]

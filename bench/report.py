@@ -7,7 +7,6 @@ python bench/report.py bench.json --figure bench.png
 import argparse
 import json
 import sys
-from itertools import groupby
 from pathlib import Path
 
 ENGINES = ("fastce", "torch.compile", "jax", "torch", "sklearn", "numpy/scipy")
@@ -71,13 +70,15 @@ def draw(cases, path):
     from matplotlib.figure import Figure
 
     table = _table(cases)
-    panels = [(problem, list(keys)) for problem, keys in groupby(table, key=lambda key: key[0])]
-    heights = [1 + len(keys) for _, keys in panels]
+    panels = {}
+    for key in table:
+        panels.setdefault(key[0], []).append(key)
+    heights = [1 + len(keys) for keys in panels.values()]
     figure = Figure(figsize=(9, 0.55 * sum(heights) + 1), layout="constrained")
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     engines = [engine for engine in ENGINES if any(case["engine"] == engine for case in cases)]
     thickness = 0.85 / len(engines)
-    for axes, (problem, keys) in zip(all_axes, panels, strict=True):
+    for axes, (problem, keys) in zip(all_axes, panels.items(), strict=True):
         for number, engine in enumerate(engines):
             found = [(place, table[key][engine]) for place, key in enumerate(keys) if engine in table[key]]
             places = [place + number * thickness for place, _ in found]
@@ -92,9 +93,17 @@ def draw(cases, path):
         axes.set_xlim(left=0.8)
         axes.margins(x=0.1, y=0.02)
         axes.invert_yaxis()
-    all_axes[0].legend(fontsize=7)
+    figure.legend(*_legend(all_axes), loc="outside upper center", ncols=len(engines), fontsize=8)
     all_axes[-1].set_xlabel("time, as a multiple of what the machine needs to move the same bytes")
     figure.savefig(path, dpi=150)
+
+
+def _legend(all_axes):
+    """One entry for each engine, whichever panel it is in."""
+    entries = {}
+    for axes in all_axes:
+        entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    return list(entries.values()), list(entries)
 
 
 def _table(cases):

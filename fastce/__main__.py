@@ -1,6 +1,7 @@
 """The command line: `fastce profile` and `fastce info`, also as `python -m fastce`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except inputs.InputError as error:
         print(f"{parser.prog} {options.command}: error: {error}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print(f"{parser.prog} {options.command}: error: not enough memory", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # what reads our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -106,7 +113,7 @@ def _profile(options: argparse.Namespace) -> None:
         progress=progress,
     )
     progress("")
-    print(f"\n{report.tables(found)}")
+    print(f"\n{report.tables(found)}", flush=True)
     try:
         if options.json:
             options.json.write_text(report.as_json(found))

@@ -1,11 +1,27 @@
-"""The oracle of all tests: the formulas in plain float64 NumPy, dense, slow and obvious.
+"""The oracle of all tests: the formulas in plain NumPy, dense, slow and obvious.
 
-Nothing here is clever, and nothing here uses fastce.  Symbols are those of the README:
+All is computed in a wider type than fastce's, so that a test can assert the contract's bounds to the letter:
+float64 for float32, np.longdouble for float64.  Nothing here is clever, and nothing here uses fastce.  Symbols
+are those of the README:
 x the row after logit_scale and softcap, p = softmax(x), q the target mass per class, v the sample weight.
 """
 
 import mpmath
 import numpy as np
+
+
+# -------------------------------------------------------------------------------------------- precision
+def widened(array):
+    """float64 of what fastce computes in float32; longdouble of what it computes in float64, integers too."""
+    array = np.asarray(array)
+    in_float64 = array.dtype.kind in "biu" or array.dtype.itemsize == 8
+    return array.astype(np.float64).astype(np.longdouble if in_float64 else np.float64)
+
+
+def allowed(bound, dtype):
+    """The bound; for float64 twice that where longdouble is no wider (Windows, macOS): the oracle rounds too."""
+    is_wider = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps
+    return bound if dtype != np.float64 or is_wider else 2 * bound
 
 
 # ---------------------------------------------------------------------------------------------- pieces
@@ -20,7 +36,7 @@ def as_rows(array, axis=None):
 
 def times(a, b):
     """a*b where 0*inf is 0 and nan stays nan."""
-    a, b = np.broadcast_arrays(np.asarray(a, float), np.asarray(b, float))
+    a, b = np.broadcast_arrays(a, b)
     with np.errstate(invalid="ignore"):
         product = a * b
     zero = ((a == 0) & ~np.isnan(b)) | ((b == 0) & ~np.isnan(a))
@@ -35,7 +51,7 @@ def is_undefined(x):
 @np.errstate(over="ignore")  # the difference of 1e308 and -1e308 is inf, rightly
 def negative_log_softmax(x):
     """-log p_c = (m - x_c) + log(1 + sum of exp(x_j - m) over all j but one argmax): only positive terms."""
-    result = np.full(x.shape, np.nan)
+    result = np.full_like(x, np.nan)
     for i in np.flatnonzero(~is_undefined(x)):
         top = x[i].argmax()
         others = np.exp(np.delete(x[i], top) - x[i, top])
@@ -46,7 +62,7 @@ def negative_log_softmax(x):
 @np.errstate(invalid="ignore")  # +inf - inf is nan, rightly
 def row_logsumexp(x):
     """m - log p_m; nan where the softmax is undefined."""
-    return x.max(-1) + negative_log_softmax(x).min(-1) if x.size else np.empty(len(x))
+    return x.max(-1) + negative_log_softmax(x).min(-1) if x.size else np.empty(len(x), x.dtype)
 
 
 def logsumexp_exact(row):
@@ -80,7 +96,7 @@ def is_sparse(targets):
 
 
 def target_distribution(targets, shape, axis, ignore_index):
-    """Dense targets (rows, classes), whether each row counts, and whether they were class indices."""
+    """Dense float64 targets (rows, classes), whether each row counts, and whether they were class indices."""
     rows = shape[0]
     if is_sparse(targets):
         return targets.toarray().astype(float), np.ones(rows, bool), False
@@ -124,13 +140,13 @@ class CrossEntropy:
         z_loss=0.0,
     ):
         z, self.row_shape = as_rows(logits, axis)
-        z = z.astype(np.float64)
+        z = widened(z)
         classes = z.shape[1]
         t, counts, hard = target_distribution(targets, z.shape, axis, ignore_index)
+        t, e = t.astype(z.dtype), z.dtype.type(label_smoothing)
         w = np.ones(classes) if weight is None else np.asarray(weight, float)
         v = np.ones(self.row_shape) if sample_weight is None else np.asarray(sample_weight, float)
         v = np.broadcast_to(v, self.row_shape).ravel() * counts
-        e = label_smoothing
 
         x = logit_scale * z
         slope = np.full(z.shape, float(logit_scale))  # dx/dz
@@ -189,13 +205,14 @@ def nll_loss_and_grad(
 ):
     """-v_i w_y log_probs[i, y], and its gradient."""
     rows, shape = as_rows(log_probs, axis)
+    rows = widened(rows)
     w = np.ones(rows.shape[1]) if weight is None else np.asarray(weight, float)
     v = np.broadcast_to(1.0 if sample_weight is None else np.asarray(sample_weight, float), shape).ravel()
     upstream = np.broadcast_to(np.asarray(grad_output, float), shape).ravel()
-    losses, grad, total = np.zeros(len(rows)), np.zeros(rows.shape), 0.0
+    losses, grad, total = np.zeros(len(rows), rows.dtype), np.zeros_like(rows), 0.0
     for i, y in enumerate(np.asarray(targets).ravel()):
         if y != ignore_index:
-            losses[i] = times(v[i] * w[y], -float(rows[i, y])) if v[i] else 0.0
+            losses[i] = times(v[i] * w[y], -rows[i, y]) if v[i] else 0.0
             grad[i, y] = -v[i] * w[y] * upstream[i]
             total += v[i] * w[y]
     if reduction == "mean":
@@ -228,7 +245,7 @@ def binary_cross_entropy_with_logits_and_grad(
     logits, targets, *, weight=None, pos_weight=None, reduction="mean", grad_output=1.0
 ):
     """w * [a * y * softplus(-x) + (1 - y) * softplus(x)], a = pos_weight, and its gradient."""
-    x, y = np.asarray(logits, float), np.asarray(targets, float)
+    x, y = widened(logits), np.asarray(targets, float)
     w = np.broadcast_to(1.0 if weight is None else np.asarray(weight, float), x.shape)
     a = np.broadcast_to(1.0 if pos_weight is None else np.asarray(pos_weight, float), x.shape)
     losses = times(w, times(a * y, softplus(-x)) + times(1 - y, softplus(x)))
@@ -266,8 +283,9 @@ def clip_half(x, positives, e):
 
 def clip_loss_and_grads(similarity, targets=None, *, logit_scale=1.0, label_smoothing=0.0, reduction="mean"):
     """Half the rows' cross entropy plus half the columns'; the gradients for similarity and logit_scale."""
-    similarity = np.asarray(similarity, dtype=np.float64)
-    x, positives = logit_scale * similarity, clip_positives(targets, similarity.shape)
+    similarity = widened(similarity)
+    x, positives = logit_scale * similarity, clip_positives(targets, similarity.shape).astype(similarity.dtype)
+    label_smoothing = similarity.dtype.type(label_smoothing)
     rows, grad_rows, counts_rows = clip_half(x, positives, label_smoothing)
     columns, grad_columns, counts_columns = clip_half(x.T, positives.T, label_smoothing)
     n, m = (counts_rows.sum(), counts_columns.sum()) if reduction == "mean" else (1, 1)

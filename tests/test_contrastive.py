@@ -15,10 +15,10 @@ def assert_clip(similarity, targets=None, reduction="mean", **options):
     """4 ulp for the value and 4 eps for each of the two gradients that are added (contract 7).
 
     With a logit_scale other than 1 the logits themselves are rounded, by half an eps of the largest at the
-    positive and half an eps at the others; float64 gets twice the bound, for the oracle is rounded as well.
+    positive and half an eps at the others.
     """
     dtype = np.result_type(np.float32, similarity.dtype)
-    eps = np.finfo(dtype).eps * (1 if dtype == np.float32 else 2)
+    eps = naive.allowed(1, dtype) * np.finfo(dtype).eps
     scale = options.get("logit_scale", 1.0)
     value, grad, grad_scale = naive.clip_loss_and_grads(similarity, targets, reduction=reduction, **options)
     finite = np.abs(similarity[np.isfinite(similarity)].astype(float))
@@ -46,7 +46,7 @@ def assert_clip(similarity, targets=None, reduction="mean", **options):
     bound = scale * share * (4 * eps + rounding)
     if similarity.dtype != dtype:  # half a unit for the last rounding, to float16
         bound = bound + np.spacing(np.abs(grad).astype(similarity.dtype)).astype(float) / 2
-    assert np.all(np.abs(ours.grad.astype(float) - grad) <= bound)
+    assert np.all(np.abs(ours.grad.astype(grad.dtype) - grad) <= bound)
 
     assert type(ours.grad_logit_scale) is float
     # sum of dx * similarity: the errors of a row's dx are relative to p and so add up to that of one number

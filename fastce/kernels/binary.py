@@ -47,7 +47,7 @@ def binary_rows(logits, targets, weight, positive_weight, losses, row_losses, up
         x_row = row_pointer(logits, i)
         y_row, w_row, a_row = row_pointer(targets, i), row_pointer(weight, i), row_pointer(positive_weight, i)
         zero, one = to_real(x_row, 0.0), to_real(x_row, 1.0)
-        scaled_by = scaling(x_row, 1.0)
+        scaled_by = scaling(x_row, 1.0, 1.0)
         lanes = lanes_of(x_row)
         total = zeros_wide()
         for j in range(0, classes, lanes):

@@ -84,7 +84,7 @@ def sum_block(similarity, first_points, points, scale, largest, rows_out, column
     row = row_pointer(similarity, 0)
     exponent = reference_near(row, largest, scale)[1]
     near = (exponent + SPARE) * LN2 / scale
-    reference = (to_real(row, exponent), to_real(row, near), scaling(row, scale))
+    reference = (to_real(row, exponent), to_real(row, near), scaling(row, scale, 1.0))
     column_exps[:] = 0.0
     column_distances[:] = 0.0
     narrow[:] = 0.0
@@ -156,7 +156,7 @@ def clip_gradient(
     rows, classes = similarity.shape
     for i in range(rows):
         row, out = row_pointer(similarity, i), row_pointer(gradient, i)
-        scaled_by = scaling(row, scale)
+        scaled_by = scaling(row, scale, 1.0)
         lanes = lanes_of(row)
         nothing = to_real(row, 0.0)
         exponents, factors, plain = row_pointer(of_columns, 0), row_pointer(of_columns, 1), row_pointer(of_columns, 2)

@@ -47,7 +47,7 @@ from fastce.kernels.rows import (
     to_real,
 )
 from fastce.kernels.simd import fma
-from fastce.kernels.vector import LN2, LN2_LOW, exp, exp_in_float64, tanh
+from fastce.kernels.vector import LN2, LN2_LOW, exp_in_float64, exp_parts, scaling, tanh
 
 PREFETCHED = 65_536  # elements of the next row that are asked for while this row's gradient is written
 
@@ -131,11 +131,11 @@ def dense_mass(targets, options, c):
 
 
 @inline
-def dense_part(row, targets, options):
-    """What `fill_masses` needs to know of this row."""
+def dense_part(row, targets, options, factor):
+    """What `fill_masses` needs to know of this row to write its masses times the factor."""
     return (
-        to_real(row, options.keep),
-        to_real(row, options.spread),
+        to_real(row, options.keep * factor),
+        to_real(row, options.spread * factor),
         targets.probabilities,
         targets.has_probabilities,
         targets.class_weight,
@@ -195,7 +195,7 @@ def loss_of_row(row, classes, options, targets, room, masses):
     """(loss, state) of one row; the state is what its gradient needs, see `write_gradient_of_row`."""
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     scale = 1.0 if options.softcap > 0.0 else options.logit_scale
-    dense = dense_part(row, targets, options)
+    dense = dense_part(row, targets, options, 1.0)
     varies = dense[3] or dense[5]
     left_out = heaviest_point(targets, options)
     if targets.has_probabilities:
@@ -253,11 +253,15 @@ def loss_of_row(row, classes, options, targets, room, masses):
 
 
 @inline
-def gradient_vector(x, q, reference, factors):
-    """p_c * mass - q_c, times the derivative of the cap, 1 - (x / cap)^2."""
+def gradient_vector(x, minus_q, reference, cap):
+    """upstream * (p_c * mass - q_c), times the derivative of the cap, 1 - (x / cap)^2.
+
+    upstream * mass / sum is a factor of exp's coefficients, so that one fma ends it.
+    """
     exponent, offset, scaled_by = reference
-    mass_factor, q_factor, inverse_cap, one = factors
-    gradient = fma(exp(x, exponent, scaled_by), mass_factor, q * q_factor)
+    inverse_cap, one = cap
+    a, power = exp_parts(x, exponent, scaled_by)
+    gradient = fma(a, power, minus_q)
     if inverse_cap > 0:
         capped = (x + offset) * inverse_cap
         gradient = gradient * (one - capped * capped)
@@ -265,7 +269,7 @@ def gradient_vector(x, q, reference, factors):
 
 
 @inline
-def write_gradient_of_block(block, first, masses, out, start, stop, reference, factors, past_cache, next_row):
+def write_gradient_of_block(block, first, masses, out, start, stop, reference, cap, past_cache, next_row):
     """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
     lanes = lanes_of(block)
     nothing = to_real(block, 0.0)
@@ -277,11 +281,11 @@ def write_gradient_of_block(block, first, masses, out, start, stop, reference, f
             count = min(stop - i, boundary if boundary > 0 else lanes)
             x = load_first(block, i + to_block, count, nothing)
             q = load_first(masses, i - start, count, nothing)
-            store_first(out, i, gradient_vector(x, q, reference, factors), count)
+            store_first(out, i, gradient_vector(x, q, reference, cap), count)
             i += count
             continue
         for _ in range(whole):
-            gradient = gradient_vector(load(block, i + to_block), load(masses, i - start), reference, factors)
+            gradient = gradient_vector(load(block, i + to_block), load(masses, i - start), reference, cap)
             if past_cache:
                 if i < PREFETCHED:
                     prefetch(next_row, i)
@@ -309,26 +313,24 @@ def gradient_of_point(row, c, mass, state, options, targets, upstream):
 
 
 @inline
-def write_gradient_of_row(row, classes, options, targets, state, upstream, room, masses, out, past_cache, next_row):
+def write_gradient_of_row(row, classes, options, targets, state, upstream, room, masses, filled_with, out, past_cache, next_row):
     """The gradient of one row from its state; exp again, from logits that are still in cache.
 
     Writing exp in the first look and scaling it in the second was measured too: slower at every row length, because
-    it writes twice. The logits may be replaced by their gradient: each is read before its place is written.
+    it writes twice. The logits may be replaced by their gradient: each is read before its place is written. Without
+    weights and probabilities, ``masses`` is the same for all rows that share what is returned, ``filled_with``.
     """
     offset, exponent, total, _, left_out, _, _, mass_y, rest_mass, z_mass = state
-    ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
+    ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
     upstream *= options.logit_scale
     fraction, power = math.frexp(total)
-    reference = (to_real(row, exponent + power), to_real(row, offset), scaled_by)
-    factors = (
-        to_real(row, upstream * (rest_mass + mass_y + z_mass) / fraction),
-        to_real(row, -upstream),
-        to_real(row, 1.0 / options.softcap if options.softcap > 0.0 else 0.0),
-        to_real(row, 1.0),
-    )
-    dense = dense_part(row, targets, options)
+    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    with_factor = scaling(row, scale, upstream * (rest_mass + mass_y + z_mass) / fraction)
+    reference = (to_real(row, exponent + power), to_real(row, offset), with_factor)
+    of_cap = (to_real(row, 1.0 / options.softcap if options.softcap > 0.0 else 0.0), to_real(row, 1.0))
+    dense = dense_part(row, targets, options, -upstream)
     varies = dense[3] or dense[5]
-    if not varies:
+    if not varies and filled_with != upstream:
         fill_masses(0, min(BLOCK, classes), dense, masses)
     point, end_point = targets.first_point, targets.end_point
     start = 0
@@ -345,8 +347,9 @@ def write_gradient_of_row(row, classes, options, targets, state, upstream, room,
         block, first = prepared(row, start, stop, ratio, cap, reference[1], room)
         if varies:
             fill_masses(start, stop, dense, masses)
-        write_gradient_of_block(block, first, masses, out, start, stop, reference, factors, past_cache, next_row)
+        write_gradient_of_block(block, first, masses, out, start, stop, reference, of_cap, past_cache, next_row)
         start = stop
+    return upstream
 
 
 @inline
@@ -399,6 +402,7 @@ def cross_entropy_rows(logits, targets, options, losses):
 def cross_entropy_rows_and_gradient(logits, targets, options, losses, upstream, gradient, past_cache):
     """As `cross_entropy_rows`, and gradient[i] = v_i * upstream_i * d loss_i / d logits[i]."""
     rows, classes = logits.shape
+    filled_with = math.nan
     for i in range(rows):
         row, out = row_pointer(logits, i), row_pointer(gradient, i)
         room, masses = scratch_block(row), scratch_block(row)
@@ -416,8 +420,8 @@ def cross_entropy_rows_and_gradient(logits, targets, options, losses, upstream, 
             continue
         from_above = weight * (upstream[i] if upstream.shape[0] > 1 else upstream[0])
         next_row = row_pointer(logits, min(i + 1, rows - 1))
-        write_gradient_of_row(
-            row, classes, options, of_row, state, from_above, room, masses, out, past_cache, next_row
+        filled_with = write_gradient_of_row(
+            row, classes, options, of_row, state, from_above, room, masses, filled_with, out, past_cache, next_row
         )
     if past_cache:
         finish_stores()

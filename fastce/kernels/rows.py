@@ -16,12 +16,13 @@ from typing import Any
 from numba import types
 
 from fastce.kernels.jit import by_type, inline, real_of
-from fastce.kernels.memory import BLOCK, lanes_of, load, load_first, store
+from fastce.kernels.memory import BLOCK, lanes_of, load, load_first, prefetch, store
 from fastce.kernels.simd import add_wide, fma, maximum, maximum_of_lanes, sum_wide, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, LN2_LOW, LOG2E, exp, largest_exponent, overflow_bound, scaling, tanh
+from fastce.kernels.vector import LN2, LN2_LOW, LOG2E, exp, exp_parts, largest_exponent, overflow_bound, scaling, tanh
 
 VECTORS_PER_SUM = 16  # exponentials added in the row's dtype before their sum goes to float64
-SPARE = 40.0
+SPARE = 40.0  # see `reference_near`
+AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
 ROOT_HALF = math.sqrt(0.5)
 
 
@@ -39,8 +40,8 @@ def _to_real(row: types.CPointer, value: Any) -> Any:
 def capping(row, logit_scale, softcap):
     """(scale / cap, cap) for `prepared`, zeros without a cap, and the scaling that is left for exp."""
     if softcap > 0:
-        return to_real(row, logit_scale / softcap), to_real(row, softcap), scaling(row, 1.0)
-    return to_real(row, 0.0), to_real(row, 0.0), scaling(row, logit_scale)
+        return to_real(row, logit_scale / softcap), to_real(row, softcap), scaling(row, 1.0, 1.0)
+    return to_real(row, 0.0), to_real(row, 0.0), scaling(row, logit_scale, 1.0)
 
 
 @inline
@@ -133,14 +134,16 @@ def block_sums(block, start, stop, exponent, near, scaled_by):
     """
     lanes = lanes_of(block)
     exps, distances = zeros_wide(), zeros_wide()
+    zero = load_first(block, start, 0, to_real(block, 0.0))
     chunk = VECTORS_PER_SUM * lanes
     chunks_end = stop - (stop - start) % chunk
     for first in range(start, chunks_end, chunk):
-        x = load(block, first)
-        exp_of_chunk, distance_of_chunk = exp(x, exponent, scaled_by), x - near
-        for k in range(1, VECTORS_PER_SUM):
+        exp_of_chunk, distance_of_chunk = zero, zero
+        for k in range(VECTORS_PER_SUM):
+            prefetch(block, first + k * lanes + AHEAD)
             x = load(block, first + k * lanes)
-            exp_of_chunk += exp(x, exponent, scaled_by)
+            a, power = exp_parts(x, exponent, scaled_by)
+            exp_of_chunk = fma(a, power, exp_of_chunk)
             distance_of_chunk += x - near
         exps = add_wide(exps, exp_of_chunk)
         distances = add_wide(distances, distance_of_chunk)

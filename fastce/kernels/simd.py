@@ -180,7 +180,7 @@ def polynomial(typingctx, x, coefficients):
         real = sig.args[0].dtype if isinstance(sig.args[0], Vector) else sig.args[0]
 
         def coefficient(k: int) -> Any:
-            value = context.cast(builder, builder.extract_value(values, k), types.float64, real)
+            value = context.cast(builder, builder.extract_value(values, k), sig.args[1].dtype, real)
             return _splat(builder, value, x.type.count) if isinstance(x.type, ir.VectorType) else value
 
         total = coefficient(len(sig.args[1]) - 1)
@@ -189,6 +189,23 @@ def polynomial(typingctx, x, coefficients):
         return total
 
     return x(x, coefficients), codegen
+
+
+@intrinsic
+def geometric(typingctx, coefficients, factor, ratio, like):
+    """``coefficients[k] * factor * ratio**k``, computed in float64, in the dtype of ``like``."""
+    result = types.UniTuple(like, len(coefficients))
+
+    def codegen(context, builder, sig, args):
+        values, power, ratio, _ = args
+        scaled = []
+        for k in range(len(sig.args[0])):
+            value = builder.fmul(builder.extract_value(values, k), power)
+            scaled.append(context.cast(builder, value, types.float64, like))
+            power = builder.fmul(power, ratio)
+        return context.make_tuple(builder, result, scaled)
+
+    return result(coefficients, types.float64, types.float64, like), codegen
 
 
 @intrinsic
@@ -231,14 +248,24 @@ def zeros_wide(typingctx):
 
 @intrinsic
 def add_wide(typingctx, totals, x):
-    """``totals`` (two float64 vectors) plus the lanes of ``x``, added in float64."""
+    """``totals`` (two float64 vectors) plus the lanes of ``x``, added in float64.
+
+    Sixteen float32 fill both vectors. Eight float64 fill one; the other keeps what rounding loses (Knuth's two-sum).
+    """
 
     def codegen(context, builder, sig, args):
         totals, x = args
         lanes = x.type.count
         parts = [builder.extract_value(totals, 0), builder.extract_value(totals, 1)]
         if x.type.element == ir.DoubleType():
-            return builder.insert_value(totals, builder.fadd(parts[0], x), 0)
+            total, lost = parts
+            new = builder.fadd(total, x)
+            x_part = builder.fsub(new, total)
+            error = builder.fadd(builder.fsub(total, builder.fsub(new, x_part)), builder.fsub(x, x_part))
+            infinite = builder.fcmp_unordered("uno", error, error)  # inf - inf: the total tells already
+            error = builder.select(infinite, ir.Constant(error.type, None), error)
+            kept = builder.insert_value(totals, new, 0)
+            return builder.insert_value(kept, builder.fadd(lost, error), 1)
         for half in range(2):
             mask = ir.Constant(
                 ir.VectorType(ir.IntType(32), lanes // 2), list(range(half * lanes // 2, (half + 1) * lanes // 2))

@@ -35,7 +35,7 @@ from fastce.kernels.vector import exp, exp_in_float64, scaling
 def sum_in_float64(row, classes, left_out, exponent, room):
     """The row's sum of exponentials without one class, every step in float64."""
     total = 0.0
-    scaled_by = scaling(room, 1.0)
+    scaled_by = scaling(room, 1.0, 1.0)
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
         for c in range(start, stop):
@@ -52,7 +52,7 @@ def logsumexp_of_row(row, classes, room, wide_room):
     """
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
     offset, exponent, _, sums = row_state(
-        row, classes, -1, guessed_maximum(row, classes, uncapped[0], uncapped[1], room), uncapped, scaling(row, 1.0),
+        row, classes, -1, guessed_maximum(row, classes, uncapped[0], uncapped[1], room), uncapped, scaling(row, 1.0, 1.0),
         room, no_masses(row), room,
     )  # fmt: skip
     result = offset + log_times_power(sums[0], exponent)
@@ -84,7 +84,7 @@ def row_states(logits, scale, sums, exponents):
         uncapped = (to_real(row, 0.0), to_real(row, 0.0))
         largest = guessed_maximum(row, logits.shape[1], uncapped[0], uncapped[1], room)
         offset, exponent, _, of_row = row_state(
-            row, logits.shape[1], -1, largest, uncapped, scaling(row, scale), room, no_masses(row), room
+            row, logits.shape[1], -1, largest, uncapped, scaling(row, scale, 1.0), room, no_masses(row), room
         )
         sums[i] = of_row[0] if math.isfinite(offset) else math.exp(offset)
         exponents[i] = exponent if math.isfinite(offset) else 0.0
@@ -116,7 +116,7 @@ def softmax_rows(logits, out, logarithm):
         row, out_row = row_pointer(logits, i), row_pointer(out, i)
         room = scratch_block(row)
         zero = to_real(row, 0.0)
-        scaled_by = scaling(row, 1.0)
+        scaled_by = scaling(row, 1.0, 1.0)
         largest, left_out = row_maximum(row, classes, zero, zero, room)
         if math.isfinite(largest):
             while element(row, left_out) != largest:

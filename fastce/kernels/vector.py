@@ -10,7 +10,7 @@ from typing import Any
 from numba import types
 
 from fastce.kernels.jit import by_type
-from fastce.kernels.simd import Vector, clamp, copysign, fma, low_bits_to_exponent, polynomial, where_less
+from fastce.kernels.simd import Vector, clamp, copysign, fma, geometric, low_bits_to_exponent, polynomial, where_less
 
 LN2 = math.log(2.0)
 LN2_LOW = 2.3190468138462996e-17  # ln 2 - LN2
@@ -40,22 +40,31 @@ def _real(x: types.Type) -> Any:
     return x.dtype if isinstance(x, (Vector, types.CPointer)) else x
 
 
-def scaling(row: Any, scale: Any) -> Any:
-    """(scale, log2(e) * scale, ln(2) / scale in two parts), in the dtype that the row is computed in."""
+def scaling(row: Any, scale: Any, factor: Any) -> Any:
+    """What `exp` needs to compute factor * exp(scale * x), in the dtype that the row is computed in.
+
+    (scale, log2(e) * scale, ln(2) / scale in two parts, the polynomial's coefficients times factor * scale**k)
+    """
+
+
+def exp_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    """(a, 2**k) with a * 2**k = factor * exp(scale * x) / 2**exponent; at most 1 ulp from exact for factor 1.
+
+    The reference 2**exponent is a power of two, so dividing by it costs and rounds nothing: it is part of the
+    constant that brings n = round(log2(e) scale x) to the low bits of a float, from where one shift makes 2**n. Scale
+    and factor are in the coefficients and cost nothing either, and whoever adds the result to something can do so
+    with the multiplication by 2**k in one fma.
+
+        r = x - n ln(2) / scale,  |scale r| <= ln(2)/2;   a = polynomial(r),  k = n - exponent
+
+    ln(2)/scale in two parts and fma make the reduction exact to 2**-49 n. Arguments whose result would leave the
+    format are clamped: below to k = -bias, whose exponent field is 0, so that 2**k is exactly 0; above to 2**headroom,
+    large enough for a kernel to notice and finite when sixteen are added. NaN stays NaN.
+    """
 
 
 def exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
-    """exp(scale * x) / 2**exponent, at most 1 ulp from exact, 0 below the smallest normal number.
-
-    The reference 2**exponent is a power of two, so dividing by it costs and rounds nothing: it is part of the
-    constant that brings n = round(log2(e) scale x) to the low bits of a float, from where one shift makes 2**n.
-
-        r = scale (x - n ln(2) / scale),  |r| <= ln(2)/2;   exp = polynomial(r) * 2**(n - exponent)
-
-    ln(2)/scale in two parts and fma make the reduction exact to 2**-49 n. Arguments whose result would leave the
-    format are clamped: below to n - exponent = -bias, whose exponent field is 0, so that the product is exactly 0;
-    above to 2**headroom, large enough for a kernel to notice and finite when sixteen are added. NaN stays NaN.
-    """
+    """factor * exp(scale * x) / 2**exponent, exactly 0 below the smallest normal number."""
 
 
 def exp_in_float64(x: float, exponent: float) -> float:
@@ -83,38 +92,49 @@ def overflow_bound(row: Any) -> Any:
 
 
 @by_type(scaling)
-def _scaling(row: types.CPointer, scale: types.Float) -> Any:
+def _scaling(row: types.CPointer, scale: types.Float, factor: types.Float) -> Any:
     real = types.float64 if row.dtype == types.float64 else types.float32
+    coefficients = _EXP_FLOAT32 if real == types.float32 else _EXP_FLOAT64
+    nothing = real(0.0)
 
-    def implementation(row, scale):
+    def implementation(row, scale, factor):
         high = real(LN2 / scale)
         low = (fma(-types.float64(high), scale, LN2) + LN2_LOW) / scale
-        return real(scale), real(LOG2E * scale), high, real(low)
+        return real(scale), real(LOG2E * scale), high, real(low), geometric(coefficients, factor, scale, nothing)
+
+    return implementation
+
+
+@by_type(exp_parts)
+def _exp_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    real = _real(x)
+    bias, headroom, integers = real(_BIAS[real]), real(_HEADROOM[real]), real(_INTEGERS_END_HERE[real])
+
+    def implementation(x, exponent, scaled_by):
+        _, log2e, ln2, ln2_low, coefficients = scaled_by
+        x = clamp(x, (exponent - bias) * ln2, (exponent + headroom) * ln2)
+        to_low_bits = (integers + bias) - exponent
+        t = fma(x, log2e, to_low_bits)
+        n = t - to_low_bits
+        r = fma(n, -ln2_low, fma(n, -ln2, x))
+        return polynomial(r, coefficients), low_bits_to_exponent(t)
 
     return implementation
 
 
 @by_type(exp)
 def _exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
-    real = _real(x)
-    bias, headroom, integers = real(_BIAS[real]), real(_HEADROOM[real]), real(_INTEGERS_END_HERE[real])
-    coefficients = _EXP_FLOAT32 if real == types.float32 else _EXP_FLOAT64
-
     def implementation(x, exponent, scaled_by):
-        scale, log2e, ln2, ln2_low = scaled_by
-        x = clamp(x, (exponent - bias) * ln2, (exponent + headroom) * ln2)
-        to_low_bits = (integers + bias) - exponent
-        t = fma(x, log2e, to_low_bits)
-        n = t - to_low_bits
-        r = fma(n, -ln2_low, fma(n, -ln2, x)) * scale
-        return polynomial(r, coefficients) * low_bits_to_exponent(t)
+        a, power = exp_parts(x, exponent, scaled_by)
+        return a * power
 
     return implementation
 
 
 @by_type(exp_in_float64)
 def _exp_in_float64(x: types.Float, exponent: types.Float) -> Any:
-    return lambda x, exponent: exp(x, exponent, (1.0, LOG2E, LN2, LN2_LOW))
+    coefficients = _EXP_FLOAT64
+    return lambda x, exponent: exp(x, exponent, (1.0, LOG2E, LN2, LN2_LOW, coefficients))
 
 
 @by_type(log1p)

@@ -40,7 +40,7 @@ def save_figure(report: Report, path: Path) -> None:
         f"{given['rows']} x {given['classes']} {given['dtype']}, {about['threads']} threads, {about['cpu']}",
         fontsize=10,
     )
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=max(1, len(engines)), fontsize=8)
     figure.savefig(path, dpi=150)
 
 

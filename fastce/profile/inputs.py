@@ -104,7 +104,7 @@ def _from_features(path: Path, arrays: dict[str, Array], dtype: str | None) -> A
     first, second = arrays.values()
     if first.shape[1] != second.shape[1]:
         raise InputError(
-            f"--input {path}: features of equal width are needed, not {first.shape} and {second.shape}"
+            f"--input {path} must hold features of equal width, not {first.shape} and {second.shape}"
         )
     kind = as_dtype(dtype or "float32")
     check_memory(len(first), len(second), kind)
@@ -122,11 +122,12 @@ def _check_numbers(path: Path, name: str, array: Array) -> None:
 def _load(path: Path, option: str) -> Array | dict[str, Array]:
     """An array, or the arrays of an archive; nothing is unpickled."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            with loaded:
+                return {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise InputError(f"{option} {path}: no such file") from None
     except Exception as error:  # a broken file can fail in many ways

@@ -97,11 +97,21 @@ def floor_call(name: str, problem: Problem) -> Call:
     """The least that a job must do with the memory of this problem, as a call."""
     options: dict[str, Any] = {"n_threads": problem.n_threads}
     logits = _long_rows(problem.logits)
+
+    def read() -> None:
+        for part in logits:
+            floors.read(part, **options)
+
     if name == "read":
-        return lambda: [floors.read(part, **options) for part in logits]
+        return read
     if name == "scale in place":
         work = _long_rows(problem.work)
-        return lambda: [floors.scale_in_place(part, 1.0, **options) for part in work]
+
+        def scale() -> None:
+            for part in work:
+                floors.scale_in_place(part, 1.0, **options)
+
+        return scale
     out = _long_rows(problem.out)
 
     def copy() -> None:
@@ -109,15 +119,14 @@ def floor_call(name: str, problem: Problem) -> Call:
             floors.copy(source, target, **options)
 
     def read_and_copy() -> None:
-        for part in logits:
-            floors.read(part, **options)
+        read()
         copy()
 
     return copy if name == "copy" else read_and_copy
 
 
 def _long_rows(matrix: Array) -> list[Array]:
-    """The same memory with several short rows as one: moving bytes knows no rows. What is left over comes last."""
+    """The same memory with several short rows as one: moving bytes knows no rows. The rest comes last."""
     rows, classes = matrix.shape
     together = -(-_LONG_ROW // classes)
     whole = rows - rows % together

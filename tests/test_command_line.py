@@ -1,0 +1,343 @@
+"""The command line: what it prints and writes, and what it says when it cannot."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from scripts import ROOT, run_script
+
+import fastce
+from fastce.__main__ import main
+from fastce.profile import pairs, peers
+from fastce.profile.jobs import FUNCTIONS
+
+JOBS = [
+    ("logsumexp", ""),
+    ("cross_entropy", ""),
+    ("cross_entropy_value_and_grad", "out"),
+    ("cross_entropy_value_and_grad", "in place"),
+    ("clip_loss", ""),
+    ("clip_loss_value_and_grad", "out"),
+]
+SMALL = ("--batch", "64", "--repeat", "1", "--compare", "none")
+
+
+def command(*arguments):
+    """Run the command line as a program of its own."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-m", "fastce", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def profiled(tmp_path, capsys, *arguments):
+    """What a run of `fastce profile` prints, and the figures that it writes."""
+    path = tmp_path / "profile.json"
+    assert main(["profile", "--repeat", "1", "--json", str(path), *map(str, arguments)]) == 0
+    return capsys.readouterr().out, json.loads(path.read_text())
+
+
+def refused(capsys, *arguments):
+    """The one line with which `fastce profile` refuses its arguments."""
+    assert main(["profile", *map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(("fastce profile: error: ", "fastce: error: "))
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    return err
+
+
+# ------------------------------------------------------------------------------------ what it prints
+def test_profile_measures_every_job_and_writes_the_figures(tmp_path):
+    path = tmp_path / "figures.json"
+    done = command("profile", "--batch", 256, "--repeat", 1, "--json", path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "real pairs" in done.stdout
+    for floor in ("read", "copy", "scale in place"):
+        assert f"\n{floor} " in done.stdout
+
+    figures = json.loads(path.read_text())
+    assert figures["input"]["rows"] == figures["input"]["classes"] == 256
+    assert [floor["name"] for floor in figures["floors"]] == ["read", "copy", "scale in place"]
+    ours = [job for job in figures["jobs"] if job["engine"] == "fastce"]
+    assert [(job["function"], job["place"]) for job in ours] == JOBS
+    assert {job["function"] for job in figures["jobs"] if job["engine"] == "numpy/scipy"} == set(FUNCTIONS)
+    for job in figures["jobs"]:
+        assert job["function"] in done.stdout
+        assert min(job["seconds"], job["gb_per_s"], job["floor_seconds"], job["times_floor"]) > 0
+        assert job["errors"]
+    for job in ours:
+        assert all(error["units"] <= 8 for error in job["errors"].values()), job
+        assert job["extra_bytes"] is None or job["extra_bytes"] < 16 << 20
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_profile_takes_every_dtype(dtype, tmp_path, capsys):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    _, figures = profiled(tmp_path, capsys, *SMALL, "--dtype", dtype)
+    assert figures["input"]["dtype"] == dtype
+    assert len(figures["jobs"]) == len(JOBS)
+    for job in figures["jobs"]:
+        assert all(error["units"] <= 32 for error in job["errors"].values()), job
+
+
+def test_op_selects_functions(tmp_path, capsys):
+    options = ("--op", "logsumexp,cross_entropy", "--op", "cross_entropy_value_and_grad")
+    _, figures = profiled(tmp_path, capsys, *SMALL, *options)
+    assert [(job["function"], job["place"]) for job in figures["jobs"]] == JOBS[:4]
+
+
+def test_without_a_square_clip_loss_is_left_out_and_said_to_be(tmp_path, capsys):
+    out, figures = profiled(tmp_path, capsys, *SMALL, "--classes", "10")
+    assert [(job["function"], job["place"]) for job in figures["jobs"]] == JOBS[:4]
+    assert "clip_loss is left out" in out
+
+
+def test_similarity_and_targets_from_files(tmp_path, capsys, rng):
+    similarity, targets = rng.standard_normal((40, 30)), rng.integers(0, 30, 40).astype(np.uint8)
+    np.save(tmp_path / "similarity.npy", np.asfortranarray(similarity))
+    np.save(tmp_path / "targets.npy", targets)
+    files = ("--input", tmp_path / "similarity.npy", "--targets", tmp_path / "targets.npy")
+    _, figures = profiled(tmp_path, capsys, *files, "--compare", "none", "--label-smoothing", "0")
+    assert figures["input"] | {"nbytes": 0} == {
+        "origin": "similarity.npy",
+        "rows": 40,
+        "classes": 30,
+        "dtype": "float64",
+        "nbytes": 0,
+        "label_smoothing": 0.0,
+    }
+    assert all(error["absolute"] < 1e-12 for job in figures["jobs"] for error in job["errors"].values())
+
+
+def test_features_from_a_file(tmp_path, capsys, rng):
+    path = tmp_path / "features.npz"
+    np.savez(path, images=rng.standard_normal((20, 8)), texts=rng.standard_normal((20, 8)))
+    _, figures = profiled(tmp_path, capsys, "--input", path, "--compare", "none")
+    assert figures["input"]["rows"] == figures["input"]["classes"] == 20
+    assert "'images' and 'texts'" in figures["input"]["origin"]
+    assert len(figures["jobs"]) == len(JOBS)
+
+
+def test_nan_in_the_input_is_not_an_error_and_not_a_number_in_the_json(tmp_path, capsys, rng):
+    similarity = rng.standard_normal((16, 16))
+    similarity[3, 4] = np.nan
+    np.save(tmp_path / "similarity.npy", similarity)
+    _, figures = profiled(tmp_path, capsys, "--input", tmp_path / "similarity.npy", "--compare", "none")
+    for job in figures["jobs"]:
+        assert all((error["absolute"] or 0) < 1e-12 for error in job["errors"].values()), job
+
+
+@pytest.mark.parametrize("peer", ["torch", "jax", "sklearn"])
+def test_peers_are_measured_where_they_are_installed(peer, tmp_path, capsys, monkeypatch):
+    if peer == "torch":  # compiling takes too long for a test
+        eager = peers.torch_jobs
+        monkeypatch.setattr(
+            peers, "torch_jobs", lambda problem, compiled=False: [] if compiled else eager(problem)
+        )
+    options = ("--batch", "64", "--op", "cross_entropy,cross_entropy_value_and_grad", "--compare", peer)
+    out, figures = profiled(tmp_path, capsys, *options)
+    found = [job for job in figures["jobs"] if job["engine"] == peer]
+    if find_spec(peer) is None:
+        assert found == []
+        assert f"{peer} is not installed" in out
+    else:
+        assert {job["function"] for job in found} == {"cross_entropy", "cross_entropy_value_and_grad"}
+        assert all(error["absolute"] < 1e-4 for job in found for error in job["errors"].values())
+
+
+def test_a_peer_that_is_not_installed_is_said_to_be_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fastce.profile.run.is_installed", lambda peer: False)
+    out, figures = profiled(tmp_path, capsys, "--batch", "16", "--op", "logsumexp", "--compare", "jax")
+    assert "jax is not installed and left out: pip install jax" in out
+    assert {job["engine"] for job in figures["jobs"]} == {"fastce"}
+
+
+def test_plot_writes_a_picture(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "profile.png"
+    assert main(["profile", *SMALL, "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_info_prints_the_configuration(capsys):
+    fastce.show_config()
+    expected = capsys.readouterr().out
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out == expected != ""
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fastce {fastce.__version__}\n"
+
+
+# ------------------------------------------------------------------------ what it says when it cannot
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--batch", "0"], "must be a positive integer, not '0'"),
+        (["--batch", "many"], "must be a positive integer, not 'many'"),
+        (["--classes", "-3"], "must be a positive integer"),
+        (["--threads", "1.5"], "must be a positive integer"),
+        (["--repeat", "0"], "must be a positive integer"),
+        (["--dtype", "int8"], "invalid choice: 'int8'"),
+        (["--op", "logsumexp,softplus"], "'softplus' is none of logsumexp, cross_entropy"),
+        (["--compare", "tensorflow"], "'tensorflow' is none of scipy, torch, jax, sklearn"),
+        (["--label-smoothing", "1.5"], "must lie between 0 and 1"),
+        (["--label-smoothing", "nan"], "must lie between 0 and 1"),
+        (["--bach", "3"], "unrecognized arguments: --bach 3"),
+        (["--batch"], "expected one argument"),
+        (["--json", "no/such/folder/file.json"], "no such folder"),
+        (["--plot", "figure.txt"], "must end in one of .png"),
+        (["--input", "missing.npy"], "no such file"),
+        (["--targets", "missing.npy", "--batch", "8"], "no such file"),
+        (
+            ["--batch", "8", "--classes", "4", "--op", "clip_loss"],
+            "clip_loss needs a square matrix, not 8 x 4",
+        ),
+        (["--batch", "50000000", "--classes", "50000000"], "of memory"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(arguments, reason, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "of memory" in reason and not os.path.exists("/proc/meminfo"):
+        pytest.skip("the system does not tell how much memory is free")
+    assert reason in refused(capsys, *arguments)
+
+
+BROKEN = {
+    "text.npy": b"1 2 3\n4 5 6\n",
+    "empty.npy": b"",
+    "cut.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3, 3), }",
+    "broken.npz": b"PK\x03\x04 this is no archive",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("option", ["--input", "--targets"])
+def test_broken_files_are_refused_in_one_line(name, option, tmp_path, capsys):
+    (tmp_path / name).write_bytes(BROKEN[name])
+    batch = ("--batch", "8") if option == "--targets" else ()
+    assert f"{option} {tmp_path / name} cannot be read" in refused(capsys, option, tmp_path / name, *batch)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros(3), "must be two-dimensional and hold real numbers, not float64 of shape (3,)"),
+        (np.zeros((2, 2, 2)), "must be two-dimensional"),
+        (np.zeros((2, 2), complex), "hold real numbers, not complex128"),
+        (np.array([["a", "b"]]), "hold real numbers, not <U1"),
+        (np.array([[None]]), "cannot be read"),
+        (np.zeros((0, 5)), "empty matrix of shape (0, 5)"),
+    ],
+)
+def test_wrong_matrices_are_refused_in_one_line(array, reason, tmp_path, capsys):
+    np.save(tmp_path / "similarity.npy", array)
+    assert reason in refused(capsys, "--input", tmp_path / "similarity.npy")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"a": np.zeros((3, 4))}, "must hold two arrays of features, not 1"),
+        (
+            {"a": np.zeros((3, 4)), "b": np.zeros((3, 5))},
+            "must hold features of equal width, not (3, 4) and (3, 5)",
+        ),
+        ({"a": np.zeros((3, 4)), "b": np.zeros(4)}, "b must be two-dimensional"),
+        ({"a": np.zeros((3, 4)), "b": np.zeros((0, 4))}, "empty array b"),
+    ],
+)
+def test_wrong_features_are_refused_in_one_line(arrays, reason, tmp_path, capsys):
+    np.savez(tmp_path / "features.npz", **arrays)
+    assert reason in refused(capsys, "--input", tmp_path / "features.npz")
+
+
+@pytest.mark.parametrize(
+    ("targets", "reason"),
+    [
+        (np.zeros(7, int), "must hold integers of shape (8,), one for each row, not int64 of shape (7,)"),
+        (np.zeros(8), "must hold integers of shape (8,), one for each row, not float64"),
+        (np.zeros(8, bool), "must hold integers"),
+        (np.full(8, 8), "must lie in 0..7, but row 0 holds 8"),
+        (np.array([0, 1, -1, 0, 0, 0, 0, 0]), "must lie in 0..7, but row 2 holds -1"),
+    ],
+)
+def test_wrong_targets_are_refused_in_one_line(targets, reason, tmp_path, capsys):
+    np.save(tmp_path / "targets.npy", targets)
+    assert reason in refused(capsys, "--batch", "8", "--targets", tmp_path / "targets.npy")
+
+
+def test_the_shape_of_a_file_cannot_be_changed(tmp_path, capsys):
+    np.save(tmp_path / "similarity.npy", np.zeros((3, 3)))
+    assert "do not go with --input" in refused(capsys, "--input", tmp_path / "similarity.npy", "--batch", "2")
+
+
+def test_plot_without_matplotlib_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fastce.profile.figure.find_spec", lambda name: None)
+    assert "pip install matplotlib" in refused(capsys, "--plot", tmp_path / "figure.png")
+
+
+def test_a_wrong_option_ends_the_program_with_status_2():
+    done = command("profile", "--batch", "none")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_command_is_refused(capsys):
+    assert main([]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# -------------------------------------------------------------------------------- what it stands on
+def test_the_shipped_pairs_are_512_unit_vectors_on_each_side():
+    signature, docstring = pairs.load_pairs()
+    assert signature.shape == docstring.shape == (512, 384)
+    for side in (signature, docstring):
+        assert side.dtype == np.float16
+        np.testing.assert_allclose(np.linalg.norm(side.astype(np.float64), axis=1), 1, atol=1e-3)
+    similarity = signature.astype(np.float32) @ docstring.T.astype(np.float32)
+    assert np.mean(similarity.argmax(axis=1) == np.arange(512)) > 0.3  # row i belongs to row i
+
+
+def test_the_shipped_data_is_small_and_says_where_it_comes_from():
+    folder = files("fastce") / "data"
+    assert len((folder / "docstring_pairs.npz").read_bytes()) < 1 << 20
+    note = (folder / "README.md").read_text()
+    assert "all-MiniLM-L6-v2" in note
+    assert "Apache-2.0" in note
+
+
+def test_tiled_pairs_are_the_same_every_time_and_neither_easy_nor_hopeless():
+    similarity, targets = pairs.similarity_matrix(2048, 2048, np.dtype(np.float32))
+    again, _ = pairs.similarity_matrix(2048, 2048, np.dtype(np.float32))
+    np.testing.assert_array_equal(similarity, again)
+    np.testing.assert_array_equal(targets, np.arange(2048))
+    for logits in (similarity, similarity.T):
+        assert 0.5 < fastce.cross_entropy(logits, targets) < 6
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path):
+    heavy = ("matplotlib", "torch", "jax", "sklearn")
+    source = f"""
+import sys
+from fastce.__main__ import main
+from fastce.profile import figure, peers, report, run
+print([name for name in {heavy} if name in sys.modules])
+"""
+    assert run_script(source, tmp_path)[0].strip() == "[]"
