@@ -64,9 +64,7 @@ def run(script, cache):
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "FASTCE_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(paths)}
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True)
     return time.perf_counter() - start, done.stdout
 
 

@@ -127,15 +127,11 @@ def _problem(options: argparse.Namespace) -> Problem:
     """What is to be profiled."""
     if options.input:
         if options.batch or options.classes:
-            raise inputs.InputError(
-                "--batch and --classes are for the shipped pairs and do not go with --input"
-            )
+            raise inputs.InputError("--batch and --classes are for the shipped pairs and do not go with --input")
         similarity, targets, origin = inputs.from_file(options.input, options.dtype)
     else:
         rows = options.batch or BATCH
-        similarity, targets, origin = inputs.from_pairs(
-            rows, options.classes or rows, options.dtype or "float32"
-        )
+        similarity, targets, origin = inputs.from_pairs(rows, options.classes or rows, options.dtype or "float32")
     if options.targets:
         targets = inputs.targets_from_file(options.targets, *similarity.shape)
     rows, classes = similarity.shape

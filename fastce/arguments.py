@@ -93,7 +93,7 @@ class Rows:
 
     @property
     def row_bytes(self) -> int:
-        return self.classes * self.dtype.itemsize
+        return int(self.classes * self.dtype.itemsize)
 
     def _place(self, start: int, stop: int) -> Any:
         """The index of these rows in the view."""
@@ -274,7 +274,7 @@ def _overlap(a: Array, b: Array) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return bool(np.shares_memory(a, b, max_work=100_000))  # type: ignore[arg-type]  # the stubs know only two
     except np.exceptions.TooHardError:
         return True
 

@@ -12,7 +12,6 @@ from fastce.arguments import (
     checked_out,
     compute_dtype,
     fraction,
-    plain_array,
     positive,
     real_array,
     reduction_of,
@@ -20,7 +19,7 @@ from fastce.arguments import (
 from fastce.kernels.clip import clip_gradient, clip_sums
 from fastce.kernels.rows import SPARE
 from fastce.kernels.softmax import row_states
-from fastce.targets import checked_csr, class_index_error, is_sparse
+from fastce.positives import Positives, positives_of
 from fastce.threads import cut_rows, for_each
 
 LN2 = math.log(2.0)
@@ -39,17 +38,6 @@ class ClipValueAndGrad(NamedTuple):
 
 
 @dataclass
-class _Positives:
-    """The pairs that belong together, sorted by row, and the target mass of each in its row and in its column."""
-
-    first_points: Array
-    rows: Array
-    columns: Array
-    row_mass: Array
-    column_mass: Array
-
-
-@dataclass
 class _Side:
     """One direction of the loss, for each row (or column): exp(lse) as sum * 2**exponent, loss, share of the mean."""
 
@@ -63,7 +51,7 @@ class _Side:
 class _Call(NamedTuple):
     array: Array
     similarity: Rows
-    positives: _Positives
+    positives: Positives
     scale: float
     smoothing: float
     reduction: str
@@ -166,7 +154,11 @@ def clip_loss_value_and_grad(
     of_rows, of_columns = _powers(by_row), _powers(by_column)
     if max(np.abs(of_rows[0]).max(initial=0.0), np.abs(of_columns[0]).max(initial=0.0)) > LARGEST_EXPONENT:
         dtype = np.dtype(np.float64)
-    similarity, gradient, n_columns = Rows(call.array, dtype=dtype), Rows(out, dtype=dtype), call.similarity.classes
+    similarity, gradient, n_columns = (
+        Rows(call.array, dtype=dtype),
+        Rows(out, dtype=dtype),
+        call.similarity.classes,
+    )
     smoothing = np.array([call.smoothing / n_columns, call.smoothing / max(call.similarity.rows, 1)])
     points = call.positives
     slopes = _slopes(by_row, points.rows, points.row_mass, smoothing[0], call) + _slopes(
@@ -201,52 +193,7 @@ def _checked_call(similarity: Any, targets: Any, logit_scale: Any, label_smoothi
         why = "unless targets are given" if targets is None else "for reduction='none'"
         raise ValueError(f"similarity must be square {why}, got shape {array.shape}")
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
-    if targets is None:
-        positives = _positives_of(np.arange(rows), np.arange(rows), np.ones(rows), array.shape)
-    elif is_sparse(targets):
-        positives = _sparse_positives(targets, array.shape)
-    else:
-        positives = _index_positives(plain_array(targets, "targets"), array.shape)
-    return _Call(array, Rows(array), positives, scale, smoothing, reduction)
-
-
-def _index_positives(targets: Array, shape: tuple[int, int]) -> _Positives:
-    rows, columns = shape
-    if targets.dtype.kind not in "iu":
-        raise TypeError(
-            f"targets of clip_loss must be class indices (integers) or a scipy.sparse array of weights, got dtype "
-            f"{targets.dtype}"
-        )
-    if targets.shape != (rows,):
-        raise ValueError(f"targets have shape {targets.shape}, expected {(rows,)} for similarity of shape {shape}")
-    chosen = targets.astype(np.int64)
-    wrong = chosen.view(np.uint64) >= columns
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise class_index_error(row, targets[row], columns)
-    return _positives_of(np.arange(rows), chosen, np.ones(rows), shape)
-
-
-def _sparse_positives(targets: Any, shape: tuple[int, int]) -> _Positives:
-    if targets.ndim != 2 or targets.shape != shape:
-        raise ValueError(f"sparse targets have shape {targets.shape}, expected the shape of similarity, {shape}")
-    if targets.dtype.kind not in "fiub":
-        raise TypeError(f"sparse targets must hold real numbers, got dtype {targets.dtype}")
-    matrix = checked_csr(targets)
-    weight = matrix.data.astype(np.float64)
-    if weight.size and not (weight.min() >= 0 and weight.max() < np.inf):
-        raise ValueError("sparse targets of clip_loss must be finite and not negative")
-    rows = np.repeat(np.arange(shape[0]), np.diff(matrix.indptr))
-    there = weight > 0
-    return _positives_of(rows[there], matrix.indices[there].astype(np.int64), weight[there], shape)
-
-
-def _positives_of(rows: Array, columns: Array, weight: Array, shape: tuple[int, int]) -> _Positives:
-    """Weights normalised in each row and in each column."""
-    row_total = np.bincount(rows, weight, shape[0])
-    column_total = np.bincount(columns, weight, shape[1])
-    first_points = np.searchsorted(rows, np.arange(shape[0] + 1)).astype(np.int64)
-    return _Positives(first_points, rows, columns, weight / row_total[rows], weight / column_total[columns])
+    return _Call(array, Rows(array), positives_of(targets, array.shape), scale, smoothing, reduction)
 
 
 # --- both directions -------------------------------------------------------------------------------------------------
@@ -347,7 +294,10 @@ def _sums_of_negatives(call: _Call, n_threads: int | None) -> tuple[_Sums, _Sums
         total_of_columns = (column_distances + near[:, None] * (rows_of_block - counts)).sum(axis=0)
     return (
         _Sums(*_trusted(row_exps, exponents[block_of_row, 0], call, n_threads, 0), call.scale * total_of_rows),
-        _Sums(*_trusted(sums_of_columns, np.full(columns, top), call, n_threads, 1), call.scale * total_of_columns),
+        _Sums(
+            *_trusted(sums_of_columns, np.full(columns, top), call, n_threads, 1),
+            call.scale * total_of_columns,
+        ),
     )
 
 

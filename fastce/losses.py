@@ -17,7 +17,8 @@ from fastce.arguments import (
     real_array,
     reduction_of,
 )
-from fastce.kernels.cross_entropy import Options, cross_entropy_rows, cross_entropy_rows_and_gradient
+from fastce.kernels.cross_entropy import cross_entropy_rows, cross_entropy_rows_and_gradient
+from fastce.kernels.targets import Options
 from fastce.targets import TargetRows, mean_factor, reduced, smoothing, target_rows
 from fastce.threads import cut_rows, for_each
 

@@ -16,7 +16,7 @@ PIECE = 1 << 20  # elements of a very long row that are summed at a time
 
 def _is_scipys(array: Array) -> bool:
     """Whether this dtype is left to SciPy: complex and longdouble."""
-    return array.dtype.kind == "c" or (array.dtype.kind == "f" and array.dtype.itemsize > 8)
+    return bool(array.dtype.kind == "c" or (array.dtype.kind == "f" and array.dtype.itemsize > 8))
 
 
 def logsumexp(
@@ -38,7 +38,7 @@ def logsumexp(
     axis : int or tuple of int, optional
         Axes that are summed over; all by default.
     b : array_like, optional
-        Factors of the exponentials, broadcast with `a`; may be negative. A factor 0 removes its element, whatever it is.
+        Factors of the exponentials, broadcast with `a`; may be negative. A factor 0 removes its element.
     keepdims : bool, default: False
         Keep the reduced axes with length 1.
     return_sign : bool, default: False
@@ -90,7 +90,7 @@ def _as_scipy_shapes(result: Array, array: Array, axes: tuple[int, ...], keepdim
 
 
 def _logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -> Array:
-    """logsumexp over these axes as float64, one number per row."""
+    """Logsumexp over these axes as float64, one number per row."""
     if array.ndim == 0:
         array, axes = array.reshape(1), (0,)
     if not axes:
@@ -162,7 +162,11 @@ def _signed_logsumexp(
 
 
 def softmax(
-    x: Any, axis: int | tuple[int, ...] | None = None, *, out: Array | None = None, n_threads: int | None = None
+    x: Any,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    out: Array | None = None,
+    n_threads: int | None = None,
 ) -> Any:
     """Softmax along one axis or several, as `scipy.special.softmax`.
 
@@ -192,7 +196,11 @@ def softmax(
 
 
 def log_softmax(
-    x: Any, axis: int | tuple[int, ...] | None = None, *, out: Array | None = None, n_threads: int | None = None
+    x: Any,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    out: Array | None = None,
+    n_threads: int | None = None,
 ) -> Any:
     """Logarithm of softmax, as `scipy.special.log_softmax`; exact near 0, where the others lose every digit.
 

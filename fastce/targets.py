@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import Array, Rows, compute_dtype, integer, plain_array, real_array, weights
-from fastce.kernels.cross_entropy import Targets
+from fastce.kernels.targets import Targets
 
 _NO_INTEGERS = np.empty(0, np.int64)
 _NO_FLOATS = np.empty(0, np.float64)
@@ -38,7 +38,12 @@ class TargetRows:
         no_probabilities = _NO_PROBABILITIES[self.class_weight.dtype.name]
         if stop - start == rows and self.probabilities is None:
             return Targets(
-                self.first_points, self.classes, self.masses, no_probabilities, self.class_weight, self.row_weight
+                self.first_points,
+                self.classes,
+                self.masses,
+                no_probabilities,
+                self.class_weight,
+                self.row_weight,
             )
         per_row = slice(start, stop) if self.first_points.size == 0 else slice(None)
         return Targets(
@@ -100,7 +105,12 @@ def _sample_weight(value: Any, logits: Rows) -> Array:
 
 
 def _index_rows(
-    classes: Array, ignored: Array | None, per_class: Array | None, per_row: Array | None, logits: Rows, smoothed: bool
+    classes: Array,
+    ignored: Array | None,
+    per_class: Array | None,
+    per_row: Array | None,
+    logits: Rows,
+    smoothed: bool,
 ) -> TargetRows:
     """Ignored rows get weight 0; class weights that concern only the targets are looked up here."""
     row_weight = _NO_FLOATS if per_row is None else per_row

@@ -105,10 +105,18 @@ def sum_block(similarity, first_points, points, scale, largest, rows_out, column
 
 @kernel(
     lambda storage: (
-        matrix(storage), vector(types.int64), vector(types.int64), types.float64, types.boolean,
-        vector(types.float64), vector(types.float64), vector(types.float64), vector(types.float64),
-        types.Array(real_of(storage), 2, "C"), vector(types.float64),
-    )  # fmt: skip
+        matrix(storage),
+        vector(types.int64),
+        vector(types.int64),
+        types.float64,
+        types.boolean,
+        vector(types.float64),
+        vector(types.float64),
+        vector(types.float64),
+        vector(types.float64),
+        types.Array(real_of(storage), 2, "C"),
+        vector(types.float64),
+    )
 )
 def clip_sums(
     similarity, first_points, points, scale, smoothed, row_exps, row_distances, column_exps, column_distances,
@@ -137,10 +145,18 @@ def clip_sums(
 
 @kernel(
     lambda storage: (
-        matrix(storage), vector(types.int64), vector(types.int64), vector(types.float64), types.float64,
-        types.Array(types.float64, 2, "C"), types.Array(real_of(storage), 2, "C"), vector(types.float64),
-        matrix(storage), vector(types.float64), types.boolean,
-    )  # fmt: skip
+        matrix(storage),
+        vector(types.int64),
+        vector(types.int64),
+        vector(types.float64),
+        types.float64,
+        types.Array(types.float64, 2, "C"),
+        types.Array(real_of(storage), 2, "C"),
+        vector(types.float64),
+        matrix(storage),
+        vector(types.float64),
+        types.boolean,
+    )
 )
 def clip_gradient(
     similarity, first_points, points, point_slopes, scale, of_rows, of_columns, smoothing, gradient,
@@ -148,10 +164,10 @@ def clip_gradient(
 ):  # fmt: skip
     """gradient = scale * dL/dx, x = scale * similarity, and scale_gradient[i] = the row's sum of similarity * dL/dx.
 
-        dL/dx_ij = a_i (exp(x_ij - lse_i) - smoothing_0) + b_j (exp(x_ij - lse_j) - smoothing_1);   the points' are given
+        dL/dx_ij = a_i (exp(x_ij - lse_i) - smoothing_0) + b_j (exp(x_ij - lse_j) - smoothing_1)
 
-    of_rows[i] and of_columns[:, j] hold the power of two near exp(lse), the factor that is left of a / exp(lse), and
-    the factor a itself.
+    The points' slopes are given. of_rows[i] and of_columns[:, j] hold the power of two near exp(lse), the factor that
+    is left of a / exp(lse), and the factor a itself.
     """
     rows, classes = similarity.shape
     for i in range(rows):
@@ -159,9 +175,16 @@ def clip_gradient(
         scaled_by = scaling(row, scale, 1.0)
         lanes = lanes_of(row)
         nothing = to_real(row, 0.0)
-        exponents, factors, plain = row_pointer(of_columns, 0), row_pointer(of_columns, 1), row_pointer(of_columns, 2)
+        exponents, factors, plain = (
+            row_pointer(of_columns, 0),
+            row_pointer(of_columns, 1),
+            row_pointer(of_columns, 2),
+        )
         row_exponent, row_factor = to_real(row, of_rows[i, 0]), to_real(row, of_rows[i, 1])
-        row_smoothing, column_smoothing = to_real(row, of_rows[i, 2] * smoothing[0]), to_real(row, smoothing[1])
+        row_smoothing, column_smoothing = (
+            to_real(row, of_rows[i, 2] * smoothing[0]),
+            to_real(row, smoothing[1]),
+        )
         by_scale = to_real(row, scale)
         total, alone = zeros_wide(), 0.0
         point, end_point = first_points[i], first_points[i + 1]

@@ -1,19 +1,15 @@
 """Cross entropy of a row and its gradient: two looks at the logits, the second while they are still in cache.
 
-Every kind of target is one formula. A row's target distribution is t' = keep * t + spread, where t is one-hot, a
-sparse row or a dense row of probabilities, and (keep, spread) are what label smoothing leaves of it. With the class
-weights w, the masses are q_c = w_c t'_c and
+With the masses q_c of targets.py,
 
     loss = sum_c q_c (lse - x_c) + z lse^2                 gradient_c = p_c (sum_k q_k + 2 z lse) - q_c
 
-The masses split into a dense part (spread, weights, probabilities: added block by block) and points (the non-zero
-classes of hard and sparse targets: one by one). The heaviest point y is left out of the row's sum S = s + e_y, so
+The heaviest point y is left out of the row's sum S = s + e_y, so
 that -log p_y = log1p(s / e_y) and p_y - 1 = -s / S keep their digits when p_y is close to 1. Every other lse - x_c
 is log S - (x_c - reference), two small numbers; never lse - x_c, which loses what the row has in common.
 """
 
 import math
-from typing import Any, NamedTuple
 
 from numba import types
 
@@ -26,7 +22,6 @@ from fastce.kernels.memory import (
     lanes_of,
     load,
     load_first,
-    pointer,
     prefetch,
     row_pointer,
     scratch_block,
@@ -47,121 +42,21 @@ from fastce.kernels.rows import (
     to_real,
 )
 from fastce.kernels.simd import fma
+from fastce.kernels.targets import (
+    Options,
+    Targets,
+    dense_mass,
+    dense_part,
+    heaviest_point,
+    likeliest_class,
+    mass_of_point,
+    send_for_target,
+    targets_of_row,
+    weight_of_row,
+)
 from fastce.kernels.vector import LN2, LN2_LOW, exp_in_float64, exp_parts, scaling, tanh
 
 PREFETCHED = 65_536  # elements of the next row that are asked for while this row's gradient is written
-
-
-class Options(NamedTuple):
-    """The scalars of the loss; see the module's formula. ``softcap`` 0 means none."""
-
-    logit_scale: float
-    softcap: float
-    z_loss: float
-    keep: float
-    spread: float
-
-
-class Targets(NamedTuple):
-    """The points (compressed sparse rows) and the dense parts of the targets; empty arrays where there is none."""
-
-    first_points: Any  # int64 (rows + 1,); empty: one point per row
-    classes: Any  # int64 (points,); sorted within a row
-    masses: Any  # float64 (points,); empty: all 1
-    probabilities: Any  # (rows, classes) in the compute dtype, or (0, 0)
-    class_weight: Any  # (classes,) in the compute dtype, or (0,)
-    row_weight: Any  # float64 (rows,), or (0,); 0: the row is ignored
-
-
-class RowTargets(NamedTuple):
-    """What `Targets` says of one row, as pointers and numbers: reference counts would cost as much as a short row."""
-
-    first_point: Any
-    end_point: Any
-    classes: Any
-    masses: Any
-    has_masses: Any
-    probabilities: Any
-    has_probabilities: Any
-    class_weight: Any
-    has_class_weight: Any
-
-
-@inline
-def targets_of_row(targets, i):
-    """The targets of row i."""
-    first_point, end_point = i, i + 1
-    if targets.first_points.shape[0] > 0:
-        first_point, end_point = targets.first_points[i], targets.first_points[i + 1]
-    elif targets.classes.shape[0] == 0:
-        first_point, end_point = 0, 0
-    return RowTargets(
-        first_point,
-        end_point,
-        pointer(targets.classes),
-        pointer(targets.masses),
-        targets.masses.shape[0] > 0,
-        row_pointer(targets.probabilities, i),
-        targets.probabilities.shape[0] > 0,
-        pointer(targets.class_weight),
-        targets.class_weight.shape[0] > 0,
-    )
-
-
-@inline
-def mass_of_point(targets, options, point):
-    """q of a point beyond the dense part of its class: w_c * keep * t_c."""
-    mass = options.keep
-    if targets.has_masses:
-        mass *= targets.masses[point]
-    if targets.has_class_weight:
-        mass *= targets.class_weight[targets.classes[point]]
-    return mass
-
-
-@inline
-def dense_mass(targets, options, c):
-    """q of class c without the points: w_c * (keep * t_c + spread)."""
-    mass = options.spread
-    if targets.has_probabilities:
-        mass += options.keep * targets.probabilities[c]
-    if targets.has_class_weight:
-        mass *= targets.class_weight[c]
-    return mass
-
-
-@inline
-def dense_part(row, targets, options, factor):
-    """What `fill_masses` needs to know of this row to write its masses times the factor."""
-    return (
-        to_real(row, options.keep * factor),
-        to_real(row, options.spread * factor),
-        targets.probabilities,
-        targets.has_probabilities,
-        targets.class_weight,
-        targets.has_class_weight,
-    )
-
-
-@inline
-def heaviest_point(targets, options):
-    """The class of the row's heaviest point, -1 without points."""
-    heaviest, largest_mass = -1, -math.inf
-    for point in range(targets.first_point, targets.end_point):
-        mass = mass_of_point(targets, options, point)
-        if mass > largest_mass:
-            heaviest, largest_mass = targets.classes[point], mass
-    return heaviest
-
-
-@inline
-def likeliest_class(probabilities, classes):
-    """The class of the largest target probability."""
-    best = 0
-    for c in range(1, classes):
-        if probabilities[c] > probabilities[best]:
-            best = c
-    return best
 
 
 @inline
@@ -239,7 +134,9 @@ def loss_of_row(row, classes, options, targets, room, masses):
             else:
                 loss += mass_y * (log_total + above(power, scale * (x_y - offset)))
         if dense[3] and left_out < 0 and loss < 0.5 * rest_mass:
-            left_out = likeliest_class(targets.probabilities, classes)  # the dense sum has lost digits: once more without it
+            left_out = likeliest_class(
+                targets.probabilities, classes
+            )  # the dense sum has lost digits: once more without it
             continue
         break
     if math.isnan(total):
@@ -313,7 +210,9 @@ def gradient_of_point(row, c, mass, state, options, targets, upstream):
 
 
 @inline
-def write_gradient_of_row(row, classes, options, targets, state, upstream, room, masses, filled_with, out, past_cache, next_row):
+def write_gradient_of_row(
+    row, classes, options, targets, state, upstream, room, masses, filled_with, out, past_cache, next_row
+):
     """The gradient of one row from its state; exp again, from logits that are still in cache.
 
     Writing exp in the first look and scaling it in the second was measured too: slower at every row length, because
@@ -359,19 +258,6 @@ def fill_row(row, classes, value, out):
     vector = load_first(row, 0, 0, to_real(row, value))
     for i in range(0, classes, lanes):
         store_first(out, i, vector, min(lanes, classes - i))
-
-
-@inline
-def weight_of_row(targets, i):
-    return targets.row_weight[i] if targets.row_weight.shape[0] > 0 else 1.0
-
-
-@inline
-def send_for_target(logits, targets, i):
-    """Ask for the first target logit of row i: alone in its cache line and page, it would stall the row."""
-    point = targets.first_points[i] if targets.first_points.shape[0] > 0 else i
-    if point < targets.classes.shape[0]:
-        prefetch(row_pointer(logits, i), targets.classes[point])
 
 
 def _types_of_loss(storage):
@@ -421,7 +307,18 @@ def cross_entropy_rows_and_gradient(logits, targets, options, losses, upstream, 
         from_above = weight * (upstream[i] if upstream.shape[0] > 1 else upstream[0])
         next_row = row_pointer(logits, min(i + 1, rows - 1))
         filled_with = write_gradient_of_row(
-            row, classes, options, of_row, state, from_above, room, masses, filled_with, out, past_cache, next_row
+            row,
+            classes,
+            options,
+            of_row,
+            state,
+            from_above,
+            room,
+            masses,
+            filled_with,
+            out,
+            past_cache,
+            next_row,
         )
     if past_cache:
         finish_stores()

@@ -15,7 +15,12 @@ from numba.extending import overload
 
 from fastce.kernels import cache
 
-_STORAGE = {"float32": types.float32, "float64": types.float64, "float16": types.uint16, "bfloat16": types.int16}
+_STORAGE = {
+    "float32": types.float32,
+    "float64": types.float64,
+    "float16": types.uint16,
+    "bfloat16": types.int16,
+}
 _compiling = threading.Lock()
 _VIEW = {"float16": np.dtype(np.uint16), "bfloat16": np.dtype(np.int16)}
 
@@ -27,7 +32,12 @@ def inline(function: Callable[..., Any]) -> Any:
 
 def by_type(stub: Callable[..., Any]) -> Any:
     """Register an implementation, chosen by the types of its arguments, of a function that exists only in kernels."""
-    options = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+    options = {
+        "forceinline": True,
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+        "error_model": "numpy",
+    }
     return overload(stub, jit_options=options, strict=False)
 
 

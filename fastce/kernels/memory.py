@@ -176,7 +176,9 @@ def store_past_cache(typingctx, row, i, vector):
         value = _narrow(builder, storage, args[2])
         place = _element_pointer(builder, context, sig.args[0], args[0], args[1])
         written = builder.store(
-            value, builder.bitcast(place, value.type.as_pointer()), align=value.type.count * storage.bitwidth // 8
+            value,
+            builder.bitcast(place, value.type.as_pointer()),
+            align=value.type.count * storage.bitwidth // 8,
         )
         written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
 

@@ -18,7 +18,17 @@ from numba import types
 from fastce.kernels.jit import by_type, inline, real_of
 from fastce.kernels.memory import BLOCK, lanes_of, load, load_first, prefetch, store
 from fastce.kernels.simd import add_wide, fma, maximum, maximum_of_lanes, sum_wide, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, LN2_LOW, LOG2E, exp, exp_parts, largest_exponent, overflow_bound, scaling, tanh
+from fastce.kernels.vector import (
+    LN2,
+    LN2_LOW,
+    LOG2E,
+    exp,
+    exp_parts,
+    largest_exponent,
+    overflow_bound,
+    scaling,
+    tanh,
+)
 
 VECTORS_PER_SUM = 16  # exponentials added in the row's dtype before their sum goes to float64
 SPARE = 40.0  # see `reference_near`

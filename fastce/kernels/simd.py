@@ -75,8 +75,13 @@ def _register_operator(function: Any, instruction: str) -> None:
         return getattr(builder, instruction)(*args)
 
 
-for _function, _instruction in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
-                                (operator.truediv, "fdiv")):
+for _function, _instruction in (
+    (operator.add, "fadd"),
+    (operator.iadd, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
     _register_operator(_function, _instruction)
 
 
@@ -268,7 +273,8 @@ def add_wide(typingctx, totals, x):
             return builder.insert_value(kept, builder.fadd(lost, error), 1)
         for half in range(2):
             mask = ir.Constant(
-                ir.VectorType(ir.IntType(32), lanes // 2), list(range(half * lanes // 2, (half + 1) * lanes // 2))
+                ir.VectorType(ir.IntType(32), lanes // 2),
+                list(range(half * lanes // 2, (half + 1) * lanes // 2)),
             )
             wide = builder.fpext(builder.shuffle_vector(x, x, mask), parts[half].type)
             totals = builder.insert_value(totals, builder.fadd(parts[half], wide), half)

@@ -51,10 +51,10 @@ def logsumexp_of_row(row, classes, room, wide_room):
     Near 0, in a row such as [0, -40] that one term dominates, that term is left out of the sum: x_y + log1p(s / e_y).
     """
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
+    guess = guessed_maximum(row, classes, uncapped[0], uncapped[1], room)
     offset, exponent, _, sums = row_state(
-        row, classes, -1, guessed_maximum(row, classes, uncapped[0], uncapped[1], room), uncapped, scaling(row, 1.0, 1.0),
-        room, no_masses(row), room,
-    )  # fmt: skip
+        row, classes, -1, guess, uncapped, scaling(row, 1.0, 1.0), room, no_masses(row), room
+    )
     result = offset + log_times_power(sums[0], exponent)
     if not abs(result) < 0.5:
         return result

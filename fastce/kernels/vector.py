@@ -10,7 +10,16 @@ from typing import Any
 from numba import types
 
 from fastce.kernels.jit import by_type
-from fastce.kernels.simd import Vector, clamp, copysign, fma, geometric, low_bits_to_exponent, polynomial, where_less
+from fastce.kernels.simd import (
+    Vector,
+    clamp,
+    copysign,
+    fma,
+    geometric,
+    low_bits_to_exponent,
+    polynomial,
+    where_less,
+)
 
 LN2 = math.log(2.0)
 LN2_LOW = 2.3190468138462996e-17  # ln 2 - LN2
@@ -100,7 +109,13 @@ def _scaling(row: types.CPointer, scale: types.Float, factor: types.Float) -> An
     def implementation(row, scale, factor):
         high = real(LN2 / scale)
         low = (fma(-types.float64(high), scale, LN2) + LN2_LOW) / scale
-        return real(scale), real(LOG2E * scale), high, real(low), geometric(coefficients, factor, scale, nothing)
+        return (
+            real(scale),
+            real(LOG2E * scale),
+            high,
+            real(low),
+            geometric(coefficients, factor, scale, nothing),
+        )
 
     return implementation
 

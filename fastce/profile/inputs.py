@@ -33,9 +33,7 @@ def from_file(path: Path, dtype: str | None) -> tuple[Array, Array, str]:
     if isinstance(loaded, dict):
         similarity = _from_features(path, loaded, dtype)
         first, second = loaded
-        origin = (
-            f"{path.name}: similarity {pairs.LOGIT_SCALE:g} * A B^T of {first!r} and {second!r}, normalised"
-        )
+        origin = f"{path.name}: similarity {pairs.LOGIT_SCALE:g} * A B^T of {first!r} and {second!r}, normalised"
     else:
         similarity = _from_matrix(path, loaded, dtype)
         origin = path.name
@@ -55,9 +53,7 @@ def targets_from_file(path: Path, rows: int, classes: int) -> Array:
         )
     wrong = np.flatnonzero((targets < 0) | (targets >= classes))
     if wrong.size:
-        raise InputError(
-            f"--targets {path} must lie in 0..{classes - 1}, but row {wrong[0]} holds {targets[wrong[0]]}"
-        )
+        raise InputError(f"--targets {path} must lie in 0..{classes - 1}, but row {wrong[0]} holds {targets[wrong[0]]}")
     return targets.astype(np.int64)
 
 
@@ -103,9 +99,7 @@ def _from_features(path: Path, arrays: dict[str, Array], dtype: str | None) -> A
             raise InputError(f"--input {path} holds an empty array {name} of shape {array.shape}")
     first, second = arrays.values()
     if first.shape[1] != second.shape[1]:
-        raise InputError(
-            f"--input {path} must hold features of equal width, not {first.shape} and {second.shape}"
-        )
+        raise InputError(f"--input {path} must hold features of equal width, not {first.shape} and {second.shape}")
     kind = as_dtype(dtype or "float32")
     check_memory(len(first), len(second), kind)
     return pairs.similarity_of(first, second, kind)

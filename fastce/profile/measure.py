@@ -89,9 +89,7 @@ def _reset_peak() -> bool:
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
-        return (
-            _status("VmHWM") - _status("VmRSS") < 1 << 20
-        )  # some sandboxes accept the request and do nothing
+        return _status("VmHWM") - _status("VmRSS") < 1 << 20  # some sandboxes accept the request and do nothing
     except (OSError, KeyError):
         return False
 

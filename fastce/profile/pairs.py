@@ -21,9 +21,7 @@ def origin(rows: int, classes: int) -> str:
     """Where `similarity_matrix` of this shape comes from, in words."""
     if max(rows, classes) <= PAIRS:
         return ORIGIN
-    return (
-        f"{ORIGIN}, tiled to {rows} x {classes} with Gaussian noise of length {NOISE:g} and normalised again"
-    )
+    return f"{ORIGIN}, tiled to {rows} x {classes} with Gaussian noise of length {NOISE:g} and normalised again"
 
 
 def load_pairs() -> tuple[Array, Array]:

@@ -37,9 +37,7 @@ def cross_entropies(logits: Array, targets: Array, smoothing: float) -> Array:
     return np.asarray(-(1 - smoothing) * at_target - smoothing * log_probs.mean(axis=1))
 
 
-def cross_entropy_value_and_grad(
-    logits: Array, targets: Array, smoothing: float, out: Array
-) -> tuple[float, Array]:
+def cross_entropy_value_and_grad(logits: Array, targets: Array, smoothing: float, out: Array) -> tuple[float, Array]:
     """The mean loss, and its gradient in `out`, which may be `logits`."""
     numbers, (rows, classes) = np.arange(len(logits)), logits.shape
     at_target, mean = logits[numbers, targets], logits.mean(axis=1)

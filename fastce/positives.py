@@ -1,0 +1,69 @@
+"""Which pairs belong together: the targets of contrastive losses."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments import Array, plain_array
+from fastce.targets import checked_csr, class_index_error, is_sparse
+
+
+@dataclass
+class Positives:
+    """The pairs that belong together, sorted by row, and the target mass of each in its row and in its column."""
+
+    first_points: Array
+    rows: Array
+    columns: Array
+    row_mass: Array
+    column_mass: Array
+
+
+def positives_of(targets: Any, shape: tuple[int, int]) -> Positives:
+    """The positives of a similarity matrix of this shape: the diagonal, one column for each row, or a sparse matrix."""
+    if targets is None:
+        diagonal = np.arange(shape[0])
+        return _normalised(diagonal, diagonal, np.ones(shape[0]), shape)
+    if is_sparse(targets):
+        return _from_sparse(targets, shape)
+    return _from_indices(plain_array(targets, "targets"), shape)
+
+
+def _from_indices(targets: Array, shape: tuple[int, int]) -> Positives:
+    rows, columns = shape
+    if targets.dtype.kind not in "iu":
+        raise TypeError(
+            f"targets of clip_loss must be class indices (integers) or a scipy.sparse array of weights, got dtype "
+            f"{targets.dtype}"
+        )
+    if targets.shape != (rows,):
+        raise ValueError(f"targets have shape {targets.shape}, expected {(rows,)} for similarity of shape {shape}")
+    chosen = targets.astype(np.int64)
+    wrong = chosen.view(np.uint64) >= columns
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise class_index_error(row, targets[row], columns)
+    return _normalised(np.arange(rows), chosen, np.ones(rows), shape)
+
+
+def _from_sparse(targets: Any, shape: tuple[int, int]) -> Positives:
+    if targets.ndim != 2 or targets.shape != shape:
+        raise ValueError(f"sparse targets have shape {targets.shape}, expected the shape of similarity, {shape}")
+    if targets.dtype.kind not in "fiub":
+        raise TypeError(f"sparse targets must hold real numbers, got dtype {targets.dtype}")
+    matrix = checked_csr(targets)
+    weight = matrix.data.astype(np.float64)
+    if weight.size and not (weight.min() >= 0 and weight.max() < np.inf):
+        raise ValueError("sparse targets of clip_loss must be finite and not negative")
+    rows = np.repeat(np.arange(shape[0]), np.diff(matrix.indptr))
+    there = weight > 0
+    return _normalised(rows[there], matrix.indices[there].astype(np.int64), weight[there], shape)
+
+
+def _normalised(rows: Array, columns: Array, weight: Array, shape: tuple[int, int]) -> Positives:
+    """Weights normalised in each row and in each column."""
+    row_total = np.bincount(rows, weight, shape[0])
+    column_total = np.bincount(columns, weight, shape[1])
+    first_points = np.searchsorted(rows, np.arange(shape[0] + 1)).astype(np.int64)
+    return Positives(first_points, rows, columns, weight / row_total[rows], weight / column_total[columns])
