@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.misc.appdirs import user_cache_dir
 
@@ -28,8 +29,8 @@ def cache_folder() -> Path | None:
 
 @functools.cache
 def source_stamp() -> str:
-    """A digest of every kernel file."""
-    digest = hashlib.sha256()
+    """A digest of every kernel file, and of the Numba that compiles them."""
+    digest = hashlib.sha256(numba.__version__.encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
