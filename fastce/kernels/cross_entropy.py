@@ -13,7 +13,7 @@ import math
 
 from numba import types
 
-from fastce.kernels.jit import inline, kernel, matrix, real_of, structure, vector
+from fastce.kernels.jit import inline, kernel, outlined, matrix, real_of, structure, vector
 from fastce.kernels.memory import (
     BLOCK,
     element,
@@ -74,7 +74,7 @@ def above(power, x):
     return fma(power, LN2, -x) + power * LN2_LOW
 
 
-@inline
+@outlined
 def distances_in_float64(row, classes, left_out, reference, options, targets):
     """The sum of q (x - reference), one by one: for rows whose differences overflow float32."""
     total = 0.0
@@ -251,7 +251,7 @@ def write_gradient_of_row(
     return upstream
 
 
-@inline
+@outlined
 def fill_row(row, classes, value, out):
     """The same number in the whole row."""
     lanes = lanes_of(row)

@@ -30,6 +30,11 @@ def inline(function: Callable[..., Any]) -> Any:
     return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")(function)
 
 
+def outlined(function: Callable[..., Any]) -> Any:
+    """A function that exists only inside kernels and is called there: off the hot path, or once per block."""
+    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")(function)
+
+
 def by_type(stub: Callable[..., Any]) -> Any:
     """Register an implementation, chosen by the types of its arguments, of a function that exists only in kernels."""
     options = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from numba import types
 
-from fastce.kernels.jit import by_type, inline, real_of
+from fastce.kernels.jit import by_type, inline, outlined, real_of
 from fastce.kernels.memory import BLOCK, lanes_of, load, load_first, prefetch, store
 from fastce.kernels.simd import add_wide, fma, maximum, maximum_of_lanes, sum_wide, where_zero, zeros_wide
 from fastce.kernels.vector import (
@@ -54,7 +54,7 @@ def capping(row, logit_scale, softcap):
     return to_real(row, 0.0), to_real(row, 0.0), scaling(row, logit_scale, 1.0)
 
 
-@inline
+@outlined
 def fill_prepared(row, start, stop, ratio, cap, offset, room):
     lanes = lanes_of(row)
     for i in range(start, stop, lanes):
@@ -100,7 +100,7 @@ def block_maximum(block, start, stop):
     return maximum_of_lanes(best)
 
 
-@inline
+@outlined
 def row_maximum(row, classes, ratio, cap, room):
     """The largest element of the capped row as float64 (NaN if there is one), and the start of its block."""
     best, best_start = -math.inf, 0
@@ -115,7 +115,7 @@ def row_maximum(row, classes, ratio, cap, room):
     return best, best_start
 
 
-@inline
+@outlined
 def guessed_maximum(row, classes, ratio, cap, room):
     """The largest of the first elements, as float64."""
     stop = min(classes, 4 * lanes_of(row))
@@ -163,7 +163,7 @@ def block_sums(block, start, stop, exponent, near, scaled_by):
     return sum_wide(exps), sum_wide(distances)
 
 
-@inline
+@outlined
 def weighted_sums(block, start, stop, masses, near):
     """The sums of q (x - near) and of the masses q, one mass per element of the block; 0 * inf counts as 0."""
     lanes = lanes_of(block)
@@ -177,7 +177,7 @@ def weighted_sums(block, start, stop, masses, near):
     return sum_wide(distances), sum_wide(total)
 
 
-@inline
+@outlined
 def fill_masses(start, stop, dense, masses):
     """masses[c - start] = w_c (keep * t_c + spread): the dense part of the target distribution."""
     keep, spread, probabilities, has_probabilities, weight, has_weight = dense

@@ -4,7 +4,7 @@ import math
 
 from numba import types
 
-from fastce.kernels.jit import inline, kernel, matrix, vector
+from fastce.kernels.jit import inline, kernel, outlined, matrix, vector
 from fastce.kernels.memory import (
     BLOCK,
     element,
@@ -31,7 +31,7 @@ from fastce.kernels.rows import (
 from fastce.kernels.vector import exp, exp_in_float64, scaling
 
 
-@inline
+@outlined
 def sum_in_float64(row, classes, left_out, exponent, room):
     """The row's sum of exponentials without one class, every step in float64."""
     total = 0.0

@@ -9,7 +9,7 @@ and sparse targets), which are added one by one.
 import math
 from typing import Any, NamedTuple
 
-from fastce.kernels.jit import inline
+from fastce.kernels.jit import inline, outlined
 from fastce.kernels.memory import pointer, prefetch, row_pointer
 from fastce.kernels.rows import to_real
 
@@ -116,7 +116,7 @@ def heaviest_point(targets, options):
     return heaviest
 
 
-@inline
+@outlined
 def likeliest_class(probabilities, classes):
     """The class of the largest target probability."""
     best = 0
