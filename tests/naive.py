@@ -19,7 +19,10 @@ def widened(array):
 
 
 def allowed(bound, dtype):
-    """The bound; for float64 twice that where longdouble is no wider (Windows, macOS): the oracle rounds too."""
+    """The bound; for float64 twice that where longdouble is no wider (Windows, macOS), for the oracle rounds too.
+
+    There, it rounds the margin of a confident row by more than that: test_accuracy.py has mpmath for those.
+    """
     is_wider = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps
     return bound if dtype != np.float64 or is_wider else 2 * bound
 
@@ -218,9 +221,7 @@ def nll_loss_and_grad(
     if reduction == "mean":
         grad = grad / total if total else grad * 0
     axis = (0 if np.ndim(log_probs) == 1 else 1) if axis is None else axis
-    value = {"none": losses.reshape(shape), "sum": losses.sum(), "mean": mean_of(losses.sum(), total)}[
-        reduction
-    ]
+    value = {"none": losses.reshape(shape), "sum": losses.sum(), "mean": mean_of(losses.sum(), total)}[reduction]
     return value, np.moveaxis(grad.reshape(*shape, grad.shape[1]), -1, axis)
 
 
@@ -290,11 +291,7 @@ def clip_loss_and_grads(similarity, targets=None, *, logit_scale=1.0, label_smoo
     columns, grad_columns, counts_columns = clip_half(x.T, positives.T, label_smoothing)
     n, m = (counts_rows.sum(), counts_columns.sum()) if reduction == "mean" else (1, 1)
     grad = (grad_rows / max(n, 1) + grad_columns.T / max(m, 1)) / 2
-    value = (
-        (mean_of(rows.sum(), n) + mean_of(columns.sum(), m)) / 2
-        if reduction != "none"
-        else (rows + columns) / 2
-    )
+    value = (mean_of(rows.sum(), n) + mean_of(columns.sum(), m)) / 2 if reduction != "none" else (rows + columns) / 2
     return value, logit_scale * grad, times(grad, similarity).sum()
 
 

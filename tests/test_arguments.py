@@ -361,11 +361,7 @@ def test_option_values_that_make_no_sense_are_a_value_error(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[
-            (name, value)
-            for name in [*POSITIVE, "label_smoothing", "z_loss"]
-            for value in ("1", [1.0], np.ones(2), 1j)
-        ],
+        *[(name, value) for name in [*POSITIVE, "label_smoothing", "z_loss"] for value in ("1", [1.0], np.ones(2), 1j)],
         *[(name, None) for name in ("logit_scale", "label_smoothing", "z_loss")],
         *[("n_threads", value) for value in (True, 1.0, "2", [1])],
         ("weight", ["a", "b", "c"]),
@@ -388,9 +384,7 @@ def test_the_message_lists_the_choices(name, choices):
 
 
 def test_numpy_scalars_and_integers_are_accepted_as_options():
-    expected = fastce.cross_entropy(
-        LOGITS, LABELS, label_smoothing=0.5, logit_scale=2.0, softcap=3.0, z_loss=1.0
-    )
+    expected = fastce.cross_entropy(LOGITS, LABELS, label_smoothing=0.5, logit_scale=2.0, softcap=3.0, z_loss=1.0)
     options = {
         "label_smoothing": np.float32(0.5),
         "logit_scale": 2,
@@ -475,9 +469,7 @@ def test_what_binary_cross_entropy_refuses(error, argument, targets, options):
 WITH_OUT = {
     "cross_entropy": lambda logits, out: fastce.cross_entropy_value_and_grad(logits, LABELS, out=out),
     "nll_loss": lambda logits, out: fastce.nll_loss_value_and_grad(logits, LABELS, out=out),
-    "binary": lambda logits, out: fastce.binary_cross_entropy_with_logits_value_and_grad(
-        logits, BINARY, out=out
-    ),
+    "binary": lambda logits, out: fastce.binary_cross_entropy_with_logits_value_and_grad(logits, BINARY, out=out),
     "clip_loss": lambda logits, out: fastce.clip_loss_value_and_grad(logits, LABELS % 3, out=out),
 }
 
@@ -553,9 +545,7 @@ def test_an_out_that_overlaps_the_other_inputs_is_refused_unwritten():
     targets, weight = np.full((4, 3), 1 / 3), np.ones(16)
     assert_refused(ValueError, "out", fastce.cross_entropy_value_and_grad, LOGITS, targets, out=targets)
     out = weight[4:].reshape(4, 3)
-    assert_refused(
-        ValueError, "out", fastce.cross_entropy_value_and_grad, LOGITS, LABELS, weight=weight[3:6], out=out
-    )
+    assert_refused(ValueError, "out", fastce.cross_entropy_value_and_grad, LOGITS, LABELS, weight=weight[3:6], out=out)
     assert_refused(
         ValueError,
         "out",

@@ -144,9 +144,7 @@ def test_nan_in_the_input_is_not_an_error_and_not_a_number_in_the_json(tmp_path,
 def test_peers_are_measured_where_they_are_installed(peer, tmp_path, capsys, monkeypatch):
     if peer == "torch":  # compiling takes too long for a test
         eager = peers.torch_jobs
-        monkeypatch.setattr(
-            peers, "torch_jobs", lambda problem, compiled=False: [] if compiled else eager(problem)
-        )
+        monkeypatch.setattr(peers, "torch_jobs", lambda problem, compiled=False: [] if compiled else eager(problem))
     options = ("--batch", "64", "--op", "cross_entropy,cross_entropy_value_and_grad", "--compare", peer)
     out, figures = profiled(tmp_path, capsys, *options)
     found = [job for job in figures["jobs"] if job["engine"] == peer]

@@ -36,9 +36,7 @@ def assert_clip(similarity, targets=None, reduction="mean", **options):
         else:
             assert type(result) is float
         rounding_of_sum = rounding * (max(rows, columns) if reduction == "sum" else 1)
-        assert np.all(
-            np.abs(result - value) <= 4 * eps * np.abs(value) + rounding_of_sum + np.finfo(dtype).tiny
-        )
+        assert np.all(np.abs(result - value) <= 4 * eps * np.abs(value) + rounding_of_sum + np.finfo(dtype).tiny)
 
     assert ours.grad.dtype == similarity.dtype
     assert ours.grad.shape == similarity.shape
@@ -50,9 +48,7 @@ def assert_clip(similarity, targets=None, reduction="mean", **options):
 
     assert type(ours.grad_logit_scale) is float
     # sum of dx * similarity: the errors of a row's dx are relative to p and so add up to that of one number
-    assert abs(ours.grad_logit_scale - grad_scale) <= largest * (rows + columns) * share * (
-        4 * eps + rounding
-    )
+    assert abs(ours.grad_logit_scale - grad_scale) <= largest * (rows + columns) * share * (4 * eps + rounding)
 
 
 def rows_with_positives(targets, shape):
@@ -262,9 +258,7 @@ def test_a_row_that_is_masked_altogether_is_nan_alone(rng):
 @pytest.mark.parametrize("n", [1, 3])
 def test_without_any_positive_the_mean_is_nan_and_the_gradient_zero(n):
     similarity = np.ones((n, 3))
-    value, grad, grad_logit_scale = fastce.clip_loss_value_and_grad(
-        similarity, scipy.sparse.csr_array((n, 3))
-    )
+    value, grad, grad_logit_scale = fastce.clip_loss_value_and_grad(similarity, scipy.sparse.csr_array((n, 3)))
     assert np.isnan(value)
     np.testing.assert_array_equal(grad, np.zeros((n, 3)))
     assert grad_logit_scale == 0
@@ -272,9 +266,7 @@ def test_without_any_positive_the_mean_is_nan_and_the_gradient_zero(n):
 
 
 def test_a_single_pair_costs_nothing():
-    value, grad, grad_logit_scale = fastce.clip_loss_value_and_grad(
-        np.array([[3.0]], np.float32), logit_scale=20.0
-    )
+    value, grad, grad_logit_scale = fastce.clip_loss_value_and_grad(np.array([[3.0]], np.float32), logit_scale=20.0)
     assert (value, grad.tolist(), grad_logit_scale) == (0.0, [[0.0]], 0.0)
 
 
@@ -349,9 +341,7 @@ def test_zero_strides_give_the_bits_of_a_plain_copy(rng, stretched):
 def test_a_memmap_gives_the_bits_of_an_array(rng, tmp_path):
     plain = rng.normal(size=(30, 30)).astype(np.float32)
     plain.tofile(tmp_path / "similarity.bin")
-    ours = fastce.clip_loss_value_and_grad(
-        np.memmap(tmp_path / "similarity.bin", np.float32, "r", shape=(30, 30))
-    )
+    ours = fastce.clip_loss_value_and_grad(np.memmap(tmp_path / "similarity.bin", np.float32, "r", shape=(30, 30)))
     same = fastce.clip_loss_value_and_grad(plain)
     assert ours.value == same.value
     np.testing.assert_array_equal(ours.grad, same.grad)

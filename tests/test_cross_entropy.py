@@ -59,8 +59,9 @@ def assert_value(value, logits, targets, reduction="mean", **options):
     eps = np.finfo(dtype).eps
     z_loss = options.get("z_loss", 0.0)
     sensitivity = exact.v * (exact.mass + 2 * z_loss * np.abs(exact.lse))  # d loss / d x, at most
+    bound = naive.allowed(4, dtype) * np.spacing(exact.rows.astype(dtype))
+    bound = bound + rounding_of_x(exact, eps, options) * sensitivity
     # logsumexp near zero is good to 2 eps absolute, hence the term of z_loss
-    bound = naive.allowed(4, dtype) * np.spacing(exact.rows.astype(dtype)) + rounding_of_x(exact, eps, options) * sensitivity
     bound = bound + 2 * eps * exact.v * 2 * z_loss * np.abs(exact.lse)
     if reduction == "none":
         assert value.dtype == dtype
@@ -82,11 +83,7 @@ def assert_gradient(grad, logits, targets, reduction="mean", grad_output=1.0, **
     exact = naive.CrossEntropy(logits, targets, **options)
     expected = exact.gradient(reduction, grad_output)
     scale = exact.v * (exact.mass + 2 * options.get("z_loss", 0.0) * np.abs(exact.lse))
-    scale = (
-        scale
-        * options.get("logit_scale", 1.0)
-        * np.broadcast_to(np.abs(grad_output), exact.row_shape).ravel()
-    )
+    scale = scale * options.get("logit_scale", 1.0) * np.broadcast_to(np.abs(grad_output), exact.row_shape).ravel()
     scale = scale / (exact.denominator if reduction == "mean" else 1.0)
     eps = np.finfo(wide).eps
     bound = scale * (naive.allowed(4, wide) * eps + rounding_of_x(exact, eps, options))
@@ -147,9 +144,7 @@ def test_any_axis_may_be_the_class_axis(rng, shape, axis, kind, option, reductio
     row_shape = tuple(np.delete(shape, class_axis))
     targets = make_targets(kind, rng, row_shape, 6, class_axis)
     options = OPTIONS[option](rng, row_shape, 6)
-    value, grad = fastce.cross_entropy_value_and_grad(
-        logits, targets, axis=axis, reduction=reduction, **options
-    )
+    value, grad = fastce.cross_entropy_value_and_grad(logits, targets, axis=axis, reduction=reduction, **options)
     assert_value(value, logits, targets, reduction, axis=axis, **options)
     assert_gradient(grad, logits, targets, reduction, axis=axis, **options)
     assert_value(
@@ -186,9 +181,7 @@ def test_sparse_targets_go_with_the_class_axis_first(rng):
 def test_sparse_targets_of_any_format_equal_their_dense_form(rng, make):
     logits = rng.normal(size=(8, 12))
     dense = rng.random((8, 12)) * (rng.random((8, 12)) < 0.3)
-    losses, grad = fastce.cross_entropy_value_and_grad(
-        logits, getattr(scipy.sparse, make)(dense), reduction="none"
-    )
+    losses, grad = fastce.cross_entropy_value_and_grad(logits, getattr(scipy.sparse, make)(dense), reduction="none")
     assert_value(losses, logits, dense, "none")
     assert_gradient(grad, logits, dense, "none")
 
@@ -207,9 +200,7 @@ def test_sparse_duplicates_are_summed_and_unsorted_indices_and_explicit_zeros_ac
     assert_gradient(grad, logits, dense, "none")
     assert losses[1] == 0
     assert np.all(grad[1] == 0)
-    np.testing.assert_array_equal(
-        targets.data, [0.25, 0.5, 0.25, 0.0, 1.0], err_msg="the input was written to"
-    )
+    np.testing.assert_array_equal(targets.data, [0.25, 0.5, 0.25, 0.0, 1.0], err_msg="the input was written to")
     np.testing.assert_array_equal(targets.indices, [4, 1, 4, 0, 2], err_msg="the input was written to")
 
 
@@ -326,9 +317,7 @@ def test_rows_with_a_common_offset_are_right_to_4_ulp(rng, classes, offset):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
-    "order", ["rising", "falling", "peak at the end", "peak after the first block", "far below"]
-)
+@pytest.mark.parametrize("order", ["rising", "falling", "peak at the end", "peak after the first block", "far below"])
 def test_rows_whose_maximum_comes_late_are_right_to_4_ulp(rng, order, dtype):
     classes = 3000
     row = {
@@ -480,9 +469,7 @@ LAYOUTS = {
     "padded rows": lambda a: np.concatenate([a, a[..., :3]], axis=-1)[..., : a.shape[-1]],
     "misaligned": misaligned,
     "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
-    "byte-swapped, misaligned, reversed": lambda a: misaligned(a.astype(a.dtype.newbyteorder())[::-1].copy())[
-        ::-1
-    ],
+    "byte-swapped, misaligned, reversed": lambda a: misaligned(a.astype(a.dtype.newbyteorder())[::-1].copy())[::-1],
     "read-only": read_only,
     "a subclass": lambda a: a.view(np.matrix if a.ndim == 2 else np.recarray),
 }
@@ -654,9 +641,7 @@ def test_grad_output_scales_the_gradient(rng, shape, kind):
         ("none", 0.5),
         ("none", rng.normal(size=rows)),
     ]:
-        value, grad = fastce.cross_entropy_value_and_grad(
-            logits, targets, reduction=reduction, grad_output=grad_output
-        )
+        value, grad = fastce.cross_entropy_value_and_grad(logits, targets, reduction=reduction, grad_output=grad_output)
         assert_value(value, logits, targets, reduction)
         assert_gradient(grad, logits, targets, reduction, grad_output)
 
@@ -673,9 +658,7 @@ def test_the_mean_divides_by_the_weights_of_the_rows_that_count():
     labels, weight, v = np.array([0, 1, 0, -100]), np.array([1.0, 3.0]), np.array([2.0, 1.0, 4.0, 9.0])
     rows = np.log1p(np.exp([0.0, -1.0, 2.0]))
     expected = (2 * rows[0] + 3 * rows[1] + 4 * rows[2]) / (2 + 3 + 4)
-    assert fastce.cross_entropy(logits, labels, weight=weight, sample_weight=v) == pytest.approx(
-        expected, rel=1e-14
-    )
+    assert fastce.cross_entropy(logits, labels, weight=weight, sample_weight=v) == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("ignore_index", [-100, -1, 2, 400, 2**40])
@@ -699,18 +682,14 @@ def every_reduction(logits, targets, **options):
     """Value and gradient for each reduction; the value alone must say the same."""
     for reduction in REDUCTIONS:
         value, grad = fastce.cross_entropy_value_and_grad(logits, targets, reduction=reduction, **options)
-        np.testing.assert_array_equal(
-            fastce.cross_entropy(logits, targets, reduction=reduction, **options), value
-        )
+        np.testing.assert_array_equal(fastce.cross_entropy(logits, targets, reduction=reduction, **options), value)
         yield value, grad
 
 
 @pytest.mark.parametrize("classes", [3, 100, 3000])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("case", ["all ignored", "class weight 0", "sample weight 0"])
-def test_a_total_weight_of_zero_gives_mean_nan_sum_zero_none_zeros_and_gradient_zero(
-    rng, case, dtype, classes
-):
+def test_a_total_weight_of_zero_gives_mean_nan_sum_zero_none_zeros_and_gradient_zero(rng, case, dtype, classes):
     logits, labels, options = rng.normal(size=(4, classes)).astype(dtype), np.array([0, 1, 2, 0]), {}
     if case == "all ignored":
         labels[:] = -100
@@ -769,9 +748,7 @@ def test_minus_infinity_at_the_target_costs_infinity(rng, at, classes, dtype):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("classes", SPECIAL_SIZES)
 @pytest.mark.parametrize("targets", ["hard", "probability"])
-def test_minus_infinity_off_the_target_costs_nothing_without_smoothing_and_infinity_with(
-    rng, targets, classes, dtype
-):
+def test_minus_infinity_off_the_target_costs_nothing_without_smoothing_and_infinity_with(rng, targets, classes, dtype):
     logits, labels = rng.normal(size=(3, classes)).astype(dtype), np.array([0, 1, 2])
     logits[1, 3], logits[2, :2] = -INF, -INF
     targets = labels if targets == "hard" else np.eye(classes)[labels]
@@ -852,9 +829,7 @@ def test_rows_of_sample_weight_zero_cost_nothing_even_when_they_hold_nan(rng, ki
     logits, targets = rng.normal(size=(6, 50)).astype(np.float32), make_targets(kind, rng, (6,), 50)
     v = np.array([1.0, 0.0, 2.0, 0.0, 0.0, 1.0])
     logits[1], logits[3, 2], logits[4] = NAN, INF, -INF
-    for (value, grad), reduction in zip(
-        every_reduction(logits, targets, sample_weight=v), REDUCTIONS, strict=True
-    ):
+    for (value, grad), reduction in zip(every_reduction(logits, targets, sample_weight=v), REDUCTIONS, strict=True):
         assert_value(value, logits, targets, reduction, sample_weight=v)
         assert np.all(grad[v == 0] == 0)
         assert np.all(np.isfinite(grad))
@@ -869,14 +844,10 @@ def test_zero_mass_on_a_masked_class_costs_nothing(kind):
         "probability": np.eye(3)[labels],
         "sparse": scipy.sparse.csr_array(np.eye(3)[labels]),
     }
-    losses, grad = fastce.cross_entropy_value_and_grad(
-        logits, targets[kind], weight=[0.0, 1, 1], reduction="none"
-    )
+    losses, grad = fastce.cross_entropy_value_and_grad(logits, targets[kind], weight=[0.0, 1, 1], reduction="none")
     np.testing.assert_array_equal(losses, [0, 0])
     np.testing.assert_array_equal(grad, np.zeros((2, 3)))
-    losses = fastce.cross_entropy(
-        logits, targets[kind], weight=[0.0, 0, 1], label_smoothing=0.3, reduction="none"
-    )
+    losses = fastce.cross_entropy(logits, targets[kind], weight=[0.0, 0, 1], label_smoothing=0.3, reduction="none")
     assert losses[0] == pytest.approx(0.1 * np.log1p(np.exp(-1.0)), rel=1e-14)  # only class 2 has a weight
 
 

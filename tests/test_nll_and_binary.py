@@ -51,9 +51,7 @@ def test_nll_loss_and_its_gradient_are_those_of_the_formula(rng, shape, axis, op
     rows = tuple(np.delete(shape, (0 if len(shape) == 1 else 1) if axis is None else axis))
     labels, options = rng.integers(0, 7, rows), NLL_OPTIONS[option](rng, rows)
     labels = np.where(rng.random(rows) < 0.2, options.get("ignore_index", -100), labels)
-    expected, expected_grad = naive.nll_loss_and_grad(
-        log_probs, labels, axis=axis, reduction=reduction, **options
-    )
+    expected, expected_grad = naive.nll_loss_and_grad(log_probs, labels, axis=axis, reduction=reduction, **options)
     assert_value(
         fastce.nll_loss(log_probs, labels, axis=axis, reduction=reduction, **options),
         expected,
@@ -186,9 +184,7 @@ def test_confident_logits_keep_their_digits(rng, margin, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_binary_cross_entropy_at_infinite_huge_and_undefined_logits(dtype):
-    logits = np.array(
-        [INF, INF, -INF, -INF, INF, -INF, 3e38, 3e38, -3e38, -3e38, 3e38, NAN, NAN, 1e-45, 0.0], dtype
-    )
+    logits = np.array([INF, INF, -INF, -INF, INF, -INF, 3e38, 3e38, -3e38, -3e38, 3e38, NAN, NAN, 1e-45, 0.0], dtype)
     targets = np.array([1.0, 0.0, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0, 1.0, 0.0, 0.5, 0.0, 1.0, 1.0, 0.0])
     huge = float(dtype(3e38))
     expected = [0, INF, INF, 0, INF, INF, 0, huge, huge, 0, huge / 2, NAN, NAN, np.log(2), np.log(2)]
@@ -196,9 +192,7 @@ def test_binary_cross_entropy_at_infinite_huge_and_undefined_logits(dtype):
     losses, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, targets, reduction="none")
     np.testing.assert_allclose(losses, np.array(expected, dtype), rtol=4 * np.finfo(dtype).eps)
     np.testing.assert_allclose(grad, gradient, rtol=0, atol=4 * np.finfo(dtype).eps)
-    np.testing.assert_array_equal(
-        fastce.binary_cross_entropy_with_logits(logits, targets, reduction="none"), losses
-    )
+    np.testing.assert_array_equal(fastce.binary_cross_entropy_with_logits(logits, targets, reduction="none"), losses)
     assert np.isnan(fastce.binary_cross_entropy_with_logits(logits, targets))
     assert fastce.binary_cross_entropy_with_logits(logits[:5], targets[:5]) == INF
 
@@ -235,9 +229,7 @@ def test_binary_cross_entropy_of_any_layout_gives_the_bits_of_a_plain_copy(rng):
     ]
     same = fastce.binary_cross_entropy_with_logits_value_and_grad(plain, targets, reduction="none")
     for change in changes:
-        ours = fastce.binary_cross_entropy_with_logits_value_and_grad(
-            change(plain), change(targets), reduction="none"
-        )
+        ours = fastce.binary_cross_entropy_with_logits_value_and_grad(change(plain), change(targets), reduction="none")
         np.testing.assert_array_equal(ours.value, same.value)
         np.testing.assert_array_equal(ours.grad, same.grad)
 

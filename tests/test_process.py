@@ -184,12 +184,12 @@ import numpy as np
 import fastce
 
 x = np.arange(12, dtype=np.float32).reshape(3, 4)
-expected = np.log(np.exp(x).sum(1))
+expected = np.log1p(np.exp(x)).mean()
 barrier, right = threading.Barrier(8), []
 
 def work():
     barrier.wait()
-    right.append(np.allclose(fastce.logsumexp(x, axis=1), expected, rtol=1e-6))
+    right.append(np.isclose(fastce.binary_cross_entropy_with_logits(x, np.zeros_like(x)), expected, rtol=1e-6))
 
 workers = [threading.Thread(target=work) for _ in range(8)]
 [worker.start() for worker in workers]
@@ -300,35 +300,37 @@ def interrupt_after(seconds):
 
 
 @posix
-@pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("call", ["logsumexp(x, 1", "cross_entropy(x, y", "logsumexp(x, 0", "logsumexp(x"])
-def test_ctrl_c_stops_a_long_call_soon_and_the_next_call_works(call, n_threads, tmp_path):
-    # 100 ms are the promise, over the current block; each call would take seconds.
+def test_ctrl_c_stops_a_long_call_soon_and_the_next_call_works(call, tmp_path):
+    # 100 ms are the promise, over the current block; each call would take seconds.  The best of three tries
+    # counts, since a machine that is busy with something else may delay any signal.
     shape = "(1_000_000, 8192)" if "0" not in call else "(8_000_000, 1024)"
-    out, _ = run_script(
+    run_script(
         INTERRUPT
         + f"""
-x, y = np.ones((500, 300), np.float32), np.zeros(500, int)
-before = fastce.{call}, n_threads={n_threads})
-small, small_y = x, y
-x, y = np.broadcast_to(np.float32(1), {shape}), np.broadcast_to(0, {shape.split(",")[0][1:]})
-for repeat in range(3):
-    sent = interrupt_after(0.3)
-    try:
-        fastce.{call}, n_threads={n_threads})
-    except KeyboardInterrupt:
-        print(time.perf_counter() - sent[0])
+small, small_y = np.ones((500, 300), np.float32), np.zeros(500, int)
+large, large_y = np.broadcast_to(np.float32(1), {shape}), np.broadcast_to(0, {shape.split(",")[0][1:]})
+for n_threads in (1, 2):
+    x, y = small, small_y
+    before = fastce.{call}, n_threads=n_threads)
+    for attempt in range(3):
+        x, y = large, large_y
+        sent = interrupt_after(0.3)
+        try:
+            fastce.{call}, n_threads=n_threads)
+        except KeyboardInterrupt:
+            delay = time.perf_counter() - sent[0]
+        else:
+            raise SystemExit("was not interrupted")
+        x, y = small, small_y
+        assert np.array_equal(fastce.{call}, n_threads=n_threads), before)
+        if delay <= 0.1:
+            break
     else:
-        raise SystemExit("was not interrupted")
-x, y = small, small_y
-assert np.array_equal(fastce.{call}, n_threads={n_threads}), before)
+        raise SystemExit(f"stopped after {{delay}} s with {{n_threads}} threads")
 """,
         tmp_path,
     )
-    delays = [float(line) for line in out.split()]
-    assert len(delays) == 3
-    # The best of three, since a machine that is busy with something else may delay any signal.
-    assert min(delays) <= 0.1
 
 
 @posix
@@ -435,7 +437,8 @@ print(finished, refused)
         tmp_path,
     )
     finished, refused = map(int, out.split())
-    assert finished > 0 and refused > 0, "the targets were not changed while fastce looked at them"
+    assert finished > 0
+    assert refused > 0, "the targets were not changed while fastce looked at them"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on memory that holds")

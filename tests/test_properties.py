@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 import fastce
 
 DTYPES = st.sampled_from([np.float32, np.float64])
-SHAPES = st.tuples(
-    st.integers(1, 80), st.integers(1, 150)
-)  # around a block of 64 rows, around short and long rows
+SHAPES = st.tuples(st.integers(1, 80), st.integers(1, 150))  # around a block of 64 rows, around short and long rows
 
 
 @st.composite
@@ -107,9 +105,7 @@ def test_rows_may_be_split_anywhere(case, data):
     value, grad = losses_of(logits, labels)
     above, below = losses_of(logits[:cut], labels[:cut]), losses_of(logits[cut:], labels[cut:])
     assert_close(np.concatenate([above[0], below[0]]), value)
-    np.testing.assert_allclose(
-        np.concatenate([above[1], below[1]]), grad, rtol=0, atol=8 * np.finfo(logits.dtype).eps
-    )
+    np.testing.assert_allclose(np.concatenate([above[1], below[1]]), grad, rtol=0, atol=8 * np.finfo(logits.dtype).eps)
 
 
 @given(rows_and_labels(elements=st.floats(-30, 30, width=32)))
@@ -118,12 +114,8 @@ def test_sum_and_mean_are_those_of_the_rows(case):
     value, _ = losses_of(logits, labels)
     total = value.astype(float).sum()
     half_ulp_a_row = float(np.finfo(value.dtype).eps)  # a row is rounded, the sum is not
-    assert fastce.cross_entropy(logits, labels, reduction="sum") == pytest.approx(
-        total, rel=half_ulp_a_row, abs=1e-30
-    )
-    assert fastce.cross_entropy(logits, labels) == pytest.approx(
-        total / len(labels), rel=half_ulp_a_row, abs=1e-30
-    )
+    assert fastce.cross_entropy(logits, labels, reduction="sum") == pytest.approx(total, rel=half_ulp_a_row, abs=1e-30)
+    assert fastce.cross_entropy(logits, labels) == pytest.approx(total / len(labels), rel=half_ulp_a_row, abs=1e-30)
 
 
 SPECIAL = st.sampled_from(
@@ -144,9 +136,7 @@ def test_any_mixture_of_special_values_gives_what_the_formula_gives(case, smooth
 
 
 @given(
-    rows_and_labels(
-        elements=st.floats(width=16), dtypes=st.sampled_from([np.float16, np.float32, np.float64])
-    ),
+    rows_and_labels(elements=st.floats(width=16), dtypes=st.sampled_from([np.float16, np.float32, np.float64])),
     st.data(),
 )
 def test_strides_do_not_change_a_bit(case, data):
@@ -170,9 +160,7 @@ def test_any_shape_and_any_class_axis(data, dtype):
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     if shape[axis] == 0:
         with pytest.raises(ValueError, match="logits"):
-            fastce.cross_entropy(
-                np.empty(shape, dtype), np.empty(tuple(np.delete(shape, axis)), int), axis=axis
-            )
+            fastce.cross_entropy(np.empty(shape, dtype), np.empty(tuple(np.delete(shape, axis)), int), axis=axis)
         return
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     logits, rows = rng.normal(size=shape).astype(dtype), tuple(np.delete(shape, axis))
@@ -192,12 +180,8 @@ def test_weights_are_factors(case, factor):
     for options in ({"sample_weight": factor}, {"weight": np.full(logits.shape[1], factor)}):
         weighted_value, weighted_grad = losses_of(logits, labels, **options)
         assert_close(weighted_value, (factor * value.astype(float)).astype(value.dtype), ulps=9)
-        np.testing.assert_allclose(
-            weighted_grad, factor * grad, rtol=0, atol=factor * 9 * np.finfo(grad.dtype).eps
-        )
-        mean = fastce.cross_entropy(
-            logits, labels, **options
-        )  # the mean is weighted: a common factor drops out
+        np.testing.assert_allclose(weighted_grad, factor * grad, rtol=0, atol=factor * 9 * np.finfo(grad.dtype).eps)
+        mean = fastce.cross_entropy(logits, labels, **options)  # the mean is weighted: a common factor drops out
         assert mean == pytest.approx(
             fastce.cross_entropy(logits, labels), rel=9 * float(np.finfo(value.dtype).eps), abs=1e-30
         )
@@ -211,9 +195,7 @@ def test_clip_loss_of_pairs_in_another_order_is_the_same(n, dtype, seed):
     ours = fastce.clip_loss_value_and_grad(similarity, reduction="none")
     permuted = fastce.clip_loss_value_and_grad(similarity[np.ix_(order, order)], reduction="none")
     assert_close(permuted.value, ours.value[order])
-    np.testing.assert_allclose(
-        permuted.grad, ours.grad[np.ix_(order, order)], rtol=0, atol=16 * np.finfo(dtype).eps
-    )
+    np.testing.assert_allclose(permuted.grad, ours.grad[np.ix_(order, order)], rtol=0, atol=16 * np.finfo(dtype).eps)
     # rows alone in another order: the positives move along
     moved = fastce.clip_loss_value_and_grad(similarity[order], order, reduction="sum")
     assert moved.value == pytest.approx(ours.value.astype(float).sum(), rel=8 * float(np.finfo(dtype).eps))
@@ -222,9 +204,7 @@ def test_clip_loss_of_pairs_in_another_order_is_the_same(n, dtype, seed):
 
 @given(arrays.arrays(np.float32, st.integers(0, 200), elements=st.floats(width=32)), st.data())
 def test_binary_cross_entropy_of_any_float_is_the_formula(logits, data):
-    targets = data.draw(
-        arrays.arrays(np.float32, logits.shape, elements=st.sampled_from([0.0, 1.0, 0.5, 0.25]))
-    )
+    targets = data.draw(arrays.arrays(np.float32, logits.shape, elements=st.sampled_from([0.0, 1.0, 0.5, 0.25])))
     value, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, targets, reduction="none")
     exact, exact_grad = naive.binary_cross_entropy_with_logits_and_grad(logits, targets, reduction="none")
     assert naive.ulp_error(value, exact).max(initial=0) <= 4

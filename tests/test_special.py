@@ -68,9 +68,7 @@ def test_float64_differs_from_scipys_float64_by_scipys_error_at_most(name, shape
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
-    "shape", [(1,), (7,), (1000,), (1, 1), (3, 1), (1, 5), (40, 10), (5, 3000), (2, 3, 4, 5)]
-)
+@pytest.mark.parametrize("shape", [(1,), (7,), (1000,), (1, 1), (3, 1), (1, 5), (40, 10), (5, 3000), (2, 3, 4, 5)])
 def test_values_are_those_of_scipys_formula_on_every_axis(name, dtype, shape, rng):
     x = rng.normal(0, 5, shape).astype(dtype)
     for axis in [None, *range(-len(shape), len(shape))]:
@@ -178,9 +176,7 @@ def test_b_is_broadcast_and_may_be_zero_or_negative(shape, axis, kind, rng):
         b = b * np.where(rng.random(shape) < 0.3, 0 if kind == "with zeros" else -1, 1)
     for keepdims in (False, True):
         value, sign = fastce.logsumexp(a, axis=axis, b=b, keepdims=keepdims, return_sign=True)
-        expected, expected_sign = scipy.special.logsumexp(
-            a, axis=axis, b=b, keepdims=keepdims, return_sign=True
-        )
+        expected, expected_sign = scipy.special.logsumexp(a, axis=axis, b=b, keepdims=keepdims, return_sign=True)
         # sums of both signs cancel; against these data no more than two digits, measured
         np.testing.assert_allclose(value, expected, rtol=1e-13, atol=1e-13)
         np.testing.assert_array_equal(sign, expected_sign)
@@ -226,9 +222,7 @@ def test_sign_without_b(row):
 
 
 def test_b_larger_than_a_is_broadcast_too():
-    assert fastce.logsumexp(np.zeros((4, 1, 2, 1)), b=np.ones((3, 1, 5))) == pytest.approx(
-        math.log(120), rel=1e-15
-    )
+    assert fastce.logsumexp(np.zeros((4, 1, 2, 1)), b=np.ones((3, 1, 5))) == pytest.approx(math.log(120), rel=1e-15)
 
 
 def test_b_that_does_not_broadcast_is_an_error_with_both_shapes():
@@ -293,9 +287,7 @@ def test_complex_and_longdouble_b_are_handed_to_scipy(b):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "x", [3, 3.0, np.float32(3), np.array(3.0), [3.0], [[1, 2], [3, 4]], (1.5, 2), range(4)]
-)
+@pytest.mark.parametrize("x", [3, 3.0, np.float32(3), np.array(3.0), [3.0], [[1, 2], [3, 4]], (1.5, 2), range(4)])
 def test_scalars_lists_and_0d_arrays(name, x):
     result, expected = run(name, x), getattr(scipy.special, name)(x)
     assert type(result) is type(expected)

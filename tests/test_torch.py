@@ -50,9 +50,7 @@ def scale_of(logits, targets, reduction="mean", **options):
 @pytest.mark.parametrize("shape", [(6,), (21, 6), (5, 6, 3, 2)])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize(
-    ("kind", "ignore_index"), [("hard", -100), ("hard", 2), ("hard", -1), ("soft", -100)]
-)
+@pytest.mark.parametrize(("kind", "ignore_index"), [("hard", -100), ("hard", 2), ("hard", -1), ("soft", -100)])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cross_entropy(rng, weighted, kind, ignore_index, label_smoothing, reduction, shape, dtype):
     logits = (rng.normal(size=shape) * 3).astype(dtype)
@@ -195,9 +193,7 @@ def test_binary_cross_entropy_with_logits(rng, pos_weighted, weighted, reduction
     options["reduction"] = reduction
     ours = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, targets, **options)
     theirs = run_torch(F.binary_cross_entropy_with_logits, logits, targets.astype(float), **options)
-    assert_same(
-        ours, theirs, logits, 1 / logits.size if reduction == "mean" else 1.0
-    )  # all weights are below 1
+    assert_same(ours, theirs, logits, 1 / logits.size if reduction == "mean" else 1.0)  # all weights are below 1
 
 
 # ------------------------------------------------------------------------------- PyTorch's own test inputs

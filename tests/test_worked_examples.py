@@ -39,9 +39,7 @@ def test_nll_loss_of_log_softmax():
     log_probs = fastce.log_softmax(np.array(example["logits"], float), axis=1)
     losses = fastce.nll_loss(log_probs, example["targets"], reduction="none")
     np.testing.assert_allclose(losses, example["exact_row_losses"], **TEN_DIGITS)
-    np.testing.assert_allclose(
-        fastce.nll_loss(log_probs, example["targets"]), example["exact_loss"], **TEN_DIGITS
-    )
+    np.testing.assert_allclose(fastce.nll_loss(log_probs, example["targets"]), example["exact_loss"], **TEN_DIGITS)
 
 
 def test_binary_cross_entropy():
@@ -86,6 +84,4 @@ def test_a_step_of_gradient_descent_on_the_first_row():
     np.testing.assert_allclose(gradient, example["exact_first_row_gradient"], **TEN_DIGITS)
     after = row - example["learning_rate"] * gradient
     np.testing.assert_allclose(after, example["exact_first_row_after_step"], **TEN_DIGITS)
-    np.testing.assert_allclose(
-        fastce.cross_entropy(after, target), example["exact_first_row_loss_after"], **TEN_DIGITS
-    )
+    np.testing.assert_allclose(fastce.cross_entropy(after, target), example["exact_first_row_loss_after"], **TEN_DIGITS)
