@@ -267,7 +267,8 @@ def _sums_of_negatives(call: _Call, n_threads: int | None) -> tuple[_Sums, _Sums
     number = len(blocks)
     smoothed = call.smoothing > 0.0
     row_exps, row_distances = np.empty(rows), np.empty(rows)
-    column_exps, column_distances = np.empty((number, columns)), np.empty((number, columns))
+    column_exps = np.empty((number, columns))
+    column_distances = np.empty((number, columns if smoothed else 0))
     exponents = np.zeros((number, 1))
     kernel = clip_sums.compiled(dtype)
 
@@ -283,22 +284,29 @@ def _sums_of_negatives(call: _Call, n_threads: int | None) -> tuple[_Sums, _Sums
 
     for_each([(k, k + 1) for k in range(number)], work, n_threads)
     block_of_row = np.repeat(np.arange(number), [stop - start for start, stop in blocks])
-    near = ((exponents[:, 0] + SPARE) * LN2 / call.scale).astype(compute_dtype(dtype)).astype(np.float64)
-    top = exponents.max(initial=0.0) if number == 0 else exponents.max()
-    sums_of_columns = np.ldexp(column_exps, (exponents - top).astype(np.int64)).sum(axis=0)
+    top = exponents.max(initial=-np.inf) if number else 0.0
+    np.ldexp(column_exps, (exponents - top).astype(np.int64), out=column_exps)
+    by_row = _trusted(row_exps, exponents[block_of_row, 0], call, n_threads, 0)
+    by_column = _trusted(column_exps.sum(axis=0), np.full(columns, top), call, n_threads, 1)
+    totals = (np.zeros(rows), np.zeros(columns))
+    if smoothed:
+        near = ((exponents[:, 0] + SPARE) * LN2 / call.scale).astype(compute_dtype(dtype)).astype(np.float64)
+        totals = _totals(row_distances, column_distances, near, block_of_row, call)
+    return _Sums(*by_row, totals[0]), _Sums(*by_column, totals[1])
+
+
+def _totals(
+    row_distances: Array, column_distances: Array, near: Array, block_of_row: Array, call: _Call
+) -> tuple[Array, Array]:
+    """The sums of x over the negatives of rows and columns, from the sums of x - near of each block."""
+    points, (blocks, columns) = call.positives, column_distances.shape
+    positives = np.zeros((blocks, columns))
+    np.add.at(positives, (block_of_row[points.rows], points.columns), 1)
+    negatives = np.bincount(block_of_row, minlength=blocks)[:, None] - positives
     with np.errstate(invalid="ignore", over="ignore"):
-        counts = np.zeros((number, columns))
-        np.add.at(counts, (block_of_row[points.rows], points.columns), 1)
-        rows_of_block = np.array([[stop - start] for start, stop in blocks])
-        total_of_rows = row_distances + near[block_of_row] * (columns - np.diff(points.first_points))
-        total_of_columns = (column_distances + near[:, None] * (rows_of_block - counts)).sum(axis=0)
-    return (
-        _Sums(*_trusted(row_exps, exponents[block_of_row, 0], call, n_threads, 0), call.scale * total_of_rows),
-        _Sums(
-            *_trusted(sums_of_columns, np.full(columns, top), call, n_threads, 1),
-            call.scale * total_of_columns,
-        ),
-    )
+        of_rows = row_distances + near[block_of_row] * (columns - np.diff(points.first_points))
+        of_columns = (column_distances + near[:, None] * negatives).sum(axis=0)
+    return call.scale * of_rows, call.scale * of_columns
 
 
 def _few_blocks(rows: int, row_bytes: int) -> list[tuple[int, int]]:

@@ -25,7 +25,6 @@ from fastce.threads import cut_rows, for_each
 
 PAST_CACHE_BYTES = 1 << 23  # larger gradients are written past the cache, which they would only sweep
 KEPT_CLASSES = 1 << 16  # rows up to here keep their exps from the first look to the second
-_NOT_KEPT = {name: np.empty(0, name) for name in ("float32", "float64")}
 
 
 class ValueAndGrad(NamedTuple):
@@ -261,7 +260,7 @@ z_loss, reduction, n_threads
     upstream = upstream_of(grad_output, call.reduction, rows.lead, call.targets.total_weight)
     out = checked_out(out, call.array.shape, rows.dtype, call.array, [targets, weight, sample_weight, grad_output])
     gradient = Rows(out, call.axis)
-    past_cache, keep = out.nbytes > PAST_CACHE_BYTES, rows.classes <= KEPT_CLASSES
+    past_cache = out.nbytes > PAST_CACHE_BYTES
     kernel = cross_entropy_rows_and_gradient.compiled(rows.dtype)
     losses = np.empty(rows.rows)
 
@@ -269,16 +268,18 @@ z_loss, reduction, n_threads
         described = call.targets.block(start, stop, rows.rows)
         per_row = upstream[start:stop] if upstream.size > 1 else upstream
         room = gradient.room(start, stop)
-        kept = (
-            aligned_empty((rows.classes,), compute_dtype(rows.dtype))
-            if keep
-            else _NOT_KEPT[compute_dtype(rows.dtype).name]
-        )
-        kernel(rows.block(start, stop), described, call.options, losses[start:stop], per_row, room, past_cache, kept)
+        exps = _room_for_exps(rows)
+        kernel(rows.block(start, stop), described, call.options, losses[start:stop], per_row, room, past_cache, exps)
         gradient.put_back(start, stop, room)
 
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
     return ValueAndGrad(_value(losses, rows, call.reduction, call.targets.total_weight), out)
+
+
+def _room_for_exps(rows: Rows) -> Array:
+    """One thread's room for the exps of a row; none if they shall be computed twice."""
+    kept = rows.classes if rows.classes <= KEPT_CLASSES else 0
+    return aligned_empty((kept,), compute_dtype(rows.dtype))
 
 
 def upstream_of(grad_output: Any, reduction: str, lead: tuple[int, ...], total_weight: float) -> Array:

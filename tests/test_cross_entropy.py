@@ -254,7 +254,8 @@ SIZES = [
 def test_every_number_of_classes_with_the_target_first_in_the_middle_and_last(rng, classes, kind, dtype):
     logits = (rng.normal(size=(5, classes)) * 3).astype(dtype)
     labels = np.array([0, classes // 2, classes - 1, classes // 3, max(classes - 2, 0)])
-    targets = labels if kind == "hard" else np.eye(classes)[labels]
+    one_hot = (labels[:, None] == np.arange(classes)).astype(float)
+    targets = labels if kind == "hard" else one_hot
     losses, grad = fastce.cross_entropy_value_and_grad(logits, targets, reduction="none")
     assert_value(losses, logits, targets, "none")
     assert_gradient(grad, logits, targets, "none")
