@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import (
+    PAST_CACHE_BYTES,
     Array,
     Rows,
     checked_out,
@@ -166,13 +167,14 @@ def clip_loss_value_and_grad(
     )
     of_rows, of_columns = np.ascontiguousarray(of_rows.T), of_columns.astype(compute_dtype(dtype))
     scale_gradient = np.empty(call.similarity.rows)
+    past_cache = out.nbytes > PAST_CACHE_BYTES
     kernel = clip_gradient.compiled(dtype)
 
     def work(start: int, stop: int) -> None:
         room = gradient.room(start, stop)
         kernel(
             similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, slopes,
-            call.scale, of_rows[start:stop], of_columns, smoothing, room, scale_gradient[start:stop], False,
+            call.scale, of_rows[start:stop], of_columns, smoothing, room, scale_gradient[start:stop], past_cache,
         )  # fmt: skip
         gradient.put_back(start, stop, room)
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import (
+    PAST_CACHE_BYTES,
     Array,
     Rows,
     aligned_empty,
@@ -23,7 +24,6 @@ from fastce.kernels.targets import Options
 from fastce.targets import TargetRows, mean_factor, reduced, smoothing, target_rows
 from fastce.threads import cut_rows, for_each
 
-PAST_CACHE_BYTES = 1 << 23  # larger gradients are written past the cache, which they would only sweep
 KEPT_CLASSES = 1 << 16  # rows up to here keep their exps from the first look to the second
 
 

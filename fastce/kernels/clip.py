@@ -18,53 +18,74 @@ from fastce.kernels.memory import (
     lanes_of,
     load,
     load_first,
+    next_step,
     pointer,
+    prefetch,
     row_pointer,
     scratch_block,
     set_element,
-    store,
     store_first,
+    store_past_cache,
 )
-from fastce.kernels.rows import SPARE, reference_near, row_maximum, to_real
-from fastce.kernels.simd import add_wide, sum_wide, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, exp, overflow_bound, scaling
+from fastce.kernels.rows import AHEAD, SPARE, VECTORS_PER_SUM, end_of_block, reference_near, row_maximum, to_real
+from fastce.kernels.simd import add_wide, fma, sum_wide, where_zero, zeros_wide
+from fastce.kernels.vector import LN2, exp_parts, overflow_bound, scaling
 
 ROWS_PER_SUM = 16  # rows that a column's sums are kept for in the compute dtype before they go to float64
 
 
 @inline
-def end_of_stretch(points, point, end_point, start, classes):
-    """Where the elements from ``start`` on end: at the row's next point, or with the row."""
-    return points[point] if point < end_point else classes
+def end_of_stretch(points, point, end_point, start, classes, lanes):
+    """Where the elements from ``start`` on that can be treated alike end: at the row's next point, or a block's end."""
+    stop = end_of_block(start, classes, lanes)
+    return min(stop, points[point]) if point < end_point else stop
 
 
 @inline
-def add_row(row, i, classes, points, first_point, end_point, columns, reference, smoothed):
-    """The row's sums of e and of x - near, each element also added to its column's."""
-    exponent, near, scaled_by = reference
+def add_vector(x, distance, j, count, exps, distances, columns, reference, smoothed):
+    """Add one vector's e and x - near to the row's sums, given and returned, and to its columns'."""
+    exponent, scaled_by = reference
     column_exps, column_distances = columns
+    nothing = to_real(column_exps, 0.0)
+    a, power = exp_parts(x, exponent, scaled_by)
+    of_columns = fma(a, power, load_first(column_exps, j, count, nothing))
+    store_first(column_exps, j, of_columns, count)
+    if smoothed:
+        distances += distance
+        store_first(column_distances, j, load_first(column_distances, j, count, nothing) + distance, count)
+    return fma(a, power, exps), distances
+
+
+@inline
+def add_row(row, classes, points, first_point, end_point, columns, near, reference, smoothed):
+    """The row's sums of e and of x - near, each element also added to its column's."""
     lanes = lanes_of(row)
-    nothing = to_real(row, -math.inf)
-    exps, distances = zeros_wide(), zeros_wide()
+    lowest = to_real(row, -math.inf)
+    zero = load_first(row, 0, 0, to_real(row, 0.0))
+    all_exps, all_distances = zeros_wide(), zeros_wide()
     point, start = first_point, 0
     while start < classes:
-        stop = end_of_stretch(points, point, end_point, start, classes)
-        for j in range(start, stop, lanes):
-            count = min(lanes, stop - j)
-            x = load(row, j) if count == lanes else load_first(row, j, count, nothing)
-            e = exp(x, exponent, scaled_by)
-            exps = add_wide(exps, e)
-            if count == lanes:
-                store(column_exps, j, load(column_exps, j) + e)
-            else:
-                store_first(column_exps, j, load_first(column_exps, j, count, near) + e, count)
-            if smoothed:
-                distance = load_first(row, j, count, near) - near
-                distances = add_wide(distances, distance)
-                store_first(column_distances, j, load_first(column_distances, j, count, near) + distance, count)
-        start = stop + 1
-        point += 1
-    return sum_wide(exps), sum_wide(distances)
+        stop = end_of_stretch(points, point, end_point, start, classes, lanes)
+        if stop == start:
+            start += 1
+            point += 1
+            continue
+        for chunk in range(start, stop, VECTORS_PER_SUM * lanes):
+            exps, distances = zero, zero
+            end = min(chunk + VECTORS_PER_SUM * lanes, stop)
+            whole = end - (end - chunk) % lanes
+            for j in range(chunk, whole, lanes):
+                prefetch(row, j + AHEAD)
+                x = load(row, j)
+                exps, distances = add_vector(x, x - near, j, lanes, exps, distances, columns, reference, smoothed)
+            if whole < end:
+                count = end - whole
+                x, distance = load_first(row, whole, count, lowest), load_first(row, whole, count, near) - near
+                exps, distances = add_vector(x, distance, whole, count, exps, distances, columns, reference, smoothed)
+            all_exps = add_wide(all_exps, exps)
+            all_distances = add_wide(all_distances, distances)
+        start = stop
+    return sum_wide(all_exps), sum_wide(all_distances)
 
 
 @inline
@@ -84,16 +105,23 @@ def sum_block(similarity, first_points, points, scale, largest, rows_out, column
     row = row_pointer(similarity, 0)
     exponent = reference_near(row, largest, scale)[1]
     near = (exponent + SPARE) * LN2 / scale
-    reference = (to_real(row, exponent), to_real(row, near), scaling(row, scale, 1.0))
+    reference = (to_real(row, exponent), scaling(row, scale, 1.0))
     column_exps[:] = 0.0
     column_distances[:] = 0.0
     narrow[:] = 0.0
     in_range = True
     for i in range(rows):
         sums = add_row(
-            row_pointer(similarity, i), i, classes, pointer(points), first_points[i], first_points[i + 1],
-            (row_pointer(narrow, 0), row_pointer(narrow, 1)), reference, smoothed,
-        )  # fmt: skip
+            row_pointer(similarity, i),
+            classes,
+            pointer(points),
+            first_points[i],
+            first_points[i + 1],
+            (row_pointer(narrow, 0), row_pointer(narrow, 1)),
+            to_real(row, near),
+            reference,
+            smoothed,
+        )
         row_exps[i], row_distances[i] = sums
         in_range = in_range and not sums[0] >= overflow_bound(row)
         if i % ROWS_PER_SUM == ROWS_PER_SUM - 1 or i == rows - 1:
@@ -143,6 +171,51 @@ def clip_sums(
             break
 
 
+@inline
+def write_gradient_of_row(
+    row, classes, points, point_slopes, point, end_point, scale, of_row, of_columns, smoothing, out, past_cache
+):
+    """One row of `clip_gradient`; returns the sum of similarity * dL/dx."""
+    lanes = lanes_of(row)
+    nothing, by_scale = to_real(row, 0.0), to_real(row, scale)
+    zero = load_first(row, 0, 0, nothing)
+    row_exponent, row_scaling = to_real(row, of_row[0]), scaling(row, scale, of_row[1])
+    column_scaling = scaling(row, scale, 1.0)
+    minus_row_smoothing, minus_smoothing = to_real(row, -of_row[2]), to_real(row, -smoothing)
+    total, alone = zeros_wide(), 0.0
+    start = 0
+    while start < classes:
+        stop = end_of_stretch(points, point, end_point, start, classes, lanes)
+        if stop == start:
+            if point_slopes[point] != 0.0:
+                alone += point_slopes[point] * element(row, start)
+            set_element(out, start, point_slopes[point] * scale)
+            start += 1
+            point += 1
+            continue
+        i = start
+        while i < stop:
+            whole, partial = next_step(out, i, stop, past_cache)
+            count = partial if partial > 0 else lanes
+            products = zero
+            for _ in range(min(max(whole, 1), VECTORS_PER_SUM)):
+                x = load_first(row, i, count, nothing)
+                a, power = exp_parts(x, row_exponent, row_scaling)
+                b, column_power = exp_parts(x, load_first(of_columns[0], i, count, nothing), column_scaling)
+                slope = fma(load_first(of_columns[2], i, count, nothing), minus_smoothing, zero + minus_row_smoothing)
+                slope = fma(a, power, slope)
+                slope = fma(b * column_power, load_first(of_columns[1], i, count, nothing), slope)
+                products = fma(slope, where_zero(slope, nothing, x), products)
+                if whole > 0 and past_cache:
+                    store_past_cache(out, i, slope * by_scale)
+                else:
+                    store_first(out, i, slope * by_scale, count)
+                i += count
+            total = add_wide(total, products)
+        start = stop
+    return sum_wide(total) + alone
+
+
 @kernel(
     lambda storage: (
         matrix(storage),
@@ -171,42 +244,19 @@ def clip_gradient(
     """
     rows, classes = similarity.shape
     for i in range(rows):
-        row, out = row_pointer(similarity, i), row_pointer(gradient, i)
-        scaled_by = scaling(row, scale, 1.0)
-        lanes = lanes_of(row)
-        nothing = to_real(row, 0.0)
-        exponents, factors, plain = (
-            row_pointer(of_columns, 0),
-            row_pointer(of_columns, 1),
-            row_pointer(of_columns, 2),
+        scale_gradient[i] = write_gradient_of_row(
+            row_pointer(similarity, i),
+            classes,
+            pointer(points),
+            pointer(point_slopes),
+            first_points[i],
+            first_points[i + 1],
+            scale,
+            (of_rows[i, 0], of_rows[i, 1], of_rows[i, 2] * smoothing[0]),
+            (row_pointer(of_columns, 0), row_pointer(of_columns, 1), row_pointer(of_columns, 2)),
+            smoothing[1],
+            row_pointer(gradient, i),
+            past_cache,
         )
-        row_exponent, row_factor = to_real(row, of_rows[i, 0]), to_real(row, of_rows[i, 1])
-        row_smoothing, column_smoothing = (
-            to_real(row, of_rows[i, 2] * smoothing[0]),
-            to_real(row, smoothing[1]),
-        )
-        by_scale = to_real(row, scale)
-        total, alone = zeros_wide(), 0.0
-        point, end_point = first_points[i], first_points[i + 1]
-        start = 0
-        while start < classes:
-            stop = end_of_stretch(points, point, end_point, start, classes)
-            for j in range(start, stop, lanes):
-                count = min(lanes, stop - j)
-                x = load_first(row, j, count, nothing)
-                of_row = exp(x, row_exponent, scaled_by) * row_factor - row_smoothing
-                of_column = exp(x, load_first(exponents, j, count, nothing), scaled_by)
-                of_column = of_column * load_first(factors, j, count, nothing)
-                of_column = of_column - load_first(plain, j, count, nothing) * column_smoothing
-                slope = of_row + of_column
-                total = add_wide(total, where_zero(slope, nothing, slope * x))
-                store_first(out, j, slope * by_scale, count)
-            if stop < classes:
-                x_p = element(row, stop)
-                set_element(out, stop, point_slopes[point] * scale)
-                alone += point_slopes[point] * x_p if point_slopes[point] != 0.0 else 0.0
-            start = stop + 1
-            point += 1
-        scale_gradient[i] = sum_wide(total) + alone
     if past_cache:
         finish_stores()

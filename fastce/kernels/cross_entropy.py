@@ -17,11 +17,11 @@ from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, struct
 from fastce.kernels.memory import (
     BLOCK,
     element,
-    elements_to_boundary,
     finish_stores,
     lanes_of,
     load,
     load_first,
+    next_step,
     pointer,
     prefetch,
     row_pointer,
@@ -177,10 +177,8 @@ def write_gradient_of_block(block, first, masses, out, start, stop, reference, c
     nothing = to_real(block, 0.0)
     to_block, i = first - start, start
     while i < stop:
-        boundary = elements_to_boundary(out, i) if past_cache else 0
-        whole = (stop - i) // lanes
-        if boundary > 0 or whole == 0:
-            count = min(stop - i, boundary if boundary > 0 else lanes)
+        whole, count = next_step(out, i, stop, past_cache)
+        if count > 0:
             x = load_first(block, i + to_block, count, nothing)
             minus_q = load_first(masses, i - start, count, nothing)
             store_first(out, i, gradient_vector(x, minus_q, reference, cap, factor, kept), count)

@@ -4,11 +4,11 @@ from numba import types
 
 from fastce.kernels.jit import kernel, matrix, vector
 from fastce.kernels.memory import (
-    elements_to_boundary,
     finish_stores,
     lanes_of,
     load,
     load_first,
+    next_step,
     row_pointer,
     store,
     store_first,
@@ -47,10 +47,8 @@ def copy_rows(logits, out):
         lanes = lanes_of(row)
         j = 0
         while j < classes:
-            boundary = elements_to_boundary(out_row, j)
-            whole = (classes - j) // lanes
-            if boundary > 0 or whole == 0:
-                count = min(classes - j, boundary if boundary > 0 else lanes)
+            whole, count = next_step(out_row, j, classes, True)
+            if count > 0:
                 store_first(out_row, j, load_first(row, j, count, to_real(row, 0.0)), count)
                 j += count
                 continue

@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastce.kernels.jit import real_of
+from fastce.kernels.jit import inline, real_of
 from fastce.kernels.simd import VECTOR_BYTES, Vector, _call_llvm, _llvm_name, _splat, vector_of
 
 BLOCK = 2048  # elements of a row that are prepared at a time; fits the smallest first-level cache
@@ -276,3 +276,17 @@ def set_element(typingctx, row, i, value):
         builder.store(narrow, builder.bitcast(place, narrow.type.as_pointer()), align=storage.bitwidth // 8)
 
     return types.void(row, types.int64, types.float64), codegen
+
+
+@inline
+def next_step(out, i, stop, past_cache):
+    """(whole, count): how many whole vectors can be written from element ``i`` on, or 0 and a partial one's elements.
+
+    Past the cache only whole vectors at multiples of their size can be written, so that a partial one comes first.
+    """
+    lanes = lanes_of(out)
+    boundary = elements_to_boundary(out, i) if past_cache else 0
+    whole = (stop - i) // lanes
+    if boundary > 0 or whole == 0:
+        return 0, min(stop - i, boundary if boundary > 0 else lanes)
+    return whole, 0
