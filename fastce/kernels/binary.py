@@ -4,7 +4,7 @@ from numba import types
 
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.memory import lanes_of, load_first, row_pointer, store_first
-from fastce.kernels.rows import to_real
+from fastce.kernels.rows import SPARE, to_real
 from fastce.kernels.simd import add_wide, sum_wide, where_less, where_zero, zeros_wide
 from fastce.kernels.vector import exp, log1p, scaling
 
@@ -16,13 +16,13 @@ def times(factor, value, zero):
 
 
 @inline
-def loss_and_slope(x, y, positive_weight, zero, one, scaled_by):
+def loss_and_slope(x, y, positive_weight, zero, one, scaled_by, spare, to_normal):
     """a y softplus(-x) + (1 - y) softplus(x), a = pos_weight, and its derivative (1 - y) s(x) - a y s(-x).
 
     softplus(x) = max(x, 0) + log1p(e), e = exp(-|x|): no term is negative, so nothing cancels. The sigmoid s of
-    +|x| is 1 / (1 + e), of -|x| it is e / (1 + e).
+    +|x| is 1 / (1 + e), of -|x| it is e / (1 + e). The detour over 2**spare lets e be subnormal.
     """
-    e = exp(where_less(x, zero, x, zero - x), zero, scaled_by)
+    e = exp(where_less(x, zero, x, zero - x), -spare, scaled_by) * to_normal
     tail = log1p(e)
     larger = one / (one + e)
     smaller = e * larger
@@ -59,6 +59,8 @@ def binary_rows(logits, targets, weight, positive_weight, losses, row_losses, up
                 zero,
                 one,
                 scaled_by,
+                to_real(x_row, SPARE),
+                to_real(x_row, 2.0**-SPARE),
             )
             w = load_first(w_row, j, count, zero)
             loss = times(w, loss, zero)

@@ -27,7 +27,7 @@ from fastce.kernels.memory import (
     store_first,
     store_past_cache,
 )
-from fastce.kernels.rows import AHEAD, SPARE, VECTORS_PER_SUM, end_of_block, reference_near, row_maximum, to_real
+from fastce.kernels.rows import AHEAD, SPARE, end_of_block, reference_near, row_maximum, to_real
 from fastce.kernels.simd import add_wide, fma, sum_wide, where_zero, zeros_wide
 from fastce.kernels.vector import LN2, exp_parts, overflow_bound, scaling
 
@@ -70,9 +70,9 @@ def add_row(row, classes, points, first_point, end_point, columns, near, referen
             start += 1
             point += 1
             continue
-        for chunk in range(start, stop, VECTORS_PER_SUM * lanes):
+        for chunk in range(start, stop, lanes * lanes):
             exps, distances = zero, zero
-            end = min(chunk + VECTORS_PER_SUM * lanes, stop)
+            end = min(chunk + lanes * lanes, stop)
             whole = end - (end - chunk) % lanes
             for j in range(chunk, whole, lanes):
                 prefetch(row, j + AHEAD)
@@ -198,7 +198,7 @@ def write_gradient_of_row(
             whole, partial = next_step(out, i, stop, past_cache)
             count = partial if partial > 0 else lanes
             products = zero
-            for _ in range(min(max(whole, 1), VECTORS_PER_SUM)):
+            for _ in range(min(max(whole, 1), lanes)):
                 x = load_first(row, i, count, nothing)
                 a, power = exp_parts(x, row_exponent, row_scaling)
                 b, column_power = exp_parts(x, load_first(of_columns[0], i, count, nothing), column_scaling)

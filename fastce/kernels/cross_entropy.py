@@ -33,6 +33,7 @@ from fastce.kernels.memory import (
 )
 from fastce.kernels.rows import (
     SPARE,
+    add_compensated,
     capping,
     end_of_block,
     fill_masses,
@@ -71,9 +72,12 @@ def capped_element(row, c, options):
 
 
 @inline
-def above(power, x):
-    """power * ln(2) - x, rounded once."""
-    return fma(power, LN2, -x) + power * LN2_LOW
+def above(power, scale, x):
+    """power * ln(2) - scale * x, rounded once where it matters."""
+    product = scale * x
+    if not math.isfinite(product):
+        return -product
+    return (fma(power, LN2, -product) - fma(scale, x, -product)) + power * LN2_LOW
 
 
 @outlined
@@ -110,7 +114,7 @@ def loss_of_row(row, classes, options, targets, room, masses, kept, keep):
         if not math.isfinite(offset):
             return math.nan, (offset, exponent, 1.0, math.nan, -1, 0.0, 0.0, 0.0, 0.0, 0.0)
         if left_out >= 0:
-            exp_y = exp_in_float64(scale * (x_y - offset), exponent)
+            exp_y = exp_in_float64(x_y - offset, exponent, scale)
         total = rest + exp_y
         power = exponent + SPARE
         log_total = math.log(total * 2.0**-SPARE)
@@ -119,22 +123,24 @@ def loss_of_row(row, classes, options, targets, room, masses, kept, keep):
         if not varies:
             rest_mass *= options.spread
             distances = distances * options.spread if options.spread > 0.0 else 0.0
-        loss = rest_mass * (log_total + above(power, scale * near)) - scale * distances
+        loss = rest_mass * (log_total + above(power, scale, near)) - scale * distances
         mass_y = dense_mass(targets, options, left_out) if left_out >= 0 else 0.0
+        of_points, masses_of_points = (loss, 0.0), (rest_mass, 0.0)
         for point in range(targets.first_point, targets.end_point):
             c = targets.classes[point]
             mass = mass_of_point(targets, options, point)
             if c == left_out:
                 mass_y += mass
             elif mass != 0.0:
-                rest_mass += mass
+                masses_of_points = add_compensated(masses_of_points, mass)
                 x = capped_element(row, c, options)
-                loss += mass * (log_total + above(power, scale * (x - offset)))
+                of_points = add_compensated(of_points, mass * (log_total + above(power, scale, x - offset)))
+        loss, rest_mass = of_points[0] + of_points[1], masses_of_points[0] + masses_of_points[1]
         if mass_y != 0.0:
             if rest < 1e15 * exp_y:
                 loss += mass_y * math.log1p(rest / exp_y)
             else:
-                loss += mass_y * (log_total + above(power, scale * (x_y - offset)))
+                loss += mass_y * (log_total + above(power, scale, x_y - offset))
         if dense[3] and left_out < 0 and loss < 0.5 * rest_mass:
             left_out = likeliest_class(
                 targets.probabilities, classes
@@ -206,7 +212,7 @@ def gradient_of_point(row, c, mass, state, options, targets, upstream):
     else:
         x = capped_element(row, c, options)
         scale = 1.0 if options.softcap > 0.0 else options.logit_scale
-        p = exp_in_float64(scale * (x - offset), exponent) / total
+        p = exp_in_float64(x - offset, exponent, scale) / total
         gradient = p * (rest_mass + mass_y + z_mass) - (mass + dense_mass(targets, options, c))
     if options.softcap > 0.0:
         gradient *= 1.0 - (x / options.softcap) ** 2

@@ -30,8 +30,7 @@ from fastce.kernels.vector import (
     tanh,
 )
 
-VECTORS_PER_SUM = 16  # exponentials added in the row's dtype before their sum goes to float64
-SPARE = 40.0  # see `reference_near`
+SPARE = 60.0  # see `reference_near`
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
 ROOT_HALF = math.sqrt(0.5)
 
@@ -140,18 +139,19 @@ def reference_near(row, largest, scale):
 def block_sums(block, start, stop, exponent, near, scaled_by, kept, kept_start):
     """The sums of exp(scale x) / 2**exponent and of x - near over the block, as float64.
 
-    Sixteen vectors are added in the row's dtype, their sum in float64: the error stays that of a single exp. Each exp
-    is written to ``kept`` as well, unless kept_start is negative.
+    As many vectors as a vector has lanes are added in the row's dtype, their sum in float64 (compensated, for float64):
+    the error stays that of a single exp at any length. Each exp is written to ``kept`` as well, unless kept_start is
+    negative.
     """
     lanes = lanes_of(block)
     to_kept = kept_start - start
     exps, distances = zeros_wide(), zeros_wide()
     zero = load_first(block, start, 0, to_real(block, 0.0))
-    chunk = VECTORS_PER_SUM * lanes
+    chunk = lanes * lanes
     chunks_end = stop - (stop - start) % chunk
     for first in range(start, chunks_end, chunk):
         exp_of_chunk, distance_of_chunk = zero, zero
-        for k in range(VECTORS_PER_SUM):
+        for k in range(lanes):
             prefetch(block, first + k * lanes + AHEAD)
             x = load(block, first + k * lanes)
             a, power = exp_parts(x, exponent, scaled_by)
@@ -211,6 +211,15 @@ def end_of_block(start, classes, lanes):
 
 
 @inline
+def add_compensated(total, x):
+    """(sum, what its roundings lost) with x added (Knuth's two-sum)."""
+    new = total[0] + x
+    x_part = new - total[0]
+    lost = (total[0] - (new - x_part)) + (x - x_part)
+    return new, total[1] + (lost if math.isfinite(new) else 0.0)
+
+
+@inline
 def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense, masses, kept, keep):
     """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none).
 
@@ -219,7 +228,7 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
     """
     varies = dense[3] or dense[5]
     lanes = lanes_of(row)
-    exps, distances, mass = 0.0, 0.0, 0.0
+    exps, distances, mass = (0.0, 0.0), (0.0, 0.0), 0.0
     start = 0
     while start < classes:
         if start == left_out:
@@ -236,11 +245,11 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
         if varies:
             fill_masses(start, stop, dense, masses)
             distances_here, mass_here = weighted_sums(block, first, first + stop - start, masses, near)
-        exps += exps_here
-        distances += distances_here
+        exps = add_compensated(exps, exps_here)
+        distances = add_compensated(distances, distances_here)
         mass += mass_here
         start = stop
-    return exps, distances, mass
+    return exps[0] + exps[1], distances[0] + distances[1], mass
 
 
 @inline

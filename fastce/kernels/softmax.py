@@ -64,7 +64,7 @@ def logsumexp_of_row(row, classes, room, wide_room):
     while element(row, left_out) != largest:
         left_out += 1
     rest = sum_in_float64(row, classes, left_out, exponent, wide_room)
-    return largest + math.log1p(rest / exp_in_float64(largest, exponent))
+    return largest + math.log1p(rest / exp_in_float64(largest, exponent, 1.0))
 
 
 @kernel(lambda storage: (matrix(storage), vector(types.float64)))

@@ -76,8 +76,8 @@ def exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """factor * exp(scale * x) / 2**exponent, exactly 0 below the smallest normal number."""
 
 
-def exp_in_float64(x: float, exponent: float) -> float:
-    """exp(x) / 2**exponent of one number, for what is computed once per row."""
+def exp_in_float64(x: float, exponent: float, scale: float) -> float:
+    """exp(scale * x) / 2**exponent of one number, for what is computed once per row."""
 
 
 def log1p(u: Any) -> Any:
@@ -147,9 +147,13 @@ def _exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
 
 
 @by_type(exp_in_float64)
-def _exp_in_float64(x: types.Float, exponent: types.Float) -> Any:
-    coefficients = _EXP_FLOAT64
-    return lambda x, exponent: exp(x, exponent, (1.0, LOG2E, LN2, LN2_LOW, coefficients))
+def _exp_in_float64(x: types.Float, exponent: types.Float, scale: types.Float) -> Any:
+    def implementation(x, exponent, scale):
+        high = LN2 / scale
+        low = (fma(-high, scale, LN2) + LN2_LOW) / scale
+        return exp(x, exponent, (scale, LOG2E * scale, high, low, geometric(_EXP_FLOAT64, 1.0, scale, 0.0)))
+
+    return implementation
 
 
 @by_type(log1p)
