@@ -8,7 +8,6 @@ from fastce.arguments import (
     PAST_CACHE_BYTES,
     Array,
     Rows,
-    aligned_empty,
     checked_out,
     choice,
     class_axis,
@@ -23,8 +22,6 @@ from fastce.kernels.cross_entropy import cross_entropy_rows, cross_entropy_rows_
 from fastce.kernels.targets import Options
 from fastce.targets import TargetRows, mean_factor, reduced, smoothing, target_rows
 from fastce.threads import cut_rows, for_each
-
-KEPT_CLASSES = 1 << 16  # rows up to here keep their exps from the first look to the second
 
 
 class ValueAndGrad(NamedTuple):
@@ -268,18 +265,11 @@ z_loss, reduction, n_threads
         described = call.targets.block(start, stop, rows.rows)
         per_row = upstream[start:stop] if upstream.size > 1 else upstream
         room = gradient.room(start, stop)
-        exps = _room_for_exps(rows)
-        kernel(rows.block(start, stop), described, call.options, losses[start:stop], per_row, room, past_cache, exps)
+        kernel(rows.block(start, stop), described, call.options, losses[start:stop], per_row, room, past_cache)
         gradient.put_back(start, stop, room)
 
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
     return ValueAndGrad(_value(losses, rows, call.reduction, call.targets.total_weight), out)
-
-
-def _room_for_exps(rows: Rows) -> Array:
-    """One thread's room for the exps of a row; none if they shall be computed twice."""
-    kept = rows.classes if rows.classes <= KEPT_CLASSES else 0
-    return aligned_empty((kept,), compute_dtype(rows.dtype))
 
 
 def upstream_of(grad_output: Any, reduction: str, lead: tuple[int, ...], total_weight: float) -> Array:

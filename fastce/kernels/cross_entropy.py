@@ -22,7 +22,6 @@ from fastce.kernels.memory import (
     load,
     load_first,
     next_step,
-    pointer,
     prefetch,
     row_pointer,
     scratch_block,
@@ -92,7 +91,7 @@ def distances_in_float64(row, classes, left_out, reference, options, targets):
 
 
 @inline
-def loss_of_row(row, classes, options, targets, room, masses, kept, keep):
+def loss_of_row(row, classes, options, targets, room, masses):
     """(loss, state) of one row; the state is what its gradient needs, see `write_gradient_of_row`."""
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     scale = 1.0 if options.softcap > 0.0 else options.logit_scale
@@ -109,7 +108,7 @@ def loss_of_row(row, classes, options, targets, room, masses, kept, keep):
             x_y = capped_element(row, left_out, options)
             largest = max(largest, x_y)
         offset, exponent, near, (rest, distances, rest_mass) = row_state(
-            row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense, masses, kept, keep
+            row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense, masses
         )
         if not math.isfinite(offset):
             return math.nan, (offset, exponent, 1.0, math.nan, -1, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -158,14 +157,11 @@ def loss_of_row(row, classes, options, targets, room, masses, kept, keep):
 
 
 @inline
-def gradient_vector(x, minus_q, reference, cap, factor, kept):
+def gradient_vector(x, minus_q, reference, cap):
     """upstream * (p_c * mass - q_c), times the derivative of the cap, 1 - (x / cap)^2.
 
-    ``x`` is exp(x) already where it was kept, and ``factor`` makes it upstream * mass * p; otherwise that factor is in
-    exp's coefficients. One fma ends both.
+    upstream * mass / sum is a factor of exp's coefficients, so that one fma ends it.
     """
-    if kept:
-        return fma(x, factor, minus_q)
     exponent, offset, scaled_by = reference
     inverse_cap, one = cap
     a, power = exp_parts(x, exponent, scaled_by)
@@ -177,7 +173,7 @@ def gradient_vector(x, minus_q, reference, cap, factor, kept):
 
 
 @inline
-def write_gradient_of_block(block, first, masses, out, start, stop, reference, cap, factor, kept, past_cache, next_row):
+def write_gradient_of_block(block, first, masses, out, start, stop, reference, cap, past_cache, next_row):
     """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
     lanes = lanes_of(block)
     nothing = to_real(block, 0.0)
@@ -187,12 +183,12 @@ def write_gradient_of_block(block, first, masses, out, start, stop, reference, c
         if count > 0:
             x = load_first(block, i + to_block, count, nothing)
             minus_q = load_first(masses, i - start, count, nothing)
-            store_first(out, i, gradient_vector(x, minus_q, reference, cap, factor, kept), count)
+            store_first(out, i, gradient_vector(x, minus_q, reference, cap), count)
             i += count
             continue
         for _ in range(whole):
             x, minus_q = load(block, i + to_block), load(masses, i - start)
-            gradient = gradient_vector(x, minus_q, reference, cap, factor, kept)
+            gradient = gradient_vector(x, minus_q, reference, cap)
             if past_cache:
                 if i < PREFETCHED:
                     prefetch(next_row, i)
@@ -221,23 +217,21 @@ def gradient_of_point(row, c, mass, state, options, targets, upstream):
 
 @inline
 def write_gradient_of_row(
-    row, classes, options, targets, state, upstream, room, masses, filled_with, kept, keep, out, past_cache, next_row
+    row, classes, options, targets, state, upstream, room, masses, filled_with, out, past_cache, next_row
 ):
-    """The gradient of one row from its state and from its exps, kept in the first look or computed again.
+    """The gradient of one row from its state: exp again, from logits that are still in cache.
 
-    Keeping them measured faster as long as the row's logits and exps both stay in the second-level cache; beyond, exp
-    again from logits that are still somewhere near. The logits may be replaced by their gradient: each is read before
-    its place is written. Without weights and probabilities, ``masses`` is the same for all rows that share what is
-    returned, ``filled_with``.
+    Keeping the exps of the first look in a buffer of the row's size was measured too: no faster at any row length, for
+    what it saves in arithmetic it spends on the second-level cache. The logits may be replaced by their gradient: each
+    is read before its place is written. Without weights and probabilities, ``masses`` is the same for all rows that
+    share what is returned, ``filled_with``.
     """
     offset, exponent, total, _, left_out, _, _, mass_y, rest_mass, z_mass = state
     ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
     upstream *= options.logit_scale
     fraction, power = math.frexp(total)
     scale = 1.0 if options.softcap > 0.0 else options.logit_scale
-    mass_from_above = upstream * (rest_mass + mass_y + z_mass)
-    with_factor = scaling(row, scale, mass_from_above / fraction)
-    factor = to_real(row, mass_from_above / total)
+    with_factor = scaling(row, scale, upstream * (rest_mass + mass_y + z_mass) / fraction)
     reference = (to_real(row, exponent + power), to_real(row, offset), with_factor)
     of_cap = (to_real(row, 1.0 / options.softcap if options.softcap > 0.0 else 0.0), to_real(row, 1.0))
     dense = dense_part(row, targets, options, -upstream)
@@ -256,14 +250,10 @@ def write_gradient_of_row(
             start += 1
             continue
         stop = min(stop, c)
-        block, first = kept, start
-        if not keep:
-            block, first = prepared(row, start, stop, ratio, cap, reference[1], room)
+        block, first = prepared(row, start, stop, ratio, cap, reference[1], room)
         if varies:
             fill_masses(start, stop, dense, masses)
-        write_gradient_of_block(
-            block, first, masses, out, start, stop, reference, of_cap, factor, keep, past_cache, next_row
-        )
+        write_gradient_of_block(block, first, masses, out, start, stop, reference, of_cap, past_cache, next_row)
         start = stop
     return upstream
 
@@ -296,7 +286,7 @@ def cross_entropy_rows(logits, targets, options, losses):
         losses[i] = 0.0
         if weight != 0.0:
             room, masses = scratch_block(row), scratch_block(row)
-            loss, _ = loss_of_row(row, classes, options, targets_of_row(targets, i), room, masses, room, False)
+            loss, _ = loss_of_row(row, classes, options, targets_of_row(targets, i), room, masses)
             losses[i] = weight * loss
 
 
@@ -306,17 +296,11 @@ def cross_entropy_rows(logits, targets, options, losses):
         vector(types.float64),
         matrix(storage),
         types.boolean,
-        vector(real_of(storage)),
     )
 )
-def cross_entropy_rows_and_gradient(logits, targets, options, losses, upstream, gradient, past_cache, kept):
-    """As `cross_entropy_rows`, and gradient[i] = v_i * upstream_i * d loss_i / d logits[i].
-
-    ``kept`` has room for the exps of a row, or no elements if they shall not be kept.
-    """
+def cross_entropy_rows_and_gradient(logits, targets, options, losses, upstream, gradient, past_cache):
+    """As `cross_entropy_rows`, and gradient[i] = v_i * upstream_i * d loss_i / d logits[i]."""
     rows, classes = logits.shape
-    keep = kept.shape[0] > 0 and options.softcap == 0.0  # the cap's derivative needs the logits once more
-    exps = pointer(kept)
     filled_with = math.nan
     for i in range(rows):
         row, out = row_pointer(logits, i), row_pointer(gradient, i)
@@ -328,7 +312,7 @@ def cross_entropy_rows_and_gradient(logits, targets, options, losses, upstream, 
             fill_row(row, classes, 0.0, out)
             continue
         of_row = targets_of_row(targets, i)
-        loss, state = loss_of_row(row, classes, options, of_row, room, masses, exps, keep)
+        loss, state = loss_of_row(row, classes, options, of_row, room, masses)
         losses[i] = weight * loss
         if not math.isfinite(state[0]):
             fill_row(row, classes, math.nan, out)
@@ -345,8 +329,6 @@ def cross_entropy_rows_and_gradient(logits, targets, options, losses, upstream, 
             room,
             masses,
             filled_with,
-            exps,
-            keep,
             out,
             past_cache,
             next_row,

@@ -16,7 +16,7 @@ from typing import Any
 from numba import types
 
 from fastce.kernels.jit import by_type, inline, outlined, real_of
-from fastce.kernels.memory import BLOCK, lanes_of, load, load_first, prefetch, store, store_first
+from fastce.kernels.memory import BLOCK, lanes_of, load, load_first, prefetch, store
 from fastce.kernels.simd import add_wide, fma, maximum, maximum_of_lanes, sum_wide, where_zero, zeros_wide
 from fastce.kernels.vector import (
     LN2,
@@ -136,15 +136,13 @@ def reference_near(row, largest, scale):
 
 
 @inline
-def block_sums(block, start, stop, exponent, near, scaled_by, kept, kept_start):
+def block_sums(block, start, stop, exponent, near, scaled_by):
     """The sums of exp(scale x) / 2**exponent and of x - near over the block, as float64.
 
     As many vectors as a vector has lanes are added in the row's dtype, their sum in float64 (compensated, for float64):
-    the error stays that of a single exp at any length. Each exp is written to ``kept`` as well, unless kept_start is
-    negative.
+    the error stays that of a single exp at any length.
     """
     lanes = lanes_of(block)
-    to_kept = kept_start - start
     exps, distances = zeros_wide(), zeros_wide()
     zero = load_first(block, start, 0, to_real(block, 0.0))
     chunk = lanes * lanes
@@ -155,16 +153,12 @@ def block_sums(block, start, stop, exponent, near, scaled_by, kept, kept_start):
             prefetch(block, first + k * lanes + AHEAD)
             x = load(block, first + k * lanes)
             a, power = exp_parts(x, exponent, scaled_by)
-            if kept_start >= 0:
-                store(kept, first + k * lanes + to_kept, a * power)
             exp_of_chunk = fma(a, power, exp_of_chunk)
             distance_of_chunk += x - near
         exps = add_wide(exps, exp_of_chunk)
         distances = add_wide(distances, distance_of_chunk)
     for i in range(chunks_end, stop, lanes):
         e = exp(load_first(block, i, stop - i, to_real(block, -math.inf)), exponent, scaled_by)
-        if kept_start >= 0:
-            store_first(kept, i + to_kept, e, stop - i)
         exps = add_wide(exps, e)
         distances = add_wide(distances, load_first(block, i, stop - i, near) - near)
     return sum_wide(exps), sum_wide(distances)
@@ -220,7 +214,7 @@ def add_compensated(total, x):
 
 
 @inline
-def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense, masses, kept, keep):
+def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense, masses):
     """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none).
 
     Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
@@ -238,9 +232,7 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
         if start < left_out < stop:
             stop = left_out
         block, first = prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
-        exps_here, distances_here = block_sums(
-            block, first, first + stop - start, exponent, near, scaled_by, kept, start if keep else -1
-        )
+        exps_here, distances_here = block_sums(block, first, first + stop - start, exponent, near, scaled_by)
         mass_here = float(stop - start)
         if varies:
             fill_masses(start, stop, dense, masses)
@@ -253,7 +245,7 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
 
 
 @inline
-def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense, masses, kept, keep):
+def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense, masses):
     """(offset, exponent, near, sums) of a row whose largest element may be guessed.
 
     The offset is NaN or infinite if the row's maximum is; the sums mean nothing then.
@@ -266,7 +258,7 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
         if math.isfinite(offset):
             sums = row_sums(
                 row, classes, left_out, capped_by, to_real(row, offset), to_real(row, exponent), near, scaled_by,
-                room, dense, masses, kept, keep,
+                room, dense, masses,
             )  # fmt: skip
             if sums[0] < overflow_bound(row):
                 break

@@ -40,7 +40,7 @@ def sum_in_float64(row, classes, left_out, exponent, room):
         stop = min(start + BLOCK, classes)
         for c in range(start, stop):
             room[c - start] = element(row, c) if c != left_out else -math.inf
-        total += block_sums(room, 0, stop - start, float(exponent), 0.0, scaled_by, room, -1)[0]
+        total += block_sums(room, 0, stop - start, float(exponent), 0.0, scaled_by)[0]
     return total
 
 
@@ -53,7 +53,7 @@ def logsumexp_of_row(row, classes, room, wide_room):
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
     guess = guessed_maximum(row, classes, uncapped[0], uncapped[1], room)
     offset, exponent, _, sums = row_state(
-        row, classes, -1, guess, uncapped, scaling(row, 1.0, 1.0), room, no_masses(row), room, room, False
+        row, classes, -1, guess, uncapped, scaling(row, 1.0, 1.0), room, no_masses(row), room
     )
     result = offset + log_times_power(sums[0], exponent)
     if not abs(result) < 0.5:
@@ -93,8 +93,6 @@ def row_states(logits, scale, sums, exponents):
             room,
             no_masses(row),
             room,
-            room,
-            False,
         )
         sums[i] = of_row[0] if math.isfinite(offset) else math.exp(offset)
         exponents[i] = exponent if math.isfinite(offset) else 0.0
@@ -134,7 +132,7 @@ def softmax_rows(logits, out, logarithm):
         offset = to_real(row, largest if math.isfinite(largest) else 0.0)
         sums = row_sums(
             row, classes, left_out if math.isfinite(largest) else -1, (zero, zero), offset, to_real(row, 0.0), zero,
-            scaled_by, room, no_masses(row), room, room, False,
+            scaled_by, room, no_masses(row), room,
         )  # fmt: skip
         rest = sums[0]
         shift, factor = to_real(row, math.log1p(rest)), to_real(row, 1.0 / (1.0 + rest))
