@@ -29,7 +29,7 @@ from fastce.kernels.memory import (
 )
 from fastce.kernels.rows import AHEAD, SPARE, end_of_block, reference_near, row_maximum, to_real
 from fastce.kernels.simd import add_wide, fma, sum_wide, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, exp_parts, overflow_bound, scaling
+from fastce.kernels.vector import LN2, exp_parts, not_too_large, overflow_bound, scaling
 
 ROWS_PER_SUM = 16  # rows that a column's sums are kept for in the compute dtype before they go to float64
 
@@ -47,7 +47,7 @@ def add_vector(x, distance, j, count, exps, distances, columns, reference, smoot
     exponent, scaled_by = reference
     column_exps, column_distances = columns
     nothing = to_real(column_exps, 0.0)
-    a, power = exp_parts(x, exponent, scaled_by)
+    a, power = exp_parts(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
     of_columns = fma(a, power, load_first(column_exps, j, count, nothing))
     store_first(column_exps, j, of_columns, count)
     if smoothed:

@@ -25,6 +25,7 @@ from fastce.kernels.vector import (
     exp,
     exp_parts,
     largest_exponent,
+    not_too_large,
     overflow_bound,
     scaling,
     tanh,
@@ -152,14 +153,14 @@ def block_sums(block, start, stop, exponent, near, scaled_by):
         for k in range(lanes):
             prefetch(block, first + k * lanes + AHEAD)
             x = load(block, first + k * lanes)
-            a, power = exp_parts(x, exponent, scaled_by)
+            a, power = exp_parts(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
             exp_of_chunk = fma(a, power, exp_of_chunk)
             distance_of_chunk += x - near
         exps = add_wide(exps, exp_of_chunk)
         distances = add_wide(distances, distance_of_chunk)
     for i in range(chunks_end, stop, lanes):
-        e = exp(load_first(block, i, stop - i, to_real(block, -math.inf)), exponent, scaled_by)
-        exps = add_wide(exps, e)
+        x = not_too_large(load_first(block, i, stop - i, to_real(block, -math.inf)), exponent, scaled_by)
+        exps = add_wide(exps, exp(x, exponent, scaled_by))
         distances = add_wide(distances, load_first(block, i, stop - i, near) - near)
     return sum_wide(exps), sum_wide(distances)
 

@@ -66,10 +66,14 @@ def exp_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
 
         r = x - n ln(2) / scale,  |scale r| <= ln(2)/2;   a = polynomial(r),  k = n - exponent
 
-    ln(2)/scale in two parts and fma make the reduction exact to 2**-49 n. Arguments whose result would leave the
-    format are clamped: below to k = -bias, whose exponent field is 0, so that 2**k is exactly 0; above to 2**headroom,
-    large enough for a kernel to notice and finite when sixteen are added. NaN stays NaN.
+    ln(2)/scale in two parts and fma make the reduction exact to 2**-49 n. Arguments whose result would be subnormal
+    are clamped to k = -bias, whose exponent field is 0, so that 2**k is exactly 0. Nobody looks for those whose result
+    would be too large: see `not_too_large`. NaN stays NaN.
     """
+
+
+def not_too_large(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    """x, but at most what makes exp 2**headroom: enough for a kernel to notice, finite when a few are added."""
 
 
 def exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
@@ -123,16 +127,28 @@ def _scaling(row: types.CPointer, scale: types.Float, factor: types.Float) -> An
 @by_type(exp_parts)
 def _exp_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
     real = _real(x)
-    bias, headroom, integers = real(_BIAS[real]), real(_HEADROOM[real]), real(_INTEGERS_END_HERE[real])
+    bias, integers = real(_BIAS[real]), real(_INTEGERS_END_HERE[real])
 
     def implementation(x, exponent, scaled_by):
         _, log2e, ln2, ln2_low, coefficients = scaled_by
-        x = clamp(x, (exponent - bias) * ln2, (exponent + headroom) * ln2)
+        lowest = (exponent - bias) * ln2
+        x = where_less(x, lowest, lowest, x)
         to_low_bits = (integers + bias) - exponent
         t = fma(x, log2e, to_low_bits)
         n = t - to_low_bits
         r = fma(n, -ln2_low, fma(n, -ln2, x))
         return polynomial(r, coefficients), low_bits_to_exponent(t)
+
+    return implementation
+
+
+@by_type(not_too_large)
+def _not_too_large(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    headroom = _real(x)(_HEADROOM[_real(x)])
+
+    def implementation(x, exponent, scaled_by):
+        largest = (exponent + headroom) * scaled_by[2]
+        return where_less(largest, x, largest, x)
 
     return implementation
 

@@ -1,0 +1,99 @@
+"""The vector mathematics that every kernel leans on: exp against every float32, log1p and tanh against longdouble."""
+
+import numpy as np
+import pytest
+from numba import types
+
+from fastce.kernels.jit import inline, kernel, matrix
+from fastce.kernels.memory import lanes_of, load, row_pointer, store
+from fastce.kernels.rows import to_real
+from fastce.kernels.vector import exp, log1p, scaling, tanh
+
+F32 = np.dtype(np.float32)
+LOWEST, HIGHEST = -87.33654, 88.37  # exp of these is the smallest normal float32, and nearly the largest
+
+
+@inline
+def apply(row, out, classes, which):
+    scaled_by = scaling(row, 1.0, 1.0)
+    zero = to_real(row, 0.0)
+    for i in range(0, classes, lanes_of(row)):
+        x = load(row, i)
+        y = exp(x, zero, scaled_by)
+        if which == 1:
+            y = log1p(x)
+        if which == 2:
+            y = tanh(x)
+        store(out, i, y)
+
+
+@kernel(lambda storage: (matrix(storage), matrix(storage), types.int64))
+def apply_to_rows(x, out, which):
+    for i in range(x.shape[0]):
+        apply(row_pointer(x, i), row_pointer(out, i), x.shape[1], which)
+
+
+def applied(x, which):
+    """The function of every element; whole vectors only."""
+    padded = np.zeros(-(-x.size // 16) * 16, x.dtype)
+    padded[: x.size] = x
+    out = np.empty_like(padded)
+    apply_to_rows.compiled(x.dtype)(padded[None], out[None], which)
+    return out[: x.size]
+
+
+def ulp_error(actual, exact):
+    spacing = np.spacing(np.abs(exact).astype(actual.dtype)).astype(exact.dtype)
+    return float(np.max(np.abs(actual - exact) / spacing))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_exp_is_within_1_ulp_for_every_float32_in_its_range(sign):
+    # below 2**-30 the result is 1 to a billionth, and so is every float32 near it
+    first = np.float32(2.0**-30).view(np.uint32)
+    last = np.float32(HIGHEST if sign > 0 else -LOWEST).view(np.uint32)
+    size = 1 << 22
+    out = np.empty((1, size), np.float32)
+    worst = 0.0
+    for start in range(int(first), int(last) + 1, size):
+        x = np.arange(start, min(start + size, int(last) + 1), dtype=np.uint32).view(np.float32)
+        x = np.pad(x, (0, -x.size % 16)) * np.float32(sign)
+        apply_to_rows.compiled(F32)(x[None], out[:, : x.size], 0)
+        exact = np.exp(x.astype(np.float64))
+        ulp = np.ldexp(1.0, np.frexp(exact)[1] - 24)
+        worst = max(worst, float(np.max(np.abs(out[0, : x.size] - exact) / ulp)))
+    assert 0.4 < worst <= 1  # below a half would mean that nothing was compared
+
+
+def test_exp_of_tiny_float32_is_1():
+    x = np.concatenate([2.0 ** -np.arange(30, 149, dtype=float), [0.0]]).astype(np.float32)
+    assert np.all(applied(x, 0) == 1)
+    assert np.all(applied(-x, 0) == 1)
+
+
+def test_exp_below_the_smallest_normal_number_is_exactly_0_and_nan_stays_nan():
+    x = np.array([-87.7, -100, -1e30, -np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(applied(x, 0), np.array([0, 0, 0, 0, np.nan], np.float32))
+
+
+def test_exp_of_float64_is_within_1_ulp(rng):
+    x = np.concatenate(
+        [rng.uniform(-708, 709, 1 << 18), rng.uniform(-1, 1, 1 << 18), -(10.0 ** rng.uniform(-30, 0, 1 << 16))]
+    )
+    assert ulp_error(applied(x, 0), np.exp(x.astype(np.longdouble))) <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log1p_is_within_2_ulp_between_0_and_1(rng, dtype):
+    x = np.concatenate([rng.random(1 << 18), 10.0 ** rng.uniform(-30, 0, 1 << 18)]).astype(dtype)
+    assert ulp_error(applied(x, 1), np.log1p(x.astype(np.longdouble))) <= 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tanh_is_within_4_ulp_small_arguments_included(rng, dtype):
+    x = np.concatenate([rng.normal(0, 3, 1 << 18), 10.0 ** rng.uniform(-30, 0, 1 << 18), [0.0, 50.0, np.inf]]).astype(
+        dtype
+    )
+    for sign in (1, -1):
+        assert ulp_error(applied(sign * x, 2), np.tanh(sign * x.astype(np.longdouble))) <= 4
+    assert np.isnan(applied(np.array([np.nan], dtype), 2)[0])
