@@ -26,7 +26,7 @@ from fastce.threads import cut_rows, for_each
 LN2 = math.log(2.0)
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # exact products up to 2**20
 TRUSTED = 2.0**-60  # smaller sums, relative to their block's reference, may have lost digits
-COLUMN_BLOCKS = 32  # each keeps sums for every column, so there must not be many
+COLUMN_BLOCKS = 16  # each keeps sums for every column, so there must not be many
 LARGEST_EXPONENT = 2.0**19  # of a logsumexp, for a gradient computed in float32
 
 
