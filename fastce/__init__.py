@@ -20,8 +20,8 @@ _HOME = {
     "cross_entropy_value_and_grad": "losses",
     "log_softmax": "special",
     "logsumexp": "special",
-    "nll_loss": "losses",
-    "nll_loss_value_and_grad": "losses",
+    "nll_loss": "nll",
+    "nll_loss_value_and_grad": "nll",
     "show_config": "configuration",
     "softmax": "special",
     "warmup": "configuration",
@@ -66,10 +66,6 @@ if TYPE_CHECKING:
     )
     from fastce.configuration import show_config, warmup
     from fastce.contrastive import clip_loss, clip_loss_value_and_grad
-    from fastce.losses import (
-        cross_entropy,
-        cross_entropy_value_and_grad,
-        nll_loss,
-        nll_loss_value_and_grad,
-    )
+    from fastce.losses import cross_entropy, cross_entropy_value_and_grad
+    from fastce.nll import nll_loss, nll_loss_value_and_grad
     from fastce.special import log_softmax, logsumexp, softmax

@@ -288,11 +288,3 @@ def _overlaps_itself(array: Array) -> bool:
             return array.size > 0
         span += stride * (length - 1)
     return False
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any], alignment: int = 64) -> Array:
-    """np.empty whose first element lies on a cache line, so that whole vectors can be stored."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + alignment, np.uint8)
-    start = -raw.ctypes.data % alignment
-    return raw[start : start + size].view(dtype).reshape(shape)

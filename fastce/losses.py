@@ -81,7 +81,8 @@ def _cross_entropy_call(
     return _CrossEntropy(array, axis, rows, described, options, reduction_of(reduction))
 
 
-def _value(losses: Array, rows: Rows, reduction: str, total_weight: float) -> Any:
+def value_of(losses: Array, rows: Rows, reduction: str, total_weight: float) -> Any:
+    """The row losses as the reduction asks for them."""
     if reduction == "none":
         with np.errstate(over="ignore"):  # a loss beyond float32 is inf
             return losses.astype(compute_dtype(rows.dtype)).reshape(rows.lead)[()]
@@ -188,7 +189,7 @@ def cross_entropy(
         kernel(rows.block(start, stop), described, call.options, losses[start:stop])
 
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
-    return _value(losses, rows, call.reduction, call.targets.total_weight)
+    return value_of(losses, rows, call.reduction, call.targets.total_weight)
 
 
 def cross_entropy_value_and_grad(
@@ -269,7 +270,7 @@ z_loss, reduction, n_threads
         gradient.put_back(start, stop, room)
 
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
-    return ValueAndGrad(_value(losses, rows, call.reduction, call.targets.total_weight), out)
+    return ValueAndGrad(value_of(losses, rows, call.reduction, call.targets.total_weight), out)
 
 
 def upstream_of(grad_output: Any, reduction: str, lead: tuple[int, ...], total_weight: float) -> Array:
@@ -284,122 +285,3 @@ def upstream_of(grad_output: Any, reduction: str, lead: tuple[int, ...], total_w
         expected = f"{lead} or a number" if reduction == "none" else "a number"
         raise ValueError(f"grad_output has shape {array.shape}, expected {expected}")
     return array.ravel()
-
-
-# --- nll_loss --------------------------------------------------------------------------------------------------------
-
-
-def _nll_call(
-    log_probs: Any, targets: Any, axis: Any, weight: Any, sample_weight: Any, ignore_index: Any
-) -> tuple[Array, int, Rows, TargetRows]:
-    array = real_array(log_probs, "log_probs")
-    axis = class_axis(array, axis, "log_probs")
-    rows = Rows(array, axis)
-    described = target_rows(
-        targets, rows, array.shape, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
-        smoothed=False, name="log_probs",
-    )  # fmt: skip
-    if described.first_points.size or described.probabilities is not None:
-        raise TypeError("targets of nll_loss must be class indices; cross_entropy takes probabilities")
-    return array, axis, rows, described
-
-
-def _masses_of_targets(described: TargetRows, rows: int) -> Array:
-    """v_i * w_{y_i}, 0 for ignored rows."""
-    masses = described.masses if described.masses.size else np.ones(rows)
-    return masses * described.row_weight if described.row_weight.size else masses
-
-
-def _index_of_targets(described: TargetRows, rows: Rows) -> tuple[Array, ...]:
-    """Where the targets stand in the view of the array whose class axis is last."""
-    where = np.unravel_index(np.arange(rows.rows), rows.lead) if rows.lead else ()
-    return (*where, described.classes if rows.lead else described.classes[0])
-
-
-def nll_loss(
-    log_probs: Any,
-    targets: Any,
-    *,
-    axis: int | None = None,
-    weight: Any = None,
-    sample_weight: Any = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    n_threads: int | None = None,
-) -> Any:
-    """Negative log likelihood of log probabilities, ``-v_i * w_y * log_probs[i, y]``.
-
-    Parameters
-    ----------
-    log_probs : array_like, shape (N, C) or (C,) or (N, C, d1, d2, ...)
-        Only the targets' entries are read.
-    targets : array_like of int
-        Class indices, of the shape of `log_probs` without the class axis.
-    axis, weight, sample_weight, ignore_index, reduction, n_threads
-        As in `cross_entropy`. `n_threads` is accepted for uniformity.
-
-    Returns
-    -------
-    float or ndarray
-        As `cross_entropy`.
-
-    Examples
-    --------
-    >>> import numpy as np, fastce
-    >>> log_probs = np.log([[0.7, 0.2, 0.1]])
-    >>> round(fastce.nll_loss(log_probs, [0]), 6)
-    0.356675
-    """
-    _, _, rows, described = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
-    reduction = reduction_of(reduction)
-    masses = _masses_of_targets(described, rows.rows)
-    picked = np.asarray(rows.view[_index_of_targets(described, rows)], dtype=np.float64).ravel()
-    losses = -np.multiply(masses, picked, out=np.zeros(rows.rows), where=masses != 0.0) + 0.0
-    return _value(losses, rows, reduction, described.total_weight)
-
-
-def nll_loss_value_and_grad(
-    log_probs: Any,
-    targets: Any,
-    *,
-    axis: int | None = None,
-    weight: Any = None,
-    sample_weight: Any = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    grad_output: Any = None,
-    out: Array | None = None,
-    n_threads: int | None = None,
-) -> ValueAndGrad:
-    """Negative log likelihood and its gradient with respect to the log probabilities: one entry per row, others 0.
-
-    Parameters
-    ----------
-    log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
-        As in `nll_loss`.
-    grad_output, out
-        As in `cross_entropy_value_and_grad`.
-
-    Returns
-    -------
-    ValueAndGrad
-        The loss and its gradient.
-
-    Examples
-    --------
-    >>> import numpy as np, fastce
-    >>> fastce.nll_loss_value_and_grad(np.log([[0.7, 0.2, 0.1]]), [0]).grad
-    array([[-1.,  0.,  0.]])
-    """
-    array, axis, rows, described = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
-    value = nll_loss(
-        array, targets, axis=axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
-        reduction=reduction,
-    )  # fmt: skip
-    upstream = upstream_of(grad_output, reduction, rows.lead, described.total_weight)
-    out = checked_out(out, array.shape, rows.dtype, array, [targets, weight, sample_weight, grad_output])
-    out[...] = 0
-    entries = -(_masses_of_targets(described, rows.rows) * upstream) + 0.0
-    where = _index_of_targets(described, rows)
-    np.moveaxis(out, axis, -1)[where] = entries if rows.lead else entries[0]
-    return ValueAndGrad(value, out)

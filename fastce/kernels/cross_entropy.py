@@ -91,6 +91,22 @@ def distances_in_float64(row, classes, left_out, reference, options, targets):
 
 
 @inline
+def add_points(row, left_out, loss, mass, mass_y, log_total, power, scale, offset, options, targets):
+    """(loss, mass, mass_y) with the row's points added; the one that is left out adds to mass_y alone."""
+    losses, masses = (loss, 0.0), (mass, 0.0)
+    for point in range(targets.first_point, targets.end_point):
+        c = targets.classes[point]
+        q = mass_of_point(targets, options, point)
+        if c == left_out:
+            mass_y += q
+        elif q != 0.0:
+            x = capped_element(row, c, options)
+            losses = add_compensated(losses, q * (log_total + above(power, scale, x - offset)))
+            masses = add_compensated(masses, q)
+    return losses[0] + losses[1], masses[0] + masses[1], mass_y
+
+
+@inline
 def loss_of_row(row, classes, options, targets, room, masses):
     """(loss, state) of one row; the state is what its gradient needs, see `write_gradient_of_row`."""
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
@@ -117,33 +133,24 @@ def loss_of_row(row, classes, options, targets, room, masses):
         total = rest + exp_y
         power = exponent + SPARE
         log_total = math.log(total * 2.0**-SPARE)
-        if math.isinf(distances):
+        if math.isinf(distances) and (varies or options.spread > 0.0):
             distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
         if not varies:
             rest_mass *= options.spread
             distances = distances * options.spread if options.spread > 0.0 else 0.0
         loss = rest_mass * (log_total + above(power, scale, near)) - scale * distances
         mass_y = dense_mass(targets, options, left_out) if left_out >= 0 else 0.0
-        of_points, masses_of_points = (loss, 0.0), (rest_mass, 0.0)
-        for point in range(targets.first_point, targets.end_point):
-            c = targets.classes[point]
-            mass = mass_of_point(targets, options, point)
-            if c == left_out:
-                mass_y += mass
-            elif mass != 0.0:
-                masses_of_points = add_compensated(masses_of_points, mass)
-                x = capped_element(row, c, options)
-                of_points = add_compensated(of_points, mass * (log_total + above(power, scale, x - offset)))
-        loss, rest_mass = of_points[0] + of_points[1], masses_of_points[0] + masses_of_points[1]
+        loss, rest_mass, mass_y = add_points(
+            row, left_out, loss, rest_mass, mass_y, log_total, power, scale, offset, options, targets
+        )
         if mass_y != 0.0:
             if rest < 1e15 * exp_y:
                 loss += mass_y * math.log1p(rest / exp_y)
             else:
                 loss += mass_y * (log_total + above(power, scale, x_y - offset))
         if dense[3] and left_out < 0 and loss < 0.5 * rest_mass:
-            left_out = likeliest_class(
-                targets.probabilities, classes
-            )  # the dense sum has lost digits: once more without it
+            # the dense sum has lost digits: once more, without the class that most of the mass is on
+            left_out = likeliest_class(targets.probabilities, classes)
             continue
         break
     if math.isnan(total):

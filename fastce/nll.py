@@ -1,0 +1,125 @@
+"""Negative log likelihood: one entry of each row, so NumPy does it all."""
+
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments import Array, Rows, checked_out, class_axis, real_array, reduction_of
+from fastce.losses import ValueAndGrad, upstream_of, value_of
+from fastce.targets import TargetRows, target_rows
+
+
+def _nll_call(
+    log_probs: Any, targets: Any, axis: Any, weight: Any, sample_weight: Any, ignore_index: Any
+) -> tuple[Array, int, Rows, TargetRows]:
+    array = real_array(log_probs, "log_probs")
+    axis = class_axis(array, axis, "log_probs")
+    rows = Rows(array, axis)
+    described = target_rows(
+        targets, rows, array.shape, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
+        smoothed=False, name="log_probs",
+    )  # fmt: skip
+    if described.first_points.size or described.probabilities is not None:
+        raise TypeError("targets of nll_loss must be class indices; cross_entropy takes probabilities")
+    return array, axis, rows, described
+
+
+def _masses_of_targets(described: TargetRows, rows: int) -> Array:
+    """v_i * w_{y_i}, 0 for ignored rows."""
+    masses = described.masses if described.masses.size else np.ones(rows)
+    return masses * described.row_weight if described.row_weight.size else masses
+
+
+def _index_of_targets(described: TargetRows, rows: Rows) -> tuple[Array, ...]:
+    """Where the targets stand in the view of the array whose class axis is last."""
+    where = np.unravel_index(np.arange(rows.rows), rows.lead) if rows.lead else ()
+    return (*where, described.classes if rows.lead else described.classes[0])
+
+
+def _nll_value(rows: Rows, described: TargetRows, reduction: str) -> Any:
+    masses = _masses_of_targets(described, rows.rows)
+    picked = np.asarray(rows.view[_index_of_targets(described, rows)], dtype=np.float64).ravel()
+    losses = -np.multiply(masses, picked, out=np.zeros(rows.rows), where=masses != 0.0) + 0.0
+    return value_of(losses, rows, reduction, described.total_weight)
+
+
+def nll_loss(
+    log_probs: Any,
+    targets: Any,
+    *,
+    axis: int | None = None,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    n_threads: int | None = None,
+) -> Any:
+    """Negative log likelihood of log probabilities, ``-v_i * w_y * log_probs[i, y]``.
+
+    Parameters
+    ----------
+    log_probs : array_like, shape (N, C) or (C,) or (N, C, d1, d2, ...)
+        Only the targets' entries are read.
+    targets : array_like of int
+        Class indices, of the shape of `log_probs` without the class axis.
+    axis, weight, sample_weight, ignore_index, reduction, n_threads
+        As in `cross_entropy`. `n_threads` is accepted for uniformity.
+
+    Returns
+    -------
+    float or ndarray
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> log_probs = np.log([[0.7, 0.2, 0.1]])
+    >>> round(fastce.nll_loss(log_probs, [0]), 6)
+    0.356675
+    """
+    _, _, rows, described = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
+    return _nll_value(rows, described, reduction_of(reduction))
+
+
+def nll_loss_value_and_grad(
+    log_probs: Any,
+    targets: Any,
+    *,
+    axis: int | None = None,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    grad_output: Any = None,
+    out: Array | None = None,
+    n_threads: int | None = None,
+) -> ValueAndGrad:
+    """Negative log likelihood and its gradient with respect to the log probabilities: one entry per row, others 0.
+
+    Parameters
+    ----------
+    log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
+        As in `nll_loss`.
+    grad_output, out
+        As in `cross_entropy_value_and_grad`.
+
+    Returns
+    -------
+    ValueAndGrad
+        The loss and its gradient.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> fastce.nll_loss_value_and_grad(np.log([[0.7, 0.2, 0.1]]), [0]).grad
+    array([[-1.,  0.,  0.]])
+    """
+    array, axis, rows, described = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
+    value = _nll_value(rows, described, reduction_of(reduction))
+    upstream = upstream_of(grad_output, reduction, rows.lead, described.total_weight)
+    out = checked_out(out, array.shape, rows.dtype, array, [targets, weight, sample_weight, grad_output])
+    out[...] = 0
+    entries = -(_masses_of_targets(described, rows.rows) * upstream) + 0.0
+    where = _index_of_targets(described, rows)
+    np.moveaxis(out, axis, -1)[where] = entries if rows.lead else entries[0]
+    return ValueAndGrad(value, out)
