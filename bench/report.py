@@ -91,8 +91,8 @@ def draw(cases, path):
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
         axes.set_xlim(left=0.8)
-        axes.margins(x=0.1, y=0.02)
-        axes.invert_yaxis()
+        axes.margins(x=0.1)
+        axes.set_ylim(len(keys) - 0.05, -thickness)  # the first job on top, room for every engine
     figure.legend(*_legend(all_axes), loc="outside upper center", ncols=len(engines), fontsize=8)
     all_axes[-1].set_xlabel("time, as a multiple of what the machine needs to move the same bytes")
     figure.savefig(path, dpi=150)
