@@ -199,6 +199,7 @@ def write_gradient_of_row(
             count = partial if partial > 0 else lanes
             products = zero
             for _ in range(min(max(whole, 1), lanes)):
+                prefetch(row, i + AHEAD)
                 x = load_first(row, i, count, nothing)
                 a, power = exp_parts(x, row_exponent, row_scaling)
                 b, column_power = exp_parts(x, load_first(of_columns[0], i, count, nothing), column_scaling)
