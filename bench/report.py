@@ -56,7 +56,7 @@ def footnote(content, cases):
     threads = sorted({case["n_threads"] for case in cases})
     name, cores = cpu.get("brand_raw", "an unknown CPU"), cpu.get("count", "?")
     lines = [
-        "Columns of engines: time as a multiple of the floor. "
+        "Columns of engines: time as a multiple of the floor, the median over the rounds; ms is the fastest. "
         f"Measured on {name}, {cores} cores, {'/'.join(map(str, threads))} threads."
     ]
     notes = sorted({f"{case['engine']}: {case['note']}" for case in cases if case["note"]})

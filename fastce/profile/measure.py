@@ -1,9 +1,10 @@
 """How time and memory are measured: callables taking turns, and the highest resident memory during a call."""
 
 import ctypes
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Call = Callable[[], Any]
@@ -18,11 +19,12 @@ def seconds(call: Call) -> float:
 
 def fastest_in_turns(
     floor: Call, job: Call, rounds: int, before: Call | None = None, pause: float = 0.0
-) -> tuple[float, float]:
-    """Run a floor and a job in turns, and keep the fastest time of each.
+) -> tuple[float, float, float]:
+    """Run a floor and a job in turns; keep the fastest time of each, and the median of their ratios round by round.
 
-    Taking turns puts both under the same conditions: their ratio holds on a machine whose speed drifts. Each
-    is timed right after a call of the floor, which leaves the same state of the caches to both.
+    Taking turns puts both under the same conditions: their ratio holds on a machine whose speed drifts. The ratio of
+    the two fastest would not: memory that runs at twice its speed for a moment flatters whoever runs then. Each is
+    timed right after a call of the floor, which leaves the same state of the caches to both.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ def fastest_in_turns(
 
     Returns
     -------
-    floor_seconds, job_seconds : float
+    floor_seconds, job_seconds, times_floor : float
     """
     floor_times, job_times = [], []
     for _ in range(rounds):
@@ -48,7 +50,12 @@ def fastest_in_turns(
         if before is not None:
             before()
         job_times.append(seconds(job))
-    return min(floor_times), min(job_times)
+    return min(floor_times), min(job_times), median_ratio(job_times, floor_times)
+
+
+def median_ratio(job_times: Sequence[float], floor_times: Sequence[float]) -> float:
+    """The median over the rounds of job to floor."""
+    return statistics.median(job / floor for job, floor in zip(job_times, floor_times, strict=True))
 
 
 def extra_memory(call: Call) -> tuple[int | None, Any]:

@@ -61,7 +61,8 @@ def _cells(row: JobRow) -> tuple[str, ...]:
 def _explanation(report: Report) -> str:
     eps = EPS[report.input["dtype"]]
     lines = [
-        "Time: the fastest of the rounds, in which the job and its floor take turns. Floor: one read of "
+        "Time: the fastest of the rounds, in which the job and its floor take turns; x floor: the median of their "
+        "ratios. Floor: one read of "
         "the logits, one copy of them (a read and a write) or one scaling in place; for clip_loss with "
         "gradient a read and a copy. GB/s: the bytes of the floor over the time.",
         "Extra memory: how far resident memory rose during a call, beyond the input and a given out.",

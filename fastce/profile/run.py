@@ -43,7 +43,7 @@ class JobRow:
     floor_seconds : float
         The fastest call of the floor, measured in turns with the job.
     times_floor : float
-        `seconds` over `floor_seconds`.
+        Time over that of the floor, the median over the rounds.
     extra_bytes : int or None
         How far resident memory rose during a call; None where the system does not tell.
     errors : dict
@@ -206,7 +206,9 @@ def _measure_job(job: Job, problem: Problem, reference: Reference, rounds: int) 
     floor = floor_call(job.floor, part)
     floor()  # compiles
     checked = check(job, reference, rounds)
-    floor_seconds, job_seconds = fastest_in_turns(floor, job.call, checked.rounds, job.before, checked.pause)
+    floor_seconds, job_seconds, times_floor = fastest_in_turns(
+        floor, job.call, checked.rounds, job.before, checked.pause
+    )
     scale = problem.logits.size / part.logits.size
     extra_bytes = checked.extra_bytes
     return JobRow(
@@ -217,7 +219,7 @@ def _measure_job(job: Job, problem: Problem, reference: Reference, rounds: int) 
         gb_per_s=floor_bytes(job.floor, part) / job_seconds / 1e9,
         floor=job.floor,
         floor_seconds=scale * floor_seconds,
-        times_floor=job_seconds / floor_seconds,
+        times_floor=times_floor,
         extra_bytes=None if extra_bytes is None else round(scale * extra_bytes),
         errors=checked.errors,
         extrapolated=scale != 1,
