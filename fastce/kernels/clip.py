@@ -98,7 +98,7 @@ def move_to_wide(narrow, wide, columns):
 
 @inline
 def sum_block(similarity, first_points, points, scale, largest, rows_out, columns_out, narrow, smoothed):
-    """All sums of the block relative to a reference near ``largest``; False if that was too small."""
+    """Write all sums of the block; returns whether a reference near ``largest`` was large enough, and its exponent."""
     row_exps, row_distances = rows_out
     column_exps, column_distances = columns_out
     rows, classes = similarity.shape

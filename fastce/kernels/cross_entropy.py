@@ -4,9 +4,9 @@ With the masses q_c of targets.py,
 
     loss = sum_c q_c (lse - x_c) + z lse^2                 gradient_c = p_c (sum_k q_k + 2 z lse) - q_c
 
-The heaviest point y is left out of the row's sum S = s + e_y, so
-that -log p_y = log1p(s / e_y) and p_y - 1 = -s / S keep their digits when p_y is close to 1. Every other lse - x_c
-is log S - (x_c - reference), two small numbers; never lse - x_c, which loses what the row has in common.
+The heaviest point y is left out of the row's sum S = s + e_y, so that -log p_y = log1p(s / e_y) and p_y - 1 = -s / S
+keep their digits when p_y is close to 1. Every other lse - x_c is log S - (x_c - reference), two small numbers; the
+difference of lse and x_c themselves would lose what the row has in common.
 """
 
 import math

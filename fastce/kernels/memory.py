@@ -147,6 +147,14 @@ def load_first(typingctx, row, i, count, fill):
     return result(row, types.int64, types.int64, real), codegen
 
 
+def _write(context: Any, builder: Any, sig: Any, args: Any, align: int) -> Any:
+    """Store a vector, narrowed to the row's dtype, from element ``i`` on; returns the instruction."""
+    row, i, vector = args
+    value = _narrow(builder, sig.args[0].dtype, vector)
+    place = _element_pointer(builder, context, sig.args[0], row, i)
+    return builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=align)
+
+
 @intrinsic
 def store(typingctx, row, i, vector):
     """Write a vector from element ``i`` on."""
@@ -154,10 +162,7 @@ def store(typingctx, row, i, vector):
         return None
 
     def codegen(context, builder, sig, args):
-        storage = sig.args[0].dtype
-        value = _narrow(builder, storage, args[2])
-        place = _element_pointer(builder, context, sig.args[0], args[0], args[1])
-        builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=storage.bitwidth // 8)
+        _write(context, builder, sig, args, align=sig.args[0].dtype.bitwidth // 8)
 
     return types.void(row, types.int64, vector), codegen
 
@@ -172,14 +177,7 @@ def store_past_cache(typingctx, row, i, vector):
         return None
 
     def codegen(context, builder, sig, args):
-        storage = sig.args[0].dtype
-        value = _narrow(builder, storage, args[2])
-        place = _element_pointer(builder, context, sig.args[0], args[0], args[1])
-        written = builder.store(
-            value,
-            builder.bitcast(place, value.type.as_pointer()),
-            align=value.type.count * storage.bitwidth // 8,
-        )
+        written = _write(context, builder, sig, args, align=vector.lanes * sig.args[0].dtype.bitwidth // 8)
         written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
 
     return types.void(row, types.int64, vector), codegen
