@@ -55,10 +55,14 @@ def is_undefined(x):
 def negative_log_softmax(x):
     """-log p_c = (m - x_c) + log(1 + sum of exp(x_j - m) over all j but one argmax): only positive terms."""
     result = np.full_like(x, np.nan)
-    for i in np.flatnonzero(~is_undefined(x)):
-        top = x[i].argmax()
-        others = np.exp(np.delete(x[i], top) - x[i, top])
-        result[i] = (x[i, top] - x[i]) + np.log1p(others.sum())
+    defined = ~is_undefined(x)
+    if defined.any():
+        rows = x[defined]
+        top = rows.argmax(-1, keepdims=True)
+        largest = np.take_along_axis(rows, top, -1)
+        others = np.exp(rows - largest)
+        np.put_along_axis(others, top, 0.0, -1)
+        result[defined] = (largest - rows) + np.log1p(others.sum(-1, keepdims=True))
     return result
 
 
