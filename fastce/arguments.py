@@ -1,7 +1,4 @@
-"""The front door: what callers give is checked and described here, and every complaint is worded here.
-
-Nothing is copied but blocks of rows that a kernel cannot read as they lie in memory.
-"""
+"""The front door: what callers give is checked here, and every complaint is worded here."""
 
 import math
 import operator
@@ -9,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
-
-from fastce.kernels.jit import storage_view
 
 Array = np.ndarray[Any, Any]
 
@@ -53,77 +48,6 @@ def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that logits of a kernel's dtype are computed in, and that losses have."""
     return np.dtype(np.float32) if dtype.name in _HALF else dtype
-
-
-class Rows:
-    """An array seen as a matrix: one or more axes make the classes of a row, all the others together the rows.
-
-    Attributes
-    ----------
-    lead : tuple of int
-        The shape without the class axes.
-    rows, classes : int
-        The shape of the matrix.
-    dtype : numpy.dtype
-        What a kernel gets: see `kernel_dtype`, or the ``dtype`` asked for.
-    """
-
-    def __init__(self, array: Array, axis: int | tuple[int, ...] = -1, dtype: np.dtype[Any] | None = None) -> None:
-        self.dtype = kernel_dtype(array.dtype) if dtype is None else dtype
-        axes = (axis % array.ndim,) if isinstance(axis, int) else axis
-        kept = tuple(k for k in range(array.ndim) if k not in axes)
-        self.view = array.transpose(kept + axes)
-        self.lead = self.view.shape[: len(kept)]
-        self.rows = math.prod(self.lead)
-        self.classes = math.prod(self.view.shape[len(kept) :])
-        self.matrix = self._matrix()
-
-    def _matrix(self) -> Array | None:
-        """The rows as a kernel can read them where they are; None if they must be copied block by block."""
-        view = self.view
-        if view.dtype != self.dtype or not view.flags.aligned:
-            return None
-        if view.shape != (self.rows, self.classes):
-            try:
-                view = view.reshape(self.rows, self.classes, copy=False)
-            except ValueError:
-                return None
-        if view.strides[-1] != view.itemsize and self.classes > 1:
-            return None
-        return storage_view(view) if view.strides[-1] == view.itemsize else None
-
-    @property
-    def row_bytes(self) -> int:
-        return int(self.classes * self.dtype.itemsize)
-
-    def _place(self, start: int, stop: int) -> Any:
-        """The index of these rows in the view."""
-        if len(self.lead) == 1:
-            return slice(start, stop)
-        return np.unravel_index(np.arange(start, stop), self.lead) if self.lead else ...
-
-    def block(self, start: int, stop: int) -> Array:
-        """Rows ``start`` to ``stop`` as a kernel can read them."""
-        if self.matrix is not None:
-            return self.matrix if stop - start == self.rows else self.matrix[start:stop]
-        return storage_view(self.copy(start, stop))
-
-    def copy(self, start: int, stop: int) -> Array:
-        """A fresh matrix of rows ``start`` to ``stop``."""
-        picked = self.view[self._place(start, stop)].reshape(stop - start, self.classes)
-        return np.array(picked, dtype=self.dtype, order="C", copy=True)
-
-    def room(self, start: int, stop: int) -> Array:
-        """Where a kernel can write these rows: in place, or a fresh block for `put_back`."""
-        if self.matrix is not None:
-            return self.block(start, stop)
-        return storage_view(np.empty((stop - start, self.classes), self.dtype))
-
-    def put_back(self, start: int, stop: int, block: Array) -> None:
-        """Store a block from `room`, unless it was written in place."""
-        if self.matrix is None:
-            place = self._place(start, stop)
-            self.view[place] = block.view(self.dtype).reshape(self.view[place].shape)
 
 
 # --- axes ------------------------------------------------------------------------------------------------------------

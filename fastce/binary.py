@@ -6,7 +6,6 @@ import numpy as np
 
 from fastce.arguments import (
     Array,
-    Rows,
     checked_out,
     compute_dtype,
     kernel_dtype,
@@ -16,6 +15,7 @@ from fastce.arguments import (
 )
 from fastce.kernels.binary import binary_rows
 from fastce.kernels.jit import storage_view
+from fastce.layout import Rows
 from fastce.losses import ValueAndGrad, upstream_of
 from fastce.targets import reduced
 from fastce.threads import cut_rows, for_each

@@ -9,7 +9,6 @@ import numpy as np
 from fastce.arguments import (
     PAST_CACHE_BYTES,
     Array,
-    Rows,
     checked_out,
     compute_dtype,
     fraction,
@@ -18,8 +17,9 @@ from fastce.arguments import (
     reduction_of,
 )
 from fastce.kernels.clip import clip_gradient, clip_sums
-from fastce.kernels.rows import SPARE
 from fastce.kernels.softmax import row_states
+from fastce.kernels.vector import SPARE
+from fastce.layout import Rows
 from fastce.positives import Positives, positives_of
 from fastce.threads import cut_rows, for_each
 

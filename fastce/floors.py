@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from fastce.arguments import Array, Rows
+from fastce.arguments import Array
 from fastce.kernels.floors import copy_rows, read_rows, scale_rows
+from fastce.layout import Rows
 from fastce.threads import cut_rows, for_each
 
 

@@ -5,9 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import (
-    PAST_CACHE_BYTES,
     Array,
-    Rows,
     checked_out,
     choice,
     class_axis,
@@ -18,10 +16,10 @@ from fastce.arguments import (
     real_array,
     reduction_of,
 )
-from fastce.kernels.cross_entropy import cross_entropy_rows, cross_entropy_rows_and_gradient
 from fastce.kernels.targets import Options
-from fastce.targets import TargetRows, mean_factor, reduced, smoothing, target_rows
-from fastce.threads import cut_rows, for_each
+from fastce.layout import Rows
+from fastce.running import CrossEntropyCall, run
+from fastce.targets import mean_factor, reduced, smoothing, target_rows
 
 
 class ValueAndGrad(NamedTuple):
@@ -31,18 +29,7 @@ class ValueAndGrad(NamedTuple):
     grad: Array
 
 
-class _CrossEntropy(NamedTuple):
-    """A checked call of cross_entropy."""
-
-    array: Array
-    axis: int
-    logits: Rows
-    targets: TargetRows
-    options: Options
-    reduction: str
-
-
-def _cross_entropy_call(
+def cross_entropy_call(
     logits: Any,
     targets: Any,
     axis: Any,
@@ -55,7 +42,8 @@ def _cross_entropy_call(
     softcap: Any,
     z_loss: Any,
     reduction: Any,
-) -> _CrossEntropy:
+    n_threads: int | None,
+) -> CrossEntropyCall:
     array = real_array(logits, "logits")
     axis = class_axis(array, axis, "logits")
     rows = Rows(array, axis)
@@ -77,8 +65,9 @@ def _cross_entropy_call(
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         smoothed=spread > 0.0,
+        n_threads=n_threads,
     )
-    return _CrossEntropy(array, axis, rows, described, options, reduction_of(reduction))
+    return CrossEntropyCall(array, axis, rows, described, options, reduction_of(reduction))
 
 
 def value_of(losses: Array, rows: Rows, reduction: str, total_weight: float) -> Any:
@@ -176,20 +165,11 @@ def cross_entropy(
     >>> fastce.cross_entropy(logits, [0, 1], reduction="none").round(4)
     array([0.417, 0.623])
     """
-    call = _cross_entropy_call(
+    call = cross_entropy_call(
         logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale,
-        softcap, z_loss, reduction,
+        softcap, z_loss, reduction, n_threads,
     )  # fmt: skip
-    rows = call.logits
-    kernel = cross_entropy_rows.compiled(rows.dtype)
-    losses = np.empty(rows.rows)
-
-    def work(start: int, stop: int) -> None:
-        described = call.targets.block(start, stop, rows.rows)
-        kernel(rows.block(start, stop), described, call.options, losses[start:stop])
-
-    for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
-    return value_of(losses, rows, call.reduction, call.targets.total_weight)
+    return run(call, None, None, n_threads)
 
 
 def cross_entropy_value_and_grad(
@@ -250,27 +230,14 @@ z_loss, reduction, n_threads
     array([[-0.1705,  0.1212,  0.0493],
            [ 0.0987, -0.2318,  0.1332]])
     """
-    call = _cross_entropy_call(
+    call = cross_entropy_call(
         logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale,
-        softcap, z_loss, reduction,
+        softcap, z_loss, reduction, n_threads,
     )  # fmt: skip
     rows = call.logits
     upstream = upstream_of(grad_output, call.reduction, rows.lead, call.targets.total_weight)
     out = checked_out(out, call.array.shape, rows.dtype, call.array, [targets, weight, sample_weight, grad_output])
-    gradient = Rows(out, call.axis)
-    past_cache = out.nbytes > PAST_CACHE_BYTES
-    kernel = cross_entropy_rows_and_gradient.compiled(rows.dtype)
-    losses = np.empty(rows.rows)
-
-    def work(start: int, stop: int) -> None:
-        described = call.targets.block(start, stop, rows.rows)
-        per_row = upstream[start:stop] if upstream.size > 1 else upstream
-        room = gradient.room(start, stop)
-        kernel(rows.block(start, stop), described, call.options, losses[start:stop], per_row, room, past_cache)
-        gradient.put_back(start, stop, room)
-
-    for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
-    return ValueAndGrad(value_of(losses, rows, call.reduction, call.targets.total_weight), out)
+    return ValueAndGrad(run(call, upstream, out, n_threads), out)
 
 
 def upstream_of(grad_output: Any, reduction: str, lead: tuple[int, ...], total_weight: float) -> Array:

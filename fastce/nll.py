@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, Rows, checked_out, class_axis, real_array, reduction_of
+from fastce.arguments import Array, checked_out, class_axis, real_array, reduction_of
+from fastce.kernels.targets import Targets
+from fastce.layout import Rows
 from fastce.losses import ValueAndGrad, upstream_of, value_of
-from fastce.targets import TargetRows, target_rows
+from fastce.targets import IndexTargets, target_rows
 
 
 def _nll_call(
     log_probs: Any, targets: Any, axis: Any, weight: Any, sample_weight: Any, ignore_index: Any
-) -> tuple[Array, int, Rows, TargetRows]:
+) -> tuple[Array, int, Rows, Targets, float]:
     array = real_array(log_probs, "log_probs")
     axis = class_axis(array, axis, "log_probs")
     rows = Rows(array, axis)
@@ -19,28 +21,28 @@ def _nll_call(
         targets, rows, array.shape, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         smoothed=False, name="log_probs",
     )  # fmt: skip
-    if described.first_points.size or described.probabilities is not None:
+    if not isinstance(described, IndexTargets):
         raise TypeError("targets of nll_loss must be class indices; cross_entropy takes probabilities")
-    return array, axis, rows, described
+    return array, axis, rows, described.of(slice(0, rows.rows)), described.total_weight
 
 
-def _masses_of_targets(described: TargetRows, rows: int) -> Array:
+def _masses_of_targets(described: Targets, rows: int) -> Array:
     """v_i * w_{y_i}, 0 for ignored rows."""
     masses = described.masses if described.masses.size else np.ones(rows)
     return masses * described.row_weight if described.row_weight.size else masses
 
 
-def _index_of_targets(described: TargetRows, rows: Rows) -> tuple[Array, ...]:
+def _index_of_targets(described: Targets, rows: Rows) -> tuple[Array, ...]:
     """Where the targets stand in the view of the array whose class axis is last."""
     where = np.unravel_index(np.arange(rows.rows), rows.lead) if rows.lead else ()
     return (*where, described.classes if rows.lead else described.classes[0])
 
 
-def _nll_value(rows: Rows, described: TargetRows, reduction: str) -> Any:
+def _nll_value(rows: Rows, described: Targets, reduction: str, total_weight: float) -> Any:
     masses = _masses_of_targets(described, rows.rows)
     picked = np.asarray(rows.view[_index_of_targets(described, rows)], dtype=np.float64).ravel()
     losses = -np.multiply(masses, picked, out=np.zeros(rows.rows), where=masses != 0.0) + 0.0
-    return value_of(losses, rows, reduction, described.total_weight)
+    return value_of(losses, rows, reduction, total_weight)
 
 
 def nll_loss(
@@ -77,8 +79,8 @@ def nll_loss(
     >>> round(fastce.nll_loss(log_probs, [0]), 6)
     0.356675
     """
-    _, _, rows, described = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
-    return _nll_value(rows, described, reduction_of(reduction))
+    _, _, rows, described, total = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
+    return _nll_value(rows, described, reduction_of(reduction), total)
 
 
 def nll_loss_value_and_grad(
@@ -114,9 +116,9 @@ def nll_loss_value_and_grad(
     >>> fastce.nll_loss_value_and_grad(np.log([[0.7, 0.2, 0.1]]), [0]).grad
     array([[-1.,  0.,  0.]])
     """
-    array, axis, rows, described = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
-    value = _nll_value(rows, described, reduction_of(reduction))
-    upstream = upstream_of(grad_output, reduction, rows.lead, described.total_weight)
+    array, axis, rows, described, total = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
+    value = _nll_value(rows, described, reduction_of(reduction), total)
+    upstream = upstream_of(grad_output, reduction, rows.lead, total)
     out = checked_out(out, array.shape, rows.dtype, array, [targets, weight, sample_weight, grad_output])
     out[...] = 0
     entries = -(_masses_of_targets(described, rows.rows) * upstream) + 0.0

@@ -1,17 +1,13 @@
 """logsumexp, softmax and log_softmax with SciPy's signatures and results."""
 
-import itertools
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, Rows, checked_out, kernel_dtype, plain_array, real_array, reduced_axes
-from fastce.kernels.softmax import logsumexp_rows, softmax_rows
+from fastce.arguments import Array, checked_out, kernel_dtype, plain_array, real_array, reduced_axes
+from fastce.layout import Rows
+from fastce.running_special import logsumexp_over, softmax_over
 from fastce.threads import checked_num_threads, cut_rows, for_each
-
-PIECE = 1 << 20  # elements of a very long row that are summed at a time
 
 
 def _is_scipys(array: Array) -> bool:
@@ -79,7 +75,7 @@ def logsumexp(
         return _signed_logsumexp(array, axis, factors, keepdims, return_sign, n_threads)
     array = real_array(array, "a")
     axes = reduced_axes(array, axis)
-    result = _logsumexp_over(array, axes, n_threads).astype(kernel_dtype(array.dtype))
+    result = logsumexp_over(array, axes, n_threads).astype(kernel_dtype(array.dtype))
     return _as_scipy_shapes(result, array, axes, keepdims)
 
 
@@ -87,50 +83,6 @@ def _as_scipy_shapes(result: Array, array: Array, axes: tuple[int, ...], keepdim
     if keepdims:
         return result.reshape([1 if k in axes else n for k, n in enumerate(array.shape)])
     return result.reshape([n for k, n in enumerate(array.shape) if k not in axes])[()]
-
-
-def _logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -> Array:
-    """Logsumexp over these axes as float64, one number per row."""
-    if array.ndim == 0:
-        array, axes = array.reshape(1), (0,)
-    if not axes:
-        return array.astype(np.float64).ravel()
-    pieces = list(_pieces(array, axes))
-    parts = [Rows(array[piece], axes) for piece in pieces]
-    rows = parts[0].rows
-    if n_threads is not None:
-        checked_num_threads(n_threads)
-    if parts[0].classes == 0:
-        return np.full(rows, -np.inf)
-    kernel = logsumexp_rows.compiled(parts[0].dtype)
-    results = np.empty((len(parts), rows))
-    row_blocks = cut_rows(rows, parts[0].row_bytes * len(parts))
-    blocks = [(k, *block) for k in range(len(parts)) for block in row_blocks]
-
-    def work(first: int, end: int) -> None:
-        for k, start, stop in blocks[first:end]:
-            kernel(parts[k].block(start, stop), results[k, start:stop])
-
-    for_each([(k, k + 1) for k in range(len(blocks))], work, n_threads)
-    return results[0] if len(parts) == 1 else _logsumexp_over(results, (0,), n_threads)
-
-
-def _pieces(array: Array, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Cut rows of more than twice PIECE elements; their logsumexp is that of the pieces' logsumexps."""
-    whole = [slice(None)] * array.ndim
-    if math.prod(array.shape[k] for k in axes) <= 2 * PIECE:
-        yield tuple(whole)
-        return
-    room, steps = PIECE, []
-    for k in reversed(axes):
-        steps.append(min(array.shape[k], max(room, 1)))
-        room //= steps[-1]
-    cuts = [range(0, array.shape[k], step) for k, step in zip(reversed(axes), steps, strict=True)]
-    for starts in itertools.product(*cuts):
-        piece = list(whole)
-        for k, start, step in zip(reversed(axes), starts, steps, strict=True):
-            piece[k] = slice(start, start + step)
-        yield tuple(piece)
 
 
 def _signed_logsumexp(
@@ -151,8 +103,8 @@ def _signed_logsumexp(
     results, signs = np.empty(rows.rows, dtype), np.empty(rows.rows, dtype)
 
     def work(start: int, stop: int) -> None:
-        of_block = None if of_factors is None else of_factors.copy(start, stop)
-        block = rows.copy(start, stop)
+        of_block = None if of_factors is None else of_factors.copy(slice(start, stop))
+        block = rows.copy(slice(start, stop))
         results[start:stop], signs[start:stop] = scipys(block, axis=1, b=of_block, return_sign=True)
 
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
@@ -236,16 +188,7 @@ def _softmax(x: Any, axis: Any, out: Array | None, n_threads: int | None, *, log
     if array.size:
         # an axis tuple that is empty makes every element a row of its own
         source, target = (a.reshape(1) if a.ndim == 0 else a for a in (array, result))
-        axes = axes if array.ndim else (0,)
-        rows, written = Rows(source, axes, dtype), Rows(target, axes, dtype)
-        kernel = softmax_rows.compiled(dtype)
-
-        def work(start: int, stop: int) -> None:
-            room = written.room(start, stop)
-            kernel(rows.block(start, stop), room, logarithm)
-            written.put_back(start, stop, room)
-
-        for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
+        softmax_over(source, axes if array.ndim else (0,), target, n_threads, logarithm=logarithm)
     return result if out is not None else result[()]
 
 

@@ -1,59 +1,181 @@
 """The three kinds of targets and the weights, as the kernels take them.
 
 Class indices and the non-zeros of a sparse matrix are points; a dense matrix of probabilities is read block by
-block. Indices are copied before they are checked: in a kernel, one that is out of range would read somebody else's
-memory, and another thread may change the caller's array at any time.
+block.
 """
 
 import math
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, Rows, compute_dtype, integer, plain_array, real_array, weights
+from fastce.arguments import Array, compute_dtype, integer, plain_array, real_array, weights
+from fastce.kernels.cross_entropy_columns import ColumnTargets
 from fastce.kernels.targets import Targets
+from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of
+from fastce.threads import for_each
+
+CHECKED_AT_A_TIME = 1 << 17  # class indices
 
 _NO_INTEGERS = np.empty(0, np.int64)
 _NO_FLOATS = np.empty(0, np.float64)
 _NO_WEIGHT = {name: np.empty(0, name) for name in ("float32", "float64")}
+_NO_POINTS = (_NO_INTEGERS, _NO_FLOATS, _NO_INTEGERS)
+_NO_INDICES = np.empty((0, 0), np.int64)
+_NO_ROW_WEIGHT = np.empty((0, 0))
+_NO_CUBE = {name: np.empty((0, 0, 0), name) for name in ("float32", "float64")}
 _NO_PROBABILITIES = {name: np.empty((0, 0), name) for name in ("float32", "float64")}
 
 
-@dataclass(slots=True)
-class TargetRows:
-    """The targets of a whole call. ``total_weight`` is what a mean divides by."""
+class IndexTargets:
+    """Class indices, one per row. ``total_weight`` is what a mean divides by.
 
-    first_points: Array
-    classes: Array
-    masses: Array
-    probabilities: Rows | None
-    class_weight: Array
-    row_weight: Array
-    total_weight: float
+    They are copied block by block, and checked in the copy: in a kernel, an index that is out of range would read
+    somebody else's memory, and another thread may change the caller's array at any time.
+    """
+
+    probabilities = None
+
+    def __init__(
+        self, indices: Array, classes: int, ignored_class: int, per_class: Array | None, per_row: Array | None,
+        dtype: np.dtype[Any], smoothed: bool, n_threads: int | None,
+    ) -> None:  # fmt: skip
+        self.indices = indices
+        self.n_classes = classes
+        self.ignored_class = ignored_class
+        self.per_class = per_class
+        self.per_row = per_row
+        self.dtype = dtype
+        self.smoothed = smoothed
+        self._whole: tuple[Array, Array] | None = None
+        self.total_weight = self._checked_weight(n_threads)
+
+    def _checked_weight(self, n_threads: int | None) -> float:
+        """Check all indices; the sum of v_i w_y over the rows that are not ignored."""
+        places = [(k, min(k + CHECKED_AT_A_TIME, self.indices.size)) for k in range(0, self.indices.size, CHECKED_AT_A_TIME)]
+        weights_of_blocks = np.zeros(len(places))
+
+        def work(first: int, last: int) -> None:
+            for k in range(first, last):
+                picked = self.picked(slice(*places[k]))
+                if len(places) == 1:
+                    self._whole = picked
+                weights_of_blocks[k] = self._weight_of(*picked)
+
+        if places:
+            for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
+        return float(weights_of_blocks.sum())
+
+    def _weight_of(self, classes: Array, row_weight: Array) -> float:
+        if self.per_class is None:
+            return float(row_weight.sum()) if row_weight.size else float(classes.size)
+        of_targets = self.per_class[classes]
+        return float((of_targets * row_weight if row_weight.size else of_targets).sum())
+
+    def picked(self, rows: slice | Array) -> tuple[Array, Array]:
+        """(classes, row weights) of these rows; no weights if all are 1. Ignored rows have class 0 and weight 0."""
+        if self._whole is not None and isinstance(rows, slice) and (rows.start, rows.stop) == (0, self.indices.size):
+            return self._whole
+        given = self.indices[rows]
+        classes = given.astype(np.int64)
+        per_row = _NO_FLOATS if self.per_row is None else self.per_row[rows]
+        as_unsigned = classes.view(np.uint64)  # negative ones become the largest
+        if not 0 <= self.ignored_class < self.n_classes and (not classes.size or as_unsigned.max() < self.n_classes):
+            return classes, per_row
+        ignored = classes == self.ignored_class
+        if given.dtype == np.uint64 and self.ignored_class < 0:
+            ignored &= given < 2**63
+        if ((as_unsigned >= self.n_classes) & ~ignored).any():
+            raise self._first_error()
+        classes[ignored] = 0
+        if ignored.any():
+            per_row = np.where(ignored, 0.0, per_row if self.per_row is not None else 1.0)
+        return classes, per_row
+
+    def _first_error(self) -> IndexError:
+        """The complaint about the first row whose class is out of range."""
+        given = self.indices
+        wrong = ((given < 0) | (given >= self.n_classes)) & (given != self.ignored_class)
+        row = int(wrong.argmax())
+        return class_index_error(row, given[row], self.n_classes)
+
+    def _class_weight(self) -> Array:
+        return _NO_WEIGHT[self.dtype.name] if self.per_class is None else self.per_class.astype(self.dtype)
+
+    def of(self, rows: slice | Array) -> Targets:
+        """The targets of these rows; class weights that concern only the targets are looked up here."""
+        classes, row_weight = self.picked(rows)
+        masses, class_weight = _NO_FLOATS, _NO_WEIGHT[self.dtype.name]
+        if self.per_class is not None:
+            if self.smoothed:
+                class_weight = self._class_weight()
+            else:
+                masses = self.per_class[classes]
+        return Targets(_NO_INTEGERS, classes, masses, _NO_PROBABILITIES[self.dtype.name], class_weight, row_weight)
 
     def block(self, start: int, stop: int, rows: int) -> Targets:
-        """The targets of these rows."""
-        no_probabilities = _NO_PROBABILITIES[self.class_weight.dtype.name]
-        if stop - start == rows and self.probabilities is None:
-            return Targets(
-                self.first_points,
-                self.classes,
-                self.masses,
-                no_probabilities,
-                self.class_weight,
-                self.row_weight,
-            )
-        per_row = slice(start, stop) if self.first_points.size == 0 else slice(None)
-        return Targets(
-            self.first_points[start : stop + 1],
-            self.classes[per_row],
-            self.masses[per_row],
-            no_probabilities if self.probabilities is None else self.probabilities.block(start, stop),
-            self.class_weight,
-            self.row_weight[start:stop],
+        """The targets of rows ``start`` to ``stop``."""
+        return self.of(slice(start, stop))
+
+    def columns(self, place: Place) -> ColumnTargets:
+        """The targets of a block of a cube."""
+        classes, row_weight = self.picked(slice(place.start, place.stop))
+        return ColumnTargets(
+            classes.reshape(place.shape),
+            _NO_CUBE[self.dtype.name],
+            self._class_weight(),
+            row_weight.reshape(place.shape) if row_weight.size else _NO_ROW_WEIGHT,
         )
+
+
+class MassTargets:
+    """Probabilities or a sparse matrix; points in the latter's case. ``total_weight`` is what a mean divides by."""
+
+    def __init__(
+        self, points: tuple[Array, Array, Array] | None, probabilities: Rows | None, cube: Columns | CopiedColumns | None,
+        per_class: Array | None, per_row: Array | None, dtype: np.dtype[Any], rows: int,
+    ) -> None:  # fmt: skip
+        self.points = points
+        self.probabilities = probabilities
+        self.cube = cube
+        self.class_weight = _NO_WEIGHT[dtype.name] if per_class is None else per_class.astype(dtype)
+        self.row_weight = _NO_FLOATS if per_row is None else per_row
+        self.total_weight = float(rows) if per_row is None else float(per_row.sum())
+
+    def of(self, rows: Array) -> Targets:
+        """The probabilities of these rows."""
+        assert self.probabilities is not None
+        weight = self.row_weight[rows] if self.row_weight.size else self.row_weight
+        return self._targets(_NO_POINTS, self.probabilities.copy(rows), weight)
+
+    def block(self, start: int, stop: int, rows: int) -> Targets:
+        """The targets of rows ``start`` to ``stop``."""
+        weight = self.row_weight[start:stop]
+        if self.points is None:
+            assert self.probabilities is not None
+            return self._targets(_NO_POINTS, self.probabilities.block(start, stop), weight)
+        classes, masses, first_points = self.points
+        none = _NO_PROBABILITIES[self.class_weight.dtype.name]
+        return self._targets((classes, masses, first_points[start : stop + 1]), none, weight)
+
+    def _targets(self, points: tuple[Array, Array, Array], probabilities: Array, row_weight: Array) -> Targets:
+        classes, masses, first_points = points
+        return Targets(first_points, classes, masses, probabilities, self.class_weight, row_weight)
+
+    def columns(self, place: Place) -> ColumnTargets:
+        """The targets of a block of a cube."""
+        assert self.cube is not None
+        weight = self.row_weight[place.start : place.stop]
+        return ColumnTargets(
+            _NO_INDICES,
+            self.cube.block(place),
+            self.class_weight,
+            weight.reshape(place.shape) if weight.size else _NO_ROW_WEIGHT,
+        )
+
+
+TargetRows = IndexTargets | MassTargets
 
 
 def target_rows(
@@ -67,34 +189,34 @@ def target_rows(
     ignore_index: Any,
     smoothed: bool,
     name: str = "logits",
+    n_threads: int | None = None,
 ) -> TargetRows:
     """Check and describe the targets of ``logits``; ``smoothed`` says whether every class has some mass."""
     ignored_class = integer(ignore_index, "ignore_index")
     per_class = None if weight is None else weights(weight, "weight", (logits.classes,))
     per_row = None if sample_weight is None else _sample_weight(sample_weight, logits)
+    dtype = compute_dtype(logits.dtype)
 
-    first_points, masses, probabilities = _NO_INTEGERS, _NO_FLOATS, None
+    points = probabilities = cube = None
     if is_sparse(targets):
-        classes, masses, first_points = _sparse_points(targets, (logits.rows, logits.classes))
+        points = _sparse_points(targets, (logits.rows, logits.classes))
     else:
         array = _dense_targets(targets)
         if array.dtype.kind in "iu":
-            classes, ignored = _class_indices(array, logits, logits_shape, ignored_class, name)
-            return _index_rows(classes, ignored, per_class, per_row, logits, smoothed)
+            if array.shape != logits.lead:
+                raise ValueError(
+                    f"targets of class indices have shape {array.shape}, expected {logits.lead} for {name} of shape "
+                    f"{logits_shape}"
+                )
+            return IndexTargets(
+                array.ravel(), logits.classes, ignored_class, per_class, per_row, dtype, smoothed, n_threads
+            )
         if array.shape != logits_shape:
             raise ValueError(f"targets of probabilities have shape {array.shape}, but {name} have {logits_shape}")
-        classes, probabilities = _NO_INTEGERS, Rows(array, axis, compute_dtype(logits.dtype))
+        probabilities, cube = Rows(array, axis, dtype), columns_of(array, axis, dtype)
     if ignored_class >= 0:
         raise ValueError(f"ignore_index applies to class indices, got {ignored_class} with targets of probabilities")
-    return TargetRows(
-        first_points,
-        classes,
-        masses,
-        probabilities,
-        _kernel_weight(per_class, logits),
-        _NO_FLOATS if per_row is None else per_row,
-        logits.rows if per_row is None else float(per_row.sum()),
-    )
+    return MassTargets(points, probabilities, cube, per_class, per_row, dtype, logits.rows)
 
 
 def _sample_weight(value: Any, logits: Rows) -> Array:
@@ -102,35 +224,6 @@ def _sample_weight(value: Any, logits: Rows) -> Array:
     if np.ndim(value) == 0:
         value = np.full(logits.lead, real_array(value, "sample_weight"))
     return weights(value, "sample_weight", logits.lead).ravel()
-
-
-def _index_rows(
-    classes: Array,
-    ignored: Array | None,
-    per_class: Array | None,
-    per_row: Array | None,
-    logits: Rows,
-    smoothed: bool,
-) -> TargetRows:
-    """Ignored rows get weight 0; class weights that concern only the targets are looked up here."""
-    row_weight = _NO_FLOATS if per_row is None else per_row
-    if ignored is not None:
-        row_weight = np.where(ignored, 0.0, 1.0 if per_row is None else per_row)
-    masses, weight_of_target = _NO_FLOATS, None
-    if per_class is not None:
-        weight_of_target = per_class[classes]
-        if not smoothed:
-            masses, per_class = weight_of_target, None
-    if weight_of_target is None:
-        total = float(row_weight.sum()) if row_weight.size else float(logits.rows)
-    else:
-        total = float((weight_of_target * row_weight if row_weight.size else weight_of_target).sum())
-    return TargetRows(_NO_INTEGERS, classes, masses, None, _kernel_weight(per_class, logits), row_weight, total)
-
-
-def _kernel_weight(per_class: Array | None, logits: Rows) -> Array:
-    dtype = compute_dtype(logits.dtype)
-    return _NO_WEIGHT[dtype.name] if per_class is None else per_class.astype(dtype)
 
 
 def _dense_targets(targets: Any) -> Array:
@@ -143,30 +236,6 @@ def _dense_targets(targets: Any) -> Array:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         raise TypeError(f"targets have dtype {array.dtype}: convert them to float64")
     return array
-
-
-def _class_indices(
-    targets: Array, logits: Rows, logits_shape: tuple[int, ...], ignored_class: int, name: str
-) -> tuple[Array, Array | None]:
-    """The indices as a fresh int64 vector, 0 where ignored, and which those are (None: none)."""
-    if targets.shape != logits.lead:
-        raise ValueError(
-            f"targets of class indices have shape {targets.shape}, expected {logits.lead} for {name} of shape "
-            f"{logits_shape}"
-        )
-    classes = targets.astype(np.int64).ravel()
-    as_unsigned = classes.view(np.uint64)  # negative ones become the largest
-    if not 0 <= ignored_class < logits.classes and (not classes.size or as_unsigned.max() < logits.classes):
-        return classes, None
-    ignored = classes == ignored_class
-    if targets.dtype == np.uint64 and ignored_class < 0:
-        ignored &= targets.ravel() < 2**63
-    wrong = (as_unsigned >= logits.classes) & ~ignored
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise class_index_error(row, targets.ravel()[row], logits.classes)
-    classes[ignored] = 0
-    return classes, ignored if ignored.any() else None
 
 
 def class_index_error(row: int, index: Any, classes: int) -> IndexError:

@@ -169,7 +169,6 @@ def test_logsumexp_counts_many_classes_that_are_each_too_small_to_change_the_sum
         assert_logsumexp(far_below_one(classes, top, np.float32))
 
 
-@pytest.mark.xfail(strict=True, reason="from 256 classes on a lane adds 16 terms in float32: 7 eps of the sum are lost")
 @pytest.mark.parametrize(("classes", "top"), [(256, 1.0), (256, 0.7), (257, 1.0), (1000, 1.0)])
 def test_logsumexp_counts_more_classes_that_are_each_too_small_to_change_the_sum(classes, top):
     assert_logsumexp(far_below_one(classes, top, np.float32))
@@ -182,7 +181,6 @@ def assert_logsumexp(logits):
         assert logsumexp_error(fastce.logsumexp(array, axis=axis), exact) <= 1, f"axis {axis}"
 
 
-@pytest.mark.xfail(strict=True, reason="from 256 classes on a lane adds 16 terms in float32: 7 eps of the sum are lost")
 @pytest.mark.parametrize("kind", ["hard", "one-hot"])
 def test_losses_count_more_classes_that_are_each_too_small_to_change_the_sum(kind):
     logits = np.full((1, 1024), -200, np.float32)
@@ -307,7 +305,6 @@ def test_the_class_with_most_of_the_mass_is_another_one_in_every_lane(rng, class
     check(logits.astype(name), tied)
 
 
-@pytest.mark.xfail(strict=True, reason="the class that is left out is the likeliest one without the class weights")
 @pytest.mark.parametrize("name", ["float32", "float64"])
 def test_the_class_with_most_of_the_weighted_mass_need_not_be_the_likeliest(name):
     check(np.array([[20, 0]], name), np.array([[0.4, 0.6]]), weight=[1.0, 0.0])

@@ -4,9 +4,9 @@ from numba import types
 
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.memory import lanes_of, load_first, row_pointer, store_first
-from fastce.kernels.rows import SPARE, to_real
+from fastce.kernels.rows import to_real
 from fastce.kernels.simd import add_wide, sum_wide, where_less, where_zero, zeros_wide
-from fastce.kernels.vector import exp, log1p, scaling
+from fastce.kernels.vector import SPARE, exp, log1p, scaling
 
 
 @inline

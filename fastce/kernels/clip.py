@@ -27,9 +27,9 @@ from fastce.kernels.memory import (
     store_first,
     store_past_cache,
 )
-from fastce.kernels.rows import AHEAD, SPARE, end_of_block, reference_near, row_maximum, to_real
+from fastce.kernels.rows import AHEAD, end_of_block, reference_near, row_maximum, to_real
 from fastce.kernels.simd import add_wide, fma, sum_wide, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, exp_parts, not_too_large, overflow_bound, scaling
+from fastce.kernels.vector import LN2, SPARE, exp_parts, not_too_large, overflow_bound, scaling
 
 ROWS_PER_SUM = 16  # rows that a column's sums are kept for in the compute dtype before they go to float64
 

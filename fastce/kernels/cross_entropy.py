@@ -14,8 +14,8 @@ import math
 from numba import types
 
 from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, structure, vector
+from fastce.kernels.logarithm import log_times_power
 from fastce.kernels.memory import (
-    BLOCK,
     element,
     finish_stores,
     lanes_of,
@@ -31,19 +31,39 @@ from fastce.kernels.memory import (
     store_past_cache,
 )
 from fastce.kernels.rows import (
-    SPARE,
     add_compensated,
     capping,
     end_of_block,
-    fill_masses,
     guessed_maximum,
-    log_times_power,
+    masses_at,
     prepared,
-    row_maximum,
     row_state,
     to_real,
 )
 from fastce.kernels.simd import fma
+from fastce.kernels.states import (
+    DISTANCES,
+    EXPONENT,
+    FACTOR,
+    FACTOR_EXPONENT,
+    LOSS,
+    NEAR,
+    OFFSET,
+    REST,
+    REST_MASS,
+    TARGET,
+    TARGET_GRADIENT,
+    TARGET_MASS,
+    TOTAL,
+    UPSTREAM,
+    X_TARGET,
+    Z_MASS,
+    above,
+    finish_gradients,
+    finish_states,
+    new_states,
+    no_row,
+)
 from fastce.kernels.targets import (
     Options,
     Targets,
@@ -56,8 +76,10 @@ from fastce.kernels.targets import (
     targets_of_row,
     weight_of_row,
 )
-from fastce.kernels.vector import LN2, LN2_LOW, exp_in_float64, exp_parts, scaling, tanh
+from fastce.kernels.vector import SPARE, exp_in_float64, exp_parts, scaling, tanh
 
+ROWS_AT_A_TIME = 16
+CACHED = 65_536  # elements of a group of rows
 PREFETCHED = 65_536  # elements of the next row that are asked for while this row's gradient is written
 
 
@@ -68,15 +90,6 @@ def capped_element(row, c, options):
     if options.softcap > 0.0:
         return options.softcap * tanh(x * (options.logit_scale / options.softcap))
     return x
-
-
-@inline
-def above(power, scale, x):
-    """power * ln(2) - scale * x, rounded once where it matters."""
-    product = scale * x
-    if not math.isfinite(product):
-        return -product
-    return (fma(power, LN2, -product) - fma(scale, x, -product)) + power * LN2_LOW
 
 
 @outlined
@@ -91,76 +104,72 @@ def distances_in_float64(row, classes, left_out, reference, options, targets):
 
 
 @inline
-def add_points(row, left_out, loss, mass, mass_y, log_total, power, scale, offset, options, targets):
-    """(loss, mass, mass_y) with the row's points added; the one that is left out adds to mass_y alone."""
-    losses, masses = (loss, 0.0), (mass, 0.0)
-    for point in range(targets.first_point, targets.end_point):
-        c = targets.classes[point]
-        q = mass_of_point(targets, options, point)
-        if c == left_out:
-            mass_y += q
-        elif q != 0.0:
-            x = capped_element(row, c, options)
-            losses = add_compensated(losses, q * (log_total + above(power, scale, x - offset)))
-            masses = add_compensated(masses, q)
-    return losses[0] + losses[1], masses[0] + masses[1], mass_y
+def look_at_row(row, classes, options, targets, left_out, states, k, room):
+    """Write the sums of a row without one class, and the logit and mass of that class (-1: none), to the states."""
+    ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
+    dense = dense_part(row, targets, options, 1.0)
+    varies = dense[3] or dense[5]
+    largest = guessed_maximum(row, classes, ratio, cap, room)
+    x_target, mass = -math.inf, 0.0
+    if left_out >= 0:
+        x_target = capped_element(row, left_out, options)
+        largest = max(largest, x_target)
+        mass = dense_mass(targets, options, left_out)
+    offset, exponent, near, (rest, distances, rest_mass) = row_state(
+        row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense
+    )
+    if math.isinf(distances) and (varies or options.spread > 0.0):
+        distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
+    states[OFFSET + k] = offset
+    states[EXPONENT + k] = exponent
+    states[NEAR + k] = near
+    states[REST + k] = rest if math.isfinite(offset) else math.nan
+    states[DISTANCES + k] = 0.0
+    states[REST_MASS + k] = rest_mass if varies else rest_mass * options.spread
+    if varies or options.spread > 0.0:
+        states[DISTANCES + k] = distances if varies else distances * options.spread
+    states[X_TARGET + k] = x_target - offset
+    states[TARGET_MASS + k] = mass
+    states[TARGET + k] = left_out
 
 
 @inline
-def loss_of_row(row, classes, options, targets, room, masses):
-    """(loss, state) of one row; the state is what its gradient needs, see `write_gradient_of_row`."""
-    ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
-    dense = dense_part(row, targets, options, 1.0)
-    varies = dense[3] or dense[5]
-    left_out = heaviest_point(targets, options)
-    if targets.has_probabilities:
-        largest, _ = row_maximum(row, classes, ratio, cap, room)  # x - near must be small where the mass is
-    else:
-        largest = guessed_maximum(row, classes, ratio, cap, room)
-    while True:
-        x_y, exp_y = 0.0, 0.0
-        if left_out >= 0:
-            x_y = capped_element(row, left_out, options)
-            largest = max(largest, x_y)
-        offset, exponent, near, (rest, distances, rest_mass) = row_state(
-            row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense, masses
-        )
-        if not math.isfinite(offset):
-            return math.nan, (offset, exponent, 1.0, math.nan, -1, 0.0, 0.0, 0.0, 0.0, 0.0)
-        if left_out >= 0:
-            exp_y = exp_in_float64(x_y - offset, exponent, scale)
-        total = rest + exp_y
-        power = exponent + SPARE
-        log_total = math.log(total * 2.0**-SPARE)
-        if math.isinf(distances) and (varies or options.spread > 0.0):
-            distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
-        if not varies:
-            rest_mass *= options.spread
-            distances = distances * options.spread if options.spread > 0.0 else 0.0
-        loss = rest_mass * (log_total + above(power, scale, near)) - scale * distances
-        mass_y = dense_mass(targets, options, left_out) if left_out >= 0 else 0.0
-        loss, rest_mass, mass_y = add_points(
-            row, left_out, loss, rest_mass, mass_y, log_total, power, scale, offset, options, targets
-        )
-        if mass_y != 0.0:
-            if rest < 1e15 * exp_y:
-                loss += mass_y * math.log1p(rest / exp_y)
-            else:
-                loss += mass_y * (log_total + above(power, scale, x_y - offset))
-        if dense[3] and left_out < 0 and loss < 0.5 * rest_mass:
-            # the dense sum has lost digits: once more, without the class that most of the mass is on
-            left_out = likeliest_class(targets.probabilities, classes)
+def look_at_rows(logits, first, count, options, targets, states, room):
+    """The states of ``count`` rows from ``first`` on; rows of weight 0 are not looked at."""
+    rows, classes = logits.shape
+    for k in range(count):
+        i = first + k
+        send_for_target(logits, targets, min(i + 2, rows - 1))
+        if weight_of_row(targets, i) == 0.0:
+            no_row(states, k)
             continue
-        break
-    if math.isnan(total):
-        loss = math.nan
-    z_mass = 0.0
-    if options.z_loss > 0.0:
-        lse = scale * offset + log_times_power(total, exponent)
-        loss += options.z_loss * lse * lse
-        z_mass = 2.0 * options.z_loss * lse
-    return loss, (offset, exponent, total, rest, left_out, x_y, exp_y, mass_y, rest_mass, z_mass)
+        of_row = targets_of_row(targets, i)
+        left_out, mass = heaviest_point(of_row, options)
+        look_at_row(row_pointer(logits, i), classes, options, of_row, left_out, states, k, room)
+        states[TARGET_MASS + k] += mass
+
+
+@outlined
+def add_points(row, options, targets, scale, states, k):
+    """The other points of a sparse row, one by one."""
+    loss, mass = (states[LOSS + k], 0.0), (states[REST_MASS + k], 0.0)
+    log_total = log_times_power(states[TOTAL + k], -SPARE)
+    for point in range(targets.first_point, targets.end_point):
+        c = targets.classes[point]
+        q = mass_of_point(targets, options, point)
+        if c != states[TARGET + k] and q != 0.0:
+            x = capped_element(row, c, options) - states[OFFSET + k]
+            loss = add_compensated(loss, q * (log_total + above(states[EXPONENT + k] + SPARE, scale, x)))
+            mass = add_compensated(mass, q)
+    states[LOSS + k] = loss[0] + loss[1]
+    states[REST_MASS + k] = mass[0] + mass[1]
+
+
+@outlined
+def look_again(row, classes, options, targets, scale, states, k, room):
+    """A row of probabilities whose loss has lost digits: once more, without the class that most of the mass is on."""
+    look_at_row(row, classes, options, targets, likeliest_class(targets, options, classes), states, k, room)
+    finish_states(states, k, k + 1, scale, options.z_loss)
 
 
 @inline
@@ -180,7 +189,7 @@ def gradient_vector(x, minus_q, reference, cap):
 
 
 @inline
-def write_gradient_of_block(block, first, masses, out, start, stop, reference, cap, past_cache, next_row):
+def write_gradient_of_block(block, first, dense, out, start, stop, reference, cap, past_cache, next_row):
     """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
     lanes = lanes_of(block)
     nothing = to_real(block, 0.0)
@@ -189,13 +198,11 @@ def write_gradient_of_block(block, first, masses, out, start, stop, reference, c
         whole, count = next_step(out, i, stop, past_cache)
         if count > 0:
             x = load_first(block, i + to_block, count, nothing)
-            minus_q = load_first(masses, i - start, count, nothing)
-            store_first(out, i, gradient_vector(x, minus_q, reference, cap), count)
+            store_first(out, i, gradient_vector(x, masses_at(dense, i, count), reference, cap), count)
             i += count
             continue
         for _ in range(whole):
-            x, minus_q = load(block, i + to_block), load(masses, i - start)
-            gradient = gradient_vector(x, minus_q, reference, cap)
+            gradient = gradient_vector(load(block, i + to_block), masses_at(dense, i, lanes), reference, cap)
             if past_cache:
                 if i < PREFETCHED:
                     prefetch(next_row, i)
@@ -206,45 +213,35 @@ def write_gradient_of_block(block, first, masses, out, start, stop, reference, c
 
 
 @inline
-def gradient_of_point(row, c, mass, state, options, targets, upstream):
-    """p_c (sum q + 2 z lse) - q_c of one class, in float64; for the class that was left out, p - 1 = -rest / sum."""
-    offset, exponent, total, rest, left_out, x_y, exp_y, mass_y, rest_mass, z_mass = state
-    if c == left_out:
-        x = x_y
-        gradient = (exp_y * (rest_mass + z_mass) - mass_y * rest) / total
-    else:
-        x = capped_element(row, c, options)
-        scale = 1.0 if options.softcap > 0.0 else options.logit_scale
-        p = exp_in_float64(x - offset, exponent, scale) / total
-        gradient = p * (rest_mass + mass_y + z_mass) - (mass + dense_mass(targets, options, c))
+def gradient_of_point(row, c, mass, states, k, options, targets):
+    """p_c (sum q + 2 z lse) - q_c of one class, in float64."""
+    if c == states[TARGET + k]:
+        return states[TARGET_GRADIENT + k]
+    x = capped_element(row, c, options)
+    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    p = exp_in_float64(x - states[OFFSET + k], states[EXPONENT + k], scale) / states[TOTAL + k]
+    all_masses = states[REST_MASS + k] + states[TARGET_MASS + k] + states[Z_MASS + k]
+    gradient = p * all_masses - (mass + dense_mass(targets, options, c))
     if options.softcap > 0.0:
         gradient *= 1.0 - (x / options.softcap) ** 2
-    return upstream * gradient
+    return states[UPSTREAM + k] * gradient
 
 
 @inline
-def write_gradient_of_row(
-    row, classes, options, targets, state, upstream, room, masses, filled_with, out, past_cache, next_row
-):
+def write_gradient_of_row(row, classes, options, targets, states, k, room, out, past_cache, next_row):
     """The gradient of one row from its state: exp again, from logits that are still in cache.
 
     Keeping the exps of the first look in a buffer of the row's size was measured too: no faster at any row length, for
     what it saves in arithmetic it spends on the second-level cache. The logits may be replaced by their gradient: each
-    is read before its place is written. Without weights and probabilities, ``masses`` is the same for all rows that
-    share what is returned, ``filled_with``.
+    is read before its place is written.
     """
-    offset, exponent, total, _, left_out, _, _, mass_y, rest_mass, z_mass = state
     ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
-    upstream *= options.logit_scale
-    fraction, power = math.frexp(total)
     scale = 1.0 if options.softcap > 0.0 else options.logit_scale
-    with_factor = scaling(row, scale, upstream * (rest_mass + mass_y + z_mass) / fraction)
-    reference = (to_real(row, exponent + power), to_real(row, offset), with_factor)
+    offset = to_real(row, states[OFFSET + k])
+    reference = (to_real(row, states[FACTOR_EXPONENT + k]), offset, scaling(row, scale, states[FACTOR + k]))
     of_cap = (to_real(row, 1.0 / options.softcap if options.softcap > 0.0 else 0.0), to_real(row, 1.0))
-    dense = dense_part(row, targets, options, -upstream)
-    varies = dense[3] or dense[5]
-    if not varies and filled_with != upstream:
-        fill_masses(0, min(BLOCK, classes), dense, masses)
+    dense = dense_part(row, targets, options, -states[UPSTREAM + k])
+    left_out = int(states[TARGET + k])
     point, end_point = targets.first_point, targets.end_point
     start = 0
     while start < classes:
@@ -252,17 +249,14 @@ def write_gradient_of_row(
         c = targets.classes[point] if point < end_point else (left_out if left_out >= start else classes)
         if c == start:
             mass = mass_of_point(targets, options, point) if point < end_point else 0.0
-            set_element(out, c, gradient_of_point(row, c, mass, state, options, targets, upstream))
+            set_element(out, c, gradient_of_point(row, c, mass, states, k, options, targets))
             point += 1
             start += 1
             continue
         stop = min(stop, c)
-        block, first = prepared(row, start, stop, ratio, cap, reference[1], room)
-        if varies:
-            fill_masses(start, stop, dense, masses)
-        write_gradient_of_block(block, first, masses, out, start, stop, reference, of_cap, past_cache, next_row)
+        block, first = prepared(row, start, stop, ratio, cap, offset, room)
+        write_gradient_of_block(block, first, dense, out, start, stop, reference, of_cap, past_cache, next_row)
         start = stop
-    return upstream
 
 
 @outlined
@@ -274,71 +268,65 @@ def fill_row(row, classes, value, out):
         store_first(out, i, vector, min(lanes, classes - i))
 
 
-def _types_of_loss(storage):
+@inline
+def write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, past_cache):
+    """The gradients of ``count`` rows from ``first`` on."""
+    rows, classes = logits.shape
+    for k in range(count):
+        from_above = upstream[first + k] if upstream.shape[0] > 1 else upstream[0]
+        states[UPSTREAM + k] = weight_of_row(targets, first + k) * from_above * options.logit_scale
+    finish_gradients(states, count, options.softcap)
+    for k in range(count):
+        i = first + k
+        row, out = row_pointer(logits, i), row_pointer(gradient, i)
+        if weight_of_row(targets, i) == 0.0:
+            fill_row(row, classes, 0.0, out)
+        elif not math.isfinite(states[OFFSET + k]):
+            fill_row(row, classes, math.nan, out)
+        else:
+            next_row = row_pointer(logits, min(i + 1, rows - 1))
+            of_row = targets_of_row(targets, i)
+            write_gradient_of_row(row, classes, options, of_row, states, k, room, out, past_cache, next_row)
+
+
+def _types(storage):
     real = real_of(storage)
     integers, floats = vector(types.int64), vector(types.float64)
     targets = structure(Targets, integers, integers, floats, matrix(real), vector(real), floats)
     options = structure(Options, *(types.float64 for _ in Options._fields))
-    return matrix(storage), targets, options, floats
+    return matrix(storage), targets, options, floats, floats, matrix(storage), types.boolean
 
 
-@kernel(_types_of_loss)
-def cross_entropy_rows(logits, targets, options, losses):
-    """losses[i] = v_i times the loss of row i; 0 where v_i is 0, whatever the row holds."""
+@kernel(_types)
+def cross_entropy_rows(logits, targets, options, losses, upstream, gradient, past_cache):
+    """losses[i] = v_i times the loss of row i, and gradient[i] = v_i * upstream_i * d loss_i / d logits[i] if it has rows.
+
+    Rows of weight 0 are 0, whatever they hold. Rows are taken in groups that a second-level cache holds until their
+    gradients are written.
+    """
     rows, classes = logits.shape
-    for i in range(rows):
-        row = row_pointer(logits, i)
-        weight = weight_of_row(targets, i)
-        send_for_target(logits, targets, min(i + 2, rows - 1))
-        losses[i] = 0.0
-        if weight != 0.0:
-            room, masses = scratch_block(row), scratch_block(row)
-            loss, _ = loss_of_row(row, classes, options, targets_of_row(targets, i), room, masses)
-            losses[i] = weight * loss
-
-
-@kernel(
-    lambda storage: (
-        *_types_of_loss(storage),
-        vector(types.float64),
-        matrix(storage),
-        types.boolean,
-    )
-)
-def cross_entropy_rows_and_gradient(logits, targets, options, losses, upstream, gradient, past_cache):
-    """As `cross_entropy_rows`, and gradient[i] = v_i * upstream_i * d loss_i / d logits[i]."""
-    rows, classes = logits.shape
-    filled_with = math.nan
-    for i in range(rows):
-        row, out = row_pointer(logits, i), row_pointer(gradient, i)
-        room, masses = scratch_block(row), scratch_block(row)
-        weight = weight_of_row(targets, i)
-        send_for_target(logits, targets, min(i + 2, rows - 1))
-        losses[i] = 0.0
-        if weight == 0.0:
-            fill_row(row, classes, 0.0, out)
-            continue
-        of_row = targets_of_row(targets, i)
-        loss, state = loss_of_row(row, classes, options, of_row, room, masses)
-        losses[i] = weight * loss
-        if not math.isfinite(state[0]):
-            fill_row(row, classes, math.nan, out)
-            continue
-        from_above = weight * (upstream[i] if upstream.shape[0] > 1 else upstream[0])
-        next_row = row_pointer(logits, min(i + 1, rows - 1))
-        filled_with = write_gradient_of_row(
-            row,
-            classes,
-            options,
-            of_row,
-            state,
-            from_above,
-            room,
-            masses,
-            filled_with,
-            out,
-            past_cache,
-            next_row,
-        )
+    states = new_states()
+    room = scratch_block(row_pointer(logits, 0))
+    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    group = max(1, min(ROWS_AT_A_TIME, CACHED // classes))
+    for first in range(0, rows, group):
+        count = min(group, rows - first)
+        look_at_rows(logits, first, count, options, targets, states, room)
+        finish_states(states, 0, count, scale, options.z_loss)
+        for k in range(count):
+            i = first + k
+            of_row = targets_of_row(targets, i)
+            weight = weight_of_row(targets, i)
+            if weight != 0.0:
+                if of_row.end_point - of_row.first_point > 1:
+                    add_points(row_pointer(logits, i), options, of_row, scale, states, k)
+                mass = states[REST_MASS + k]
+                if of_row.has_probabilities and states[TARGET + k] < 0 and states[LOSS + k] < 0.5 * mass:
+                    look_again(row_pointer(logits, i), classes, options, of_row, scale, states, k, room)
+            losses[i] = weight * states[LOSS + k]
+        if gradient.shape[0] > 0:
+            write_gradients(
+                logits, first, count, options, targets, states, upstream, gradient, room, past_cache
+            )
     if past_cache:
         finish_stores()

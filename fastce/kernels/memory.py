@@ -22,8 +22,11 @@ _INDEX = ir.IntType(64)
 
 def _lanes_mask(builder: Any, count: Any, lanes: int) -> Any:
     """True in the first ``count`` lanes."""
-    numbers = ir.Constant(ir.VectorType(_INDEX, lanes), list(range(lanes)))
-    return builder.icmp_signed("<", numbers, _splat(builder, count, lanes))
+    most = ir.Constant(count.type, lanes)
+    count = builder.select(builder.icmp_signed("<", count, most), count, most)
+    short = ir.IntType(32)
+    numbers = ir.Constant(ir.VectorType(short, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, short), lanes))
 
 
 def _element_pointer(builder: Any, context: Any, pointer_type: types.CPointer, pointer: Any, i: Any) -> Any:
@@ -145,6 +148,18 @@ def load_first(typingctx, row, i, count, fill):
         return builder.select(mask, _widen(builder, storage, value), _splat(builder, fill, result.lanes))
 
     return result(row, types.int64, types.int64, real), codegen
+
+
+@intrinsic
+def keep_first(typingctx, vector, count):
+    """The first ``count`` lanes of a vector, zeros in the others."""
+
+    def codegen(context, builder, sig, args):
+        vector, count = args
+        mask = _lanes_mask(builder, count, vector.type.count)
+        return builder.select(mask, vector, ir.Constant(vector.type, None))
+
+    return vector(vector, types.int64), codegen
 
 
 def _write(context: Any, builder: Any, sig: Any, args: Any, align: int) -> Any:

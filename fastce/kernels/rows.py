@@ -16,12 +16,12 @@ from typing import Any
 from numba import types
 
 from fastce.kernels.jit import by_type, inline, outlined, real_of
-from fastce.kernels.memory import BLOCK, lanes_of, load, load_first, prefetch, store
-from fastce.kernels.simd import add_wide, fma, maximum, maximum_of_lanes, sum_wide, where_zero, zeros_wide
+from fastce.kernels.memory import BLOCK, keep_first, lanes_of, load, load_first, prefetch, store
+from fastce.kernels.simd import add_products, add_wide, fma, maximum, maximum_of_lanes, sum_wide, where_zero, zeros_wide
 from fastce.kernels.vector import (
     LN2,
-    LN2_LOW,
     LOG2E,
+    SPARE,
     exp,
     exp_parts,
     largest_exponent,
@@ -31,9 +31,7 @@ from fastce.kernels.vector import (
     tanh,
 )
 
-SPARE = 60.0  # see `reference_near`
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
-ROOT_HALF = math.sqrt(0.5)
 
 
 def to_real(row: Any, value: float) -> Any:
@@ -137,60 +135,67 @@ def reference_near(row, largest, scale):
 
 
 @inline
+def exp_of_pair(x, y, exponent, scaled_by):
+    """exp(scale x) / 2**exponent + exp(scale y) / 2**exponent, with two roundings."""
+    a, power = exp_parts(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
+    b, other_power = exp_parts(not_too_large(y, exponent, scaled_by), exponent, scaled_by)
+    return fma(a, power, b * other_power)
+
+
+@inline
 def block_sums(block, start, stop, exponent, near, scaled_by):
     """The sums of exp(scale x) / 2**exponent and of x - near over the block, as float64.
 
-    As many vectors as a vector has lanes are added in the row's dtype, their sum in float64 (compensated, for float64):
-    the error stays that of a single exp at any length.
+    Four vectors are added in pairs in the row's dtype, their sum in float64 (compensated, for float64): the error stays
+    that of a single exp at any length, even beside a term that dominates.
     """
     lanes = lanes_of(block)
     exps, distances = zeros_wide(), zeros_wide()
-    zero = load_first(block, start, 0, to_real(block, 0.0))
-    chunk = lanes * lanes
-    chunks_end = stop - (stop - start) % chunk
-    for first in range(start, chunks_end, chunk):
-        exp_of_chunk, distance_of_chunk = zero, zero
-        for k in range(lanes):
-            prefetch(block, first + k * lanes + AHEAD)
-            x = load(block, first + k * lanes)
-            a, power = exp_parts(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
-            exp_of_chunk = fma(a, power, exp_of_chunk)
-            distance_of_chunk += x - near
-        exps = add_wide(exps, exp_of_chunk)
-        distances = add_wide(distances, distance_of_chunk)
-    for i in range(chunks_end, stop, lanes):
+    fours_end = stop - (stop - start) % (4 * lanes)
+    for i in range(start, fours_end, 4 * lanes):
+        x, y, z, w = load(block, i), load(block, i + lanes), load(block, i + 2 * lanes), load(block, i + 3 * lanes)
+        for k in range(4):
+            prefetch(block, i + k * lanes + AHEAD)
+        exps = add_wide(exps, exp_of_pair(x, y, exponent, scaled_by) + exp_of_pair(z, w, exponent, scaled_by))
+        distances = add_wide(distances, ((x - near) + (y - near)) + ((z - near) + (w - near)))
+    for i in range(fours_end, stop, lanes):
         x = not_too_large(load_first(block, i, stop - i, to_real(block, -math.inf)), exponent, scaled_by)
         exps = add_wide(exps, exp(x, exponent, scaled_by))
         distances = add_wide(distances, load_first(block, i, stop - i, near) - near)
     return sum_wide(exps), sum_wide(distances)
 
 
-@outlined
-def weighted_sums(block, start, stop, masses, near):
-    """The sums of q (x - near) and of the masses q, one mass per element of the block; 0 * inf counts as 0."""
-    lanes = lanes_of(block)
-    zero = to_real(block, 0.0)
-    distances, total = zeros_wide(), zeros_wide()
-    for i in range(start, stop, lanes):
-        q = load_first(masses, i - start, stop - i, zero)
-        product = q * (load_first(block, i, stop - i, near) - near)
-        distances = add_wide(distances, where_zero(q, zero, product))
-        total = add_wide(total, q)
-    return sum_wide(distances), sum_wide(total)
-
-
-@outlined
-def fill_masses(start, stop, dense, masses):
-    """masses[c - start] = w_c (keep * t_c + spread): the dense part of the target distribution."""
+@inline
+def masses_at(dense, c, count):
+    """q = w (keep * t + spread) of ``count`` classes from c on: the dense part of the target distribution."""
     keep, spread, probabilities, has_probabilities, weight, has_weight = dense
-    lanes = lanes_of(masses)
+    nothing = to_real(weight, 0.0)
+    q = load_first(weight, 0, 0, spread)
+    if has_probabilities:
+        q = fma(load_first(probabilities, c, count, nothing), keep, spread)
+    if has_weight:
+        q = q * load_first(weight, c, count, nothing)
+    return q
+
+
+@inline
+def weighted_block_sums(block, start, stop, to_class, dense, exponent, near, scaled_by):
+    """The sums of exp(scale x) / 2**exponent, of q (x - near) and of q over the block; 0 * inf counts as 0.
+
+    Products are added in float64: the reference may be far from where the mass is.
+    """
+    lanes = lanes_of(block)
+    exps, distances, mass = zeros_wide(), zeros_wide(), zeros_wide()
     for i in range(start, stop, lanes):
-        q = load_first(masses, 0, 0, spread)
-        if has_probabilities:
-            q = fma(load_first(probabilities, i, stop - i, to_real(masses, 0.0)), keep, spread)
-        if has_weight:
-            q = q * load_first(weight, i, stop - i, to_real(masses, 0.0))
-        store(masses, i - start, q)
+        prefetch(block, i + AHEAD)
+        prefetch(dense[2], i + to_class + AHEAD)
+        count = min(lanes, stop - i)
+        x = load_first(block, i, count, to_real(block, -math.inf))
+        q = keep_first(masses_at(dense, i + to_class, count), count)
+        exps = add_wide(exps, exp(not_too_large(x, exponent, scaled_by), exponent, scaled_by))
+        distances = add_products(distances, q, where_zero(q, near, x), near)
+        mass = add_wide(mass, q)
+    return sum_wide(exps), sum_wide(distances), sum_wide(mass)
 
 
 @inline
@@ -215,13 +220,12 @@ def add_compensated(total, x):
 
 
 @inline
-def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense, masses):
+def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense):
     """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none).
 
     Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
     Without weights and probabilities q is 1 for all here.
     """
-    varies = dense[3] or dense[5]
     lanes = lanes_of(row)
     exps, distances, mass = (0.0, 0.0), (0.0, 0.0), 0.0
     start = 0
@@ -233,11 +237,14 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
         if start < left_out < stop:
             stop = left_out
         block, first = prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
-        exps_here, distances_here = block_sums(block, first, first + stop - start, exponent, near, scaled_by)
-        mass_here = float(stop - start)
-        if varies:
-            fill_masses(start, stop, dense, masses)
-            distances_here, mass_here = weighted_sums(block, first, first + stop - start, masses, near)
+        end = first + stop - start
+        if dense[3] or dense[5]:
+            exps_here, distances_here, mass_here = weighted_block_sums(
+                block, first, end, start - first, dense, exponent, near, scaled_by
+            )
+        else:
+            exps_here, distances_here = block_sums(block, first, end, exponent, near, scaled_by)
+            mass_here = float(stop - start)
         exps = add_compensated(exps, exps_here)
         distances = add_compensated(distances, distances_here)
         mass += mass_here
@@ -246,7 +253,7 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
 
 
 @inline
-def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense, masses):
+def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense):
     """(offset, exponent, near, sums) of a row whose largest element may be guessed.
 
     The offset is NaN or infinite if the row's maximum is; the sums mean nothing then.
@@ -258,29 +265,14 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
         near = to_real(row, (exponent + SPARE) * LN2 / scale)
         if math.isfinite(offset):
             sums = row_sums(
-                row, classes, left_out, capped_by, to_real(row, offset), to_real(row, exponent), near, scaled_by,
-                room, dense, masses,
+                row, classes, left_out, capped_by, to_real(row, offset), to_real(row, exponent), near, scaled_by, room,
+                dense,
             )  # fmt: skip
             if sums[0] < overflow_bound(row):
                 break
         if attempt == 0:
             largest, _ = row_maximum(row, classes, capped_by[0], capped_by[1], room)
     return offset, exponent, near, sums
-
-
-@inline
-def log_times_power(total, exponent):
-    """log(total * 2**exponent), rounded once where it matters.
-
-    total = f 2**k with sqrt(1/2) <= f < sqrt(2) makes (exponent + k) ln(2) and log(f) unable to cancel; ln(2) has two
-    parts, so that the product is exact to twice the precision.
-    """
-    f, k = math.frexp(total)
-    if f < ROOT_HALF:
-        f, k = 2.0 * f, k - 1
-    power = exponent + k
-    high = power * LN2
-    return high + (math.log(f) + (fma(power, LN2, -high) + power * LN2_LOW))
 
 
 @inline

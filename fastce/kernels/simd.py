@@ -251,6 +251,24 @@ def zeros_wide(typingctx):
     return pair(), lambda context, builder, sig, args: ir.Constant(context.get_value_type(pair), None)
 
 
+def _half(builder: Any, x: Any, half: int) -> Any:
+    """Eight of sixteen float32 lanes, in float64."""
+    lanes = x.type.count // 2
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(half * lanes, (half + 1) * lanes)))
+    return builder.fpext(builder.shuffle_vector(x, x, mask), ir.VectorType(ir.DoubleType(), lanes))
+
+
+def _add_compensated(builder: Any, totals: Any, x: Any) -> Any:
+    total, lost = builder.extract_value(totals, 0), builder.extract_value(totals, 1)
+    new = builder.fadd(total, x)
+    x_part = builder.fsub(new, total)
+    error = builder.fadd(builder.fsub(total, builder.fsub(new, x_part)), builder.fsub(x, x_part))
+    infinite = builder.fcmp_unordered("uno", error, error)  # inf - inf: the total tells already
+    error = builder.select(infinite, ir.Constant(error.type, None), error)
+    kept = builder.insert_value(totals, new, 0)
+    return builder.insert_value(kept, builder.fadd(lost, error), 1)
+
+
 @intrinsic
 def add_wide(typingctx, totals, x):
     """``totals`` (two float64 vectors) plus the lanes of ``x``, added in float64.
@@ -260,28 +278,33 @@ def add_wide(typingctx, totals, x):
 
     def codegen(context, builder, sig, args):
         totals, x = args
-        lanes = x.type.count
-        parts = [builder.extract_value(totals, 0), builder.extract_value(totals, 1)]
         if x.type.element == ir.DoubleType():
-            total, lost = parts
-            new = builder.fadd(total, x)
-            x_part = builder.fsub(new, total)
-            error = builder.fadd(builder.fsub(total, builder.fsub(new, x_part)), builder.fsub(x, x_part))
-            infinite = builder.fcmp_unordered("uno", error, error)  # inf - inf: the total tells already
-            error = builder.select(infinite, ir.Constant(error.type, None), error)
-            kept = builder.insert_value(totals, new, 0)
-            return builder.insert_value(kept, builder.fadd(lost, error), 1)
+            return _add_compensated(builder, totals, x)
         for half in range(2):
-            mask = ir.Constant(
-                ir.VectorType(ir.IntType(32), lanes // 2),
-                list(range(half * lanes // 2, (half + 1) * lanes // 2)),
-            )
-            wide = builder.fpext(builder.shuffle_vector(x, x, mask), parts[half].type)
-            totals = builder.insert_value(totals, builder.fadd(parts[half], wide), half)
+            part = builder.fadd(builder.extract_value(totals, half), _half(builder, x, half))
+            totals = builder.insert_value(totals, part, half)
         return totals
 
     pair = types.UniTuple(float64_vector, 2)
     return pair(pair, x), codegen
+
+
+@intrinsic
+def add_products(typingctx, totals, q, x, near):
+    """``totals`` plus ``q * (x - near)``, in float64 from the start, as `add_wide` adds."""
+
+    def codegen(context, builder, sig, args):
+        totals, q, x, near = args
+        if x.type.element == ir.DoubleType():
+            return _add_compensated(builder, totals, builder.fmul(q, builder.fsub(x, near)))
+        for half in range(2):
+            distance = builder.fsub(_half(builder, x, half), _half(builder, near, half))
+            part = _fma(builder, _half(builder, q, half), distance, builder.extract_value(totals, half))
+            totals = builder.insert_value(totals, part, half)
+        return totals
+
+    pair = types.UniTuple(float64_vector, 2)
+    return pair(pair, q, q, q), codegen
 
 
 @intrinsic

@@ -94,7 +94,7 @@ def dense_mass(targets, options, c):
 
 @inline
 def dense_part(row, targets, options, factor):
-    """What `fill_masses` needs to know of this row to write its masses times the factor."""
+    """What `masses_at` needs to know of this row to give its masses times the factor."""
     return (
         to_real(row, options.keep * factor),
         to_real(row, options.spread * factor),
@@ -107,22 +107,23 @@ def dense_part(row, targets, options, factor):
 
 @inline
 def heaviest_point(targets, options):
-    """The class of the row's heaviest point, -1 without points."""
+    """The class of the row's heaviest point and its mass; (-1, 0) without points."""
     heaviest, largest_mass = -1, -math.inf
     for point in range(targets.first_point, targets.end_point):
         mass = mass_of_point(targets, options, point)
         if mass > largest_mass:
             heaviest, largest_mass = targets.classes[point], mass
-    return heaviest
+    return heaviest, (largest_mass if heaviest >= 0 else 0.0)
 
 
 @outlined
-def likeliest_class(probabilities, classes):
-    """The class of the largest target probability."""
-    best = 0
-    for c in range(1, classes):
-        if probabilities[c] > probabilities[best]:
-            best = c
+def likeliest_class(targets, options, classes):
+    """The class of the largest mass."""
+    best, largest = 0, -math.inf
+    for c in range(classes):
+        mass = dense_mass(targets, options, c)
+        if mass > largest:
+            best, largest = c, mass
     return best
 
 

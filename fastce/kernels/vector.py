@@ -24,6 +24,7 @@ from fastce.kernels.simd import (
 LN2 = math.log(2.0)
 LN2_LOW = 2.3190468138462996e-17  # ln 2 - LN2
 LOG2E = 1.0 / LN2
+SPARE = 60.0  # how far below the row's maximum a reference is put; see `rows.reference_near`
 
 # exp(r) = 1 + r + r^2 q(r) for |r| <= ln(2)/2: relative error 3.1e-9 (float32), 3.6e-18 (float64)
 _EXP_FLOAT32 = (1.0, 1.0, 0.49999993448816854, 0.1666652063401881, 0.04166838761130942, 0.008368716752120798,
@@ -94,6 +95,10 @@ def log1p(u: Any) -> Any:
 
 def tanh(x: Any) -> Any:
     """tanh(x) = y / (y + 2) with y = expm1(2 |x|), so that small x keep every digit."""
+
+
+def rounded(x: Any) -> Any:
+    """The nearest integer, for numbers up to 2**22 (float32) or 2**51 (float64)."""
 
 
 def largest_exponent(row: Any) -> Any:
@@ -213,6 +218,12 @@ def _tanh(x: Any) -> Any:
         return copysign(y / (y + two), x)
 
     return implementation
+
+
+@by_type(rounded)
+def _rounded(x: Any) -> Any:
+    integers = _real(x)(_INTEGERS_END_HERE[_real(x)])
+    return lambda x: (x + integers) - integers
 
 
 @by_type(largest_exponent)

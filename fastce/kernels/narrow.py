@@ -1,0 +1,99 @@
+"""Rows of few classes, transposed into a tile that fits the first-level cache, and back.
+
+In a tile the classes are ``width`` elements apart and the rows adjacent, as columns.py wants them. Squares of as many
+rows and classes as a vector has lanes are transposed in registers.
+"""
+
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastce.kernels.jit import inline, outlined
+from fastce.kernels.lanes import load_square, store_square, store_whole_square, transposed
+from fastce.kernels.memory import element, lanes_of, prefetch, row_pointer, set_element
+from fastce.kernels.rows import AHEAD
+from fastce.kernels.simd import VECTOR_BYTES
+from fastce.kernels.states import FITS, GROUP
+
+NARROW = 256  # classes at most
+TILE = 4096  # elements
+
+
+class Narrow(NamedTuple):
+    """Which arrays of a call have their classes adjacent, and not their rows."""
+
+    logits: bool
+    probabilities: bool
+    gradient: bool
+
+
+@intrinsic
+def new_tile(typingctx, array):
+    """Room on the stack for a tile of this dtype."""
+
+    def codegen(context, builder, sig, args):
+        element = context.get_data_type(array.dtype)
+        with builder.goto_entry_block():
+            room = builder.alloca(ir.ArrayType(element, TILE))
+            room.align = VECTOR_BYTES
+        return builder.bitcast(room, element.as_pointer())
+
+    return types.CPointer(array.dtype)(array), codegen
+
+
+@inline
+def tile_width(classes, any_narrow):
+    """How many rows are taken at a time: whole vectors, so many that the tile has room for their classes."""
+    if not any_narrow:
+        return GROUP
+    padded = (classes + 15) // 16 * 16
+    return min(GROUP, max(16, TILE // padded // 16 * 16))
+
+
+@outlined
+def fill_tile(rows, row_stride, first, count, classes, tile, width):
+    """tile[c * width + k] = class c of row first + k; zeros where the last vector has no row."""
+    lanes = lanes_of(rows)
+    for k in range(0, count, lanes):
+        for c in range(0, classes, lanes):
+            place = (first + k) * row_stride + c
+            for j in range(lanes):
+                prefetch(rows, place + j * row_stride + AHEAD)
+            square = load_square(rows, place, row_stride, min(lanes, count - k), min(lanes, classes - c))
+            store_whole_square(tile, c * width + k, width, transposed(square))
+
+
+@outlined
+def put_tile(tile, width, count, classes, rows, row_stride, first, states, all_fit):
+    """The inverse of `fill_tile`, of the rows that fit."""
+    lanes = lanes_of(rows)
+    for k in range(0, count, lanes):
+        here = min(lanes, count - k)
+        for c in range(0, classes, lanes):
+            if all_fit:
+                square = load_square(tile, c * width + k, width, min(lanes, classes - c), lanes)
+                place = (first + k) * row_stride + c
+                store_square(rows, place, row_stride, here, min(lanes, classes - c), transposed(square))
+        if not all_fit:
+            for j in range(k, k + here):
+                if states[FITS + j] > 0.0:
+                    for c in range(classes):
+                        set_element(rows, (first + j) * row_stride + c, element(tile, c * width + j))
+
+
+@inline
+def row_stride_of(array):
+    """Elements from one row to the next of an (outer, classes, rows) array."""
+    return array.strides[2] // array.itemsize
+
+
+@inline
+def tile_of(array, is_narrow, outer, first, count, room, width):
+    """(tile, start, stride): where class c of row first + k is at ``tile[start + c * stride + k]``."""
+    whole = row_pointer(array, outer)
+    if not is_narrow:
+        return whole, first, array.strides[1] // array.itemsize
+    fill_tile(whole, row_stride_of(array), first, count, array.shape[1], room, width)
+    return room, 0, width

@@ -1,0 +1,155 @@
+"""logsumexp, softmax and log_softmax, a row in each lane.
+
+The largest term is left out of its row's sum, so that  lse - x_max = log1p(s / e_max)  keeps its digits near 0. Along an
+axis of many classes finding it first would be another read, so logsumexp does without it, and leaves the rows whose
+result is near 0 to the kernels of rows.py.
+"""
+
+import math
+
+from numba import types
+
+from fastce.kernels.columns import GUESS, largest_of_lanes, references_near, sum_lanes
+from fastce.kernels.jit import inline, kernel, matrix
+from fastce.kernels.lanes import load_real, store_real, store_totals, store_where
+from fastce.kernels.logarithm import log1p, log_times_power
+from fastce.kernels.memory import lanes_of, load, load_first, row_pointer, scratch_block, store, store_first
+from fastce.kernels.narrow import NARROW, new_tile, put_tile, row_stride_of, tile_of, tile_width
+from fastce.kernels.rows import to_real
+from fastce.kernels.simd import where_less
+from fastce.kernels.states import (
+    EXPONENT,
+    FITS,
+    LANES,
+    LOSS,
+    REST,
+    TOTAL,
+    X_TARGET,
+    mark_fitting,
+    new_states,
+)
+from fastce.kernels.vector import exp, overflow_bound, scaling
+
+
+@inline
+def look_at_tile(states, tile, classes, count, leave_out, weight):
+    """The sums of every row of the tile; without its largest term, which is then in X_TARGET."""
+    place, start, stride = tile
+    cap = (to_real(place, 0.0), to_real(place, 0.0))
+    masses = (to_real(place, 0.0), to_real(place, 0.0), False, weight, False)
+    scaled_by = scaling(place, 1.0, 1.0)
+    lanes = lanes_of(place)
+    nobody = load_first(place, 0, 0, to_real(place, -1.0))
+    for k in range(0, count, lanes):
+        here = min(lanes, count - k)
+        guessed_from = classes if leave_out else min(classes, GUESS)
+        largest, number = largest_of_lanes(place, start + k, stride, guessed_from, here, cap)
+        reference = references_near(place, largest, 1.0)
+        exps, _, _ = sum_lanes(
+            place, start + k, stride, classes, here, number if leave_out else nobody, reference, cap, scaled_by, masses,
+            (weight, 0, 0),
+        )  # fmt: skip
+        store_real(states, EXPONENT + k, reference[0])
+        store_real(states, X_TARGET + k, largest)
+        store_totals(place, states, REST + k, exps)
+
+
+@inline
+def finish_sums(states, count, leave_out):
+    """LOSS becomes lse - x_max and TOTAL the whole sum; without x_max, LOSS becomes lse itself, NaN if it is near 0."""
+    scaled_by = scaling(states, 1.0, 1.0)
+    for k in range(0, count, LANES):
+        rest, exponent = load(states, REST + k), load(states, EXPONENT + k)
+        if leave_out:
+            exp_largest = exp(load(states, X_TARGET + k), exponent, scaled_by)
+            store(states, LOSS + k, log1p(rest / exp_largest))
+            store(states, TOTAL + k, rest + exp_largest)
+        else:
+            lse = log_times_power(rest, exponent)
+            store(states, LOSS + k, where_less(lse * lse, 0.25, math.nan, where_less(rest, math.inf, lse, math.nan)))
+
+
+@inline
+def report(states, count, first, misfits):
+    """Note the rows that do not fit."""
+    for k in range(count):
+        if states[FITS + k] == 0.0:
+            misfits[first + k] = 1
+
+
+@inline
+def write_lanes(states, tile, k, classes, count, written, to_tile, logarithm):
+    """Softmax, or (x - x_max) - log(sum / exp(x_max)), of one vector of rows."""
+    place, start, stride = tile
+    out, out_start, out_stride = written
+    exponent, largest = load_real(place, states, EXPONENT + k), load_real(place, states, X_TARGET + k)
+    total, log_sum = load_real(place, states, TOTAL + k), load_real(place, states, LOSS + k)
+    fitting = load_real(place, states, FITS + k)
+    factor = load_first(place, 0, 0, to_real(place, 1.0)) / total
+    scaled_by = scaling(place, 1.0, 1.0)
+    for c in range(classes):
+        x = load_first(place, start + k + c * stride, count, to_real(place, 0.0))
+        y = (x - largest) - log_sum if logarithm else exp(x, exponent, scaled_by) * factor
+        if to_tile:
+            store(out, out_start + k + c * out_stride, y)
+        else:
+            store_where(out, out_start + k + c * out_stride, y, fitting)
+
+
+def _cube(storage):
+    return types.Array(storage, 3, "A")
+
+
+@kernel(lambda storage: (_cube(storage), types.boolean, matrix(types.float64), matrix(types.uint8)))
+def logsumexp_columns(logits, narrow, results, misfits):
+    """results[o, i] = log(sum(exp(logits[o, :, i]))); where ``misfits`` becomes 1 it is for `logsumexp_rows`."""
+    outer, classes, rows = logits.shape
+    room, states = new_tile(logits), new_states()
+    weight = scratch_block(room)
+    leave_out = classes <= NARROW
+    width = tile_width(classes, narrow)
+    for o in range(outer):
+        for first in range(0, rows, width):
+            count = min(width, rows - first)
+            tile = tile_of(logits, narrow, o, first, count, room, width)
+            look_at_tile(states, tile, classes, count, leave_out, weight)
+            finish_sums(states, count, leave_out)
+            if not mark_fitting(states, count, overflow_bound(room)):
+                report(states, count, first, row_pointer(misfits, o))
+            for k in range(0, count, LANES):
+                lse = load(states, LOSS + k)
+                if leave_out:
+                    lse += load(states, X_TARGET + k)
+                store_first(row_pointer(results, o), first + k, lse, min(LANES, count - k))
+
+
+@kernel(
+    lambda storage: (
+        _cube(storage), types.boolean, _cube(storage), types.boolean, types.boolean, matrix(types.uint8)
+    )
+)  # fmt: skip
+def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits):
+    """out[o, :, i] = softmax(logits[o, :, i]) or its logarithm; rows where ``misfits`` becomes 1 are not written."""
+    outer, classes, rows = logits.shape
+    room, states = new_tile(logits), new_states()
+    weight = scratch_block(room)
+    lanes = lanes_of(room)
+    width = tile_width(classes, narrow or narrow_out)
+    for o in range(outer):
+        for first in range(0, rows, width):
+            count = min(width, rows - first)
+            tile = tile_of(logits, narrow, o, first, count, room, width)
+            look_at_tile(states, tile, classes, count, True, weight)
+            finish_sums(states, count, True)
+            all_fit = mark_fitting(states, count, overflow_bound(room))
+            if not all_fit:
+                report(states, count, first, row_pointer(misfits, o))
+            written = (room, 0, width)
+            if not narrow_out:
+                written = tile_of(out, False, o, first, count, room, width)
+            for k in range(0, count, lanes):
+                write_lanes(states, tile, k, classes, min(lanes, count - k), written, narrow_out, logarithm)
+            if narrow_out:
+                put_tile(
+                    room, width, count, classes, row_pointer(out, o), row_stride_of(out), first, states, all_fit
+                )

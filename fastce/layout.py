@@ -1,0 +1,193 @@
+"""Arrays as kernels see them: a matrix of rows, or rows side by side with their classes apart.
+
+Nothing is copied but blocks of rows that a kernel cannot read as they lie in memory.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, kernel_dtype
+from fastce.kernels.jit import storage_view
+from fastce.kernels.narrow import NARROW
+from fastce.kernels.states import GROUP
+from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES
+
+LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
+
+
+class Rows:
+    """An array seen as a matrix: one or more axes make the classes of a row, all the others together the rows.
+
+    Attributes
+    ----------
+    lead : tuple of int
+        The shape without the class axes.
+    rows, classes : int
+        The shape of the matrix.
+    dtype : numpy.dtype
+        What a kernel gets: see `kernel_dtype`, or the ``dtype`` asked for.
+    """
+
+    def __init__(self, array: Array, axis: int | tuple[int, ...] = -1, dtype: np.dtype[Any] | None = None) -> None:
+        self.dtype = kernel_dtype(array.dtype) if dtype is None else dtype
+        axes = (axis % array.ndim,) if isinstance(axis, int) else axis
+        kept = tuple(k for k in range(array.ndim) if k not in axes)
+        self.view = array.transpose(kept + axes)
+        self.lead = self.view.shape[: len(kept)]
+        self.rows = math.prod(self.lead)
+        self.classes = math.prod(self.view.shape[len(kept) :])
+        self.matrix = self._matrix()
+
+    def _matrix(self) -> Array | None:
+        """The rows as a kernel can read them where they are; None if they must be copied block by block."""
+        view = self.view
+        if view.dtype != self.dtype or not view.flags.aligned:
+            return None
+        if view.shape != (self.rows, self.classes):
+            try:
+                view = view.reshape(self.rows, self.classes, copy=False)
+            except ValueError:
+                return None
+        if view.strides[-1] != view.itemsize and self.classes > 1:
+            return None
+        return storage_view(view) if view.strides[-1] == view.itemsize else None
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.classes * self.dtype.itemsize)
+
+    def _place(self, rows: slice | Array) -> Any:
+        """The index of these rows in the view."""
+        if len(self.lead) == 1:
+            return rows
+        numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        return np.unravel_index(numbers, self.lead) if self.lead else ...
+
+    def block(self, start: int, stop: int) -> Array:
+        """Rows ``start`` to ``stop`` as a kernel can read them."""
+        if self.matrix is not None:
+            return self.matrix if stop - start == self.rows else self.matrix[start:stop]
+        return storage_view(self.copy(slice(start, stop)))
+
+    def copy(self, rows: slice | Array) -> Array:
+        """A fresh matrix of these rows."""
+        picked = self.view[self._place(rows)].reshape(-1, self.classes)
+        return np.array(picked, dtype=self.dtype, order="C", copy=True)
+
+    def room(self, start: int, stop: int) -> Array:
+        """Where a kernel can write these rows: in place, or a fresh block for `put_back`."""
+        if self.matrix is not None:
+            return self.block(start, stop)
+        return storage_view(np.empty((stop - start, self.classes), self.dtype))
+
+    def put_back(self, start: int, stop: int, block: Array) -> None:
+        """Store a block from `room`, unless it was written in place."""
+        if self.matrix is None:
+            self.put(slice(start, stop), block)
+
+    def put(self, rows: slice | Array, block: Array) -> None:
+        """Store these rows."""
+        place = self._place(rows)
+        self.view[place] = block.view(self.dtype).reshape(self.view[place].shape)
+
+
+class Place(NamedTuple):
+    """A block of a cube; in the flat order of rows it goes from start to stop."""
+
+    outer: slice
+    rows: slice
+    start: int
+    stop: int
+    shape: tuple[int, int]
+
+
+class Columns:
+    """An array as (outer, classes, rows), for the kernels that take a row in each lane.
+
+    Row i is row i % rows of outer i // rows. Either the rows are adjacent or the classes are: then it is ``narrow``.
+    """
+
+    def __init__(self, cube: Array, narrow: bool) -> None:
+        self.cube = cube
+        self.narrow = narrow
+        self.shape = cube.shape
+
+    def block(self, place: Place) -> Array:
+        """The part of the cube that `cut_columns` names."""
+        return self.cube[place.outer, :, place.rows]
+
+    def room(self, place: Place) -> Array:
+        """Where a kernel can write this part."""
+        return self.block(place)
+
+    def put_back(self, place: Place, block: Array) -> None:
+        """Store what was written there: it is there already."""
+
+
+class CopiedColumns:
+    """The same of an array that no kernel can read where it is: copied block by block."""
+
+    narrow = True
+
+    def __init__(self, rows: Rows, shape: tuple[int, ...]) -> None:
+        self.rows = rows
+        self.shape = shape
+
+    def block(self, place: Place) -> Array:
+        """A copy of this part."""
+        return self._as_cube(self.rows.block(place.start, place.stop), place)
+
+    def room(self, place: Place) -> Array:
+        """Where a kernel can write this part."""
+        return self._as_cube(self.rows.room(place.start, place.stop), place)
+
+    def put_back(self, place: Place, block: Array) -> None:
+        """Store what was written into `room`."""
+        self.rows.put_back(place.start, place.stop, block.transpose(0, 2, 1).reshape(-1, self.rows.classes))
+
+    def _as_cube(self, block: Array, place: Place) -> Array:
+        return block.reshape(*place.shape, self.rows.classes).transpose(0, 2, 1)
+
+
+def columns_of(array: Array, axis: int, dtype: np.dtype[Any]) -> Columns | CopiedColumns | None:
+    """The array as a cube, if a kernel can read it where it is or its classes are few; else None."""
+    before, classes, after = math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :])
+    shape = (1, classes, before) if after == 1 else (before, classes, after)
+    cube = _cube_of(array, (before, classes, after), dtype)
+    if cube is not None:
+        if shape[2] > 1 and cube.strides[2] == array.itemsize and classes < LARGEST_NUMBER:
+            return Columns(storage_view(cube), narrow=False)
+        if classes == 1 or (classes <= NARROW and cube.strides[1] == array.itemsize):
+            return Columns(storage_view(cube), narrow=True)
+    return CopiedColumns(Rows(array, axis, dtype), shape) if classes <= NARROW else None
+
+
+def _cube_of(array: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array | None:
+    if array.dtype != dtype or not array.flags.aligned:
+        return None
+    try:
+        cube = array.reshape(shape, copy=False)
+    except ValueError:
+        return None
+    return cube.transpose(2, 1, 0) if shape[2] == 1 else cube
+
+
+def cut_columns(shape: tuple[int, ...], itemsize: int) -> list[Place]:
+    """Blocks of a megabyte or so, cut by shape alone: several outers, or whole groups of rows of one."""
+    outer, classes, rows = shape
+    if outer * rows * classes * itemsize <= INLINE_BYTES:
+        return [Place(slice(0, outer), slice(0, rows), 0, outer * rows, (outer, rows))]
+    wanted = max(BLOCK_BYTES // (classes * itemsize), outer * rows // BLOCKS, 1)
+    at_once = max(1, wanted // rows)
+    step = rows if rows <= wanted else max(GROUP, wanted // GROUP * GROUP)
+    places = []
+    for first in range(0, outer, at_once):
+        last = min(first + at_once, outer)
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            flat = first * rows + start
+            shape = (last - first, stop - start)
+            places.append(Place(slice(first, last), slice(start, stop), flat, flat + shape[0] * shape[1], shape))
+    return places

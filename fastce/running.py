@@ -1,0 +1,150 @@
+"""One checked call of cross_entropy, run over blocks: a row in each lane where that is possible, else row by row."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import PAST_CACHE_BYTES, Array, compute_dtype
+from fastce.kernels.cross_entropy import cross_entropy_rows
+from fastce.kernels.cross_entropy_columns import cross_entropy_columns
+from fastce.kernels.jit import storage_view
+from fastce.kernels.narrow import Narrow
+from fastce.kernels.targets import Options
+from fastce.layout import Columns, CopiedColumns, Rows, columns_of, cut_columns
+from fastce.targets import MassTargets, TargetRows, reduced
+from fastce.threads import cut_rows, for_each
+
+_NO_UPSTREAM = np.ones((1, 1))
+
+
+class CrossEntropyCall(NamedTuple):
+    """A checked call of cross_entropy."""
+
+    array: Array
+    axis: int
+    logits: Rows
+    targets: TargetRows
+    options: Options
+    reduction: str
+
+
+class RowLosses:
+    """Where the row losses go: kept for "none", else summed block by block."""
+
+    def __init__(self, rows: Rows, reduction: str, blocks: int) -> None:
+        self.kept = np.empty(rows.rows if reduction == "none" else 0, compute_dtype(rows.dtype))
+        self.sums = np.zeros(blocks)
+        self.lead = rows.lead
+        self.reduction = reduction
+
+    def put(self, block: int, rows: slice | Array, losses: Array) -> None:
+        """Take the losses of these rows, which belong to this block."""
+        if self.reduction == "none":
+            with np.errstate(over="ignore"):  # a loss beyond float32 is inf
+                self.kept[rows] = losses
+        else:
+            self.sums[block] += losses.sum()
+
+    def value(self, total_weight: float) -> Any:
+        """What the reduction asks for."""
+        if self.reduction == "none":
+            return self.kept.reshape(self.lead)[()]
+        return reduced(self.sums, self.reduction, total_weight)
+
+
+def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
+    """The value of the loss, and its gradient in ``out`` if that is given."""
+    dtype = call.logits.dtype
+    cube = columns_of(call.array, call.axis, dtype)
+    gradient = None if out is None else columns_of(out, call.axis, dtype)
+    has_masses_in_rows = isinstance(call.targets, MassTargets) and call.targets.cube is None
+    if cube is None or has_masses_in_rows or (out is not None and gradient is None):
+        return _by_rows(call, upstream, out, n_threads)
+    return _by_columns(call, cube, upstream, gradient, out, n_threads)
+
+
+def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
+    rows, targets = call.logits, call.targets
+    blocks = cut_rows(rows.rows, rows.row_bytes)
+    losses = RowLosses(rows, call.reduction, len(blocks))
+    gradient = None if out is None else Rows(out, call.axis)
+    past_cache = out is not None and out.nbytes > PAST_CACHE_BYTES
+    kernel = cross_entropy_rows.compiled(rows.dtype)
+    none = storage_view(np.empty((0, 0), rows.dtype))
+
+    def work(first: int, last: int) -> None:
+        for k in range(first, last):
+            start, stop = blocks[k]
+            of_block = np.empty(stop - start)
+            room = none if gradient is None else gradient.room(start, stop)
+            kernel(
+                rows.block(start, stop), targets.block(start, stop, rows.rows), call.options, of_block,
+                _of_rows(upstream, slice(start, stop)), room, past_cache,
+            )  # fmt: skip
+            if gradient is not None:
+                gradient.put_back(start, stop, room)
+            losses.put(k, slice(start, stop), of_block)
+
+    for_each([(k, k + 1) for k in range(len(blocks))], work, n_threads)
+    return losses.value(targets.total_weight)
+
+
+def _of_rows(upstream: Array | None, rows: slice | Array) -> Array:
+    """What the gradients of these rows are multiplied by: one number each, or one for all."""
+    if upstream is None:
+        return _NO_UPSTREAM[0]
+    return upstream[rows] if upstream.size > 1 else upstream
+
+
+def _by_columns(
+    call: CrossEntropyCall,
+    cube: Columns | CopiedColumns,
+    upstream: Array | None,
+    gradient: Columns | CopiedColumns | None,
+    out: Array | None,
+    n_threads: int | None,
+) -> Any:
+    rows, targets, dtype = call.logits, call.targets, call.logits.dtype
+    places = cut_columns(cube.shape, dtype.itemsize)
+    losses = RowLosses(rows, call.reduction, len(places))
+    of_targets = targets.cube if isinstance(targets, MassTargets) else None
+    narrow = Narrow(
+        cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow
+    )
+    kernel = cross_entropy_columns.compiled(dtype)
+    none = storage_view(np.empty((0, 0, 0), dtype))
+
+    def work(first: int, last: int) -> None:
+        for k in range(first, last):
+            place = places[k]
+            of_block, misfits = np.empty(place.shape), np.zeros(place.shape, np.uint8)
+            above = _of_rows(upstream, slice(place.start, place.stop))
+            room = none if gradient is None else gradient.room(place)
+            kernel(
+                cube.block(place), narrow, targets.columns(place), call.options, of_block, misfits,
+                above.reshape(place.shape if above.size > 1 else (1, 1)),
+                room,
+            )  # fmt: skip
+            odd = np.flatnonzero(misfits)
+            logits = call.logits.copy(odd + place.start) if odd.size else None  # before a copied block replaces them
+            if gradient is not None:
+                gradient.put_back(place, room)
+            if logits is not None:
+                of_block.reshape(-1)[odd] = _mended(call, logits, odd + place.start, upstream, out)
+            losses.put(k, slice(place.start, place.stop), of_block.reshape(-1))
+
+    for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
+    return losses.value(targets.total_weight)
+
+
+def _mended(call: CrossEntropyCall, logits: Array, numbers: Array, upstream: Array | None, out: Array | None) -> Array:
+    """The losses of rows that did not fit, row by row; their gradients are stored too."""
+    losses = np.empty(numbers.size)
+    grad = np.empty(logits.shape if out is not None else (0, 0), logits.dtype)
+    cross_entropy_rows.compiled(logits.dtype)(
+        storage_view(logits), call.targets.of(numbers), call.options, losses, _of_rows(upstream, numbers),
+        storage_view(grad), False,
+    )  # fmt: skip
+    if out is not None:
+        Rows(out, call.axis).put(numbers, grad)
+    return losses

@@ -1,0 +1,129 @@
+"""logsumexp and softmax, run over blocks: a row in each lane where that is possible, else row by row."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from fastce.arguments import PAST_CACHE_BYTES, Array, kernel_dtype
+from fastce.kernels.jit import storage_view
+from fastce.kernels.softmax import logsumexp_rows, softmax_rows
+from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
+from fastce.layout import Columns, CopiedColumns, Rows, columns_of, cut_columns
+from fastce.threads import checked_num_threads, cut_rows, for_each
+
+PIECE = 1 << 20  # elements of a very long row that are summed at a time
+
+
+def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -> Array:
+    """Logsumexp over these axes as float64, one number per row."""
+    if array.ndim == 0:
+        array, axes = array.reshape(1), (0,)
+    if not axes:
+        return array.astype(np.float64).ravel()
+    pieces = list(_pieces(array, axes))
+    parts = [Rows(array[piece], axes) for piece in pieces]
+    rows = parts[0].rows
+    if n_threads is not None:
+        checked_num_threads(n_threads)
+    if parts[0].classes == 0:
+        return np.full(rows, -np.inf)
+    if len(parts) == 1 and len(axes) == 1 and (cube := columns_of(array, axes[0], parts[0].dtype)) is not None:
+        return _logsumexp_of_columns(cube, parts[0], n_threads)
+    kernel = logsumexp_rows.compiled(parts[0].dtype)
+    results = np.empty((len(parts), rows))
+    row_blocks = cut_rows(rows, parts[0].row_bytes * len(parts))
+    blocks = [(k, *block) for k in range(len(parts)) for block in row_blocks]
+
+    def work(first: int, end: int) -> None:
+        for k, start, stop in blocks[first:end]:
+            kernel(parts[k].block(start, stop), results[k, start:stop])
+
+    for_each([(k, k + 1) for k in range(len(blocks))], work, n_threads)
+    return results[0] if len(parts) == 1 else logsumexp_over(results, (0,), n_threads)
+
+
+def _pieces(array: Array, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Cut rows of more than twice PIECE elements; their logsumexp is that of the pieces' logsumexps."""
+    whole = [slice(None)] * array.ndim
+    if math.prod(array.shape[k] for k in axes) <= 2 * PIECE:
+        yield tuple(whole)
+        return
+    room, steps = PIECE, []
+    for k in reversed(axes):
+        steps.append(min(array.shape[k], max(room, 1)))
+        room //= steps[-1]
+    cuts = [range(0, array.shape[k], step) for k, step in zip(reversed(axes), steps, strict=True)]
+    for starts in itertools.product(*cuts):
+        piece = list(whole)
+        for k, start, step in zip(reversed(axes), starts, steps, strict=True):
+            piece[k] = slice(start, start + step)
+        yield tuple(piece)
+
+
+def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: int | None) -> Array:
+    places = cut_columns(cube.shape, rows.dtype.itemsize)
+    kernel = logsumexp_columns.compiled(rows.dtype)
+    results = np.empty(rows.rows)
+
+    def work(first: int, last: int) -> None:
+        for place in places[first:last]:
+            here = results[place.start : place.stop]
+            misfits = np.zeros(place.shape, np.uint8)
+            kernel(cube.block(place), cube.narrow, here.reshape(place.shape), misfits)
+            odd = np.flatnonzero(misfits)
+            if odd.size:
+                of_odd = np.empty(odd.size)
+                logsumexp_rows.compiled(rows.dtype)(storage_view(rows.copy(odd + place.start)), of_odd)
+                here[odd] = of_odd
+
+    for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
+    return results
+
+
+def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int | None, *, logarithm: bool) -> None:
+    """Softmax over these axes, or its logarithm, into ``out``, which may be the array itself."""
+    dtype = kernel_dtype(array.dtype)
+    rows, written = Rows(array, axes, dtype), Rows(out, axes, dtype)
+    if len(axes) == 1:
+        cube, target = columns_of(array, axes[0], dtype), columns_of(out, axes[0], dtype)
+        if cube is not None and target is not None:
+            _softmax_of_columns(cube, target, rows, written, n_threads, logarithm=logarithm)
+            return
+    kernel = softmax_rows.compiled(dtype)
+    past_cache = out.nbytes > PAST_CACHE_BYTES
+
+    def work(start: int, stop: int) -> None:
+        room = written.room(start, stop)
+        kernel(rows.block(start, stop), room, logarithm, past_cache)
+        written.put_back(start, stop, room)
+
+    for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
+
+
+def _softmax_of_columns(
+    cube: Columns | CopiedColumns,
+    target: Columns | CopiedColumns,
+    rows: Rows,
+    written: Rows,
+    n_threads: int | None,
+    *,
+    logarithm: bool,
+) -> None:
+    places = cut_columns(cube.shape, rows.dtype.itemsize)
+    kernel = softmax_columns.compiled(rows.dtype)
+
+    def work(first: int, last: int) -> None:
+        for place in places[first:last]:
+            misfits, room = np.zeros(place.shape, np.uint8), target.room(place)
+            kernel(cube.block(place), cube.narrow, room, target.narrow, logarithm, misfits)
+            odd = np.flatnonzero(misfits)
+            if odd.size:  # in place, they are still what they were, but a copy of the block is not put back yet
+                block = rows.copy(odd + place.start)
+            target.put_back(place, room)
+            if odd.size:
+                softmax_rows.compiled(rows.dtype)(storage_view(block), storage_view(block), logarithm, False)
+                written.put(odd + place.start, block)
+
+    for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
