@@ -1,9 +1,16 @@
 """The vector mathematics that every kernel leans on: exp against every float32, log1p and tanh against longdouble."""
 
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numba import types
 
+import fastce
 from fastce.kernels.jit import inline, kernel, matrix
 from fastce.kernels.memory import lanes_of, load, row_pointer, store
 from fastce.kernels.rows import to_real
@@ -97,3 +104,22 @@ def test_tanh_is_within_4_ulp_small_arguments_included(rng, dtype):
     for sign in (1, -1):
         assert ulp_error(applied(sign * x, 2), np.tanh(sign * x.astype(np.longdouble))) <= 4
     assert np.isnan(applied(np.array([np.nan], dtype), 2)[0])
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names an x86 CPU")
+def test_exp_by_polynomial_is_within_1_ulp_too_where_there_is_no_avx512():
+    program = (
+        "import numpy as np, test_vector as t\n"
+        "from fastce.kernels.simd import has_avx512\n"
+        "assert not has_avx512()\n"
+        "x = np.arange(0x30800000, 0x42B0BD70, 257, dtype=np.uint32).view(np.float32)\n"
+        "x = np.concatenate([x, -x[x < -t.LOWEST]])\n"
+        "exact = np.exp(x.astype(float))\n"
+        "error = np.abs(t.applied(x, 0) - exact) / np.ldexp(1.0, np.frexp(exact)[1] - 24)\n"
+        "assert 0.4 < error.max() <= 1, error.max()\n"
+        "t.test_exp_below_the_smallest_normal_number_is_exactly_0_and_nan_stays_nan()\n"
+        "t.test_exp_of_float64_is_within_1_ulp(np.random.default_rng(0))\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(fastce.__file__).parents[1])])
+    haswell = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c", "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **haswell}, check=True)
