@@ -16,7 +16,7 @@ from fastce.kernels.lanes import store_where, where_equal
 from fastce.kernels.memory import load_first, store
 from fastce.kernels.rows import to_real
 from fastce.kernels.simd import add_products, add_wide, fma, where_less, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, LOG2E, SPARE, exp_parts, largest_exponent, not_too_large, rounded, tanh
+from fastce.kernels.vector import LN2, LOG2E, SPARE, exp, largest_exponent, not_too_large, rounded, tanh
 
 GUESS = 64  # classes that a reference is guessed from, where looking at all would be another read
 
@@ -79,8 +79,8 @@ def sum_lanes(tile, start, stride, classes, count, target, reference, cap, scale
     for c in range(classes):
         number = to_real(tile, c)
         x = logits_at(tile, start + c * stride, count, cap)
-        a, power = exp_parts(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
-        exps = add_wide(exps, where_equal(target, number, zero, a * power))
+        e = exp(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
+        exps = add_wide(exps, where_equal(target, number, zero, e))
         if dense:
             q = where_equal(target, number, zero, masses_at(masses, probabilities, count, c))
             distances = add_products(distances, q, where_zero(q, near, x), near)
@@ -103,8 +103,7 @@ def write_gradient_of_lanes(
     for c in range(classes):
         place = start + c * stride
         x = logits_at(tile, place, count, cap)
-        a, power = exp_parts(x, exponent, scaled_by)
-        gradient = a * power * factor
+        gradient = exp(x, exponent, scaled_by) * factor
         if dense:
             gradient = fma(minus_upstream, masses_at(masses, probabilities, count, c), gradient)
         if cap[1] > 0:

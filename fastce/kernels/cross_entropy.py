@@ -46,6 +46,7 @@ from fastce.kernels.states import (
     EXPONENT,
     FACTOR,
     FACTOR_EXPONENT,
+    LANES,
     LOSS,
     NEAR,
     OFFSET,
@@ -163,6 +164,17 @@ def add_points(row, options, targets, scale, states, k):
             mass = add_compensated(mass, q)
     states[LOSS + k] = loss[0] + loss[1]
     states[REST_MASS + k] = mass[0] + mass[1]
+
+
+@inline
+def has_lost_digits(row, scale, states, k):
+    """Whether a row of probabilities needs the class that most of the mass is on left out.
+
+    Its loss is little beside its mass; or, in float64, it is the difference of two large numbers.
+    """
+    loss, distances = states[LOSS + k], states[DISTANCES + k] * scale
+    is_float64 = lanes_of(row) == LANES
+    return states[TARGET + k] < 0 and (loss < 0.5 * states[REST_MASS + k] or (is_float64 and abs(distances) > loss))
 
 
 @outlined
@@ -320,8 +332,7 @@ def cross_entropy_rows(logits, targets, options, losses, upstream, gradient, pas
             if weight != 0.0:
                 if of_row.end_point - of_row.first_point > 1:
                     add_points(row_pointer(logits, i), options, of_row, scale, states, k)
-                mass = states[REST_MASS + k]
-                if of_row.has_probabilities and states[TARGET + k] < 0 and states[LOSS + k] < 0.5 * mass:
+                if of_row.has_probabilities and has_lost_digits(row_pointer(logits, i), scale, states, k):
                     look_again(row_pointer(logits, i), classes, options, of_row, scale, states, k, room)
             losses[i] = weight * states[LOSS + k]
         if gradient.shape[0] > 0:

@@ -23,7 +23,6 @@ from fastce.kernels.vector import (
     LOG2E,
     SPARE,
     exp,
-    exp_parts,
     largest_exponent,
     not_too_large,
     overflow_bound,
@@ -136,10 +135,10 @@ def reference_near(row, largest, scale):
 
 @inline
 def exp_of_pair(x, y, exponent, scaled_by):
-    """exp(scale x) / 2**exponent + exp(scale y) / 2**exponent, with two roundings."""
-    a, power = exp_parts(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
-    b, other_power = exp_parts(not_too_large(y, exponent, scaled_by), exponent, scaled_by)
-    return fma(a, power, b * other_power)
+    """exp(scale x) / 2**exponent + exp(scale y) / 2**exponent."""
+    return exp(not_too_large(x, exponent, scaled_by), exponent, scaled_by) + exp(
+        not_too_large(y, exponent, scaled_by), exponent, scaled_by
+    )
 
 
 @inline

@@ -10,8 +10,8 @@ import math
 from numba import types
 
 from fastce.kernels.columns import GUESS, largest_of_lanes, references_near, sum_lanes
-from fastce.kernels.jit import inline, kernel, matrix
-from fastce.kernels.lanes import load_real, store_real, store_totals, store_where
+from fastce.kernels.jit import inline, kernel, matrix, outlined
+from fastce.kernels.lanes import any_nan, load_real, store_real, store_totals, store_where, where_equal
 from fastce.kernels.logarithm import log1p, log_times_power
 from fastce.kernels.memory import lanes_of, load, load_first, row_pointer, scratch_block, store, store_first
 from fastce.kernels.narrow import NARROW, new_tile, put_tile, row_stride_of, tile_of, tile_width
@@ -23,7 +23,9 @@ from fastce.kernels.states import (
     LANES,
     LOSS,
     REST,
+    TARGET,
     TOTAL,
+    UPSTREAM,
     X_TARGET,
     mark_fitting,
     new_states,
@@ -51,6 +53,7 @@ def look_at_tile(states, tile, classes, count, leave_out, weight):
         )  # fmt: skip
         store_real(states, EXPONENT + k, reference[0])
         store_real(states, X_TARGET + k, largest)
+        store_real(states, TARGET + k, number)
         store_totals(place, states, REST + k, exps)
 
 
@@ -67,6 +70,39 @@ def finish_sums(states, count, leave_out):
         else:
             lse = log_times_power(rest, exponent)
             store(states, LOSS + k, where_less(lse * lse, 0.25, math.nan, where_less(rest, math.inf, lse, math.nan)))
+
+
+@outlined
+def sum_again_in_float64(states, tile, k, classes, count):
+    """The sums of one vector of float32 rows, every step in float64."""
+    place, start, stride = tile
+    scaled_by = scaling(states, 1.0, 1.0)
+    zero = load_first(states, 0, 0, 0.0)
+    for j in range(k, k + lanes_of(place), LANES):
+        store(states, REST + j, zero)
+    for c in range(classes):
+        store_real(states, UPSTREAM + k, load_first(place, start + k + c * stride, count, to_real(place, 0.0)))
+        for j in range(k, k + lanes_of(place), LANES):
+            e = exp(load(states, UPSTREAM + j), load(states, EXPONENT + j), scaled_by)
+            others = where_equal(load(states, TARGET + j), float(c), zero, e)
+            store(states, REST + j, load(states, REST + j) + others)
+
+
+@inline
+def mend_near_zero(states, tile, classes, count):
+    """A logsumexp near 0 that no cancellation brought there is as exact as its sum: float64 for those of float32."""
+    lanes = lanes_of(tile[0])
+    if lanes == LANES:
+        return
+    for k in range(0, count, lanes):
+        near_zero = False
+        for j in range(k, min(k + lanes, count), LANES):
+            log_sum, largest = load(states, LOSS + j), load(states, X_TARGET + j)
+            small = where_less((log_sum + largest) * (log_sum + largest), 0.25, math.nan, log_sum)
+            near_zero = near_zero or any_nan(where_less(largest * largest, log_sum * log_sum, small, 0.0))
+        if near_zero:
+            sum_again_in_float64(states, tile, k, classes, min(lanes, count - k))
+    finish_sums(states, count, True)
 
 
 @inline
@@ -114,6 +150,8 @@ def logsumexp_columns(logits, narrow, results, misfits):
             tile = tile_of(logits, narrow, o, first, count, room, width)
             look_at_tile(states, tile, classes, count, leave_out, weight)
             finish_sums(states, count, leave_out)
+            if leave_out:
+                mend_near_zero(states, tile, classes, count)
             if not mark_fitting(states, count, overflow_bound(room)):
                 report(states, count, first, row_pointer(misfits, o))
             for k in range(0, count, LANES):
