@@ -47,3 +47,4 @@ def pytest_benchmark_update_json(output_json):
     """The times of single rounds are not kept: `extra_info` holds what the report needs."""
     for benchmark in output_json["benchmarks"]:
         benchmark["stats"].pop("data", None)
+        del benchmark["params"], benchmark["options"]

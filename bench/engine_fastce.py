@@ -21,6 +21,10 @@ CALLS = {
 HESSIAN = (("logits", "targets"), ("axis", "weight", "label_smoothing"))
 
 
+def has(job: Job) -> bool:
+    return True
+
+
 def prepare(job: Job, problem: Problem) -> Work:
     logits, out = problem.places(job)
     values = {

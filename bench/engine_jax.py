@@ -9,10 +9,12 @@ from problem import Problem
 from work import Work, named
 
 
-def prepare(job: Job, problem: Problem) -> Work | None:
+def has(job: Job) -> bool:
+    return job.targets != "sparse" and job.place != "in place"
+
+
+def prepare(job: Job, problem: Problem) -> Work:
     """JAX cannot be told how many threads to use: it takes all cores."""
-    if job.targets == "sparse" or job.place == "in place":
-        return None
     import jax
 
     jax.config.update("jax_enable_x64", problem.dtype.itemsize == 8)

@@ -10,17 +10,21 @@ from scipy import special
 from work import Work, named
 
 
-def prepare_scipy(job: Job, problem: Problem) -> Work | None:
-    if job.function not in ("logsumexp", "softmax", "log_softmax") or job.place == "in place":
-        return None
+def scipy_has(job: Job) -> bool:
+    return job.function in ("logsumexp", "softmax", "log_softmax") and job.place != "in place"
+
+
+def prepare_scipy(job: Job, problem: Problem) -> Work:
     call = partial(getattr(special, job.function), problem.logits, axis=job.axis)
     return Work(job, call, partial(named, job), compiles=False)
 
 
-def prepare_numpy(job: Job, problem: Problem) -> Work | None:
+def numpy_has(job: Job) -> bool:
     """Half precision is computed in float32, as in fastce, and needs new arrays."""
-    if job.targets == "sparse" or (job.place == "in place" and problem.dtype.itemsize < 4):
-        return None
+    return job.targets != "sparse" and (job.place != "in place" or job.dtype in ("float32", "float64"))
+
+
+def prepare_numpy(job: Job, problem: Problem) -> Work:
     logits, out = problem.places(job)
 
     def call():

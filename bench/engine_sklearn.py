@@ -8,10 +8,12 @@ from problem import Problem
 from work import Work
 
 
-def prepare(job: Job, problem: Problem) -> Work | None:
-    is_matrix = len(job.shape) == 2 and job.axis == 1 and problem.dtype.itemsize >= 4
-    if job.loss != "cross_entropy" or job.targets != "classes" or not is_matrix or job.place == "in place":
-        return None
+def has(job: Job) -> bool:
+    is_matrix = len(job.shape) == 2 and job.axis == 1 and job.dtype in ("float32", "float64")
+    return job.loss == "cross_entropy" and job.targets == "classes" and is_matrix and job.place != "in place"
+
+
+def prepare(job: Job, problem: Problem) -> Work:
     from sklearn._loss import HalfMultinomialLoss
 
     loss = HalfMultinomialLoss(n_classes=problem.classes)

@@ -8,9 +8,11 @@ from problem import Problem
 from work import Work, named
 
 
-def prepare(job: Job, problem: Problem, compiled: bool = False) -> Work | None:
-    if job.targets == "sparse" or job.place == "in place" or job.function.endswith("hess"):
-        return None
+def has(job: Job) -> bool:
+    return job.targets != "sparse" and job.place != "in place" and not job.function.endswith("hess")
+
+
+def prepare(job: Job, problem: Problem, compiled: bool = False) -> Work:
     import torch
 
     torch.set_num_threads(problem.n_threads)

@@ -65,6 +65,11 @@ class Job:
     def problem(self) -> str:
         return f"{' x '.join(f'{n:,}' for n in self.shape)} {self.dtype}"
 
+    @property
+    def id(self) -> str:
+        """For `pytest -k`."""
+        return f"{self.problem}-{self.name}".replace(",", "").replace(" x ", "x").replace(" ", "-")
+
     def tiny(self) -> "Job":
         """The same on few numbers, to see that it works."""
         return replace(self, shape=(1, 5000) if self.shape[0] == 1 else (33, 33, 2, 3)[: len(self.shape)])
@@ -72,8 +77,6 @@ class Job:
 
 SQUARE = (8192, 8192)
 SMALL = 1 << 23  # bytes of logits that stay in the cache between two calls
-
-
 EVERY_PLACE = ("out", "in place")
 
 

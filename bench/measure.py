@@ -4,11 +4,11 @@ import time
 from statistics import median
 
 import pytest
-from engines import Engine
+from engines import ENGINES, Engine
 from floor import Floor, floor_of
 from jobs import SMALL, Job
 from problem import Problem
-from reference import WrongResultError, check
+from reference import check
 from work import Work
 
 from fastce.profile.measure import median_ratio, seconds
@@ -18,37 +18,33 @@ REPEATS = 20  # calls that are timed together where one is short
 
 
 def checked_work(job: Job, engine: Engine, problem: Problem) -> tuple[Work, dict[str, float], float]:
-    """The work of a job, called and found right: with its errors, and the seconds of a call.
-
-    A peer that cannot do a job, or does it wrong, skips the test: its cell of the table stays empty.
-    """
+    """The work of a job, called and found right: with its errors, and the seconds of a call."""
     work = engine.prepare(job, problem)
-    if work is None:
-        pytest.skip(f"{engine.package} has nothing for {job.name}")
-    try:
-        if work.compiles:
-            work.call()
-        if work.before is not None:
-            work.before()
-        start = time.perf_counter()
-        output = work.call()
-        took = time.perf_counter() - start
-        return work, check(work.job, problem, work.read(output), work.gradient_of_sum), took
-    except Exception as error:
-        if engine.package == "fastce":
-            raise
-        is_wrong = isinstance(error, WrongResultError)
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        pytest.skip(f"{engine.package} {'is wrong' if is_wrong else 'fails'}: {first_line or type(error).__name__}")
+    if work.compiles:
+        work.call()
+    if work.before is not None:
+        work.before()
+    start = time.perf_counter()
+    output = work.call()
+    took = time.perf_counter() - start
+    return work, check(work.job, problem, work.read(output), work.gradient_of_sum), took
 
 
-def measure(benchmark, job: Job, engine: Engine, problem: Problem, name: str) -> None:
-    """Check a job, then benchmark it in turns with its floor.
+def measure(benchmark, job: Job, name: str, problem: Problem) -> None:
+    """Check a job of an engine, then benchmark it in turns with its floor.
 
     Turns put both under the same conditions, and the median of their ratios holds on a machine whose speed drifts.
-    A call of the floor comes before either, and leaves the same state of the caches to both.
+    A call of the floor comes before either, and leaves the same state of the caches to both. A peer that fails or is
+    wrong skips the test, says why, and leaves its cell of the table empty.
     """
-    work, errors, took = checked_work(job, engine, problem)
+    engine = ENGINES[name]
+    try:
+        work, errors, took = checked_work(job, engine, problem)
+    except Exception as error:
+        if name == "fastce":
+            raise
+        reason = (str(error).strip().splitlines() or [""])[0]
+        pytest.skip(f"{name}: {type(error).__name__}: {reason}")
     floor = floor_of(job, problem)
     floor()
     repeats = REPEATS if problem.logits.nbytes <= SMALL else 1

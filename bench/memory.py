@@ -17,9 +17,9 @@ def extra_mebibytes(engine: str, job: Job, problem: Problem) -> str:
     """How far resident memory rises during a call that is not the first."""
     if not ENGINES[engine].is_installed:
         return "not installed"
-    work = ENGINES[engine].prepare(job, problem)
-    if work is None:
+    if not ENGINES[engine].has(job):
         return ""
+    work = ENGINES[engine].prepare(job, problem)
     work.call()  # compiles, and touches what is kept from one call to the next
     if work.before is not None:
         work.before()
