@@ -11,4 +11,6 @@ CASES = [pytest.param(job, engine, id=f"{job.id}-{engine}") for job, engine in c
 def test_job(benchmark, problem_of, job, engine):
     if not ENGINES[engine].is_installed:
         pytest.skip(f"{ENGINES[engine].package} is not installed")
+    if job.dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
     measure(benchmark, job, engine, problem_of(job))

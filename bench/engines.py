@@ -36,7 +36,7 @@ class Engine:
     has: Callable[[Job], bool]
     prepare: Callable[[Job, Problem], Work]
     package: str
-    seconds: float = 1.0
+    seconds: float = 0.5
     rounds: tuple[int, int] = (1, 20)
 
     @property
@@ -45,7 +45,7 @@ class Engine:
 
 
 ENGINES = {
-    "fastce": Engine(engine_fastce.has, engine_fastce.prepare, "fastce", seconds=2.0, rounds=(5, 30)),
+    "fastce": Engine(engine_fastce.has, engine_fastce.prepare, "fastce", seconds=1.5, rounds=(5, 30)),
     "torch.compile": Engine(engine_torch.has, partial(engine_torch.prepare, compiled=True), "torch"),
     "jax": Engine(engine_jax.has, engine_jax.prepare, "jax"),
     "torch": Engine(engine_torch.has, engine_torch.prepare, "torch"),

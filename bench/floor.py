@@ -1,8 +1,6 @@
 """What a job must at least do with memory: read its inputs and write its outputs, each once."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from jobs import Job
 from problem import Problem
@@ -13,62 +11,49 @@ LEAST = 0.01  # arrays smaller than this part of the logits are left out: their 
 
 
 @dataclass(frozen=True)
-class Move:
-    """One array that is moved, in one of the ways of `fastce.floors`."""
-
-    name: str
-    call: Callable[[], Any]
-    nbytes: int
-
-
-@dataclass(frozen=True)
 class Floor:
-    """All moves of a job, one after the other."""
+    """Passes over memory, one after the other; the moves of a pass, by name, are made side by side."""
 
-    moves: tuple[Move, ...]
+    passes: tuple[dict[str, floors.Move], ...]
+    n_threads: int
 
     def __call__(self):
-        for move in self.moves:
-            move.call()
+        for moves in self.passes:
+            floors.run(*moves.values(), n_threads=self.n_threads)
 
     @property
     def nbytes(self) -> int:
-        return sum(move.nbytes for move in self.moves)
+        return sum(move.nbytes for moves in self.passes for move in moves.values())
 
     @property
     def name(self) -> str:
-        return " + ".join(move.name for move in self.moves)
+        return " + ".join(name for moves in self.passes for name in moves)
 
 
 def floor_of(job: Job, problem: Problem) -> Floor:
     """The floor of a job."""
     logits, out = problem.places(job)
-    options = {"n_threads": problem.n_threads}
-
-    def read(name, array):
-        return Move(f"read {name}", lambda: floors.read(array, **options), array.nbytes)
-
-    def write(name, array):
-        return Move(f"write {name}", lambda: floors.write(array, **options), array.nbytes)
-
     if job.place == "in place":
-        moves = [Move("scale in place", lambda: floors.scale_in_place(logits, 1.0, **options), 2 * logits.nbytes)]
+        moves = {"scale in place": floors.scaling(logits, 1.0)}
     elif job.place:
-        moves = [Move("copy", lambda: floors.copy(logits, out, **options), 2 * logits.nbytes)]
+        moves = {"copy logits": floors.copying(logits, out)}
     else:
-        moves = [read("logits", logits)]
-    if job.function == "clip_loss_value_and_grad":  # needs every sum of a column before its first gradient
-        moves.insert(0, read("logits", logits))
-    if job.function == "cross_entropy_grad_and_hess":
-        moves.append(write("hessian", problem.second_out))
-    moves += [read("targets", array) for array in _target_arrays(job, problem)]
-    if job.loss == "logsumexp" or (job.loss == "cross_entropy" and job.reduction == "none"):
-        moves.append(write("rows", problem.row_out))
-    return Floor(tuple(move for move in moves if move.nbytes > LEAST * logits.nbytes))
+        moves = {"read logits": floors.reading(logits)}
+    moves |= {f"read {name}": floors.reading(array) for name, array in _target_arrays(job, problem).items()}
+    if job.function.endswith("hess"):
+        moves["write hessian"] = floors.writing(problem.second_out)
+    elif job.loss == "logsumexp" or job.reduction == "none":
+        moves["write rows"] = floors.writing(problem.row_out)
+    moves = {name: move for name, move in moves.items() if move.nbytes > LEAST * logits.nbytes}
+    # CLIP needs every sum of a column before its first gradient.
+    first = ({"read logits": floors.reading(logits)},) if job.function == "clip_loss_value_and_grad" else ()
+    return Floor((*first, moves), problem.n_threads)
 
 
 def _target_arrays(job: Job, problem: Problem):
     if job.loss in ("logsumexp", "softmax", "log_softmax") or job.targets == "pairs":
-        return []
+        return {}
     targets = problem.targets(job)
-    return [targets.data, targets.indices] if job.targets == "sparse" else [targets]
+    if job.targets == "sparse":
+        return {"probabilities": targets.data, "columns": targets.indices}
+    return {"targets": targets}

@@ -1,6 +1,7 @@
 """The floors that times are quoted against: reading, copying, writing or scaling the same bytes, and nothing else."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,43 +11,54 @@ from fastce.kernels.jit import storage_view
 from fastce.threads import cut_rows, for_each
 
 
-def read(array: Array, *, n_threads: int | None = None) -> None:
-    """Read every byte of a C-contiguous array once."""
+class Move(NamedTuple):
+    """One way of moving a C-contiguous array: what is done to its elements from ``start`` to ``stop``."""
+
+    work: Callable[[int, int], None]
+    elements: int
+    nbytes: int
+
+
+def reading(array: Array) -> Move:
+    """Read every byte once."""
     dtype, words = _words(array)
     kernel = read_elements.compiled(dtype)
-    for_each(
-        cut_rows(words.size, words.itemsize), lambda start, stop: kernel(words[start:stop], np.empty(1)), n_threads
-    )
+    return Move(lambda start, stop: kernel(words[start:stop], np.empty(1)), words.size, array.nbytes)
 
 
-def copy(array: Array, out: Array, *, n_threads: int | None = None) -> None:
-    """Copy a C-contiguous array; past the cache if it is large."""
+def copying(array: Array, out: Array) -> Move:
+    """Copy; past the cache if the array is large."""
     (dtype, words), (_, target) = _words(array), _words(out)
-    kernel = copy_elements.compiled(dtype)
-    past_cache = out.nbytes > PAST_CACHE_BYTES
-    for_each(
-        cut_rows(words.size, words.itemsize),
-        lambda start, stop: kernel(words[start:stop], target[start:stop], past_cache),
-        n_threads,
+    kernel, past_cache = copy_elements.compiled(dtype), out.nbytes > PAST_CACHE_BYTES
+    return Move(
+        lambda start, stop: kernel(words[start:stop], target[start:stop], past_cache), words.size, 2 * array.nbytes
     )
 
 
-def write(out: Array, *, n_threads: int | None = None) -> None:
-    """Write zeros over a C-contiguous array; past the cache if it is large."""
+def writing(out: Array) -> Move:
+    """Write zeros; past the cache if the array is large."""
     dtype, words = _words(out)
-    kernel = write_elements.compiled(dtype)
-    past_cache = out.nbytes > PAST_CACHE_BYTES
-    for_each(
-        cut_rows(words.size, words.itemsize), lambda start, stop: kernel(words[start:stop], 0.0, past_cache), n_threads
-    )
+    kernel, past_cache = write_elements.compiled(dtype), out.nbytes > PAST_CACHE_BYTES
+    return Move(lambda start, stop: kernel(words[start:stop], 0.0, past_cache), words.size, out.nbytes)
 
 
-def scale_in_place(array: Array, factor: float, *, n_threads: int | None = None) -> None:
-    """Multiply a C-contiguous array by a number, in place."""
+def scaling(array: Array, factor: float) -> Move:
+    """Multiply by a number, in place."""
     flat = array.reshape(-1, copy=False)
-    view = storage_view(flat)
-    kernel = scale_elements.compiled(flat.dtype)
-    for_each(cut_rows(flat.size, flat.itemsize), lambda start, stop: kernel(view[start:stop], factor), n_threads)
+    kernel, view = scale_elements.compiled(flat.dtype), storage_view(flat)
+    return Move(lambda start, stop: kernel(view[start:stop], factor), flat.size, 2 * array.nbytes)
+
+
+def run(*moves: Move, n_threads: int | None = None) -> None:
+    """Make these moves side by side, a block of each at a time."""
+    parts = max(move.elements for move in moves)
+    blocks = cut_rows(parts, sum(move.nbytes for move in moves) // max(1, parts))
+
+    def work(start: int, stop: int) -> None:
+        for move in moves:
+            move.work(start * move.elements // parts, stop * move.elements // parts)
+
+    for_each(blocks, work, n_threads)
 
 
 def _words(array: Array) -> tuple[np.dtype[Any], Array]:

@@ -93,18 +93,20 @@ class Job:
 
 def floor_call(name: str, problem: Problem) -> Call:
     """The least that a job must do with the memory of this problem, as a call."""
-    options: dict[str, Any] = {"n_threads": problem.n_threads}
-    calls: dict[str, Call] = {
-        "read": lambda: floors.read(problem.logits, **options),
-        "copy": lambda: floors.copy(problem.logits, problem.out, **options),
-        "scale in place": lambda: floors.scale_in_place(problem.work, 1.0, **options),
-    }
+    if name == "scale in place":
+        moves = [floors.scaling(problem.work, 1.0)]
+    elif name == "read":
+        moves = [floors.reading(problem.logits)]
+    else:
+        moves = [floors.copying(problem.logits, problem.out)]
+    if name == "read + copy":  # one after the other: a block that was just read would be copied from the cache
+        moves.insert(0, floors.reading(problem.logits))
 
-    def read_and_copy() -> None:
-        calls["read"]()
-        calls["copy"]()
+    def call() -> None:
+        for move in moves:
+            floors.run(move, n_threads=problem.n_threads)
 
-    return calls.get(name, read_and_copy)
+    return call
 
 
 def floor_bytes(name: str, problem: Problem) -> int:
