@@ -1,22 +1,31 @@
-"""One matrix at a time: benchmarks come sorted by problem, and each is dropped before the next is made."""
+"""One problem at a time: each is dropped before the next is made. And what the JSON of a run holds besides."""
 
 import gc
 import warnings
 
 import pytest
-from common import Bench, make_bench
+from problem import Problem
 
-_latest: dict[tuple[int, int, str], Bench] = {}
+import fastce
+from fastce.profile.machine import installed_version, machine
+
+PEERS = ("scikit-learn", "torch", "jax")
+_latest = {}
 
 
 @pytest.fixture
-def bench(request):
-    """The problem of a shape and a dtype; see `common.cases`."""
-    if request.param not in _latest:
-        _latest.clear()
-        gc.collect()
-        _latest[request.param] = make_bench(*request.param)
-    return _latest[request.param]
+def problem_of():
+    """The data of a job; jobs that share theirs come one after the other."""
+
+    def problem_of(job):
+        key = job.shape, job.dtype, job.axis
+        if key not in _latest:
+            _latest.clear()
+            gc.collect()
+            _latest[key] = Problem(*key, fastce.get_num_threads())
+        return _latest[key]
+
+    return problem_of
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +34,17 @@ def _warnings_of_peers():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(machine_info):
+    machine_info["fastce"] = machine(fastce.get_num_threads())
+    machine_info["fastce"]["versions"] |= {name: installed_version(name) for name in PEERS}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(output_json):
+    """The times of single rounds are not kept: `extra_info` holds what the report needs."""
+    for benchmark in output_json["benchmarks"]:
+        benchmark["stats"].pop("data", None)
+        del benchmark["params"], benchmark["options"]

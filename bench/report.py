@@ -1,7 +1,7 @@
-"""A benchmark JSON as the table and the figure of the README.
+"""The JSON of a run as a table and a figure; see README.md, "Measured".
 
-pytest bench --benchmark-enable --benchmark-only --benchmark-json bench.json
-python bench/report.py bench.json --figure bench.png
+python -m pytest bench --benchmark-enable --benchmark-only --benchmark-json record.json
+python bench/report.py record.json --figure record.png --readme README.md
 """
 
 import argparse
@@ -9,128 +9,106 @@ import json
 import sys
 from pathlib import Path
 
-ENGINES = ("fastce", "torch.compile", "jax", "torch", "sklearn", "numpy/scipy")
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+ENGINES = ("fastce", "torch.compile", "jax", "torch", "sklearn", "numpy", "scipy")
+MARKERS = ("<!-- bench:start -->\n", "<!-- bench:end -->")
 
 
 def read_cases(path):
-    """What the table needs of each benchmark, in the order of the file."""
-    with open(path) as file:
-        content = json.load(file)
-    cases = []
-    for benchmark in content["benchmarks"]:
-        info = benchmark["extra_info"]
-        block = info["rows"] / info["block_rows"] if info["block_rows"] else 1
-        cases.append({**info, "seconds": benchmark["stats"]["min"] * block, "is_block": block != 1})
-    return content, cases
+    """What is known of the run, and of each benchmark, in the order of the file."""
+    content = json.loads(path.read_text())
+    return content["machine_info"], [benchmark["extra_info"] for benchmark in content["benchmarks"]]
 
 
-def problem_of(case):
-    return case["rows"], case["classes"], case["dtype"]
-
-
-def problem_name(problem):
-    rows, classes, dtype = problem
-    return f"{rows:,} x {classes:,} {dtype}"
-
-
-def markdown(cases):
-    """Jobs by problems; the time of fastce, and the multiple of the floor for every engine."""
-    engines = [engine for engine in ENGINES if any(case["engine"] == engine for case in cases)]
-    lines = [
-        "| logits | job | fastce, ms | GB/s | " + " | ".join(engines) + " |",
-        "|---|---|--:|--:|" + "--:|" * len(engines),
-    ]
-    for (problem, job), row in _table(cases).items():
-        own = row.get("fastce")
-        time = "" if own is None else f"{1e3 * own['seconds']:.3g}"
-        rate = "" if own is None else f"{own['gb_per_s']:.1f}"
-        multiples = [_multiple(row.get(engine)) for engine in engines]
-        lines.append(f"| {problem_name(problem)} | {job} | {time} | {rate} | {' | '.join(multiples)} |")
-    return "\n".join(lines)
-
-
-def footnote(content, cases):
-    """What the figures depend on, and what the marks mean."""
-    cpu = content["machine_info"].get("cpu", {})
-    threads = sorted({case["n_threads"] for case in cases})
-    name, cores = cpu.get("brand_raw", "an unknown CPU"), cpu.get("count", "?")
-    lines = [
-        "Columns of engines: time as a multiple of the floor, the median over the rounds; ms is the fastest. "
-        f"Measured on {name}, {cores} cores, {'/'.join(map(str, threads))} threads."
-    ]
-    notes = sorted({f"{case['engine']}: {case['note']}" for case in cases if case["note"]})
-    if any(case["is_block"] for case in cases):
-        notes.append("~: measured on a block of rows, where the whole matrix takes too long")
-    return "\n".join([*lines, *(f"{note}." for note in notes)])
-
-
-def draw(cases, path):
-    """One panel for each problem, one group of bars for each job."""
-    from matplotlib.figure import Figure
-
-    table = _table(cases)
-    panels = {}
-    for key in table:
-        panels.setdefault(key[0], []).append(key)
-    heights = [1 + len(keys) for keys in panels.values()]
-    figure = Figure(figsize=(9, 0.55 * sum(heights) + 1), layout="constrained")
-    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    engines = [engine for engine in ENGINES if any(case["engine"] == engine for case in cases)]
-    thickness = 0.85 / len(engines)
-    for axes, (problem, keys) in zip(all_axes, panels.items(), strict=True):
-        for number, engine in enumerate(engines):
-            found = [(place, table[key][engine]) for place, key in enumerate(keys) if engine in table[key]]
-            places = [place + number * thickness for place, _ in found]
-            multiples = [case["times_floor"] for _, case in found]
-            bars = axes.barh(places, multiples, thickness, label=engine, color=f"C{number}")
-            axes.bar_label(bars, [f"{multiple:.2f}" for multiple in multiples], padding=2, fontsize=6)
-        axes.set_yticks([place + 0.85 / 2 - thickness / 2 for place in range(len(keys))])
-        axes.set_yticklabels([job for _, job in keys], fontsize=8)
-        axes.set_title(problem_name(problem), fontsize=9)
-        axes.axvline(1, color="black", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.set_xlim(left=0.8)
-        axes.margins(x=0.1)
-        axes.set_ylim(len(keys) - 0.05, -thickness)  # the first job on top, room for every engine
-    figure.legend(*_legend(all_axes), loc="outside upper center", ncols=len(engines), fontsize=8)
-    all_axes[-1].set_xlabel("time, as a multiple of what the machine needs to move the same bytes")
-    figure.savefig(path, dpi=150)
-
-
-def _legend(all_axes):
-    """One entry for each engine, whichever panel it is in."""
-    entries = {}
-    for axes in all_axes:
-        entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    return list(entries.values()), list(entries)
-
-
-def _table(cases):
-    """(problem, job) -> {engine: case}, sorted by dtype and otherwise as in the file."""
+def table_of(cases):
+    """(problem, job) -> {engine: case}."""
     table = {}
-    for case in sorted(cases, key=lambda case: DTYPES.index(case["dtype"])):
-        table.setdefault((problem_of(case), case["job"]), {})[case["engine"]] = case
+    for case in cases:
+        table.setdefault((case["problem"], case["job"]), {})[case["engine"]] = case
     return table
 
 
-def _multiple(case):
-    if case is None:
-        return ""
-    return f"{'~' if case['is_block'] else ''}{case['times_floor']:.2f}"
+def engines_of(cases):
+    return [engine for engine in ENGINES if any(case["engine"] == engine for case in cases)]
+
+
+def markdown(cases):
+    """Jobs by engines: the speed of the floor, the time of fastce, and each engine's multiple of the floor."""
+    engines = engines_of(cases)
+    lines = [
+        "| logits | job | floor, GB/s | fastce, ms | " + " | ".join(engines) + " |",
+        "|---|---|--:|--:|" + "--:|" * len(engines),
+    ]
+    for (problem, job), row in table_of(cases).items():
+        case = row.get("fastce") or next(iter(row.values()))
+        rate = case["floor_bytes"] / case["floor_seconds"] / 1e9
+        own = f"{1e3 * row['fastce']['seconds']:.3g}" if "fastce" in row else ""
+        multiples = [f"{row[engine]['times_floor']:.2f}" if engine in row else "" for engine in engines]
+        lines.append(f"| {problem} | {job} | {rate:.1f} | {own} | {' | '.join(multiples)} |")
+    return "\n".join(lines)
+
+
+def footnote(machine_info, cases):
+    """What the figures depend on."""
+    about = machine_info["fastce"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version != "unknown")
+    notes = sorted({f"{case['engine']}: {case['note']}" for case in cases if case["note"]})
+    lines = [
+        "Columns of engines: time as a multiple of the floor, the median over the rounds. Empty: the engine has "
+        "nothing for the job, or gets it wrong.",
+        f"Measured on {about['cpu']}, {about['vector_bits']}-bit vectors, {about['cores']} cores, "
+        f"{about['threads']} threads; {versions}.",
+        *(f"{note}." for note in notes),
+    ]
+    return "\n".join(lines)
+
+
+def draw(cases, path):
+    """One line for each job, one mark for each engine."""
+    from matplotlib.figure import Figure
+
+    table = table_of(cases)
+    figure = Figure(figsize=(10, 1.5 + 0.19 * len(table)), layout="constrained")
+    axes = figure.add_subplot()
+    for number, engine in enumerate(engines_of(cases)):
+        found = [(place, row[engine]["times_floor"]) for place, row in enumerate(table.values()) if engine in row]
+        places, multiples = zip(*found, strict=True)
+        axes.plot(
+            multiples, places, "o" if engine == "fastce" else "|x+1v^"[number % 6], label=engine, color=f"C{number}"
+        )
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(table)), [f"{problem}: {job}" for problem, job in table], fontsize=6)
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.grid(alpha=0.3)
+    axes.set_xlabel("time, as a multiple of what the machine needs to move the same bytes")
+    figure.legend(loc="outside upper center", ncols=len(ENGINES), fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def write_between_markers(path, text):
+    """Replace what the markers of the README enclose."""
+    before, found, rest = path.read_text().partition(MARKERS[0])
+    _, found_end, after = rest.partition(MARKERS[1])
+    if not (found and found_end):
+        sys.exit(f"{path} has no lines {' and '.join(marker.strip() for marker in MARKERS)}")
+    path.write_text(f"{before}{MARKERS[0]}{text}\n{MARKERS[1]}{after}")
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path, help="written by pytest --benchmark-json")
     parser.add_argument("--figure", type=Path, help="draw the multiples of the floor (needs matplotlib)")
+    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file")
     options = parser.parse_args(argv)
-    content, cases = read_cases(options.json)
+    machine_info, cases = read_cases(options.json)
     if not cases:
         sys.exit(f"{options.json} holds no benchmarks")
-    print(f"{markdown(cases)}\n\n{footnote(content, cases)}")
+    text = f"{markdown(cases)}\n\n{footnote(machine_info, cases)}"
+    print(text)
     if options.figure:
         draw(cases, options.figure)
+    if options.readme:
+        write_between_markers(options.readme, text)
 
 
 if __name__ == "__main__":

@@ -1,52 +1,63 @@
 """The scripts and measurements that the benchmarks rest on."""
 
 import json
-import runpy
-from pathlib import Path
+from functools import cache
 
+import memory
 import numpy as np
 import pytest
+import report
+import scaling
+from engines import ENGINES, cases
+from floor import floor_of
+from jobs import Job as RecordJob
+from measure import checked_work
+from problem import Problem
+from reference import WrongResultError, check
 
 from fastce.profile.accuracy import Reference
 from fastce.profile.jobs import FLOORS, Job, Result, fastce_jobs, floor_bytes, floor_call
 from fastce.profile.measure import extra_memory, fastest_in_turns
 from fastce.profile.plain import plain_jobs
-from fastce.profile.problem import Problem
-
-BENCH = Path(__file__).resolve().parent.parent / "bench"
+from fastce.profile.problem import Problem as ProfileProblem
 
 
 @pytest.fixture
 def problem(rng):
     logits = 4 * rng.standard_normal((37, 37), np.float32)
-    return Problem(logits, rng.integers(0, 37, 37), 0.1, 1)
+    return ProfileProblem(logits, rng.integers(0, 37, 37), 0.1, 1)
 
 
 def benchmark(engine, job, seconds, times_floor, **changes):
     info = {
         "engine": engine,
+        "problem": "8,192 x 1,024 float32",
         "job": job,
-        "rows": 8192,
-        "classes": 1024,
-        "dtype": "float32",
-        "n_threads": 2,
-        "block_rows": 8192,
-        "gb_per_s": 12.34,
+        "floor_bytes": 2_000_000_000,
+        "floor_seconds": 0.1,
+        "seconds": seconds,
         "times_floor": times_floor,
         "note": "",
     }
-    return {"extra_info": info | changes, "stats": {"min": seconds}}
+    return {"extra_info": info | changes}
 
 
 @pytest.fixture
 def benchmark_json(tmp_path):
+    about = {
+        "cpu": "A CPU",
+        "vector_bits": 512,
+        "cores": 2,
+        "threads": 2,
+        "versions": {"fastce": "1", "jax": "unknown"},
+    }
     content = {
-        "machine_info": {"cpu": {"brand_raw": "A CPU", "count": 2}},
+        "machine_info": {"fastce": about},
         "benchmarks": [
             benchmark("fastce", "logsumexp", 0.0123, 1.125),
             benchmark("jax", "logsumexp", 0.03, 2.5),
-            benchmark("numpy/scipy", "logsumexp", 0.1, 33.3, block_rows=2048),
-            benchmark("fastce", "cross_entropy", 0.002, 1.5, dtype="float64", note="a note"),
+            benchmark("numpy", "logsumexp", 0.1, 33.3),
+            benchmark("fastce", "cross_entropy", 0.002, 1.5, problem="9 x 9 float64", note="a note"),
         ],
     }
     path = tmp_path / "bench.json"
@@ -54,33 +65,98 @@ def benchmark_json(tmp_path):
     return path
 
 
-def test_report_makes_the_table_of_the_readme(benchmark_json, capsys):
-    runpy.run_path(str(BENCH / "report.py"))["main"]([str(benchmark_json)])
-    lines = capsys.readouterr().out.splitlines()
+def test_report_makes_the_table_of_the_readme(benchmark_json, capsys, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- bench:start -->\nold\n<!-- bench:end -->\nafter\n")
+    report.main([str(benchmark_json), "--readme", str(readme)])
+    text = capsys.readouterr().out
+    lines = text.splitlines()
     assert lines[:4] == [
-        "| logits | job | fastce, ms | GB/s | fastce | jax | numpy/scipy |",
+        "| logits | job | floor, GB/s | fastce, ms | fastce | jax | numpy |",
         "|---|---|--:|--:|--:|--:|--:|",
-        "| 8,192 x 1,024 float32 | logsumexp | 12.3 | 12.3 | 1.12 | 2.50 | ~33.30 |",
-        "| 8,192 x 1,024 float64 | cross_entropy | 2 | 12.3 | 1.50 |  |  |",
+        "| 8,192 x 1,024 float32 | logsumexp | 20.0 | 12.3 | 1.12 | 2.50 | 33.30 |",
+        "| 9 x 9 float64 | cross_entropy | 20.0 | 2 | 1.50 |  |  |",
     ]
     footnote = "\n".join(lines[4:])
-    assert "A CPU, 2 cores, 2 threads" in footnote
+    assert "A CPU, 512-bit vectors, 2 cores, 2 threads; fastce 1." in footnote
     assert "fastce: a note" in footnote
-    assert "~: measured on a block" in footnote
+    assert readme.read_text() == f"before\n<!-- bench:start -->\n{text}<!-- bench:end -->\nafter\n"
 
 
 def test_report_draws_the_figure(benchmark_json, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     path = tmp_path / "bench.png"
-    runpy.run_path(str(BENCH / "report.py"))["main"]([str(benchmark_json), "--figure", str(path)])
+    report.main([str(benchmark_json), "--figure", str(path)])
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_report_says_when_there_is_nothing_to_report(tmp_path):
-    path = tmp_path / "bench.json"
+def test_report_says_what_it_lacks(benchmark_json, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("no markers")
+    with pytest.raises(SystemExit, match="has no lines"):
+        report.main([str(benchmark_json), "--readme", str(tmp_path / "README.md")])
+    path = tmp_path / "empty.json"
     path.write_text('{"machine_info": {}, "benchmarks": []}')
     with pytest.raises(SystemExit, match="no benchmarks"):
-        runpy.run_path(str(BENCH / "report.py"))["main"]([str(path)])
+        report.main([str(path)])
+
+
+@pytest.fixture(scope="module")
+def problem_of():
+    """The data of a job; jobs that share theirs share its reference too."""
+    return cache(lambda shape, dtype, axis: Problem(shape, dtype, axis, 1))
+
+
+@pytest.mark.parametrize(
+    ("job", "engine"),
+    [
+        pytest.param(job.tiny(), engine, id=f"{job.id}-{engine}")
+        for job, engine in cases()
+        if engine not in ("torch.compile", "jax")  # which compile for seconds
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of the peers
+def test_every_job_of_the_record_is_right(job, engine, problem_of):
+    if not ENGINES[engine].is_installed:
+        pytest.skip(f"{ENGINES[engine].package} is not installed")
+    if job.dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    problem = problem_of(job.shape, job.dtype, job.axis)
+    checked_work(job, ENGINES[engine], problem)
+    floor = floor_of(job, problem)
+    floor()
+    assert floor.nbytes >= problem.logits.nbytes
+
+
+def test_the_record_notices_a_wrong_result(problem_of):
+    job = RecordJob("cross_entropy_value_and_grad", (33, 33), place="out")
+    problem = problem_of(job.shape, job.dtype, job.axis)
+    work = ENGINES["fastce"].prepare(job, problem)
+    for name, wrong in (("value", 0.01), ("grad", 0.001)):
+        found = work.read(work.call())
+        found[name] = found[name] + wrong
+        with pytest.raises(WrongResultError, match=name):
+            check(job, problem, found)
+
+
+def test_scaling_measures_and_draws(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(scaling, "SECONDS", 0)
+    monkeypatch.setattr(scaling, "SHORTEST", 0)
+    monkeypatch.setattr(scaling, "LARGEST", 4000)
+    record, picture = tmp_path / "scaling.json", tmp_path / "scaling.png"
+    scaling.main([str(record), str(picture), "--memory", "0.001"])
+    points = json.loads(record.read_text())["points"]
+    assert {(point["sweep"], point["rows"], point["classes"]) for point in points} >= {
+        ("square", 56, 56),
+        ("rows of 1000 classes", 3, 1000),
+        ("1000 rows", 1000, 3),
+    }
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_memory_prints_a_table(capsys):
+    memory.main(["--rows", "33"])
+    assert "| clip_loss_value_and_grad | " in capsys.readouterr().out
 
 
 def test_extra_memory_sees_what_a_call_touches_and_gives_back():
@@ -103,7 +179,7 @@ def test_floor_and_job_take_turns_after_a_call_of_the_floor():
 
 @pytest.mark.parametrize("shape", [(3, 5), (1000, 10), (7, 5000), (1, 1)])
 def test_floors_touch_every_byte(shape, rng):
-    problem = Problem(rng.standard_normal(shape, np.float32), np.zeros(shape[0], int), 0.1, 1)
+    problem = ProfileProblem(rng.standard_normal(shape, np.float32), np.zeros(shape[0], int), 0.1, 1)
     problem.out[:] = 0
     for name in FLOORS:
         floor_call(name, problem)()

@@ -1,15 +1,20 @@
-"""What the machine needs merely to read, copy or scale the logits: the floors that every time is quoted against."""
+"""What the machine needs merely to read, copy, write or scale memory: the floors that every time is quoted against.
+
+Moving bytes knows no rows: the kernels take stretches of flat memory. They align their vectors and write past the
+cache as the other kernels do. Asking for memory ahead of time, which helps the others, was measured to gain nothing.
+"""
 
 from numba import types
 
-from fastce.kernels.jit import kernel, matrix, vector
+from fastce.kernels.jit import inline, kernel, vector
 from fastce.kernels.memory import (
+    elements_to_boundary,
     finish_stores,
     lanes_of,
     load,
     load_first,
     next_step,
-    row_pointer,
+    pointer,
     store,
     store_first,
     store_past_cache,
@@ -18,56 +23,84 @@ from fastce.kernels.rows import to_real
 from fastce.kernels.simd import maximum_of_lanes
 
 
-@kernel(lambda storage: (matrix(storage), vector(types.float64)))
-def read_rows(logits, results):
-    """One number of each row that depends on all of its elements: whole vectors into four sums, nothing else."""
-    classes = logits.shape[1]
-    for i in range(logits.shape[0]):
-        row = row_pointer(logits, i)
-        lanes = lanes_of(row)
-        zero = load_first(row, 0, 0, to_real(row, 0.0))
-        a, b, c, d = zero, zero, zero, zero
-        whole = classes - classes % (4 * lanes)
-        for j in range(0, whole, 4 * lanes):
-            a += load(row, j)
-            b += load(row, j + lanes)
-            c += load(row, j + 2 * lanes)
-            d += load(row, j + 3 * lanes)
-        for j in range(whole, classes, lanes):
-            a += load_first(row, j, min(lanes, classes - j), to_real(row, 0.0))
-        results[i] = maximum_of_lanes((a + b) + (c + d))
+@kernel(lambda storage: (vector(storage), vector(types.float64)))
+def read_elements(source, result):
+    """One number that depends on all elements: whole vectors into four sums, nothing else."""
+    x, size = pointer(source), source.shape[0]
+    lanes = lanes_of(x)
+    a = load_first(x, 0, min(size, elements_to_boundary(x, 0)), to_real(x, 0.0))
+    b = load_first(x, 0, 0, to_real(x, 0.0))
+    c, d = b, b
+    start = min(size, elements_to_boundary(x, 0))
+    whole = size - (size - start) % (4 * lanes)
+    for j in range(start, whole, 4 * lanes):
+        a += load(x, j)
+        b += load(x, j + lanes)
+        c += load(x, j + 2 * lanes)
+        d += load(x, j + 3 * lanes)
+    for j in range(whole, size, lanes):
+        a += load_first(x, j, min(lanes, size - j), to_real(x, 0.0))
+    result[0] = maximum_of_lanes((a + b) + (c + d))
 
 
-@kernel(lambda storage: (matrix(storage), matrix(storage)))
-def copy_rows(logits, out):
-    """out = logits, written past the cache."""
-    classes = logits.shape[1]
-    for i in range(logits.shape[0]):
-        row, out_row = row_pointer(logits, i), row_pointer(out, i)
-        lanes = lanes_of(row)
-        j = 0
-        while j < classes:
-            whole, count = next_step(out_row, j, classes, True)
-            if count > 0:
-                store_first(out_row, j, load_first(row, j, count, to_real(row, 0.0)), count)
-                j += count
-                continue
-            for _ in range(whole):
-                store_past_cache(out_row, j, load(row, j))
-                j += lanes
+@inline
+def write(out, j, x, past_cache):
+    if past_cache:
+        store_past_cache(out, j, x)
+    else:
+        store(out, j, x)
+
+
+@kernel(lambda storage: (vector(storage), vector(storage), types.boolean))
+def copy_elements(source, target, past_cache):
+    """target = source."""
+    x, out, size = pointer(source), pointer(target), source.shape[0]
+    lanes = lanes_of(x)
+    j = 0
+    while j < size:
+        whole, count = next_step(out, j, size, True)
+        if count > 0:
+            store_first(out, j, load_first(x, j, count, to_real(x, 0.0)), count)
+            j += count
+            continue
+        for _ in range(whole):
+            write(out, j, load(x, j), past_cache)
+            j += lanes
     finish_stores()
 
 
-@kernel(lambda storage: (matrix(storage), types.float64))
-def scale_rows(logits, factor):
-    """logits *= factor, in place."""
-    classes = logits.shape[1]
-    for i in range(logits.shape[0]):
-        row = row_pointer(logits, i)
-        lanes = lanes_of(row)
-        by = to_real(row, factor)
-        for j in range(0, classes - classes % lanes, lanes):
-            store(row, j, load(row, j) * by)
-        last = classes - classes % lanes
-        if last < classes:
-            store_first(row, last, load_first(row, last, classes - last, by) * by, classes - last)
+@kernel(lambda storage: (vector(storage), types.float64, types.boolean))
+def write_elements(target, value, past_cache):
+    """target = value."""
+    out, size = pointer(target), target.shape[0]
+    lanes = lanes_of(out)
+    x = load_first(out, 0, 0, to_real(out, value))
+    j = 0
+    while j < size:
+        whole, count = next_step(out, j, size, True)
+        if count > 0:
+            store_first(out, j, x, count)
+            j += count
+            continue
+        for _ in range(whole):
+            write(out, j, x, past_cache)
+            j += lanes
+    finish_stores()
+
+
+@kernel(lambda storage: (vector(storage), types.float64))
+def scale_elements(target, factor):
+    """target *= factor."""
+    x, size = pointer(target), target.shape[0]
+    lanes = lanes_of(x)
+    by = to_real(x, factor)
+    j = 0
+    while j < size:
+        whole, count = next_step(x, j, size, True)
+        if count > 0:
+            store_first(x, j, load_first(x, j, count, by) * by, count)
+            j += count
+            continue
+        for _ in range(whole):
+            store(x, j, load(x, j) * by)
+            j += lanes

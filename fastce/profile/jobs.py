@@ -20,8 +20,6 @@ FUNCTIONS = (
 )
 FLOORS = ("read", "copy", "scale in place", "read + copy")
 
-_LONG_ROW = 4096  # elements; the floors go by rows, and lose time at their ends
-
 
 @dataclass(frozen=True)
 class Result:
@@ -95,43 +93,20 @@ class Job:
 
 def floor_call(name: str, problem: Problem) -> Call:
     """The least that a job must do with the memory of this problem, as a call."""
-    options: dict[str, Any] = {"n_threads": problem.n_threads}
-    logits = _long_rows(problem.logits)
-
-    def read() -> None:
-        for part in logits:
-            floors.read(part, **options)
-
-    if name == "read":
-        return read
     if name == "scale in place":
-        work = _long_rows(problem.work)
+        moves = [floors.scaling(problem.work, 1.0)]
+    elif name == "read":
+        moves = [floors.reading(problem.logits)]
+    else:
+        moves = [floors.copying(problem.logits, problem.out)]
+    if name == "read + copy":  # one after the other: a block that was just read would be copied from the cache
+        moves.insert(0, floors.reading(problem.logits))
 
-        def scale() -> None:
-            for part in work:
-                floors.scale_in_place(part, 1.0, **options)
+    def call() -> None:
+        for move in moves:
+            floors.run(move, n_threads=problem.n_threads)
 
-        return scale
-    out = _long_rows(problem.out)
-
-    def copy() -> None:
-        for source, target in zip(logits, out, strict=True):
-            floors.copy(source, target, **options)
-
-    def read_and_copy() -> None:
-        read()
-        copy()
-
-    return copy if name == "copy" else read_and_copy
-
-
-def _long_rows(matrix: Array) -> list[Array]:
-    """The same memory with several short rows as one: moving bytes knows no rows. The rest comes last."""
-    rows, classes = matrix.shape
-    together = -(-_LONG_ROW // classes)
-    whole = rows - rows % together
-    parts = [matrix[:whole].reshape(-1, together * classes), matrix[whole:]]
-    return [part for part in parts if part.size]
+    return call
 
 
 def floor_bytes(name: str, problem: Problem) -> int:

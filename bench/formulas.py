@@ -1,0 +1,56 @@
+"""The formulas as a careful user writes them, with the classes on the last axis, in NumPy or jax.numpy (`xp`)."""
+
+
+def log_sum_exp(xp, x):
+    """With the last axis kept."""
+    highest = x.max(-1, keepdims=True)
+    return xp.log(xp.exp(x - highest).sum(-1, keepdims=True)) + highest
+
+
+def softmax(xp, x):
+    return xp.exp(x - log_sum_exp(xp, x))
+
+
+def log_softmax(xp, x):
+    return x - log_sum_exp(xp, x)
+
+
+def at(xp, x, y):
+    """The element of each row that belongs to its class."""
+    return xp.take_along_axis(x, y[..., None], axis=-1)[..., 0]
+
+
+def cross_entropies(xp, x, y, weight, smoothing):
+    """The loss of each row; y holds classes, or probabilities in the shape of x."""
+    total, classes = log_sum_exp(xp, x)[..., 0], x.shape[-1]
+    if y.shape == x.shape:
+        masses = (1 - smoothing) * y + smoothing / classes
+        return total * masses.sum(-1) - (masses * x).sum(-1)
+    factor = 1 - smoothing if weight is None else (1 - smoothing) * weight[y]
+    losses = factor * (total - at(xp, x, y))
+    if not smoothing:
+        return losses
+    if weight is None:
+        return losses + smoothing * (total - x.mean(-1))
+    return losses + smoothing / classes * (weight.sum() * total - x @ weight)
+
+
+def clip_losses(xp, x, smoothing):
+    """Half the loss of each row and half that of its column."""
+    diagonal = xp.arange(x.shape[0])
+    by_row = cross_entropies(xp, x, diagonal, None, smoothing)
+    return (by_row + cross_entropies(xp, x.T, diagonal, None, smoothing)) / 2
+
+
+def binary_cross_entropies(xp, x, y):
+    return xp.maximum(x, 0) - x * y + xp.log1p(xp.exp(-abs(x)))
+
+
+def row_stats(xp, x, y):
+    """As `jobs.STATS`."""
+    total = log_sum_exp(xp, x)
+    log_probs = x - total
+    at_target = at(xp, x, y)
+    entropy = -(xp.exp(log_probs) * log_probs).sum(-1)
+    rank = (x > at_target[..., None]).sum(-1)
+    return total[..., 0], x.argmax(-1), entropy, at_target - total[..., 0], rank

@@ -1,0 +1,159 @@
+"""How the cost grows with rows and with classes: python bench/scaling.py scaling.json scaling.png
+
+Shapes from a thousand to a thousand million elements, as far as memory goes: square ones, more and more rows of 1000
+classes, and 1000 rows of more and more classes. In turns: the loss, the loss with its gradient, and their floors, on
+one thread and on all.
+"""
+
+import argparse
+import json
+import time
+from math import isqrt
+from pathlib import Path
+from statistics import median
+
+import engine_fastce
+import numpy as np
+from floor import floor_of
+from jobs import Job
+from problem import Problem
+
+import fastce
+from fastce.profile.machine import available_memory, machine
+from fastce.profile.measure import seconds
+
+FIXED = 1000
+SWEEPS = {
+    "square": lambda size: (isqrt(size), isqrt(size)),
+    f"rows of {FIXED} classes": lambda size: (size // FIXED, FIXED),
+    f"{FIXED} rows": lambda size: (FIXED, size // FIXED),
+}
+FUNCTIONS = {"loss": "cross_entropy", "gradient": "cross_entropy_value_and_grad"}
+LARGEST = 10**9  # elements
+SHORTEST = 1e-3  # seconds that are timed together
+SECONDS = 0.5  # for each point of a line
+ROUNDS = (3, 15)
+
+
+def sizes(largest):
+    """Two for each power of ten."""
+    return [round(10 ** (tenth / 2)) for tenth in range(6, 19) if 10 ** (tenth / 2) <= 1.001 * largest]
+
+
+def buffers(largest):
+    """Logits of the largest size and as much room for gradients; smaller problems take their first part."""
+    logits = np.empty(largest, np.float32)
+    some = 4 * np.random.default_rng(0).standard_normal(min(largest, 1 << 22), np.float32)
+    for start in range(0, largest, len(some)):
+        logits[start : start + len(some)] = some[: largest - start]
+    return logits, np.zeros(largest, np.float32)
+
+
+def lines_of(shape, logits, out):
+    """(what, engine, threads) -> what is timed, and the bytes of its floor."""
+    lines = {}
+    size = shape[0] * shape[1]
+    for threads in sorted({1, fastce.get_num_threads()}):
+        problem = Problem(shape, "float32", 1, threads)
+        problem.logits, problem.out = (flat[:size].reshape(shape) for flat in (logits, out))
+        for what, function in FUNCTIONS.items():
+            job = Job(function, shape, place="out" if what == "gradient" else "")
+            floor = floor_of(job, problem)
+            lines[what, "fastce", threads] = engine_fastce.prepare(job, problem).call, floor.nbytes
+            lines[what, "floor", threads] = floor, floor.nbytes
+    return lines
+
+
+def timed_in_turns(calls):
+    """The median time of each call, which is repeated where it is short."""
+    repeats, rounds = [], ROUNDS[1]
+    for call in calls:
+        call()
+        took = seconds(call)
+        repeats.append(max(1, round(SHORTEST / took)))
+        rounds = max(ROUNDS[0], min(rounds, round(SECONDS / took)))
+    times = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, number, found in zip(calls, repeats, times, strict=True):
+            start = time.perf_counter()
+            for _ in range(number):
+                call()
+            found.append((time.perf_counter() - start) / number)
+    return [median(found) for found in times]
+
+
+def measure(largest):
+    """One point for each sweep, size and line."""
+    logits, out = buffers(largest)
+    points = []
+    for sweep, shape_of in SWEEPS.items():
+        for size in sizes(largest):
+            shape = shape_of(size)
+            lines = lines_of(shape, logits, out)
+            times = timed_in_turns([call for call, _ in lines.values()])
+            for ((what, engine, threads), (_, nbytes)), took in zip(lines.items(), times, strict=True):
+                points.append(
+                    {
+                        "sweep": sweep,
+                        "rows": shape[0],
+                        "classes": shape[1],
+                        "what": what,
+                        "engine": engine,
+                        "threads": threads,
+                        "seconds": took,
+                        "gb_per_s": nbytes / took / 1e9,
+                    }
+                )
+            print(f"{sweep}: {shape[0]:,} x {shape[1]:,}", flush=True)
+    return points
+
+
+def draw(record, path):
+    """Times above, speeds below, a column for each sweep; fastce in full lines, the floors dashed."""
+    from matplotlib.figure import Figure
+
+    points = record["points"]
+    all_threads = sorted({point["threads"] for point in points})
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    axes = figure.subplots(2, len(SWEEPS), sharex=True, sharey="row")
+    for column, sweep in enumerate(SWEEPS):
+        for number, (what, threads) in enumerate((what, threads) for what in FUNCTIONS for threads in all_threads):
+            for engine, style in (("fastce", "-o"), ("floor", "--")):
+                wanted = (sweep, what, engine, threads)
+                line = [p for p in points if (p["sweep"], p["what"], p["engine"], p["threads"]) == wanted]
+                elements = [point["rows"] * point["classes"] for point in line]
+                label = f"{what}, {engine}, {threads} thread{'s' if threads > 1 else ''}"
+                for row, quantity in enumerate(("seconds", "gb_per_s")):
+                    values = [point[quantity] for point in line]
+                    axes[row, column].loglog(
+                        elements, values, style, color=f"C{number}", markersize=3, linewidth=1, label=label
+                    )
+        axes[0, column].set_title(sweep)
+        axes[1, column].set_xlabel("elements of the logits")
+    for row, label in enumerate(("seconds", "GB/s")):
+        axes[row, 0].set_ylabel(label)
+        for one in axes[row]:
+            one.grid(alpha=0.3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    about = record["machine"]
+    figure.supxlabel(f"float32, label smoothing 0.1; {about['cpu']}, {about['cores']} cores", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("json", type=Path, help="written")
+    parser.add_argument("figure", type=Path, help="drawn (needs matplotlib)")
+    parser.add_argument(
+        "--memory", type=float, help="GiB that logits and gradient may take (default: half of what is free)"
+    )
+    options = parser.parse_args(argv)
+    room = options.memory * 2**30 if options.memory else (available_memory() or 2**32) / 2
+    largest = sizes(min(LARGEST, room / 8))[-1]  # four bytes for the logit, four for its gradient
+    record = {"machine": machine(fastce.get_num_threads()), "points": measure(largest)}
+    options.json.write_text(json.dumps(record, indent=1))
+    draw(record, options.figure)
+
+
+if __name__ == "__main__":
+    main()
