@@ -10,7 +10,7 @@ import numpy as np
 
 from fastce.arguments import Array, kernel_dtype
 from fastce.kernels.jit import storage_view
-from fastce.kernels.narrow import NARROW
+from fastce.kernels.columns import NARROW
 from fastce.kernels.states import GROUP
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES
 

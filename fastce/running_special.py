@@ -65,11 +65,11 @@ def _pieces(array: Array, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
 def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: int | None) -> Array:
     places = cut_columns(cube.shape, rows.dtype.itemsize)
     kernel = logsumexp_columns.compiled(rows.dtype)
-    results = np.empty(rows.rows)
+    results = np.empty(rows.rows, rows.dtype)
 
     def work(first: int, last: int) -> None:
         for place in places[first:last]:
-            here = results[place.start : place.stop]
+            here = np.empty(place.stop - place.start)
             misfits = np.zeros(place.shape, np.uint8)
             kernel(cube.block(place), cube.narrow, here.reshape(place.shape), misfits)
             odd = np.flatnonzero(misfits)
@@ -77,6 +77,7 @@ def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: 
                 of_odd = np.empty(odd.size)
                 logsumexp_rows.compiled(rows.dtype)(storage_view(rows.copy(odd + place.start)), of_odd)
                 here[odd] = of_odd
+            results[place.start : place.stop] = here
 
     for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
     return results

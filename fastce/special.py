@@ -75,7 +75,7 @@ def logsumexp(
         return _signed_logsumexp(array, axis, factors, keepdims, return_sign, n_threads)
     array = real_array(array, "a")
     axes = reduced_axes(array, axis)
-    result = logsumexp_over(array, axes, n_threads).astype(kernel_dtype(array.dtype))
+    result = logsumexp_over(array, axes, n_threads).astype(kernel_dtype(array.dtype), copy=False)
     return _as_scipy_shapes(result, array, axes, keepdims)
 
 

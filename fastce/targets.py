@@ -31,8 +31,8 @@ _NO_PROBABILITIES = {name: np.empty((0, 0), name) for name in ("float32", "float
 class IndexTargets:
     """Class indices, one per row. ``total_weight`` is what a mean divides by.
 
-    They are copied block by block, and checked in the copy: in a kernel, an index that is out of range would read
-    somebody else's memory, and another thread may change the caller's array at any time.
+    All are checked before anything is computed, and those that a kernel takes for granted once more, in a copy: an
+    index that is out of range would read somebody else's memory, and another thread may change the caller's array.
     """
 
     probabilities = None
@@ -48,45 +48,54 @@ class IndexTargets:
         self.per_row = per_row
         self.dtype = dtype
         self.smoothed = smoothed
-        self._whole: tuple[Array, Array] | None = None
+        self.are_plain = True
         self.total_weight = self._checked_weight(n_threads)
 
     def _checked_weight(self, n_threads: int | None) -> float:
         """Check all indices; the sum of v_i w_y over the rows that are not ignored."""
-        places = [(k, min(k + CHECKED_AT_A_TIME, self.indices.size)) for k in range(0, self.indices.size, CHECKED_AT_A_TIME)]
-        weights_of_blocks = np.zeros(len(places))
+        size = self.indices.size
+        if size <= CHECKED_AT_A_TIME:
+            return self._weight_of(slice(0, size))
+        places = [slice(k, min(k + CHECKED_AT_A_TIME, size)) for k in range(0, size, CHECKED_AT_A_TIME)]
+        of_places = np.zeros(len(places))
 
         def work(first: int, last: int) -> None:
             for k in range(first, last):
-                picked = self.picked(slice(*places[k]))
-                if len(places) == 1:
-                    self._whole = picked
-                weights_of_blocks[k] = self._weight_of(*picked)
+                of_places[k] = self._weight_of(places[k])
 
-        if places:
-            for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
-        return float(weights_of_blocks.sum())
+        for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
+        return float(of_places.sum())
 
-    def _weight_of(self, classes: Array, row_weight: Array) -> float:
+    def _weight_of(self, rows: slice) -> float:
+        if self.per_class is None and self.per_row is None and self._are_plain(self.indices[rows]):
+            return float(rows.stop - rows.start)
+        self.are_plain = False
+        classes, row_weight = self.picked(rows)
         if self.per_class is None:
             return float(row_weight.sum()) if row_weight.size else float(classes.size)
         of_targets = self.per_class[classes]
         return float((of_targets * row_weight if row_weight.size else of_targets).sum())
 
+    def _are_plain(self, indices: Array) -> bool:
+        """Whether these are in range and none of them is ignored; negative ones are large without their sign."""
+        return (
+            indices.dtype == np.int64
+            and indices.flags.aligned
+            and not 0 <= self.ignored_class < self.n_classes
+            and (not indices.size or int(indices.view(np.uint64).max()) < self.n_classes)
+        )
+
     def picked(self, rows: slice | Array) -> tuple[Array, Array]:
         """(classes, row weights) of these rows; no weights if all are 1. Ignored rows have class 0 and weight 0."""
-        if self._whole is not None and isinstance(rows, slice) and (rows.start, rows.stop) == (0, self.indices.size):
-            return self._whole
         given = self.indices[rows]
         classes = given.astype(np.int64)
         per_row = _NO_FLOATS if self.per_row is None else self.per_row[rows]
-        as_unsigned = classes.view(np.uint64)  # negative ones become the largest
-        if not 0 <= self.ignored_class < self.n_classes and (not classes.size or as_unsigned.max() < self.n_classes):
+        if self._are_plain(classes):
             return classes, per_row
         ignored = classes == self.ignored_class
         if given.dtype == np.uint64 and self.ignored_class < 0:
             ignored &= given < 2**63
-        if ((as_unsigned >= self.n_classes) & ~ignored).any():
+        if ((classes.view(np.uint64) >= self.n_classes) & ~ignored).any():
             raise self._first_error()
         classes[ignored] = 0
         if ignored.any():
@@ -119,8 +128,11 @@ class IndexTargets:
         return self.of(slice(start, stop))
 
     def columns(self, place: Place) -> ColumnTargets:
-        """The targets of a block of a cube."""
-        classes, row_weight = self.picked(slice(place.start, place.stop))
+        """The targets of a block of a cube; its kernel checks them itself, so that they need not be copied."""
+        rows = slice(place.start, place.stop)
+        classes, row_weight = self.indices[rows], _NO_FLOATS
+        if not self.are_plain or self.per_row is not None:
+            classes, row_weight = self.picked(rows)
         return ColumnTargets(
             classes.reshape(place.shape),
             _NO_CUBE[self.dtype.name],

@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse
 
 import fastce
-from fastce.kernels.narrow import NARROW
+from fastce.kernels.columns import NARROW
 
 REDUCTIONS = ["none", "sum", "mean"]
 INF, NAN = np.inf, np.nan

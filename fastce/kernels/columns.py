@@ -11,14 +11,33 @@ vector is left alone and reported, and the kernels of rows.py take it.
 
 import math
 
-from fastce.kernels.jit import inline
-from fastce.kernels.lanes import store_where, where_equal
-from fastce.kernels.memory import load_first, store
+from fastce.kernels.jit import inline, outlined
+from fastce.kernels.lanes import load_real, store_real, store_where, where_equal
+from fastce.kernels.memory import lanes_of, load, load_first, prefetch, store
 from fastce.kernels.rows import to_real
-from fastce.kernels.simd import add_products, add_wide, fma, where_less, where_zero, zeros_wide
+from fastce.kernels.simd import add_products, add_wide, fma, where_less, where_zero
+from fastce.kernels.states import (
+    DISTANCES,
+    EXPONENT,
+    FACTOR,
+    FACTOR_EXPONENT,
+    FITS,
+    LANES,
+    LOST,
+    NEAR,
+    OFFSET,
+    REST,
+    REST_MASS,
+    TARGET,
+    TARGET_GRADIENT,
+    UPSTREAM,
+    X_TARGET,
+)
 from fastce.kernels.vector import LN2, LOG2E, SPARE, exp, largest_exponent, not_too_large, rounded, tanh
 
+NARROW = 256  # classes that are few: all are looked at for a reference, and classes that are adjacent are transposed
 GUESS = 64  # classes that a reference is guessed from, where looking at all would be another read
+CLASSES_AT_A_TIME = 16
 
 
 @inline
@@ -31,24 +50,29 @@ def logits_at(tile, place, count, cap):
 
 
 @inline
-def masses_at(masses, probabilities, count, c):
+def masses_at(masses, probabilities, k, count, c):
     """The dense part of q_c: w_c (keep * t_c + spread)."""
     keep, spread, has_probabilities, weight, has_weight = masses
-    tile, start, stride = probabilities
+    tile, start, stride, _ = probabilities
     q = load_first(weight, 0, 0, spread)
     if has_probabilities:
-        q = fma(load_first(tile, start + c * stride, count, to_real(weight, 0.0)), keep, spread)
+        q = fma(load_first(tile, start + k + c * stride, count, to_real(weight, 0.0)), keep, spread)
     if has_weight:
         q = q * weight[c]
     return q
 
 
 @inline
-def largest_of_lanes(tile, start, stride, classes, count, cap):
-    """The largest of the first classes, lane by lane, and which class that is; NaN is passed over."""
+def largest_of_lanes(tile, start, stride, classes, count, cap, ahead):
+    """The largest of the first classes, lane by lane, and which class that is; NaN is passed over.
+
+    ``ahead`` elements from here is what will be wanted next: the same classes of the next group of rows.
+    """
     best = load_first(tile, 0, 0, to_real(tile, -math.inf))
     number = load_first(tile, 0, 0, to_real(tile, -1.0))
     for c in range(classes):
+        if ahead > 0:
+            prefetch(tile, start + c * stride + ahead)
         x = logits_at(tile, start + c * stride, count, cap)
         number = where_less(best, x, to_real(tile, c), number)
         best = where_less(best, x, x, best)
@@ -67,61 +91,144 @@ def references_near(tile, largest, scale):
 
 
 @inline
-def sum_lanes(tile, start, stride, classes, count, target, reference, cap, scaled_by, masses, probabilities):
-    """Each lane's sums of exp, of q (x - near) and of q without its target, as `add_wide` keeps them.
+def choose_references(states, tile, classes, count, cap, scale, leave_out):
+    """The reference of every row of a tile, from all of its classes if they are few; or, to leave its class out, from
+    all in any case. Returns how many were looked at."""
+    place, start, stride, ahead = tile
+    lanes = lanes_of(place)
+    guessed_from = classes if classes <= NARROW or leave_out else GUESS
+    zero = load_first(states, 0, 0, 0.0)
+    for k in range(0, count, lanes):
+        here = min(lanes, count - k)
+        largest, number = largest_of_lanes(place, start + k, stride, guessed_from, here, cap, ahead)
+        exponent, near = references_near(place, largest, scale)
+        store_real(states, EXPONENT + k, exponent)
+        store_real(states, NEAR + k, near)
+        if leave_out:
+            store_real(states, X_TARGET + k, largest)
+            store_real(states, TARGET + k, number)
+        for j in range(k, k + lanes, LANES):
+            store(states, OFFSET + j, zero)
+            for field in (REST, DISTANCES, REST_MASS):
+                store(states, field + j, zero)
+                store(states, field + LOST + j, zero)
+    return guessed_from
+
+
+@inline
+def second_part(lanes, field, k):
+    """Where the second vector of `add_wide` is kept: float32 has more lanes, float64 has lost digits."""
+    return field + LOST + k if lanes == LANES else field + LANES + k
+
+
+@inline
+def load_totals(states, lanes, field, k):
+    return load(states, field + k), load(states, second_part(lanes, field, k))
+
+
+@inline
+def store_totals(states, lanes, field, k, totals):
+    store(states, field + k, totals[0])
+    store(states, second_part(lanes, field, k), totals[1])
+
+
+@inline
+def add_classes(states, tile, k, first, stop, count, cap, scaled_by, masses, probabilities, ahead):
+    """Add exp, q (x - near) and q of these classes to one vector of rows, without their targets.
 
     All is added in float64 (compensated, for float64): a sum of ten float32 would already have lost a digit.
     """
-    exponent, near = reference
+    place, start, stride, _ = tile
+    lanes = lanes_of(place)
     dense = masses[1] > 0 or masses[2]
-    zero = load_first(tile, 0, 0, to_real(tile, 0.0))
-    exps, distances, mass = zeros_wide(), zeros_wide(), zeros_wide()
-    for c in range(classes):
-        number = to_real(tile, c)
-        x = logits_at(tile, start + c * stride, count, cap)
+    zero = load_first(place, 0, 0, to_real(place, 0.0))
+    exponent, near = load_real(place, states, EXPONENT + k), load_real(place, states, NEAR + k)
+    target = load_real(place, states, TARGET + k)
+    exps = load_totals(states, lanes, REST, k)
+    distances, mass = load_totals(states, lanes, DISTANCES, k), load_totals(states, lanes, REST_MASS, k)
+    for c in range(first, stop):
+        number = to_real(place, c)
+        at = start + k + c * stride
+        if ahead > 0:
+            prefetch(place, at + ahead)
+        x = logits_at(place, at, count, cap)
         e = exp(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
         exps = add_wide(exps, where_equal(target, number, zero, e))
         if dense:
-            q = where_equal(target, number, zero, masses_at(masses, probabilities, count, c))
+            q = where_equal(target, number, zero, masses_at(masses, probabilities, k, count, c))
             distances = add_products(distances, q, where_zero(q, near, x), near)
             mass = add_wide(mass, q)
-    return exps, distances, mass
+    store_totals(states, lanes, REST, k, exps)
+    if dense:
+        store_totals(states, lanes, DISTANCES, k, distances)
+        store_totals(states, lanes, REST_MASS, k, mass)
+
+
+@outlined
+def sum_tile(states, tile, classes, count, looked_at, cap, scaled_by, masses, probabilities):
+    """The sums of every row of a tile: some classes of all rows, then the next, as they lie in memory."""
+    place, _, stride, _ = tile
+    lanes = lanes_of(place)
+    ahead = CLASSES_AT_A_TIME * stride if looked_at < classes else 0
+    for first in range(0, classes, CLASSES_AT_A_TIME):
+        stop = min(first + CLASSES_AT_A_TIME, classes)
+        for k in range(0, count, lanes):
+            add_classes(
+                states, tile, k, first, stop, min(lanes, count - k), cap, scaled_by, masses, probabilities, ahead
+            )
+    if lanes == LANES:
+        for k in range(0, count, LANES):
+            for field in (REST, DISTANCES, REST_MASS):
+                store(states, field + k, load(states, field + k) + load(states, field + LOST + k))
 
 
 @inline
-def write_gradient_of_lanes(
-    tile, start, stride, classes, count, target, of_lanes, cap, scaled_by, masses, probabilities, out, out_start,
-    out_stride, to_tile,
-):  # fmt: skip
-    """upstream * (p_c * mass - q_c) of one vector of rows, and their targets' from float64.
+def write_classes(states, tile, k, first, stop, count, cap, scaled_by, masses, probabilities, out):
+    """upstream * (p_c * mass - q_c) of these classes of one vector of rows, and their targets' from float64.
 
     Into the array itself, only where rows fit: the others may still be needed as logits.
     """
-    exponent, factor, minus_upstream, of_target, fitting = of_lanes
+    place, start, stride, _ = tile
+    written, out_start, out_stride, to_tile = out
     dense = masses[1] > 0 or masses[2]
-    one = load_first(tile, 0, 0, to_real(tile, 1.0))
-    for c in range(classes):
-        place = start + c * stride
-        x = logits_at(tile, place, count, cap)
+    zero = load_first(place, 0, 0, to_real(place, 0.0))
+    one = load_first(place, 0, 0, to_real(place, 1.0))
+    exponent, factor = load_real(place, states, FACTOR_EXPONENT + k), load_real(place, states, FACTOR + k)
+    minus_upstream = zero - load_real(place, states, UPSTREAM + k)
+    target, of_target = load_real(place, states, TARGET + k), load_real(place, states, TARGET_GRADIENT + k)
+    fitting = load_real(place, states, FITS + k)
+    for c in range(first, stop):
+        x = logits_at(place, start + k + c * stride, count, cap)
         gradient = exp(x, exponent, scaled_by) * factor
         if dense:
-            gradient = fma(minus_upstream, masses_at(masses, probabilities, count, c), gradient)
+            gradient = fma(minus_upstream, masses_at(masses, probabilities, k, count, c), gradient)
         if cap[1] > 0:
             gradient = gradient * (one - (x / cap[1]) * (x / cap[1]))
-        gradient = where_equal(target, to_real(tile, c), of_target, gradient)
+        gradient = where_equal(target, to_real(place, c), of_target, gradient)
         if to_tile:  # all of it: after a masked store, who reads it soon must wait for the cache
-            store(out, out_start + c * out_stride, gradient)
+            store(written, out_start + k + c * out_stride, gradient)
         else:
-            store_where(out, out_start + c * out_stride, gradient, fitting)
+            store_where(written, out_start + k + c * out_stride, gradient, fitting)
+
+
+@outlined
+def write_tile(states, tile, classes, count, cap, scaled_by, masses, probabilities, out):
+    """The gradients of every row of a tile."""
+    lanes = lanes_of(tile[0])
+    for first in range(0, classes, CLASSES_AT_A_TIME):
+        stop = min(first + CLASSES_AT_A_TIME, classes)
+        for k in range(0, count, lanes):
+            here = min(lanes, count - k)
+            write_classes(states, tile, k, first, stop, here, cap, scaled_by, masses, probabilities, out)
 
 
 @inline
-def heaviest_of_lanes(tile, classes, count, masses, probabilities):
+def heaviest_of_lanes(tile, k, classes, count, masses, probabilities):
     """The class of the largest mass, lane by lane."""
     best = load_first(tile, 0, 0, to_real(tile, -math.inf))
     number = load_first(tile, 0, 0, to_real(tile, -1.0))
     for c in range(classes):
-        q = masses_at(masses, probabilities, count, c)
+        q = masses_at(masses, probabilities, k, count, c)
         number = where_less(best, q, to_real(tile, c), number)
         best = where_less(best, q, q, best)
     return number

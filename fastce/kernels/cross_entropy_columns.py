@@ -5,33 +5,17 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from fastce.kernels.columns import (
-    GUESS,
-    heaviest_of_lanes,
-    largest_of_lanes,
-    references_near,
-    sum_lanes,
-    write_gradient_of_lanes,
-)
+from fastce.kernels.columns import choose_references, heaviest_of_lanes, sum_tile, write_tile
 from fastce.kernels.jit import inline, kernel, matrix, real_of, structure, vector
-from fastce.kernels.lanes import load_numbers, load_real, store_real, store_totals
+from fastce.kernels.lanes import load_numbers, store_real
 from fastce.kernels.memory import element, lanes_of, load, load_first, pointer, row_pointer, store, store_first
-from fastce.kernels.narrow import NARROW, Narrow, new_tile, put_tile, row_stride_of, tile_of, tile_width
+from fastce.kernels.narrow import Narrow, new_tile, put_tile, row_stride_of, tile_of, tile_width
 from fastce.kernels.rows import capping, to_real
 from fastce.kernels.states import (
-    DISTANCES,
-    EXPONENT,
-    FACTOR,
-    FACTOR_EXPONENT,
     FITS,
     LANES,
     LOSS,
-    NEAR,
-    OFFSET,
-    REST,
-    REST_MASS,
     TARGET,
-    TARGET_GRADIENT,
     TARGET_MASS,
     UPSTREAM,
     X_TARGET,
@@ -60,21 +44,20 @@ def choose_targets(states, tile, classes, count, targets, first_row, masses, pro
     for k in range(0, count, lanes):
         here = min(lanes, count - k)
         if masses[2]:
-            place, start, stride = probabilities
-            number = heaviest_of_lanes(tile, classes, here, masses, (place, start + k, stride))
+            number = heaviest_of_lanes(tile, k, classes, here, masses, probabilities)
         else:
             number = load_numbers(tile, targets, first_row + k, here)
         store_real(states, TARGET + k, number)
 
 
 @inline
-def look_at_targets(states, tile, count, probabilities, class_weight, options, masses):
+def look_at_targets(states, tile, classes, count, probabilities, class_weight, options, masses):
     """The logit and the mass of each row's target."""
-    place, start, stride = tile
+    place, start, stride, _ = tile
     _, _, has_probabilities, _, has_weight = masses
     for k in range(count):
         y = int(states[TARGET + k])
-        if y < 0:  # probabilities that are all NaN
+        if not 0 <= y < classes:  # probabilities that are all NaN, or indices that have changed since they were checked
             states[X_TARGET + k] = math.nan
             continue
         x = element(place, start + y * stride + k)
@@ -86,29 +69,6 @@ def look_at_targets(states, tile, count, probabilities, class_weight, options, m
         mass += options.spread
         states[X_TARGET + k] = x
         states[TARGET_MASS + k] = mass * class_weight[y] if has_weight else mass
-
-
-@inline
-def look_at_tile(states, tile, classes, count, scale, cap, scaled_by, masses, probabilities):
-    """The sums of every row of the tile without its target."""
-    place, start, stride = tile
-    lanes = lanes_of(place)
-    guessed_from = classes if classes <= NARROW or masses[2] else GUESS
-    zero = load_first(place, 0, 0, to_real(place, 0.0))
-    for k in range(0, count, lanes):
-        here = min(lanes, count - k)
-        largest, _ = largest_of_lanes(place, start + k, stride, guessed_from, here, cap)
-        reference = references_near(place, largest, scale)
-        exps, distances, mass = sum_lanes(
-            place, start + k, stride, classes, here, load_real(place, states, TARGET + k), reference, cap, scaled_by,
-            masses, (probabilities[0], probabilities[1] + k, probabilities[2]),
-        )  # fmt: skip
-        store_real(states, OFFSET + k, zero)
-        store_real(states, EXPONENT + k, reference[0])
-        store_real(states, NEAR + k, reference[1])
-        store_totals(place, states, REST + k, exps)
-        store_totals(place, states, DISTANCES + k, distances)
-        store_totals(place, states, REST_MASS + k, mass)
 
 
 @inline
@@ -177,20 +137,22 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
         for first in range(0, rows, width):
             count = min(width, rows - first)
             tile = tile_of(logits, narrow.logits, o, first, count, room, width)
-            probabilities = (other_room, 0, 0)
+            probabilities = (other_room, 0, 0, 0)
             if has_probabilities:
                 probabilities = tile_of(
                     targets.probabilities, narrow.probabilities, o, first, count, other_room, width
                 )
+            looked_at = choose_references(states, tile, classes, count, (ratio, cap), scale, False)
             numbers = row_pointer(targets.classes, o)
             choose_targets(states, room, classes, count, numbers, first, masses, probabilities)
-            look_at_tile(states, tile, classes, count, scale, (ratio, cap), scaled_by, masses, probabilities)
-            look_at_targets(states, tile, count, probabilities, weight, options, masses)
+            sum_tile(states, tile, classes, count, looked_at, (ratio, cap), scaled_by, masses, probabilities)
+            look_at_targets(states, tile, classes, count, probabilities, weight, options, masses)
             finish_states(states, 0, count, scale, options.z_loss)
             all_fit = mark_fitting(states, count, bound)
             put_losses(
-                states, count, first, row_weight, has_row_weight, row_pointer(losses, o), row_pointer(misfits, o), all_fit
-            )
+                states, count, first, row_weight, has_row_weight, row_pointer(losses, o), row_pointer(misfits, o),
+                all_fit,
+            )  # fmt: skip
             if not with_gradient:
                 continue
             set_upstream(
@@ -199,21 +161,11 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
             finish_gradients(states, count, options.softcap)
             out, out_start, out_stride = room, 0, width
             if not narrow.gradient:
-                out, out_start, out_stride = tile_of(gradient, False, o, first, count, room, width)
-            for k in range(0, count, lanes):
-                here = min(lanes, count - k)
-                of_lanes = (
-                    load_real(room, states, FACTOR_EXPONENT + k),
-                    load_real(room, states, FACTOR + k),
-                    to_real(room, 0.0) - load_real(room, states, UPSTREAM + k),
-                    load_real(room, states, TARGET_GRADIENT + k),
-                    load_real(room, states, FITS + k),
-                )
-                write_gradient_of_lanes(
-                    tile[0], tile[1] + k, tile[2], classes, here, load_real(room, states, TARGET + k), of_lanes,
-                    (ratio, cap), scaled_by, masses, (probabilities[0], probabilities[1] + k, probabilities[2]),
-                    out, out_start + k, out_stride, narrow.gradient,
-                )  # fmt: skip
+                out, out_start, out_stride, _ = tile_of(gradient, False, o, first, count, room, width)
+            write_tile(
+                states, tile, classes, count, (ratio, cap), scaled_by, masses, probabilities,
+                (out, out_start, out_stride, narrow.gradient),
+            )  # fmt: skip
             if narrow.gradient:
                 to = row_pointer(gradient, o)
                 put_tile(room, width, count, classes, to, row_stride_of(gradient), first, states, all_fit)

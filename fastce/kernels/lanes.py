@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from fastce.kernels.jit import real_of
 from fastce.kernels.memory import _element_pointer, _lanes_mask, _narrow, _stored_vector, _widen
-from fastce.kernels.simd import _call_llvm, _llvm_name, _real_like, float64_vector, vector_of
+from fastce.kernels.simd import _call_llvm, _llvm_name, _real_like, vector_of
 
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 
@@ -131,24 +131,6 @@ def store_real(typingctx, states, i, x):
         _store_wide(builder, context, sig.args[0], states, i, x if x.type == wide else builder.fpext(x, wide))
 
     return types.void(states, types.int64, x), codegen
-
-
-@intrinsic
-def store_totals(typingctx, row, states, i, totals):
-    """Write each lane's sum as a float64; ``totals`` are those of `add_wide` for vectors of this row."""
-    lanes = vector_of(real_of(row.dtype)).lanes
-
-    def codegen(context, builder, sig, args):
-        _, states, i, totals = args
-        first, second = (builder.extract_value(totals, k) for k in range(2))
-        if lanes == float64_vector.lanes:
-            _store_wide(builder, context, sig.args[1], states, i, builder.fadd(first, second))
-            return
-        _store_wide(builder, context, sig.args[1], states, i, first)
-        behind = builder.add(i, ir.Constant(i.type, float64_vector.lanes))
-        _store_wide(builder, context, sig.args[1], states, behind, second)
-
-    return types.void(row, states, types.int64, totals), codegen
 
 
 # --- squares: as many rows as a vector has lanes ---------------------------------------------------------------------

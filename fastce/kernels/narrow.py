@@ -17,7 +17,6 @@ from fastce.kernels.rows import AHEAD
 from fastce.kernels.simd import VECTOR_BYTES
 from fastce.kernels.states import FITS, GROUP
 
-NARROW = 256  # classes at most
 TILE = 4096  # elements
 
 
@@ -56,11 +55,12 @@ def tile_width(classes, any_narrow):
 def fill_tile(rows, row_stride, first, count, classes, tile, width):
     """tile[c * width + k] = class c of row first + k; zeros where the last vector has no row."""
     lanes = lanes_of(rows)
+    ahead = max(AHEAD, lanes * row_stride)
     for k in range(0, count, lanes):
         for c in range(0, classes, lanes):
             place = (first + k) * row_stride + c
             for j in range(lanes):
-                prefetch(rows, place + j * row_stride + AHEAD)
+                prefetch(rows, place + j * row_stride + ahead)
             square = load_square(rows, place, row_stride, min(lanes, count - k), min(lanes, classes - c))
             store_whole_square(tile, c * width + k, width, transposed(square))
 
@@ -69,10 +69,13 @@ def fill_tile(rows, row_stride, first, count, classes, tile, width):
 def put_tile(tile, width, count, classes, rows, row_stride, first, states, all_fit):
     """The inverse of `fill_tile`, of the rows that fit."""
     lanes = lanes_of(rows)
+    ahead = max(AHEAD, lanes * row_stride)
     for k in range(0, count, lanes):
         here = min(lanes, count - k)
         for c in range(0, classes, lanes):
             if all_fit:
+                for j in range(lanes):  # whoever writes a part of a line must have it first
+                    prefetch(rows, (first + k + j) * row_stride + c + ahead)
                 square = load_square(tile, c * width + k, width, min(lanes, classes - c), lanes)
                 place = (first + k) * row_stride + c
                 store_square(rows, place, row_stride, here, min(lanes, classes - c), transposed(square))
@@ -91,9 +94,12 @@ def row_stride_of(array):
 
 @inline
 def tile_of(array, is_narrow, outer, first, count, room, width):
-    """(tile, start, stride): where class c of row first + k is at ``tile[start + c * stride + k]``."""
+    """(tile, start, stride, ahead): class c of row first + k is at ``tile[start + c * stride + k]``.
+
+    Of an array that is its own tile, the next one lies ``ahead``.
+    """
     whole = row_pointer(array, outer)
     if not is_narrow:
-        return whole, first, array.strides[1] // array.itemsize
+        return whole, first, array.strides[1] // array.itemsize, GROUP
     fill_tile(whole, row_stride_of(array), first, count, array.shape[1], room, width)
-    return room, 0, width
+    return room, 0, width, 0

@@ -9,12 +9,12 @@ import math
 
 from numba import types
 
-from fastce.kernels.columns import GUESS, largest_of_lanes, references_near, sum_lanes
+from fastce.kernels.columns import NARROW, choose_references, sum_tile
 from fastce.kernels.jit import inline, kernel, matrix, outlined
-from fastce.kernels.lanes import any_nan, load_real, store_real, store_totals, store_where, where_equal
+from fastce.kernels.lanes import any_nan, load_real, store_real, store_where, where_equal
 from fastce.kernels.logarithm import log1p, log_times_power
 from fastce.kernels.memory import lanes_of, load, load_first, row_pointer, scratch_block, store, store_first
-from fastce.kernels.narrow import NARROW, new_tile, put_tile, row_stride_of, tile_of, tile_width
+from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_width
 from fastce.kernels.rows import to_real
 from fastce.kernels.simd import where_less
 from fastce.kernels.states import (
@@ -36,25 +36,16 @@ from fastce.kernels.vector import exp, overflow_bound, scaling
 @inline
 def look_at_tile(states, tile, classes, count, leave_out, weight):
     """The sums of every row of the tile; without its largest term, which is then in X_TARGET."""
-    place, start, stride = tile
+    place = tile[0]
     cap = (to_real(place, 0.0), to_real(place, 0.0))
     masses = (to_real(place, 0.0), to_real(place, 0.0), False, weight, False)
-    scaled_by = scaling(place, 1.0, 1.0)
-    lanes = lanes_of(place)
-    nobody = load_first(place, 0, 0, to_real(place, -1.0))
-    for k in range(0, count, lanes):
-        here = min(lanes, count - k)
-        guessed_from = classes if leave_out else min(classes, GUESS)
-        largest, number = largest_of_lanes(place, start + k, stride, guessed_from, here, cap)
-        reference = references_near(place, largest, 1.0)
-        exps, _, _ = sum_lanes(
-            place, start + k, stride, classes, here, number if leave_out else nobody, reference, cap, scaled_by, masses,
-            (weight, 0, 0),
-        )  # fmt: skip
-        store_real(states, EXPONENT + k, reference[0])
-        store_real(states, X_TARGET + k, largest)
-        store_real(states, TARGET + k, number)
-        store_totals(place, states, REST + k, exps)
+    if not leave_out:
+        for k in range(count):
+            states[TARGET + k] = -1.0
+    looked_at = choose_references(states, tile, classes, count, cap, 1.0, leave_out)
+    sum_tile(
+        states, tile, classes, count, looked_at, cap, scaling(place, 1.0, 1.0), masses, (weight, 0, 0, 0)
+    )
 
 
 @inline
@@ -75,7 +66,7 @@ def finish_sums(states, count, leave_out):
 @outlined
 def sum_again_in_float64(states, tile, k, classes, count):
     """The sums of one vector of float32 rows, every step in float64."""
-    place, start, stride = tile
+    place, start, stride, _ = tile
     scaled_by = scaling(states, 1.0, 1.0)
     zero = load_first(states, 0, 0, 0.0)
     for j in range(k, k + lanes_of(place), LANES):
@@ -94,6 +85,7 @@ def mend_near_zero(states, tile, classes, count):
     lanes = lanes_of(tile[0])
     if lanes == LANES:
         return
+    any_near_zero = False
     for k in range(0, count, lanes):
         near_zero = False
         for j in range(k, min(k + lanes, count), LANES):
@@ -102,7 +94,9 @@ def mend_near_zero(states, tile, classes, count):
             near_zero = near_zero or any_nan(where_less(largest * largest, log_sum * log_sum, small, 0.0))
         if near_zero:
             sum_again_in_float64(states, tile, k, classes, min(lanes, count - k))
-    finish_sums(states, count, True)
+            any_near_zero = True
+    if any_near_zero:
+        finish_sums(states, count, True)
 
 
 @inline
@@ -116,7 +110,7 @@ def report(states, count, first, misfits):
 @inline
 def write_lanes(states, tile, k, classes, count, written, to_tile, logarithm):
     """Softmax, or (x - x_max) - log(sum / exp(x_max)), of one vector of rows."""
-    place, start, stride = tile
+    place, start, stride, _ = tile
     out, out_start, out_stride = written
     exponent, largest = load_real(place, states, EXPONENT + k), load_real(place, states, X_TARGET + k)
     total, log_sum = load_real(place, states, TOTAL + k), load_real(place, states, LOSS + k)
@@ -184,7 +178,8 @@ def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits):
                 report(states, count, first, row_pointer(misfits, o))
             written = (room, 0, width)
             if not narrow_out:
-                written = tile_of(out, False, o, first, count, room, width)
+                to, to_start, to_stride, _ = tile_of(out, False, o, first, count, room, width)
+                written = (to, to_start, to_stride)
             for k in range(0, count, lanes):
                 write_lanes(states, tile, k, classes, min(lanes, count - k), written, narrow_out, logarithm)
             if narrow_out:

@@ -38,7 +38,8 @@ LOSS, TOTAL, EXP_TARGET, Z_MASS = 8 * GROUP, 9 * GROUP, 10 * GROUP, 11 * GROUP
 # for the gradient: UPSTREAM is given, factor * exp(scale x) / 2**exponent is its first term
 UPSTREAM, FACTOR, FACTOR_EXPONENT, TARGET_GRADIENT = 12 * GROUP, 13 * GROUP, 14 * GROUP, 15 * GROUP
 FITS = 17 * GROUP  # 1, or 0 where the row must be left to other kernels
-FIELDS = 18
+LOST = 15 * GROUP  # from a sum to what its roundings lost (float64)
+FIELDS = 21
 
 
 @intrinsic
