@@ -29,6 +29,7 @@ from fastce.kernels.memory import (
     store,
     store_first,
     store_past_cache,
+    wide_scratch_block,
 )
 from fastce.kernels.rows import (
     add_compensated,
@@ -38,6 +39,7 @@ from fastce.kernels.rows import (
     masses_at,
     prepared,
     row_state,
+    sum_of_tops,
     to_real,
 )
 from fastce.kernels.simd import fma
@@ -105,7 +107,7 @@ def distances_in_float64(row, classes, left_out, reference, options, targets):
 
 
 @inline
-def look_at_row(row, classes, options, targets, left_out, states, k, room):
+def look_at_row(row, classes, options, targets, left_out, states, k, room, wide_room):
     """Write the sums of a row without one class, and the logit and mass of that class (-1: none), to the states."""
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     dense = dense_part(row, targets, options, 1.0)
@@ -116,9 +118,11 @@ def look_at_row(row, classes, options, targets, left_out, states, k, room):
         x_target = capped_element(row, left_out, options)
         largest = max(largest, x_target)
         mass = dense_mass(targets, options, left_out)
-    offset, exponent, near, (rest, distances, rest_mass) = row_state(
+    offset, exponent, near, (rest, distances, rest_mass), tops, _ = row_state(
         row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense
     )
+    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    rest += sum_of_tops(tops, math.nan, exponent, scale, wide_room)
     if math.isinf(distances) and (varies or options.spread > 0.0):
         distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
     states[OFFSET + k] = offset
@@ -135,7 +139,7 @@ def look_at_row(row, classes, options, targets, left_out, states, k, room):
 
 
 @inline
-def look_at_rows(logits, first, count, options, targets, states, room):
+def look_at_rows(logits, first, count, options, targets, states, room, wide_room):
     """The states of ``count`` rows from ``first`` on; rows of weight 0 are not looked at."""
     rows, classes = logits.shape
     for k in range(count):
@@ -146,7 +150,7 @@ def look_at_rows(logits, first, count, options, targets, states, room):
             continue
         of_row = targets_of_row(targets, i)
         left_out, mass = heaviest_point(of_row, options)
-        look_at_row(row_pointer(logits, i), classes, options, of_row, left_out, states, k, room)
+        look_at_row(row_pointer(logits, i), classes, options, of_row, left_out, states, k, room, wide_room)
         states[TARGET_MASS + k] += mass
 
 
@@ -178,9 +182,10 @@ def has_lost_digits(row, scale, states, k):
 
 
 @outlined
-def look_again(row, classes, options, targets, scale, states, k, room):
+def look_again(row, classes, options, targets, scale, states, k, room, wide_room):
     """A row of probabilities whose loss has lost digits: once more, without the class that most of the mass is on."""
-    look_at_row(row, classes, options, targets, likeliest_class(targets, options, classes), states, k, room)
+    left_out = likeliest_class(targets, options, classes)
+    look_at_row(row, classes, options, targets, left_out, states, k, room, wide_room)
     finish_states(states, k, k + 1, scale, options.z_loss)
 
 
@@ -293,7 +298,7 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
         row, out = row_pointer(logits, i), row_pointer(gradient, i)
         if weight_of_row(targets, i) == 0.0:
             fill_row(row, classes, 0.0, out)
-        elif not math.isfinite(states[OFFSET + k]):
+        elif not math.isfinite(states[OFFSET + k]) or math.isnan(states[TOTAL + k]):
             fill_row(row, classes, math.nan, out)
         else:
             next_row = row_pointer(logits, min(i + 1, rows - 1))
@@ -318,12 +323,12 @@ def cross_entropy_rows(logits, targets, options, losses, upstream, gradient, pas
     """
     rows, classes = logits.shape
     states = new_states()
-    room = scratch_block(row_pointer(logits, 0))
+    room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
     scale = 1.0 if options.softcap > 0.0 else options.logit_scale
     group = max(1, min(ROWS_AT_A_TIME, CACHED // classes))
     for first in range(0, rows, group):
         count = min(group, rows - first)
-        look_at_rows(logits, first, count, options, targets, states, room)
+        look_at_rows(logits, first, count, options, targets, states, room, wide_room)
         finish_states(states, 0, count, scale, options.z_loss)
         for k in range(count):
             i = first + k
@@ -333,7 +338,7 @@ def cross_entropy_rows(logits, targets, options, losses, upstream, gradient, pas
                 if of_row.end_point - of_row.first_point > 1:
                     add_points(row_pointer(logits, i), options, of_row, scale, states, k)
                 if of_row.has_probabilities and has_lost_digits(row_pointer(logits, i), scale, states, k):
-                    look_again(row_pointer(logits, i), classes, options, of_row, scale, states, k, room)
+                    look_again(row_pointer(logits, i), classes, options, of_row, scale, states, k, room, wide_room)
             losses[i] = weight * states[LOSS + k]
         if gradient.shape[0] > 0:
             write_gradients(

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from fastce.kernels.jit import real_of
 from fastce.kernels.memory import _element_pointer, _lanes_mask, _narrow, _stored_vector, _widen
-from fastce.kernels.simd import _call_llvm, _llvm_name, _real_like, vector_of
+from fastce.kernels.simd import _call_llvm, _llvm_name, _real_like, _splat, vector_of
 
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 
@@ -26,6 +26,27 @@ def where_equal(typingctx, a, b, yes, no):
         return builder.select(builder.fcmp_ordered("==", a, b), yes, no)
 
     return ty(ty, ty, ty, ty), codegen
+
+
+@intrinsic
+def lanes_in(typingctx, x):
+    """How many lanes a vector has."""
+    lanes = x.lanes
+    return types.int64(x), lambda context, builder, sig, args: ir.Constant(ir.IntType(64), lanes)
+
+
+@intrinsic
+def where_lane(typingctx, vector, lane, value):
+    """The vector with ``value`` (of its dtype) in one lane; as it is if there is no such lane."""
+
+    def codegen(context, builder, sig, args):
+        vector, lane, value = args
+        lanes = vector.type.count
+        numbers = ir.Constant(ir.VectorType(ir.IntType(64), lanes), list(range(lanes)))
+        chosen = builder.icmp_signed("==", numbers, _splat(builder, lane, lanes))
+        return builder.select(chosen, _splat(builder, value, lanes), vector)
+
+    return vector(vector, types.int64, vector.dtype), codegen
 
 
 @intrinsic

@@ -16,20 +16,33 @@ from typing import Any
 from numba import types
 
 from fastce.kernels.jit import by_type, inline, outlined, real_of
+from fastce.kernels.lanes import lanes_in, store_real, where_equal, where_lane
 from fastce.kernels.memory import BLOCK, keep_first, lanes_of, load, load_first, prefetch, store
-from fastce.kernels.simd import add_products, add_wide, fma, maximum, maximum_of_lanes, sum_wide, where_zero, zeros_wide
+from fastce.kernels.simd import (
+    add_products,
+    add_wide,
+    fma,
+    largest_lane,
+    maximum,
+    maximum_of_lanes,
+    sum_wide,
+    where_less,
+    where_zero,
+    zeros_wide,
+)
 from fastce.kernels.vector import (
     LN2,
     LOG2E,
     SPARE,
     exp,
+    exp_in_float64,
+    headroom,
     largest_exponent,
-    not_too_large,
-    overflow_bound,
     scaling,
     tanh,
 )
 
+LANES = 8  # of float64
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
 
 
@@ -112,12 +125,22 @@ def row_maximum(row, classes, ratio, cap, room):
     return best, best_start
 
 
-@outlined
+@inline
+def lesser_and_top(x, top):
+    """Each lane holds its largest element back: (the smaller of x and top, the larger); NaN is never held back."""
+    return where_less(top, x, top, x), where_less(top, x, x, top)
+
+
+@inline
 def guessed_maximum(row, classes, ratio, cap, room):
-    """The largest of the first elements, as float64."""
-    stop = min(classes, 4 * lanes_of(row))
+    """The largest of the first elements, as float64; NaN only where there is nothing else."""
+    lanes = lanes_of(row)
+    stop = min(classes, 4 * lanes)
     block, first = prepared(row, 0, stop, ratio, cap, to_real(row, 0.0), room)
-    return float(block_maximum(block, first, first + stop))
+    tops = load_first(block, first, 0, to_real(row, -math.inf))
+    for i in range(first, first + stop, lanes):
+        _, tops = lesser_and_top(load_first(block, i, min(lanes, first + stop - i), to_real(row, -math.inf)), tops)
+    return float(largest_lane(tops))
 
 
 @inline
@@ -134,34 +157,56 @@ def reference_near(row, largest, scale):
 
 
 @inline
-def exp_of_pair(x, y, exponent, scaled_by):
-    """exp(scale x) / 2**exponent + exp(scale y) / 2**exponent."""
-    return exp(not_too_large(x, exponent, scaled_by), exponent, scaled_by) + exp(
-        not_too_large(y, exponent, scaled_by), exponent, scaled_by
-    )
+def add_stretch(block, start, stop, sums, exponent, near, scaled_by):
+    """(exps, distances, tops) with these whole vectors added: exp(scale x) / 2**exponent and x - near, as `add_wide`.
+
+    What a lane holds back is in none of the sums of exp yet: beside a term that dominates, the others would lose their
+    digits. As many vectors as a vector has lanes are added in the row's dtype, their sum in float64 (compensated, for
+    float64): the error stays that of a single exp at any length.
+    """
+    exps, distances, tops = sums
+    lanes = lanes_of(block)
+    zero = load_first(block, start, 0, to_real(block, 0.0))
+    for chunk in range(start, stop, lanes * lanes):
+        exps_here, distances_here = zero, zero
+        for i in range(chunk, min(chunk + lanes * lanes, stop), lanes):
+            prefetch(block, i + AHEAD)
+            x = load(block, i)
+            lesser, tops = lesser_and_top(x, tops)
+            exps_here += exp(lesser, exponent, scaled_by)
+            distances_here += x - near
+        exps = add_wide(exps, exps_here)
+        distances = add_wide(distances, distances_here)
+    return exps, distances, tops
 
 
 @inline
-def block_sums(block, start, stop, exponent, near, scaled_by):
-    """The sums of exp(scale x) / 2**exponent and of x - near over the block, as float64.
+def add_vector(block, i, count, but, sums, exponent, near, scaled_by):
+    """The same of ``count`` elements, without the one that ``but`` elements precede."""
+    exps, distances, tops = sums
+    lowest = to_real(block, -math.inf)
+    x = where_lane(load_first(block, i, count, lowest), but, lowest)
+    lesser, tops = lesser_and_top(x, tops)
+    distance = where_lane(load_first(block, i, count, near), but, near) - near
+    return add_wide(exps, exp(lesser, exponent, scaled_by)), add_wide(distances, distance), tops
 
-    Four vectors are added in pairs in the row's dtype, their sum in float64 (compensated, for float64): the error stays
-    that of a single exp at any length, even beside a term that dominates.
-    """
-    lanes = lanes_of(block)
-    exps, distances = zeros_wide(), zeros_wide()
-    fours_end = stop - (stop - start) % (4 * lanes)
-    for i in range(start, fours_end, 4 * lanes):
-        x, y, z, w = load(block, i), load(block, i + lanes), load(block, i + 2 * lanes), load(block, i + 3 * lanes)
-        for k in range(4):
-            prefetch(block, i + k * lanes + AHEAD)
-        exps = add_wide(exps, exp_of_pair(x, y, exponent, scaled_by) + exp_of_pair(z, w, exponent, scaled_by))
-        distances = add_wide(distances, ((x - near) + (y - near)) + ((z - near) + (w - near)))
-    for i in range(fours_end, stop, lanes):
-        x = not_too_large(load_first(block, i, stop - i, to_real(block, -math.inf)), exponent, scaled_by)
-        exps = add_wide(exps, exp(x, exponent, scaled_by))
-        distances = add_wide(distances, load_first(block, i, stop - i, near) - near)
-    return sum_wide(exps), sum_wide(distances)
+
+@inline
+def sum_of_tops(tops, but, exponent, scale, wide_room):
+    """The sum of the tops' exp, each in float64, without one that equals ``but`` (NaN: without none)."""
+    scaled_by = scaling(wide_room, scale, 1.0)
+    store_real(wide_room, 0, tops)
+    zero = load_first(wide_room, 0, 0, 0.0)
+    total, equal = zero, zero
+    for k in range(0, lanes_in(tops), LANES):
+        top = load(wide_room, k)
+        e = exp(top, exponent, scaled_by)
+        total += where_equal(top, but, zero, e)
+        equal += where_equal(top, but, e, zero)
+    sum_of_equal = sum_wide((equal, zero))
+    if sum_of_equal > 0.0:
+        sum_of_equal -= exp_in_float64(but, exponent, scale)
+    return sum_wide((total, zero)) + max(sum_of_equal, 0.0)
 
 
 @inline
@@ -178,23 +223,26 @@ def masses_at(dense, c, count):
 
 
 @inline
-def weighted_block_sums(block, start, stop, to_class, dense, exponent, near, scaled_by):
-    """The sums of exp(scale x) / 2**exponent, of q (x - near) and of q over the block; 0 * inf counts as 0.
+def add_weighted(block, start, stop, to_class, but, sums, mass, dense, exponent, near, scaled_by):
+    """`add_stretch`, for q (x - near), and q itself; without class ``but``. 0 * inf counts as 0.
 
     Products are added in float64: the reference may be far from where the mass is.
     """
+    exps, distances, tops = sums
     lanes = lanes_of(block)
-    exps, distances, mass = zeros_wide(), zeros_wide(), zeros_wide()
+    lowest, nothing = to_real(block, -math.inf), to_real(block, 0.0)
     for i in range(start, stop, lanes):
         prefetch(block, i + AHEAD)
         prefetch(dense[2], i + to_class + AHEAD)
         count = min(lanes, stop - i)
-        x = load_first(block, i, count, to_real(block, -math.inf))
+        x = where_lane(load_first(block, i, count, lowest), but - to_class - i, lowest)
         q = keep_first(masses_at(dense, i + to_class, count), count)
-        exps = add_wide(exps, exp(not_too_large(x, exponent, scaled_by), exponent, scaled_by))
+        q = where_lane(q, but - to_class - i, nothing)
+        lesser, tops = lesser_and_top(x, tops)
+        exps = add_wide(exps, exp(lesser, exponent, scaled_by))
         distances = add_products(distances, q, where_zero(q, near, x), near)
         mass = add_wide(mass, q)
-    return sum_wide(exps), sum_wide(distances), sum_wide(mass)
+    return (exps, distances, tops), mass
 
 
 @inline
@@ -220,58 +268,66 @@ def add_compensated(total, x):
 
 @inline
 def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense):
-    """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none).
+    """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none), and its tops.
 
     Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
     Without weights and probabilities q is 1 for all here.
     """
     lanes = lanes_of(row)
-    exps, distances, mass = (0.0, 0.0), (0.0, 0.0), 0.0
-    start = 0
-    while start < classes:
-        if start == left_out:
-            start += 1
-            continue
-        stop = end_of_block(start, classes, lanes)
-        if start < left_out < stop:
-            stop = left_out
+    sums = (zeros_wide(), zeros_wide(), load_first(row, 0, 0, to_real(row, -math.inf)))
+    mass = zeros_wide()
+    varies = dense[3] or dense[5]
+    odd_vector = left_out - left_out % lanes if left_out >= 0 else classes
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
         block, first = prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
-        end = first + stop - start
-        if dense[3] or dense[5]:
-            exps_here, distances_here, mass_here = weighted_block_sums(
-                block, first, end, start - first, dense, exponent, near, scaled_by
+        shift = first - start
+        if varies:
+            sums, mass = add_weighted(
+                block, first, stop + shift, -shift, left_out, sums, mass, dense, exponent, near, scaled_by
             )
-        else:
-            exps_here, distances_here = block_sums(block, first, end, exponent, near, scaled_by)
-            mass_here = float(stop - start)
-        exps = add_compensated(exps, exps_here)
-        distances = add_compensated(distances, distances_here)
-        mass += mass_here
-        start = stop
-    return exps[0] + exps[1], distances[0] + distances[1], mass
+            continue
+        i = start
+        while i < stop:
+            end = odd_vector if i <= odd_vector < stop else stop
+            whole_end = end - (end - i) % lanes
+            if i < whole_end:
+                sums = add_stretch(block, i + shift, whole_end + shift, sums, exponent, near, scaled_by)
+                i = whole_end
+            if i < stop:
+                count = min(lanes, stop - i)
+                sums = add_vector(block, i + shift, count, left_out - i, sums, exponent, near, scaled_by)
+                i += lanes
+    total_mass = sum_wide(mass) if varies else float(classes - (1 if left_out >= 0 else 0))
+    return sum_wide(sums[0]), sum_wide(sums[1]), total_mass, sums[2]
 
 
 @inline
 def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense):
-    """(offset, exponent, near, sums) of a row whose largest element may be guessed.
+    """(offset, exponent, near, sums, tops, the largest of these) of a row whose largest element may be guessed.
 
-    The offset is NaN or infinite if the row's maximum is; the sums mean nothing then.
+    The offset is NaN or infinite if the row's maximum is; the sums mean nothing then. The tops are less the offset, and
+    not in the sum.
     """
     scale = float(scaled_by[0])
-    sums = (1.0, 0.0, 0.0)
+    sums, top = (1.0, 0.0, 0.0), 0.0
+    tops = load_first(row, 0, 0, to_real(row, -math.inf))
     for attempt in range(2):
         offset, exponent = reference_near(row, largest, scale)
         near = to_real(row, (exponent + SPARE) * LN2 / scale)
         if math.isfinite(offset):
-            sums = row_sums(
+            exps, distances, mass, tops = row_sums(
                 row, classes, left_out, capped_by, to_real(row, offset), to_real(row, exponent), near, scaled_by, room,
                 dense,
             )  # fmt: skip
-            if sums[0] < overflow_bound(row):
+            sums = (exps, distances, mass)
+            top = float(largest_lane(tops))
+            if top * (scale * LOG2E) - exponent < headroom(row):
                 break
-        if attempt == 0:
+            largest = offset + top
+        if attempt == 0 and (math.isinf(largest) or math.isnan(largest)):  # there may be NaN as well
             largest, _ = row_maximum(row, classes, capped_by[0], capped_by[1], room)
-    return offset, exponent, near, sums
+    return offset, exponent, near, sums, tops, top
 
 
 @inline

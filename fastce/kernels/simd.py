@@ -354,6 +354,26 @@ def sum_wide(typingctx, totals):
 
 
 @intrinsic
+def largest_lane(typingctx, x):
+    """The largest lane of a vector without NaN."""
+
+    def codegen(context, builder, sig, args):
+        (x,) = args
+        while x.type.count > 1:
+            half = x.type.count // 2
+            low, high = (
+                builder.shuffle_vector(
+                    x, x, ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(first, first + half)))
+                )
+                for first in (0, half)
+            )
+            x = builder.select(builder.fcmp_ordered(">", low, high), low, high)
+        return _lane(builder, x, 0)
+
+    return x.dtype(x), codegen
+
+
+@intrinsic
 def maximum_of_lanes(typingctx, x):
     """The largest lane, NaN if any lane is NaN."""
 

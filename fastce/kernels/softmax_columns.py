@@ -12,7 +12,7 @@ from numba import types
 from fastce.kernels.columns import NARROW, choose_references, sum_tile
 from fastce.kernels.jit import inline, kernel, matrix, outlined
 from fastce.kernels.lanes import any_nan, load_real, store_real, store_where, where_equal
-from fastce.kernels.logarithm import log1p, log_times_power
+from fastce.kernels.logarithm import log_times_power
 from fastce.kernels.memory import lanes_of, load, load_first, row_pointer, scratch_block, store, store_first
 from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_width
 from fastce.kernels.rows import to_real
@@ -27,6 +27,7 @@ from fastce.kernels.states import (
     TOTAL,
     UPSTREAM,
     X_TARGET,
+    finish_logsumexp,
     mark_fitting,
     new_states,
 )
@@ -50,17 +51,14 @@ def look_at_tile(states, tile, classes, count, leave_out, weight):
 
 @inline
 def finish_sums(states, count, leave_out):
-    """LOSS becomes lse - x_max and TOTAL the whole sum; without x_max, LOSS becomes lse itself, NaN if it is near 0."""
-    scaled_by = scaling(states, 1.0, 1.0)
+    """`finish_logsumexp`; without x_max, LOSS becomes lse itself, NaN if it is near 0."""
+    if leave_out:
+        finish_logsumexp(states, count)
+        return
     for k in range(0, count, LANES):
-        rest, exponent = load(states, REST + k), load(states, EXPONENT + k)
-        if leave_out:
-            exp_largest = exp(load(states, X_TARGET + k), exponent, scaled_by)
-            store(states, LOSS + k, log1p(rest / exp_largest))
-            store(states, TOTAL + k, rest + exp_largest)
-        else:
-            lse = log_times_power(rest, exponent)
-            store(states, LOSS + k, where_less(lse * lse, 0.25, math.nan, where_less(rest, math.inf, lse, math.nan)))
+        rest = load(states, REST + k)
+        lse = log_times_power(rest, load(states, EXPONENT + k))
+        store(states, LOSS + k, where_less(lse * lse, 0.25, math.nan, where_less(rest, math.inf, lse, math.nan)))
 
 
 @outlined
@@ -96,7 +94,7 @@ def mend_near_zero(states, tile, classes, count):
             sum_again_in_float64(states, tile, k, classes, min(lanes, count - k))
             any_near_zero = True
     if any_near_zero:
-        finish_sums(states, count, True)
+        finish_logsumexp(states, count)
 
 
 @inline

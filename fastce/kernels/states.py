@@ -123,6 +123,17 @@ def finish_states(states, first, stop, scale, z_loss):
 
 
 @outlined
+def finish_logsumexp(states, count):
+    """LOSS becomes lse - x_max and TOTAL the whole sum, where X_TARGET is x_max and REST the sum without it."""
+    scaled_by = scaling(states, 1.0, 1.0)
+    for k in range(0, count, LANES):
+        rest = load(states, REST + k)
+        exp_largest = exp(load(states, X_TARGET + k), load(states, EXPONENT + k), scaled_by)
+        store(states, LOSS + k, log1p(rest / exp_largest))
+        store(states, TOTAL + k, rest + exp_largest)
+
+
+@outlined
 def mark_fitting(states, count, bound):
     """FITS is 1 where a row has a finite loss from a sum in range and 0 elsewhere; returns whether all rows fit."""
     zero = load_first(states, 0, 0, 0.0)

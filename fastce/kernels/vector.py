@@ -132,6 +132,10 @@ def largest_exponent(row: Any) -> Any:
     """References up to 2**(+-this) leave exp exact; a row beyond is recentred first."""
 
 
+def headroom(row: Any) -> Any:
+    """How far above the reference, as a power of two, exp may rise before a new one is needed."""
+
+
 def overflow_bound(row: Any) -> Any:
     """A sum of exp from here on says that the reference was too small."""
 
@@ -311,4 +315,10 @@ def _largest_exponent_of(row: types.CPointer) -> Any:
 @by_type(overflow_bound)
 def _overflow_bound_of(row: types.CPointer) -> Any:
     value = 2.0 ** (_HEADROOM[types.float64 if row.dtype == types.float64 else types.float32] - 1.0)
+    return lambda row: value
+
+
+@by_type(headroom)
+def _headroom_of(row: types.CPointer) -> Any:
+    value = _HEADROOM[types.float64 if row.dtype == types.float64 else types.float32]
     return lambda row: value
