@@ -22,6 +22,7 @@ _HOME = {
     "logsumexp": "special",
     "nll_loss": "nll",
     "nll_loss_value_and_grad": "nll",
+    "row_stats": "statistics",
     "show_config": "configuration",
     "softmax": "special",
     "warmup": "configuration",
@@ -39,6 +40,7 @@ __all__ = [
     "logsumexp",
     "nll_loss",
     "nll_loss_value_and_grad",
+    "row_stats",
     "set_num_threads",
     "show_config",
     "softmax",
@@ -69,3 +71,4 @@ if TYPE_CHECKING:
     from fastce.losses import cross_entropy, cross_entropy_value_and_grad
     from fastce.nll import nll_loss, nll_loss_value_and_grad
     from fastce.special import log_softmax, logsumexp, softmax
+    from fastce.statistics import row_stats

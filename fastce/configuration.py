@@ -74,6 +74,7 @@ def _small_calls(dtype: str) -> dict[str, Callable[[], Any]]:
         f"{binary}_value_and_grad": lambda: fastce.binary_cross_entropy_with_logits_value_and_grad(logits, logits),
         contrastive: lambda: fastce.clip_loss(logits),
         f"{contrastive}_value_and_grad": lambda: fastce.clip_loss_value_and_grad(logits),
+        "row_stats": lambda: fastce.row_stats(logits),
     }
     return calls
 

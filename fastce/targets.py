@@ -79,7 +79,7 @@ def target_rows(
     else:
         array = _dense_targets(targets)
         if array.dtype.kind in "iu":
-            classes, ignored = _class_indices(array, logits, logits_shape, ignored_class, name)
+            classes, ignored = class_indices(array, logits, logits_shape, ignored_class, name)
             return _index_rows(classes, ignored, per_class, per_row, logits, smoothed)
         if array.shape != logits_shape:
             raise ValueError(f"targets of probabilities have shape {array.shape}, but {name} have {logits_shape}")
@@ -145,8 +145,8 @@ def _dense_targets(targets: Any) -> Array:
     return array
 
 
-def _class_indices(
-    targets: Array, logits: Rows, logits_shape: tuple[int, ...], ignored_class: int, name: str
+def class_indices(
+    targets: Array, logits: Rows, logits_shape: tuple[int, ...], ignored_class: int | None, name: str
 ) -> tuple[Array, Array | None]:
     """The indices as a fresh int64 vector, 0 where ignored, and which those are (None: none)."""
     if targets.shape != logits.lead:
@@ -156,10 +156,11 @@ def _class_indices(
         )
     classes = targets.astype(np.int64).ravel()
     as_unsigned = classes.view(np.uint64)  # negative ones become the largest
-    if not 0 <= ignored_class < logits.classes and (not classes.size or as_unsigned.max() < logits.classes):
+    may_be_ignored = ignored_class is not None and 0 <= ignored_class < logits.classes
+    if not may_be_ignored and (not classes.size or as_unsigned.max() < logits.classes):
         return classes, None
-    ignored = classes == ignored_class
-    if targets.dtype == np.uint64 and ignored_class < 0:
+    ignored = np.zeros(classes.shape, bool) if ignored_class is None else classes == ignored_class
+    if targets.dtype == np.uint64 and ignored_class is not None and ignored_class < 0:
         ignored &= targets.ravel() < 2**63
     wrong = (as_unsigned >= logits.classes) & ~ignored
     if wrong.any():
