@@ -17,6 +17,7 @@ _HOME = {
     "clip_loss": "contrastive",
     "clip_loss_value_and_grad": "contrastive",
     "cross_entropy": "losses",
+    "cross_entropy_grad_and_hess": "boosting",
     "cross_entropy_value_and_grad": "losses",
     "log_softmax": "special",
     "logsumexp": "special",
@@ -34,6 +35,7 @@ __all__ = [
     "clip_loss",
     "clip_loss_value_and_grad",
     "cross_entropy",
+    "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
     "get_num_threads",
     "log_softmax",
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
         binary_cross_entropy_with_logits,
         binary_cross_entropy_with_logits_value_and_grad,
     )
+    from fastce.boosting import cross_entropy_grad_and_hess
     from fastce.configuration import show_config, warmup
     from fastce.contrastive import clip_loss, clip_loss_value_and_grad
     from fastce.losses import cross_entropy, cross_entropy_value_and_grad

@@ -31,7 +31,7 @@ class ValueAndGrad(NamedTuple):
     grad: Array
 
 
-class _CrossEntropy(NamedTuple):
+class CrossEntropyCall(NamedTuple):
     """A checked call of cross_entropy."""
 
     array: Array
@@ -42,7 +42,7 @@ class _CrossEntropy(NamedTuple):
     reduction: str
 
 
-def _cross_entropy_call(
+def cross_entropy_call(
     logits: Any,
     targets: Any,
     axis: Any,
@@ -55,7 +55,8 @@ def _cross_entropy_call(
     softcap: Any,
     z_loss: Any,
     reduction: Any,
-) -> _CrossEntropy:
+) -> CrossEntropyCall:
+    """Check the arguments that all forms of cross_entropy share."""
     array = real_array(logits, "logits")
     axis = class_axis(array, axis, "logits")
     rows = Rows(array, axis)
@@ -78,7 +79,7 @@ def _cross_entropy_call(
         ignore_index=ignore_index,
         smoothed=spread > 0.0,
     )
-    return _CrossEntropy(array, axis, rows, described, options, reduction_of(reduction))
+    return CrossEntropyCall(array, axis, rows, described, options, reduction_of(reduction))
 
 
 def value_of(losses: Array, rows: Rows, reduction: str, total_weight: float) -> Any:
@@ -176,7 +177,7 @@ def cross_entropy(
     >>> fastce.cross_entropy(logits, [0, 1], reduction="none").round(4)
     array([0.417, 0.623])
     """
-    call = _cross_entropy_call(
+    call = cross_entropy_call(
         logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale,
         softcap, z_loss, reduction,
     )  # fmt: skip
@@ -250,7 +251,7 @@ z_loss, reduction, n_threads
     array([[-0.1705,  0.1212,  0.0493],
            [ 0.0987, -0.2318,  0.1332]])
     """
-    call = _cross_entropy_call(
+    call = cross_entropy_call(
         logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale,
         softcap, z_loss, reduction,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from numba import types
 
 from fastce.kernels.cross_entropy import above
-from fastce.kernels.jit import inline, kernel, matrix, outlined, structure, vector
+from fastce.kernels.jit import inline, kernel, matrix, structure, vector
 from fastce.kernels.memory import (
     BLOCK,
     element,
@@ -27,10 +27,10 @@ from fastce.kernels.memory import (
     row_pointer,
     scratch_block,
 )
+from fastce.kernels.ranks import first_index, maximum_and_rank, rank_in_block
 from fastce.kernels.rows import (
     AHEAD,
     SPARE,
-    block_maximum,
     guessed_maximum,
     log_times_power,
     prepared,
@@ -53,82 +53,6 @@ class Statistics(NamedTuple):
     entropy: Any  # float64
     target_log_prob: Any  # float64
     target_rank: Any  # int64
-
-
-# --- maximum and rank ------------------------------------------------------------------------------------------------
-
-
-@outlined
-def first_index(row, start, stop, value):
-    """The first index of the largest element, or of a NaN (value NaN), between start and stop.
-
-    From the end to the beginning, every lane notes the last vector in which it has found the value.
-    """
-    lanes = lanes_of(row)
-    if math.isnan(value):
-        while start < stop and not math.isnan(element(row, start)):
-            start += 1
-        return start
-    largest, lowest = to_real(row, value), to_real(row, -math.inf)
-    whole = (stop - start) // lanes
-    at = load_first(row, start, 0, lowest)
-    for k in range(whole - 1, -1, -1):
-        at = where_less(load(row, start + k * lanes), largest, at, to_real(row, -k))
-    nearest = maximum_of_lanes(at)
-    start += int(-nearest) * lanes if nearest > lowest else whole * lanes
-    while start < stop and element(row, start) != value:
-        start += 1
-    return start
-
-
-@inline
-def count(row, start, stop, threshold, larger):
-    """How many elements are larger than the threshold, or else how many are smaller."""
-    lanes = lanes_of(row)
-    one = to_real(row, 1.0)
-    a = load_first(row, start, 0, to_real(row, 0.0))
-    b = a
-    whole = stop - (stop - start) % (2 * lanes)
-    for i in range(start, whole, 2 * lanes):
-        x, x_next = load(row, i), load(row, i + lanes)
-        a = where_less(threshold, x, a + one, a) if larger else where_less(x, threshold, a + one, a)
-        b = where_less(threshold, x_next, b + one, b) if larger else where_less(x_next, threshold, b + one, b)
-    for i in range(whole, stop, lanes):
-        x = load_first(row, i, stop - i, threshold)
-        a = where_less(threshold, x, a + one, a) if larger else where_less(x, threshold, a + one, a)
-    return int(sum_wide(add_wide(zeros_wide(), a + b)))
-
-
-@outlined
-def rank_in_block(row, start, stop, y, x_y):
-    """How many of the block's classes come before class y: larger ones, and equal ones of a smaller index."""
-    rank = 0
-    if start < y:
-        end = min(stop, y)
-        rank += end - start - count(row, start, end, x_y, False)
-    if y + 1 < stop:
-        rank += count(row, max(start, y + 1), stop, x_y, True)
-    return rank
-
-
-@outlined
-def maximum_and_rank(row, classes, y, room):
-    """(largest element, NaN if there is one; the start of its first block; the rank of class y)."""
-    zero = to_real(row, 0.0)
-    x_y = to_real(row, element(row, y) if y >= 0 else 0.0)
-    largest, at, rank = -math.inf, 0, 0
-    for start in range(0, classes, BLOCK):
-        stop = min(start + BLOCK, classes)
-        block, first = prepared(row, start, stop, zero, zero, zero, room)
-        here = float(block_maximum(block, first, first + stop - start))
-        if here > largest or (math.isnan(here) and not math.isnan(largest)):
-            largest, at = here, start
-        if y >= 0:
-            rank += rank_in_block(row, start, stop, y, x_y)
-    return largest, at, rank
-
-
-# --- sums ------------------------------------------------------------------------------------------------------------
 
 
 @inline
@@ -189,7 +113,7 @@ def add_block(block, start, stop, number, state, reference, with_entropy):
 
 
 @inline
-def row_pass(row, classes, y, reference, offset, room, with_entropy, with_rank):
+def row_pass(row, classes, y, capped_by, offset, reference, room, with_entropy, with_rank):
     """(m - offset, start of its chunk, rest, sum of e d without m, how often m occurs, rank of y).
 
     The first occurrence of m is in the chunk that the first lane to hold m has it from.
@@ -201,7 +125,7 @@ def row_pass(row, classes, y, reference, offset, room, with_entropy, with_rank):
     state = (lowest, lowest, zeros_wide(), zeros_wide())
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        block, first = prepared(row, start, stop, zero, zero, offset, room)
+        block, first = prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
         state = add_block(block, first, first + stop - start, start // chunk, state, reference, with_entropy)
         if with_rank:
             rank += rank_in_block(row, start, stop, y, x_y)
@@ -216,6 +140,23 @@ def row_pass(row, classes, y, reference, offset, room, with_entropy, with_rank):
 
 
 @inline
+def reference_of(row, exponent, near, scaled_by):
+    """What `lesser_term` measures from: 2**exponent, near, and a number whose exp is 0."""
+    return to_real(row, exponent), to_real(row, near), to_real(row, (exponent - 1100.0) * LN2), scaled_by
+
+
+@inline
+def pass_from(row, classes, y, offset, exponent, near, with_entropy, with_rank, room):
+    """`row_pass` of uncapped logits."""
+    zero = to_real(row, 0.0)
+    uncapped, real_offset = (zero, zero), to_real(row, offset)
+    reference = reference_of(row, exponent, near, scaling(row, 1.0, 1.0))
+    if with_entropy:
+        return row_pass(row, classes, y, uncapped, real_offset, reference, room, True, with_rank)
+    return row_pass(row, classes, y, uncapped, real_offset, reference, room, False, with_rank)
+
+
+@inline
 def log_of_sum(total, exponent, offset, m, rest, e_m):
     """logsumexp; near 0, where one term dominates, from that term."""
     result = offset + log_times_power(total, exponent)
@@ -224,41 +165,29 @@ def log_of_sum(total, exponent, offset, m, rest, e_m):
 
 @inline
 def statistics_of_row(row, classes, y, with_sums, with_entropy, with_rank, room):
-    """(logsumexp, m, start of its block, entropy, log probability and rank of class y; -1: no such class).
+    """(logsumexp, m, start of its chunk, entropy, log probability and rank of class y; -1: no such class).
 
-    A row whose largest element is not finite has no probabilities; its logsumexp is that element.
+    The reference is guessed, and the row done again from m if m is out of exp's range, or if the entropy would be the
+    small difference of (m - near) rest and the sum of e d. A row whose largest element is not finite has no
+    probabilities; its logsumexp is that element.
     """
-    ranked = y if with_rank else -1
+    zero = to_real(row, 0.0)
     guess = math.nan
     if with_sums:
-        zero = to_real(row, 0.0)
         guess = guessed_maximum(row, classes, zero, zero, room)
         if y >= 0:
             guess = max(guess, element(row, y))
-    scaled_by = scaling(row, 1.0, 1.0)
     while True:
-        if reference_near(row, guess, 1.0)[0] != 0.0:  # NaN, infinite, very large, or nothing to sum up
-            m, at, rank = maximum_and_rank(row, classes, ranked, room)
+        if reference_near(row, guess, 1.0)[0] != 0.0:  # NaN, infinite or very large, or there is nothing to sum up
+            m, at, rank = maximum_and_rank(row, classes, y if with_rank else -1, room)
             if not (with_sums and math.isfinite(m)):
                 return m, m, at, math.nan, math.nan, -1 if math.isnan(m) else rank
             guess = m
         offset, exponent = reference_near(row, guess, 1.0)
         near = guess - offset
-        reference = (
-            to_real(row, exponent),
-            to_real(row, near),
-            to_real(row, (exponent - 1100.0) * LN2),
-            scaled_by,
+        m, at, rest, products, times, rank = pass_from(
+            row, classes, y, offset, exponent, near, with_entropy, with_rank, room
         )
-        real_offset = to_real(row, offset)
-        if with_entropy:
-            m, at, rest, products, times, rank = row_pass(
-                row, classes, y, reference, real_offset, room, True, with_rank
-            )
-        else:
-            m, at, rest, products, times, rank = row_pass(
-                row, classes, y, reference, real_offset, room, False, with_rank
-            )
         if TOO_FAR < m - near < math.inf:
             guess = m + offset
             continue
@@ -271,10 +200,9 @@ def statistics_of_row(row, classes, y, with_sums, with_entropy, with_rank, room)
         total = e_m + rest
         log_m = math.log1p(rest / e_m)  # -log p_m
         entropy = log_m + from_m / total
-        if with_entropy and abs(m - near) * rest > CANCELLED * entropy * total:
-            guess = m + offset
-            continue
-        break
+        if not with_entropy or abs(m - near) * rest <= CANCELLED * entropy * total:
+            break
+        guess = m + offset
     lse = log_of_sum(total, exponent, offset, m + offset, rest, e_m)
     log_prob = 0.0
     if y >= 0:
