@@ -177,7 +177,7 @@ def statistics_of_row(row, classes, y, with_sums, with_entropy, with_rank, room)
         guess = guessed_maximum(row, classes, zero, zero, room)
         if y >= 0:
             guess = max(guess, element(row, y))
-    while True:
+    for _ in range(3):  # from a guess, from m, and from what `maximum_and_rank` says if there is a NaN
         if reference_near(row, guess, 1.0)[0] != 0.0:  # NaN, infinite or very large, or there is nothing to sum up
             m, at, rank = maximum_and_rank(row, classes, y if with_rank else -1, room)
             if not (with_sums and math.isfinite(m)):
@@ -200,7 +200,7 @@ def statistics_of_row(row, classes, y, with_sums, with_entropy, with_rank, room)
         total = e_m + rest
         log_m = math.log1p(rest / e_m)  # -log p_m
         entropy = log_m + from_m / total
-        if not with_entropy or abs(m - near) * rest <= CANCELLED * entropy * total:
+        if not (with_entropy and abs(m - near) * rest > CANCELLED * entropy * total):
             break
         guess = m + offset
     lse = log_of_sum(total, exponent, offset, m + offset, rest, e_m)
