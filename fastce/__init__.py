@@ -17,11 +17,13 @@ _HOME = {
     "clip_loss": "contrastive",
     "clip_loss_value_and_grad": "contrastive",
     "cross_entropy": "losses",
+    "cross_entropy_grad_and_hess": "boosting",
     "cross_entropy_value_and_grad": "losses",
     "log_softmax": "special",
     "logsumexp": "special",
     "nll_loss": "nll",
     "nll_loss_value_and_grad": "nll",
+    "row_stats": "statistics",
     "show_config": "configuration",
     "softmax": "special",
     "warmup": "configuration",
@@ -33,12 +35,14 @@ __all__ = [
     "clip_loss",
     "clip_loss_value_and_grad",
     "cross_entropy",
+    "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
     "get_num_threads",
     "log_softmax",
     "logsumexp",
     "nll_loss",
     "nll_loss_value_and_grad",
+    "row_stats",
     "set_num_threads",
     "show_config",
     "softmax",
@@ -64,8 +68,10 @@ if TYPE_CHECKING:
         binary_cross_entropy_with_logits,
         binary_cross_entropy_with_logits_value_and_grad,
     )
+    from fastce.boosting import cross_entropy_grad_and_hess
     from fastce.configuration import show_config, warmup
     from fastce.contrastive import clip_loss, clip_loss_value_and_grad
     from fastce.losses import cross_entropy, cross_entropy_value_and_grad
     from fastce.nll import nll_loss, nll_loss_value_and_grad
     from fastce.special import log_softmax, logsumexp, softmax
+    from fastce.statistics import row_stats

@@ -178,10 +178,10 @@ def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_repl
         raise ValueError("out must be writable, got a read-only array")
     if _overlaps_itself(out):
         raise ValueError(f"out must not overlap itself, got an array of strides {out.strides}")
-    if not _same_memory(out, may_replace) and _overlap(out, may_replace):
+    if not _same_memory(out, may_replace) and overlap(out, may_replace):
         raise ValueError("out overlaps the input in part; it must be the input itself or share no memory with it")
     for other in inputs:
-        if isinstance(other, np.ndarray) and _overlap(out, other):
+        if isinstance(other, np.ndarray) and overlap(out, other):
             raise ValueError("out must not share memory with the targets or the weights")
     return out
 
@@ -195,7 +195,7 @@ def _same_memory(a: Array, b: Array) -> bool:
     )
 
 
-def _overlap(a: Array, b: Array) -> bool:
+def overlap(a: Array, b: Array) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:

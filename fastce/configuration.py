@@ -70,10 +70,12 @@ def _small_calls(dtype: str) -> dict[str, Callable[[], Any]]:
         "log_softmax": lambda: fastce.log_softmax(logits, axis=1),
         "cross_entropy": lambda: fastce.cross_entropy(logits, labels),
         "cross_entropy_value_and_grad": lambda: fastce.cross_entropy_value_and_grad(logits, labels),
+        "cross_entropy_grad_and_hess": lambda: fastce.cross_entropy_grad_and_hess(logits, labels),
         binary: lambda: fastce.binary_cross_entropy_with_logits(logits, logits),
         f"{binary}_value_and_grad": lambda: fastce.binary_cross_entropy_with_logits_value_and_grad(logits, logits),
         contrastive: lambda: fastce.clip_loss(logits),
         f"{contrastive}_value_and_grad": lambda: fastce.clip_loss_value_and_grad(logits),
+        "row_stats": lambda: fastce.row_stats(logits),
     }
     return calls
 

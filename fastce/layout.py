@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, kernel_dtype
-from fastce.kernels.jit import storage_view
 from fastce.kernels.columns import NARROW
+from fastce.kernels.jit import storage_view
 from fastce.kernels.states import GROUP
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES
 
@@ -56,6 +56,7 @@ class Rows:
 
     @property
     def row_bytes(self) -> int:
+        """What a kernel reads of a row."""
         return int(self.classes * self.dtype.itemsize)
 
     def _place(self, rows: slice | Array) -> Any:
@@ -73,7 +74,8 @@ class Rows:
 
     def copy(self, rows: slice | Array) -> Array:
         """A fresh matrix of these rows."""
-        picked = self.view[self._place(rows)].reshape(-1, self.classes)
+        count = rows.stop - rows.start if isinstance(rows, slice) else rows.size
+        picked = self.view[self._place(rows)].reshape(count, self.classes)
         return np.array(picked, dtype=self.dtype, order="C", copy=True)
 
     def room(self, start: int, stop: int) -> Array:

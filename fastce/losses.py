@@ -44,6 +44,7 @@ def cross_entropy_call(
     reduction: Any,
     n_threads: int | None,
 ) -> CrossEntropyCall:
+    """Check the arguments that all forms of cross_entropy share."""
     array = real_array(logits, "logits")
     axis = class_axis(array, axis, "logits")
     rows = Rows(array, axis)

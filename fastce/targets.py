@@ -17,6 +17,7 @@ from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of
 from fastce.threads import for_each
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
+NO_CLASS = 1 << 64  # an index that no integer has
 
 _NO_INTEGERS = np.empty(0, np.int64)
 _NO_FLOATS = np.empty(0, np.float64)
@@ -145,9 +146,15 @@ class MassTargets:
     """Probabilities or a sparse matrix; points in the latter's case. ``total_weight`` is what a mean divides by."""
 
     def __init__(
-        self, points: tuple[Array, Array, Array] | None, probabilities: Rows | None, cube: Columns | CopiedColumns | None,
-        per_class: Array | None, per_row: Array | None, dtype: np.dtype[Any], rows: int,
-    ) -> None:  # fmt: skip
+        self,
+        points: tuple[Array, Array, Array] | None,
+        probabilities: Rows | None,
+        cube: Columns | CopiedColumns | None,
+        per_class: Array | None,
+        per_row: Array | None,
+        dtype: np.dtype[Any],
+        rows: int,
+    ) -> None:
         self.points = points
         self.probabilities = probabilities
         self.cube = cube
@@ -215,14 +222,8 @@ def target_rows(
     else:
         array = _dense_targets(targets)
         if array.dtype.kind in "iu":
-            if array.shape != logits.lead:
-                raise ValueError(
-                    f"targets of class indices have shape {array.shape}, expected {logits.lead} for {name} of shape "
-                    f"{logits_shape}"
-                )
-            return IndexTargets(
-                array.ravel(), logits.classes, ignored_class, per_class, per_row, dtype, smoothed, n_threads
-            )
+            indices = _flat_indices(array, logits, logits_shape, name)
+            return IndexTargets(indices, logits.classes, ignored_class, per_class, per_row, dtype, smoothed, n_threads)
         if array.shape != logits_shape:
             raise ValueError(f"targets of probabilities have shape {array.shape}, but {name} have {logits_shape}")
         probabilities, cube = Rows(array, axis, dtype), columns_of(array, axis, dtype)
@@ -248,6 +249,22 @@ def _dense_targets(targets: Any) -> Array:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         raise TypeError(f"targets have dtype {array.dtype}: convert them to float64")
     return array
+
+
+def _flat_indices(targets: Array, logits: Rows, logits_shape: tuple[int, ...], name: str) -> Array:
+    if targets.shape != logits.lead:
+        raise ValueError(
+            f"targets of class indices have shape {targets.shape}, expected {logits.lead} for {name} of shape "
+            f"{logits_shape}"
+        )
+    return targets.ravel()
+
+
+def class_indices(targets: Array, logits: Rows, logits_shape: tuple[int, ...], name: str) -> Array:
+    """Checked class indices as a fresh int64 vector; none is ignored."""
+    indices = _flat_indices(targets, logits, logits_shape, name)
+    checked = IndexTargets(indices, logits.classes, NO_CLASS, None, None, compute_dtype(logits.dtype), False, None)
+    return checked.picked(slice(0, indices.size))[0]
 
 
 def class_index_error(row: int, index: Any, classes: int) -> IndexError:

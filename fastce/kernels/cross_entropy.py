@@ -190,6 +190,24 @@ def look_again(row, classes, options, targets, scale, states, k, room, wide_room
 
 
 @inline
+def find_states(logits, first, count, options, targets, states, room, wide_room):
+    """Everything that is known of ``count`` rows from ``first`` on; their losses are not weighted yet."""
+    classes = logits.shape[1]
+    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    look_at_rows(logits, first, count, options, targets, states, room, wide_room)
+    finish_states(states, 0, count, scale, options.z_loss)
+    for k in range(count):
+        if weight_of_row(targets, first + k) == 0.0:
+            states[LOSS + k] = 0.0
+            continue
+        row, of_row = row_pointer(logits, first + k), targets_of_row(targets, first + k)
+        if of_row.end_point - of_row.first_point > 1:
+            add_points(row, options, of_row, scale, states, k)
+        if of_row.has_probabilities and has_lost_digits(row, scale, states, k):
+            look_again(row, classes, options, of_row, scale, states, k, room, wide_room)
+
+
+@inline
 def gradient_vector(x, minus_q, reference, cap):
     """upstream * (p_c * mass - q_c), times the derivative of the cap, 1 - (x / cap)^2.
 
@@ -306,17 +324,25 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
             write_gradient_of_row(row, classes, options, of_row, states, k, room, out, past_cache, next_row)
 
 
-def _types(storage):
+def types_of_loss(storage):
+    """The Numba types of logits, targets and options."""
     real = real_of(storage)
     integers, floats = vector(types.int64), vector(types.float64)
     targets = structure(Targets, integers, integers, floats, matrix(real), vector(real), floats)
-    options = structure(Options, *(types.float64 for _ in Options._fields))
-    return matrix(storage), targets, options, floats, floats, matrix(storage), types.boolean
+    return matrix(storage), targets, structure(Options, *(types.float64 for _ in Options._fields))
 
 
-@kernel(_types)
+@kernel(
+    lambda storage: (
+        *types_of_loss(storage),
+        vector(types.float64),
+        vector(types.float64),
+        matrix(storage),
+        types.boolean,
+    )
+)
 def cross_entropy_rows(logits, targets, options, losses, upstream, gradient, past_cache):
-    """losses[i] = v_i times the loss of row i, and gradient[i] = v_i * upstream_i * d loss_i / d logits[i] if it has rows.
+    """losses[i] = v_i times the loss of row i; if the gradient has rows, gradient[i] = v_i upstream_i d loss_i / d x_i.
 
     Rows of weight 0 are 0, whatever they hold. Rows are taken in groups that a second-level cache holds until their
     gradients are written.
@@ -324,22 +350,12 @@ def cross_entropy_rows(logits, targets, options, losses, upstream, gradient, pas
     rows, classes = logits.shape
     states = new_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
     group = max(1, min(ROWS_AT_A_TIME, CACHED // classes))
     for first in range(0, rows, group):
         count = min(group, rows - first)
-        look_at_rows(logits, first, count, options, targets, states, room, wide_room)
-        finish_states(states, 0, count, scale, options.z_loss)
+        find_states(logits, first, count, options, targets, states, room, wide_room)
         for k in range(count):
-            i = first + k
-            of_row = targets_of_row(targets, i)
-            weight = weight_of_row(targets, i)
-            if weight != 0.0:
-                if of_row.end_point - of_row.first_point > 1:
-                    add_points(row_pointer(logits, i), options, of_row, scale, states, k)
-                if of_row.has_probabilities and has_lost_digits(row_pointer(logits, i), scale, states, k):
-                    look_again(row_pointer(logits, i), classes, options, of_row, scale, states, k, room, wide_room)
-            losses[i] = weight * states[LOSS + k]
+            losses[first + k] = weight_of_row(targets, first + k) * states[LOSS + k]
         if gradient.shape[0] > 0:
             write_gradients(
                 logits, first, count, options, targets, states, upstream, gradient, room, past_cache

@@ -120,7 +120,6 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
     has_probabilities = targets.probabilities.shape[1] > 0
     room, other_room = new_tile(logits), new_tile(targets.class_weight)
     states = new_states()
-    lanes = lanes_of(room)
     ratio, cap, scaled_by = capping(room, options.logit_scale, options.softcap)
     scale = 1.0 if options.softcap > 0.0 else options.logit_scale
     weight = pointer(targets.class_weight)

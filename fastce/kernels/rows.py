@@ -101,13 +101,18 @@ def _prepared(row: types.CPointer, start: Any, stop: Any, ratio: Any, cap: Any, 
 
 @inline
 def block_maximum(block, start, stop):
-    """The largest element, NaN if there is one."""
+    """The largest element, NaN if there is one. Two chains of maxima, for one would wait for itself."""
     lanes = lanes_of(block)
-    lowest = to_real(block, -math.inf)
-    best = load_first(block, start, min(stop - start, lanes), lowest)
-    for i in range(start + lanes, stop, lanes):
-        best = maximum(best, load(block, i) if i + lanes <= stop else load_first(block, i, stop - i, lowest))
-    return maximum_of_lanes(best)
+    best = load_first(block, start, 0, to_real(block, -math.inf))
+    next_best = best
+    whole = stop - (stop - start) % (2 * lanes)
+    for i in range(start, whole, 2 * lanes):
+        prefetch(block, i + AHEAD)
+        prefetch(block, i + lanes + AHEAD)
+        best, next_best = maximum(best, load(block, i)), maximum(next_best, load(block, i + lanes))
+    for i in range(whole, stop, lanes):
+        best = maximum(best, load_first(block, i, stop - i, to_real(block, -math.inf)))
+    return maximum_of_lanes(maximum(best, next_best))
 
 
 @outlined

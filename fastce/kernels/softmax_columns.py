@@ -1,8 +1,8 @@
 """logsumexp, softmax and log_softmax, a row in each lane.
 
-The largest term is left out of its row's sum, so that  lse - x_max = log1p(s / e_max)  keeps its digits near 0. Along an
-axis of many classes finding it first would be another read, so logsumexp does without it, and leaves the rows whose
-result is near 0 to the kernels of rows.py.
+The largest term is left out of its row's sum, so that  lse - x_max = log1p(s / e_max)  keeps its digits near 0. Along
+an axis of many classes finding it first would be another read, so logsumexp does without it, and leaves the rows
+whose result is near 0 to the kernels of rows.py.
 """
 
 import math

@@ -1,0 +1,296 @@
+"""Gradient and Hessian diagonal of each row's cross entropy, from one read of the logits.
+
+With the masses q_c of targets.py, M = sum_k q_k and x = f(u) the logit u after scale and cap, the row's loss
+L = M lse - sum_c q_c x_c + z lse^2 has the derivatives
+
+    g_c = dL/dx_c   = p_c (M + 2 z lse) - q_c
+    h_c = d2L/dx_c2 = p_c (1 - p_c) (M + 2 z lse) + 2 z p_c^2
+    dL/du_c = f' g_c,   d2L/du_c2 = f'^2 h_c + f'' g_c
+
+with f' = a, f'' = 0, or for f(u) = s tanh(a u / s), with t = x / s,  f' = a (1 - t^2),  f'' = -(2 a / s) t f'.
+
+1 - p_c is rounded away where p_c is close to 1. Only one class can have more than half of the probability: its
+1 - p is (the sum of all others) / S, as in the gradient of the class that is left out there.
+"""
+
+import math
+from typing import NamedTuple
+
+from numba import types
+
+from fastce.kernels.cross_entropy import (
+    PREFETCHED,
+    capped_element,
+    fill_row,
+    find_states,
+    gradient_of_point,
+    types_of_loss,
+)
+from fastce.kernels.jit import inline, kernel, matrix, structure
+from fastce.kernels.memory import (
+    elements_to_boundary,
+    finish_stores,
+    lanes_of,
+    load,
+    load_first,
+    next_step,
+    prefetch,
+    row_pointer,
+    scratch_block,
+    set_element,
+    store,
+    store_first,
+    store_past_cache,
+    wide_scratch_block,
+)
+from fastce.kernels.ranks import first_index
+from fastce.kernels.rows import block_maximum, capping, end_of_block, masses_at, prepared, row_maximum, to_real
+from fastce.kernels.simd import fma, where_less
+from fastce.kernels.states import (
+    EXP_TARGET,
+    EXPONENT,
+    OFFSET,
+    REST,
+    REST_MASS,
+    TARGET,
+    TARGET_MASS,
+    TOTAL,
+    UPSTREAM,
+    X_TARGET,
+    Z_MASS,
+    finish_gradients,
+    new_states,
+)
+from fastce.kernels.statistics import reference_of, row_pass
+from fastce.kernels.targets import dense_part, mass_of_point, targets_of_row, weight_of_row
+from fastce.kernels.vector import exp_in_float64, exp_parts, scaling
+
+
+class Curvature(NamedTuple):
+    """A booster's convention: max(factor * Hessian, lowest)."""
+
+    factor: float
+    lowest: float
+
+
+@inline
+def state_of_row(states):
+    """What is known of the one row in the table, by number: see states.py."""
+    return (
+        states[OFFSET], states[EXPONENT], states[TOTAL], states[REST], int(states[TARGET]), states[X_TARGET],
+        states[EXP_TARGET], states[TARGET_MASS], states[REST_MASS], states[Z_MASS],
+    )  # fmt: skip
+
+
+@inline
+def dominating_class(row, classes, options, state, room):
+    """(class, its exp, the others' sum) of the class with more than half of the probability; -1 if there is none.
+
+    Mostly it is the class that the row's loss has left out of its sum. If it is another, the row is summed again
+    without that.
+    """
+    offset, exponent, total, rest, left_out, exp_y = state[0], state[1], state[2], state[3], state[4], state[6]
+    if exp_y > rest:
+        return left_out, exp_y, rest
+    ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
+    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    largest, _ = row_maximum(row, classes, ratio, cap, room)
+    if 2.0 * exp_in_float64(largest - offset, exponent, scale) < total:
+        return -1, 0.0, 0.0
+    reference = reference_of(row, exponent, 0.0, scaled_by)
+    _, at, rest, _, times, _ = row_pass(
+        row, classes, -1, (ratio, cap), to_real(row, offset), reference, room, False, False
+    )
+    if times > 1.0 or rest > 0.5 * total:
+        return -1, 0.0, 0.0
+    stop = min(at + lanes_of(row) * lanes_of(row), classes)
+    c = first_index(row, at, stop, float(block_maximum(row, at, stop)))  # a cap does not change the order
+    return c, exp_in_float64(capped_element(row, c, options) - offset, exponent, scale), rest
+
+
+@inline
+def factors_of_row(row, options, curvature, weight, state):
+    """(v a, factor of p in the gradient, A and B of h = p (A - B p), factor of t times the gradient in h)."""
+    mass_y, rest_mass, z_mass = state[7], state[8], state[9]
+    mass = rest_mass + mass_y + z_mass
+    upstream = weight * options.logit_scale
+    curved = upstream * options.logit_scale * curvature.factor
+    bend = 2.0 * options.logit_scale / options.softcap * curvature.factor if options.softcap > 0.0 else 0.0
+    return upstream, upstream * mass, curved * mass, curved * (mass - 2.0 * options.z_loss), bend
+
+
+@inline
+def hessian_of_point(row, c, gradient, dominating, state, options, factors, lowest):
+    """One class in float64; ``gradient`` is what `gradient_of_point` gives."""
+    offset, exponent, total = state[0], state[1], state[2]
+    _, _, linear, quadratic, bend = factors
+    x = capped_element(row, c, options)
+    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    p = exp_in_float64(x - offset, exponent, scale) / total
+    remainder = 1.0 - p
+    if c == dominating[0]:
+        p = dominating[1] / (dominating[1] + dominating[2])
+        remainder = dominating[2] / (dominating[1] + dominating[2])
+    hessian = p * (quadratic * remainder + (linear - quadratic))
+    if options.softcap > 0.0:
+        t = x / options.softcap
+        slope = 1.0 - t * t
+        hessian = slope * slope * hessian - bend * t * gradient
+    return lowest if hessian < lowest else hessian
+
+
+@inline
+def derivatives_of_vector(x, minus_q, reference, constants, cap):
+    """(gradient, Hessian) of a vector of classes that all have at most half of the probability."""
+    exponent, offset, to_p = reference
+    of_p, linear, quadratic, lowest = constants
+    inverse_cap, bend, one = cap
+    a, power = exp_parts(x, exponent, to_p)
+    p = a * power
+    gradient = fma(p, of_p, minus_q)
+    hessian = p * (linear - p * quadratic)
+    if inverse_cap > 0:
+        t = (x + offset) * inverse_cap
+        slope = one - t * t
+        gradient = gradient * slope
+        hessian = slope * slope * hessian - t * gradient * bend
+    return gradient, where_less(hessian, lowest, lowest, hessian)
+
+
+@inline
+def write_derivatives_of_block(
+    block, first, dense, outputs, start, stop, reference, constants, cap, past_cache, next_row
+):
+    """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
+    gradient, hessian = outputs
+    lanes = lanes_of(block)
+    nothing = to_real(block, 0.0)
+    to_block, i = first - start, start
+    while i < stop:
+        whole, count = next_step(gradient, i, stop, past_cache)
+        if count > 0:
+            x = load_first(block, i + to_block, count, nothing)
+            minus_q = masses_at(dense, i, count)
+            g, h = derivatives_of_vector(x, minus_q, reference, constants, cap)
+            store_first(gradient, i, g, count)
+            store_first(hessian, i, h, count)
+            i += count
+            continue
+        for _ in range(whole):
+            x, minus_q = load(block, i + to_block), masses_at(dense, i, lanes)
+            g, h = derivatives_of_vector(x, minus_q, reference, constants, cap)
+            if past_cache:
+                if i < PREFETCHED:
+                    prefetch(next_row, i)
+                store_past_cache(gradient, i, g)
+                store_past_cache(hessian, i, h)
+            else:
+                store(gradient, i, g)
+                store(hessian, i, h)
+            i += lanes
+
+
+@inline
+def next_alone(start, classes, left_out, dominating, point, end_point, targets):
+    """The next class that is computed in float64: a point, the one that was left out, the dominating one."""
+    c = classes
+    if start <= left_out:
+        c = left_out
+    if start <= dominating:
+        c = min(c, dominating)
+    return min(c, targets.classes[point]) if point < end_point else c
+
+
+@inline
+def write_derivatives_of_row(
+    row, classes, options, targets, curvature, weight, states, room, outputs, past_cache, next_row
+):
+    """Gradient and Hessian of one row from the state of its loss; the logits may be replaced by the gradient."""
+    gradient, hessian = outputs
+    state = state_of_row(states)
+    dominating = dominating_class(row, classes, options, state, room)
+    factors = factors_of_row(row, options, curvature, weight, state)
+    offset, exponent, total, left_out = state[0], state[1], state[2], state[4]
+    ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
+    fraction, power = math.frexp(total)
+    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    to_p = scaling(row, scale, 1.0 / fraction)
+    reference = (to_real(row, exponent + power), to_real(row, offset), to_p)
+    constants = (
+        to_real(row, factors[1]),
+        to_real(row, factors[2]),
+        to_real(row, factors[3]),
+        to_real(row, curvature.lowest),
+    )
+    inverse_cap = 1.0 / options.softcap if options.softcap > 0.0 else 0.0
+    of_cap = (to_real(row, inverse_cap), to_real(row, factors[4]), to_real(row, 1.0))
+    dense = dense_part(row, targets, options, -factors[0])
+    states[UPSTREAM] = factors[0]
+    finish_gradients(states, 1, options.softcap)
+    point, end_point, start = targets.first_point, targets.end_point, 0
+    while start < classes:
+        alone = next_alone(start, classes, left_out, dominating[0], point, end_point, targets)
+        if alone == start:
+            mass = 0.0
+            if point < end_point and targets.classes[point] == start:
+                mass = mass_of_point(targets, options, point)
+                point += 1
+            g = gradient_of_point(row, start, mass, states, 0, options, targets)
+            h = hessian_of_point(row, start, g, dominating, state, options, factors, curvature.lowest)
+            set_element(gradient, start, g)
+            set_element(hessian, start, h)
+            start += 1
+            continue
+        stop = min(end_of_block(start, classes, lanes_of(row)), alone)
+        block, first = prepared(row, start, stop, ratio, cap, reference[1], room)
+        write_derivatives_of_block(
+            block, first, dense, outputs, start, stop, reference, constants, of_cap, past_cache, next_row
+        )
+        start = stop
+
+
+def _types(storage):
+    logits, targets, options = types_of_loss(storage)
+    curvature = structure(Curvature, types.float64, types.float64)
+    return logits, targets, options, curvature, matrix(storage), matrix(storage), types.boolean
+
+
+@kernel(_types)
+def gradient_and_hessian_rows(logits, targets, options, curvature, gradient, hessian, past_cache):
+    """gradient[i] and hessian[i]: the derivatives of v_i times the loss of row i; the gradient may replace logits.
+
+    Where v_i is 0 both are 0, whatever the row holds, the Hessian at least the lowest that the booster accepts.
+    """
+    rows, classes = logits.shape
+    states = new_states()
+    room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
+    for i in range(rows):
+        row, gradient_row, hessian_row = row_pointer(logits, i), row_pointer(gradient, i), row_pointer(hessian, i)
+        weight = weight_of_row(targets, i)
+        if weight == 0.0:
+            fill_row(gradient_row, classes, 0.0, gradient_row)
+            fill_row(hessian_row, classes, max(0.0, curvature.lowest), hessian_row)
+            continue
+        of_row = targets_of_row(targets, i)
+        find_states(logits, i, 1, options, targets, states, room, wide_room)
+        if not math.isfinite(states[OFFSET]) or math.isnan(states[TOTAL]):
+            fill_row(gradient_row, classes, math.nan, gradient_row)
+            fill_row(hessian_row, classes, math.nan, hessian_row)
+            continue
+        next_row = row_pointer(logits, min(i + 1, rows - 1))
+        same_phase = elements_to_boundary(gradient_row, 0) == elements_to_boundary(hessian_row, 0)
+        write_derivatives_of_row(
+            row,
+            classes,
+            options,
+            of_row,
+            curvature,
+            weight,
+            states,
+            room,
+            (gradient_row, hessian_row),
+            past_cache and same_phase,  # vectors of both then start at multiples of their size
+            next_row,
+        )
+    if past_cache:
+        finish_stores()

@@ -1,0 +1,168 @@
+"""Statistics of rows of logits, all from one read of them: validate, run one kernel over blocks of rows."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments import Array, choice, class_axis, compute_dtype, integer, plain_array, real_array
+from fastce.kernels.statistics import Statistics, statistics_rows
+from fastce.layout import Rows
+from fastce.targets import class_indices
+from fastce.threads import cut_rows, for_each
+
+OUTPUTS = ("logsumexp", "argmax", "max", "entropy", "target_log_prob", "target_rank", "in_top_k")
+_OF_TARGETS = ("target_log_prob", "target_rank", "in_top_k")
+_INTEGERS = ("argmax", "target_rank")
+_NO_TARGETS = np.empty(0, np.int64)
+
+
+def row_stats(
+    logits: Any,
+    targets: Any = None,
+    *,
+    outputs: Iterable[str] = ("logsumexp",),
+    axis: int | None = None,
+    top_k: int = 5,
+    n_threads: int | None = None,
+) -> dict[str, Any]:
+    r"""Statistics of every row of logits, all from one read of them.
+
+    With :math:`p = \mathrm{softmax}(x)` of a row x, class indices :math:`c` and the target :math:`y`:
+
+    ==================  ===============================================================  ===============
+    name                value                                                            dtype
+    ==================  ===============================================================  ===============
+    logsumexp           :math:`\log \sum_c e^{x_c}`                                      float
+    argmax              the first index of the largest logit; NaN counts as the largest  int64
+    max                 the largest logit, NaN if there is one                           float
+    entropy             :math:`-\sum_c p_c \log p_c`, in nats                            float
+    target_log_prob     :math:`\log p_y`, the cross entropy's negative                   float
+    target_rank         how many classes come before y: those of a larger logit, and     int64
+                        those of an equal logit and a smaller index; 0 is best
+    in_top_k            ``0 <= target_rank < top_k``                                     bool
+    ==================  ===============================================================  ===============
+
+    Parameters
+    ----------
+    logits : array_like, shape (N, C) or (C,) or (N, C, d1, d2, ...)
+        As in `cross_entropy`. Never written to, and nothing of its size is allocated.
+    targets : array_like of int, optional
+        Class indices, of the shape of `logits` without the class axis. Needed by the last three.
+    outputs : iterable of str, default: ("logsumexp",)
+        Any of the names above, or one of them. Only what is asked for is computed.
+    axis : int, optional
+        The class axis. By default 1, or 0 for one-dimensional logits, as in PyTorch.
+    top_k : int, default: 5
+        How many of the first ranks count for ``in_top_k``; at least 1, and more than there are classes is all of them.
+    n_threads : int, optional
+        Overrides `fastce.set_num_threads`. It changes no bit of the result.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The arrays in the order of `outputs`, each of the shape of `logits` without the class axis (scalars for
+        one-dimensional logits). "float" is the dtype of the logits, but float32 for float16 and bfloat16, and float64
+        for integers and booleans.
+
+    Raises
+    ------
+    IndexError
+        If a class index is out of range; the message gives the first such row.
+    ValueError
+        If an output is unknown or needs targets that are not there, shapes do not fit, or there are no classes.
+    TypeError
+        If targets are not integers, or logits are not real numbers.
+
+    See Also
+    --------
+    cross_entropy : The loss, with weights and smoothing.
+    logsumexp : SciPy's, over any axes.
+
+    Notes
+    -----
+    ``target_log_prob`` is at most 4 ulp from exact and ``entropy`` at most 8 ulp, however confident the row is: what is
+    close to 0 comes from a sum without the largest term, in which nothing cancels. ``logsumexp`` is at most 1 ulp from
+    exact, near 0 at most 2 eps absolute. argmax, max and rank are exact.
+
+    A class of logit -inf adds nothing to the entropy. A row without probabilities (a NaN, a +inf, or all of it -inf)
+    has entropy and ``target_log_prob`` nan. Where a logit is NaN nothing can be ranked: ``target_rank`` is -1 and
+    ``in_top_k`` False. None of this warns, or touches other rows.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> logits = np.array([[2.0, 1.0, 0.1], [0.5, 1.5, 1.5]])
+    >>> stats = fastce.row_stats(logits, [0, 2], outputs=("argmax", "entropy", "target_rank", "in_top_k"), top_k=1)
+    >>> stats["argmax"], stats["target_rank"]
+    (array([0, 1]), array([0, 1]))
+    >>> stats["entropy"].round(4)
+    array([0.8467, 1.0174])
+    >>> stats["in_top_k"]
+    array([ True, False])
+    """
+    names = _names(outputs)
+    array = real_array(logits, "logits")
+    rows = Rows(array, class_axis(array, axis, "logits"))
+    classes = _targets(targets, names, rows, array.shape)
+    top_k = _top_k(top_k)
+    kernel = statistics_rows.compiled(rows.dtype)
+    results = _room_for(names, rows.rows)
+
+    def work(start: int, stop: int) -> None:
+        kernel(rows.block(start, stop), classes[start:stop], Statistics(*(part[start:stop] for part in results)))
+
+    for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
+    return {name: _result(name, results, rows, top_k) for name in names}
+
+
+def _names(outputs: Any) -> list[str]:
+    """The outputs asked for, in that order."""
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    if not names:
+        raise ValueError(f"outputs must name at least one of {', '.join(map(repr, OUTPUTS))}, got none")
+    return [choice(name, "each of outputs", OUTPUTS) for name in names]
+
+
+def _targets(targets: Any, names: list[str], rows: Rows, shape: tuple[int, ...]) -> Array:
+    """The class indices, checked; empty if no output needs them."""
+    needing = [name for name in names if name in _OF_TARGETS]
+    if targets is None:
+        if needing:
+            raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
+        return _NO_TARGETS
+    array = plain_array(targets, "targets")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"targets of row_stats must be class indices (integers), got dtype {array.dtype}")
+    checked = class_indices(array, rows, shape, "logits")
+    return checked if needing else _NO_TARGETS
+
+
+def _top_k(value: Any) -> int:
+    top_k = integer(value, "top_k")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    return top_k
+
+
+def _room_for(names: list[str], rows: int) -> Statistics:
+    """One element a row for what the kernel is to compute, none for the rest."""
+    wanted = {"target_rank" if name == "in_top_k" else name for name in names}
+    return Statistics(
+        *(
+            np.empty(rows if name in wanted else 0, np.int64 if name in _INTEGERS else np.float64)
+            for name in Statistics._fields
+        )
+    )
+
+
+def _result(name: str, results: Statistics, rows: Rows, top_k: int) -> Any:
+    """One output in its shape and dtype."""
+    if name == "in_top_k":
+        rank = results.target_rank
+        return ((rank >= 0) & (rank < top_k)).reshape(rows.lead)[()]
+    flat: Array = getattr(results, name)
+    if name not in _INTEGERS:
+        with np.errstate(over="ignore"):  # a logsumexp beyond float32 is inf
+            flat = flat.astype(compute_dtype(rows.dtype))
+    return flat.reshape(rows.lead)[()]
