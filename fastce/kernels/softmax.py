@@ -52,10 +52,13 @@ def sum_in_float64(row, classes, left_out, exponent, room):
 
 
 @inline
-def look_at_row(row, classes, scale, states, k, room):
-    """Write the row's reference and sum to the states; the offset is NaN or infinite where they mean nothing."""
+def look_at_row(row, classes, scale, at_least, states, k, room):
+    """Write the row's reference and sum to the states; the offset is NaN or infinite where they mean nothing.
+
+    The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements.
+    """
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
-    guess = guessed_maximum(row, classes, uncapped[0], uncapped[1], room)
+    guess = max(guessed_maximum(row, classes, uncapped[0], uncapped[1], room), at_least)
     offset, exponent, _, sums = row_state(
         row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_masses(row)
     )
@@ -86,7 +89,7 @@ def logsumexp_rows(logits, results):
     for first in range(0, rows, ROWS_AT_A_TIME):
         count = min(ROWS_AT_A_TIME, rows - first)
         for k in range(count):
-            look_at_row(row_pointer(logits, first + k), classes, 1.0, states, k, room)
+            look_at_row(row_pointer(logits, first + k), classes, 1.0, -math.inf, states, k, room)
         for k in range(0, count, LANES):
             lse = load(states, OFFSET + k) + log_times_power(load(states, REST + k), load(states, EXPONENT + k))
             store(states, LOSS + k, lse)
@@ -108,7 +111,7 @@ def row_states(logits, scale, sums, exponents):
     states = new_states()
     room = scratch_block(row_pointer(logits, 0))
     for i in range(logits.shape[0]):
-        look_at_row(row_pointer(logits, i), logits.shape[1], scale, states, 0, room)
+        look_at_row(row_pointer(logits, i), logits.shape[1], scale, -math.inf, states, 0, room)
         offset = states[OFFSET]
         sums[i] = states[REST] if math.isfinite(offset) else math.exp(offset)
         exponents[i] = states[EXPONENT] if math.isfinite(offset) else 0.0
@@ -152,7 +155,7 @@ def write_block(block, first, out, start, stop, reference, shifts, logarithm, pa
 
 @inline
 def largest_and_rest(row, classes, room):
-    """(largest, log(sum / exp(largest))) of a row; the largest term is left out of the sum, which keeps its digits.
+    """(largest, rest / exp(largest)) of a row, the rest being the sum without its largest term: so it keeps its digits.
 
     Where the largest is NaN or infinite the second is NaN; but log_softmax of finite elements beside +inf is -inf.
     """
@@ -165,7 +168,25 @@ def largest_and_rest(row, classes, room):
     offset, exponent, _, sums = row_state(
         row, classes, left_out, largest, (zero, zero), scaling(row, 1.0, 1.0), room, no_masses(row)
     )
-    return largest, math.log1p(sums[0] / exp_in_float64(largest - offset, exponent, 1.0))
+    return largest, sums[0] / exp_in_float64(largest - offset, exponent, 1.0)
+
+
+@inline
+def write_row(row, classes, out, next_row, found, logarithm, room, past_cache):
+    """A row's softmax from ``found``: (offset, exponent, sum); its logarithm from (largest, 0, rest / exp(largest))."""
+    zero = to_real(row, 0.0)
+    shifts, offset, exponent, factor = (zero, zero), zero, zero, zero
+    if logarithm:
+        shifts = to_real(row, found[0]), to_real(row, math.log1p(found[2]))
+    else:
+        offset, exponent, factor = to_real(row, found[0]), to_real(row, found[1]), to_real(row, 1.0 / found[2])
+        if not math.isfinite(found[0]):
+            offset, factor = zero, to_real(row, math.nan)
+    reference = exponent, factor, scaling(row, 1.0, 1.0)
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
+        block, first = prepared(row, start, stop, zero, zero, offset, room)
+        write_block(block, first, out, start, stop, reference, shifts, logarithm, past_cache, next_row)
 
 
 @kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean, types.boolean))
@@ -177,21 +198,12 @@ def softmax_rows(logits, out, logarithm, past_cache):
     for i in range(rows):
         row, out_row = row_pointer(logits, i), row_pointer(out, i)
         next_row = row_pointer(logits, min(i + 1, rows - 1))
-        zero = to_real(row, 0.0)
-        shifts, offset, exponent, factor = (zero, zero), zero, zero, zero
         if logarithm:
-            largest, log_sum = largest_and_rest(row, classes, room)
-            shifts = to_real(row, largest), to_real(row, log_sum)
+            largest, rest = largest_and_rest(row, classes, room)
+            found = largest, 0.0, rest
         else:
-            look_at_row(row, classes, 1.0, states, 0, room)
-            offset, exponent = to_real(row, states[OFFSET]), to_real(row, states[EXPONENT])
-            factor = to_real(row, 1.0 / states[REST])
-            if not math.isfinite(states[OFFSET]):
-                offset, factor = zero, to_real(row, math.nan)
-        reference = exponent, factor, scaling(row, 1.0, 1.0)
-        for start in range(0, classes, BLOCK):
-            stop = min(start + BLOCK, classes)
-            block, first = prepared(row, start, stop, zero, zero, offset, room)
-            write_block(block, first, out_row, start, stop, reference, shifts, logarithm, past_cache, next_row)
+            look_at_row(row, classes, 1.0, -math.inf, states, 0, room)
+            found = states[OFFSET], states[EXPONENT], states[REST]
+        write_row(row, classes, out_row, next_row, found, logarithm, room, past_cache)
     if past_cache:
         finish_stores()
