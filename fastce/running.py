@@ -11,6 +11,7 @@ from fastce.kernels.jit import storage_view
 from fastce.kernels.narrow import Narrow
 from fastce.kernels.targets import Options
 from fastce.layout import Columns, CopiedColumns, Rows, columns_of, cut_columns
+from fastce.running_long import cross_entropy_of_long_rows, is_long
 from fastce.targets import MassTargets, TargetRows, reduced
 from fastce.threads import cut_rows, for_each
 
@@ -59,8 +60,17 @@ def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_thr
     gradient = None if out is None else columns_of(out, call.axis, dtype)
     has_masses_in_rows = isinstance(call.targets, MassTargets) and call.targets.cube is None
     if cube is None or has_masses_in_rows or (out is not None and gradient is None):
+        if is_long(call.logits.classes):
+            return _by_pieces(call, upstream, out, n_threads)
         return _by_rows(call, upstream, out, n_threads)
     return _by_columns(call, cube, upstream, gradient, out, n_threads)
+
+
+def _by_pieces(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
+    losses = RowLosses(call.logits, call.reduction, call.logits.rows)
+    gradient = None if out is None else Rows(out, call.axis)
+    cross_entropy_of_long_rows(call.logits, call.targets, call.options, upstream, gradient, losses.put, n_threads)
+    return losses.value(call.targets.total_weight)
 
 
 def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:

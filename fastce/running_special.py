@@ -1,9 +1,5 @@
 """logsumexp and softmax, run over blocks: a row in each lane where that is possible, else row by row."""
 
-import itertools
-import math
-from collections.abc import Iterator
-
 import numpy as np
 
 from fastce.arguments import PAST_CACHE_BYTES, Array, kernel_dtype
@@ -11,9 +7,8 @@ from fastce.kernels.jit import storage_view
 from fastce.kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
 from fastce.layout import Columns, CopiedColumns, Rows, columns_of, cut_columns
+from fastce.running_long import is_long, pieces, softmax_of_long_rows
 from fastce.threads import checked_num_threads, cut_rows, for_each
-
-PIECE = 1 << 20  # elements of a very long row that are summed at a time
 
 
 def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -> Array:
@@ -22,8 +17,7 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
         array, axes = array.reshape(1), (0,)
     if not axes:
         return array.astype(np.float64).ravel()
-    pieces = list(_pieces(array, axes))
-    parts = [Rows(array[piece], axes) for piece in pieces]
+    parts = [Rows(array[piece], axes) for piece in pieces(array.shape, axes)]
     rows = parts[0].rows
     if n_threads is not None:
         checked_num_threads(n_threads)
@@ -42,24 +36,6 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
 
     for_each([(k, k + 1) for k in range(len(blocks))], work, n_threads)
     return results[0] if len(parts) == 1 else logsumexp_over(results, (0,), n_threads)
-
-
-def _pieces(array: Array, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Cut rows of more than twice PIECE elements; their logsumexp is that of the pieces' logsumexps."""
-    whole = [slice(None)] * array.ndim
-    if math.prod(array.shape[k] for k in axes) <= 2 * PIECE:
-        yield tuple(whole)
-        return
-    room, steps = PIECE, []
-    for k in reversed(axes):
-        steps.append(min(array.shape[k], max(room, 1)))
-        room //= steps[-1]
-    cuts = [range(0, array.shape[k], step) for k, step in zip(reversed(axes), steps, strict=True)]
-    for starts in itertools.product(*cuts):
-        piece = list(whole)
-        for k, start, step in zip(reversed(axes), starts, steps, strict=True):
-            piece[k] = slice(start, start + step)
-        yield tuple(piece)
 
 
 def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: int | None) -> Array:
@@ -92,6 +68,9 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
         if cube is not None and target is not None:
             _softmax_of_columns(cube, target, rows, written, n_threads, logarithm=logarithm)
             return
+    if is_long(rows.classes):
+        softmax_of_long_rows(array, axes, out, dtype, n_threads, logarithm=logarithm)
+        return
     kernel = softmax_rows.compiled(dtype)
     past_cache = out.nbytes > PAST_CACHE_BYTES
 

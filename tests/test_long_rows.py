@@ -1,15 +1,20 @@
 """Rows of millions of classes: the same promises, whether a row is cut for several threads or not."""
 
+import checks
 import naive
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.special
-from checks import assert_gradient, assert_losses, assert_within, same_bits
+from checks import REDUCTIONS, assert_gradient, assert_losses, assert_within, same_bits
+from scripts import run_script
 from test_accuracy import logsumexp_error
+from test_process import INTERRUPT, posix
 
 import fastce
+from fastce import running_long
 
-THREE, ONE = (3, 1_200_000), (1, 3_000_001)
+THREE, ONE = (3, 1_200_000), (1, 3_200_001)
 PEAK = 1_100_003
 
 
@@ -110,3 +115,232 @@ def test_long_rows_along_the_first_axis():
     assert_losses(value, exact, across.dtype, "none", {})
     assert_gradient(grad, exact, across.dtype, "none", 1.0, {})
     assert logsumexp_error(fastce.logsumexp(across, axis=0), naive.row_logsumexp(logits.astype(np.float64))) <= 1
+
+
+# ----------------------------------------------------------------------------------------- small pieces
+# Pieces of 2048 elements, so that rows of five are short work for the oracle. The last is ragged.
+CLASSES = 9001
+TARGETS = np.array([2047, 2048, 9000])  # either side of a cut, and the end
+OPTIONS = {
+    "plain": {},
+    "smoothing": {"label_smoothing": 0.1},
+    "smoothing over others": {"label_smoothing": 0.1, "smoothing_over": "others"},
+    "z_loss": {"z_loss": 1e-2},
+    "scale": {"logit_scale": 0.7},
+    "cap": {"softcap": 20.0, "logit_scale": 1.3},
+    "weights": {"weight": np.random.default_rng(1).random(CLASSES), "sample_weight": np.array([2.0, 0.0, 0.5])},
+    "all": {
+        "weight": np.random.default_rng(1).random(CLASSES),
+        "sample_weight": np.array([2.0, 0.3, 0.5]),
+        "label_smoothing": 0.2,
+        "z_loss": 1e-3,
+        "softcap": 30.0,
+        "logit_scale": 2.0,
+    },
+}
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(running_long, "PIECE", 2048)
+
+
+def targets_of_kind(kind, rng):
+    if kind == "hard":
+        return TARGETS
+    if kind == "ignored":
+        return np.where(np.arange(3) == 1, -100, TARGETS)
+    probabilities = rng.random((3, CLASSES), np.float32)
+    probabilities[0] = naive_softmax(40 * probabilities[0])  # most of the mass on one class
+    probabilities[1:] /= probabilities[1:].sum(axis=1, keepdims=True)
+    if kind == "probability":
+        return probabilities
+    probabilities *= rng.random(probabilities.shape) < 0.003
+    probabilities[2] = 0
+    probabilities[2, 5000] = 1
+    return scipy.sparse.csr_array(probabilities.astype(np.float64))
+
+
+def naive_softmax(x):
+    return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+
+
+def assert_right_and_the_same_bits(logits, targets, **options):
+    first = checks.check(logits, targets, reductions=REDUCTIONS, n_threads=1, **options)
+    for n_threads in (2, 5):
+        call = {"reduction": REDUCTIONS[-1], "n_threads": n_threads, **options}
+        for ours, theirs in zip(fastce.cross_entropy_value_and_grad(logits, targets, **call), first, strict=True):
+            assert same_bits(np.asarray(ours), np.asarray(theirs))
+    work = logits.copy()
+    fastce.cross_entropy_value_and_grad(work, targets, reduction=REDUCTIONS[-1], out=work, n_threads=2, **options)
+    assert same_bits(work, first.grad)
+
+
+@pytest.mark.parametrize("kind", ["hard", "ignored", "probability", "sparse"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_in_pieces(small_pieces, kind, name, rng):
+    if name == "smoothing over others" and kind in ("probability", "sparse"):
+        pytest.skip("class indices only")
+    logits = 4 * rng.standard_normal((3, CLASSES), np.float32)
+    logits[1, 4096] = 150  # outgrows the guess of its own piece and those of all others
+    assert_right_and_the_same_bits(logits, targets_of_kind(kind, rng), **OPTIONS[name])
+
+
+@pytest.mark.parametrize("dtype", checks.NAMES)
+@pytest.mark.parametrize("kind", ["hard", "probability"])
+def test_every_dtype_in_pieces(small_pieces, dtype, kind, rng):
+    logits = (4 * rng.standard_normal((3, CLASSES))).astype(checks.dtype_of(dtype))
+    assert_right_and_the_same_bits(logits, targets_of_kind(kind, rng))
+    assert_right_and_the_same_bits(logits, targets_of_kind(kind, rng), **OPTIONS["all"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", checks.ROWS)
+def test_difficult_rows_in_pieces(small_pieces, dtype, kind, rng):
+    logits = checks.narrowed(np.stack([checks.ROWS[kind](rng, CLASSES) for _ in range(3)]), np.dtype(dtype))
+    wide = np.nan_to_num(logits.astype(np.float64), nan=0.0, posinf=0.0, neginf=-1e300)
+    for targets in (wide.argmax(axis=1), wide.argmin(axis=1), TARGETS):
+        checks.check(logits, targets, n_threads=2)
+    checks.check(logits, TARGETS, label_smoothing=0.1, n_threads=2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("base", [0.0, 3e5, -3e5, 1e7])
+def test_pieces_that_have_little_in_common(small_pieces, dtype, base, rng):
+    # References are powers of two below 2**16 (2**40) in size, and maxima beyond, the pieces' own in either case.
+    logits = (3 * rng.standard_normal((3, CLASSES))).astype(dtype)
+    logits[0, :2048] += np.dtype(dtype).type(base)
+    logits[0, 4096:6144] = -np.inf
+    logits[1, 2048:] += np.dtype(dtype).type(base)
+    logits[1, 7000] = base + 90
+    logits[2] += np.dtype(dtype).type(base)
+    for targets in (logits.argmax(axis=1), TARGETS, np.array([5000, 1, 2])):
+        checks.check(logits, targets, n_threads=2)
+    checks.check(logits[1:], TARGETS[1:], label_smoothing=0.1, n_threads=2)
+    assert_softmax(logits)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 3000, CLASSES - 1])
+def test_special_values_in_one_piece(small_pieces, value, at, rng):
+    logits = rng.standard_normal((3, CLASSES), np.float32)
+    logits[1, at] = value
+    logits[2, 2048:6144] = value
+    for targets in (TARGETS, np.array([0, at, 2048])):
+        checks.check(logits, targets, n_threads=2)
+        checks.check(logits, targets, label_smoothing=0.1, z_loss=0.1, n_threads=2)
+    assert_softmax(logits)
+
+
+def test_rows_of_nothing_but_minus_infinity_in_pieces(small_pieces):
+    logits = np.full((3, CLASSES), -np.inf, np.float32)
+    logits[1, 5000] = 1
+    logits[2, 100] = 1
+    checks.check(logits, np.array([0, 5000, 9000]))
+    assert_softmax(logits)
+
+
+def test_a_confident_row_keeps_its_digits_in_pieces(small_pieces, rng):
+    for dtype, peak in (("float32", 60.0), ("float64", 600.0)):
+        logits = rng.standard_normal((3, CLASSES)).astype(dtype)
+        logits[np.arange(3), TARGETS] = peak
+        value = checks.check(logits, TARGETS).value
+        assert (value > 0).all()
+
+
+@pytest.mark.parametrize("layout", ["strided", "reversed", "byte-swapped", "Fortran"])
+def test_layouts_that_are_copied_piece_by_piece(small_pieces, layout, rng):
+    wide = rng.standard_normal((3, 2 * CLASSES), np.float32) * 3
+    logits = {
+        "strided": lambda: wide[:, ::2],
+        "reversed": lambda: wide[:, :CLASSES][:, ::-1],
+        "byte-swapped": lambda: wide[:, :CLASSES].astype(">f4"),
+        "Fortran": lambda: np.asfortranarray(wide[:, :CLASSES]),
+    }[layout]()
+    checks.check(logits, TARGETS, label_smoothing=0.1, n_threads=2)
+    checks.check(logits, targets_of_kind("sparse", rng), n_threads=2)
+    checks.check(logits[:1], TARGETS[:1], n_threads=2)
+    checks.check(np.ascontiguousarray(logits).ravel()[:CLASSES], np.int64(5), n_threads=2)
+    out = np.empty((3, 2 * CLASSES), np.float32)[:, ::2]
+    checks.check(logits, targets_of_kind("probability", rng), out=lambda: out, n_threads=2)
+    assert_softmax(logits)
+
+
+def test_integers_in_pieces(small_pieces, rng):
+    logits = rng.integers(-20, 20, (3, CLASSES), np.int16)
+    ours = fastce.cross_entropy_value_and_grad(logits, TARGETS, reduction="none")
+    theirs = fastce.cross_entropy_value_and_grad(logits.astype(np.float64), TARGETS, reduction="none")
+    assert same_bits(ours.value, theirs.value)
+    assert same_bits(ours.grad, theirs.grad)
+
+
+def assert_softmax(logits):
+    """Softmax and log_softmax within their bounds, the same bits from any number of threads, in place too."""
+    wide = logits.astype(np.longdouble)
+    real = np.dtype(logits.dtype).newbyteorder("=")
+    eps, tiny = np.finfo(real).eps, np.finfo(real).smallest_normal
+    with np.errstate(invalid="ignore", over="ignore"):
+        exact = -naive.negative_log_softmax(wide)
+        has_infinity = (wide == np.inf).any(axis=1) & ~np.isnan(wide).any(axis=1)
+        exact[has_infinity] = np.where(np.isposinf(wide[has_infinity]), np.nan, -np.inf)
+        exact[exact < np.finfo(real).min] = -np.inf
+        distance = np.nan_to_num(wide.max(axis=1, keepdims=True) - wide, nan=0.0, posinf=0.0, neginf=0.0)
+        bound = 1.5 * checks.spacing(exact, real) + 2 * eps
+        of_softmax = np.where(has_infinity[:, None], np.nan, np.exp(exact))
+        bound_of_softmax = (4 + distance / 2) * eps * np.nan_to_num(of_softmax) + tiny
+    for function, expected, allowed in (
+        (fastce.log_softmax, exact, bound),
+        (fastce.softmax, of_softmax, bound_of_softmax),
+    ):
+        first = function(logits, axis=1, n_threads=1)
+        assert_within(first, expected, allowed, function.__name__)
+        assert same_bits(function(logits, axis=1, n_threads=3), first)
+        work = logits.astype(real)
+        function(work, axis=1, out=work, n_threads=2)
+        assert same_bits(work, first)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", checks.ROWS)
+def test_softmax_of_difficult_rows_in_pieces(small_pieces, dtype, kind, rng):
+    assert_softmax(checks.narrowed(np.stack([checks.ROWS[kind](rng, CLASSES) for _ in range(3)]), np.dtype(dtype)))
+
+
+def test_softmax_over_several_axes_in_pieces(small_pieces, rng):
+    logits = 3 * rng.standard_normal((2, 60, 5, 70), np.float32)
+    for axis in ((1, 2, 3), (3, 1), (1,), None):
+        for function, theirs in (
+            (fastce.softmax, scipy.special.softmax),
+            (fastce.log_softmax, scipy.special.log_softmax),
+        ):
+            ours = function(logits, axis=axis, n_threads=2)
+            np.testing.assert_allclose(ours, theirs(logits.astype(np.float64), axis=axis), rtol=3e-6)
+
+
+@posix
+@pytest.mark.parametrize("call", ["cross_entropy(x, y", "cross_entropy_value_and_grad(x, y", "softmax(x, 1"])
+def test_ctrl_c_is_heard_within_one_row(call, tmp_path):
+    # The logits are one element at 2**28 places, or at 2**30 where nothing is written; the promise is 100 ms.
+    run_script(
+        INTERRUPT
+        + f"""
+whole, y = np.broadcast_to(np.float16(1), (1, 1 << {30 if call == "cross_entropy(x, y" else 28})), np.zeros(1, int)
+x = whole[:, :1 << 22]
+fastce.{call})
+x = whole
+for n_threads in (1, 2):
+    for attempt in range(3):
+        sent = interrupt_after(0.15)
+        try:
+            fastce.{call}, n_threads=n_threads)
+        except KeyboardInterrupt:
+            delay = time.perf_counter() - sent[0]
+        else:
+            raise SystemExit("was not interrupted")
+        if delay <= 0.1:
+            break
+    else:
+        raise SystemExit(f"stopped after {{delay}} s with {{n_threads}} threads")
+""",
+        tmp_path,
+    )

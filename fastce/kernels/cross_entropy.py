@@ -107,12 +107,15 @@ def distances_in_float64(row, classes, left_out, reference, options, targets):
 
 
 @inline
-def look_at_row(row, classes, options, targets, left_out, states, k, room, wide_room):
-    """Write the sums of a row without one class, and the logit and mass of that class (-1: none), to the states."""
+def look_at_row(row, classes, options, targets, left_out, at_least, states, k, room, wide_room):
+    """Write the sums of a row without one class, and the logit and mass of that class (-1: none), to the states.
+
+    The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements.
+    """
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     dense = dense_part(row, targets, options, 1.0)
     varies = dense[3] or dense[5]
-    largest = guessed_maximum(row, classes, ratio, cap, room)
+    largest = max(guessed_maximum(row, classes, ratio, cap, room), at_least)
     x_target, mass = -math.inf, 0.0
     if left_out >= 0:
         x_target = capped_element(row, left_out, options)
@@ -125,6 +128,8 @@ def look_at_row(row, classes, options, targets, left_out, states, k, room, wide_
     rest += sum_of_tops(tops, math.nan, exponent, scale, wide_room)
     if math.isinf(distances) and (varies or options.spread > 0.0):
         distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
+    if math.isnan(x_target):  # not in the sum, which would have shown it
+        offset = math.nan
     states[OFFSET + k] = offset
     states[EXPONENT + k] = exponent
     states[NEAR + k] = near
@@ -150,7 +155,7 @@ def look_at_rows(logits, first, count, options, targets, states, room, wide_room
             continue
         of_row = targets_of_row(targets, i)
         left_out, mass = heaviest_point(of_row, options)
-        look_at_row(row_pointer(logits, i), classes, options, of_row, left_out, states, k, room, wide_room)
+        look_at_row(row_pointer(logits, i), classes, options, of_row, left_out, -math.inf, states, k, room, wide_room)
         states[TARGET_MASS + k] += mass
 
 
@@ -185,7 +190,7 @@ def has_lost_digits(row, scale, states, k):
 def look_again(row, classes, options, targets, scale, states, k, room, wide_room):
     """A row of probabilities whose loss has lost digits: once more, without the class that most of the mass is on."""
     left_out = likeliest_class(targets, options, classes)
-    look_at_row(row, classes, options, targets, left_out, states, k, room, wide_room)
+    look_at_row(row, classes, options, targets, left_out, -math.inf, states, k, room, wide_room)
     finish_states(states, k, k + 1, scale, options.z_loss)
 
 
@@ -304,24 +309,32 @@ def fill_row(row, classes, value, out):
 
 
 @inline
+def write_gradient(logits, i, next_i, options, targets, states, k, gradient, room, past_cache):
+    """The gradient of row i from its state, whatever that is; row ``next_i`` is sent for."""
+    classes = logits.shape[1]
+    row, out = row_pointer(logits, i), row_pointer(gradient, i)
+    if weight_of_row(targets, i) == 0.0:
+        fill_row(row, classes, 0.0, out)
+    elif not math.isfinite(states[OFFSET + k]) or math.isnan(states[TOTAL + k]):
+        fill_row(row, classes, math.nan, out)
+    else:
+        next_row, of_row = row_pointer(logits, next_i), targets_of_row(targets, i)
+        write_gradient_of_row(row, classes, options, of_row, states, k, room, out, past_cache, next_row)
+
+
+@inline
 def write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, past_cache):
     """The gradients of ``count`` rows from ``first`` on."""
-    rows, classes = logits.shape
+    rows = logits.shape[0]
     for k in range(count):
         from_above = upstream[first + k] if upstream.shape[0] > 1 else upstream[0]
         states[UPSTREAM + k] = weight_of_row(targets, first + k) * from_above * options.logit_scale
     finish_gradients(states, count, options.softcap)
     for k in range(count):
         i = first + k
-        row, out = row_pointer(logits, i), row_pointer(gradient, i)
-        if weight_of_row(targets, i) == 0.0:
-            fill_row(row, classes, 0.0, out)
-        elif not math.isfinite(states[OFFSET + k]) or math.isnan(states[TOTAL + k]):
-            fill_row(row, classes, math.nan, out)
-        else:
-            next_row = row_pointer(logits, min(i + 1, rows - 1))
-            of_row = targets_of_row(targets, i)
-            write_gradient_of_row(row, classes, options, of_row, states, k, room, out, past_cache, next_row)
+        write_gradient(
+            logits, i, min(i + 1, rows - 1), options, targets, states, k, gradient, room, past_cache
+        )
 
 
 def types_of_loss(storage):

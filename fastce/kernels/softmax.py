@@ -21,7 +21,7 @@ from fastce.kernels.memory import (
     wide_scratch_block,
 )
 from fastce.kernels.rows import guessed_maximum, no_masses, prepared, row_state, sum_of_tops, to_real
-from fastce.kernels.states import EXPONENT, LOSS, OFFSET, REST, TOTAL, X_TARGET, finish_logsumexp, new_states
+from fastce.kernels.states import EXPONENT, LOSS, OFFSET, REST, X_TARGET, finish_logsumexp, new_states
 from fastce.kernels.vector import exp, exp_in_float64, scaling
 
 ROWS_AT_A_TIME = 16
@@ -29,10 +29,13 @@ PREFETCHED = 65_536  # elements of the next row that are asked for while this ro
 
 
 @inline
-def look_at_row(row, classes, scale, states, k, room, wide_room):
-    """Write the reference, the largest element and the sum without it to the states; see `rows.row_state`."""
+def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
+    """Write the reference, the largest element and the sum without it to the states; see `rows.row_state`.
+
+    The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements.
+    """
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
-    guess = guessed_maximum(row, classes, uncapped[0], uncapped[1], room)
+    guess = max(guessed_maximum(row, classes, uncapped[0], uncapped[1], room), at_least)
     offset, exponent, _, sums, tops, top = row_state(
         row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_masses(row)
     )
@@ -67,7 +70,7 @@ def logsumexp_rows(logits, results):
     for first in range(0, rows, ROWS_AT_A_TIME):
         count = min(ROWS_AT_A_TIME, rows - first)
         for k in range(count):
-            look_at_row(row_pointer(logits, first + k), classes, 1.0, states, k, room, wide_room)
+            look_at_row(row_pointer(logits, first + k), classes, 1.0, -math.inf, states, k, room, wide_room)
         finish_logsumexp(states, count)
         for k in range(count):
             results[first + k] = logsumexp_of_state(states, k)
@@ -79,7 +82,7 @@ def row_states(logits, scale, sums, exponents):
     states = new_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
     for i in range(logits.shape[0]):
-        look_at_row(row_pointer(logits, i), logits.shape[1], scale, states, 0, room, wide_room)
+        look_at_row(row_pointer(logits, i), logits.shape[1], scale, -math.inf, states, 0, room, wide_room)
         offset, exponent = states[OFFSET], states[EXPONENT]
         total = states[REST] + exp_in_float64(states[X_TARGET], exponent, scale)
         sums[i] = total if math.isfinite(offset) else math.exp(offset)
@@ -122,6 +125,39 @@ def write_block(block, first, out, start, stop, reference, shifts, logarithm, pa
             i += lanes
 
 
+@inline
+def found_in_row(states, logarithm):
+    """What `write_row` must know: (offset, exponent, sum), or (largest, 0, rest / exp(largest)).
+
+    Rows whose largest element is not finite are NaN; but finite elements beside +inf have the logarithm -inf.
+    """
+    offset, exponent, largest, rest = states[OFFSET], states[EXPONENT], states[X_TARGET], states[REST]
+    exp_largest = exp_in_float64(largest, exponent, 1.0)
+    if not logarithm:
+        return offset, exponent, rest + exp_largest
+    if not math.isfinite(offset):
+        return offset, 0.0, math.nan if offset != math.inf else 0.0
+    return offset + largest, 0.0, rest / exp_largest
+
+
+@inline
+def write_row(row, classes, out, next_row, found, logarithm, room, past_cache):
+    """A row's softmax from ``found``: (offset, exponent, sum); its logarithm from (largest, 0, rest / exp(largest))."""
+    zero = to_real(row, 0.0)
+    shifts, offset, exponent, factor = (zero, zero), zero, zero, zero
+    if logarithm:
+        shifts = to_real(row, found[0]), to_real(row, math.log1p(found[2]))
+    else:
+        offset, exponent, factor = to_real(row, found[0]), to_real(row, found[1]), to_real(row, 1.0 / found[2])
+        if not math.isfinite(found[0]):
+            offset, factor = zero, to_real(row, math.nan)
+    reference = exponent, factor, scaling(row, 1.0, 1.0)
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
+        block, first = prepared(row, start, stop, zero, zero, offset, room)
+        write_block(block, first, out, start, stop, reference, shifts, logarithm, past_cache, next_row)
+
+
 @kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean, types.boolean))
 def softmax_rows(logits, out, logarithm, past_cache):
     """out[i] = softmax(logits[i]), or its logarithm. out may be logits.
@@ -131,25 +167,11 @@ def softmax_rows(logits, out, logarithm, past_cache):
     rows, classes = logits.shape
     states = new_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
-    zero = to_real(room, 0.0)
     for i in range(rows):
         row, out_row = row_pointer(logits, i), row_pointer(out, i)
         next_row = row_pointer(logits, min(i + 1, rows - 1))
-        look_at_row(row, classes, 1.0, states, 0, room, wide_room)
-        finish_logsumexp(states, 1)
-        offset, largest = states[OFFSET], states[OFFSET] + states[X_TARGET]
-        factor, log_sum = 1.0 / states[TOTAL], states[LOSS]
-        if not math.isfinite(offset):
-            factor, largest, log_sum = math.nan, offset, math.nan if offset != math.inf else 0.0
-            offset = 0.0
-        elif math.isnan(states[REST]):
-            log_sum = math.nan
-        reference = to_real(row, states[EXPONENT]), to_real(row, factor), scaling(row, 1.0, 1.0)
-        shifts = to_real(row, largest), to_real(row, log_sum)
-        offset_of_block = zero if logarithm else to_real(row, offset)
-        for start in range(0, classes, BLOCK):
-            stop = min(start + BLOCK, classes)
-            block, first = prepared(row, start, stop, zero, zero, offset_of_block, room)
-            write_block(block, first, out_row, start, stop, reference, shifts, logarithm, past_cache, next_row)
+        look_at_row(row, classes, 1.0, -math.inf, states, 0, room, wide_room)
+        found = found_in_row(states, logarithm)
+        write_row(row, classes, out_row, next_row, found, logarithm, room, past_cache)
     if past_cache:
         finish_stores()
