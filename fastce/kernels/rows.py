@@ -16,7 +16,18 @@ from typing import Any
 from numba import types
 
 from fastce.kernels.jit import by_type, inline, outlined, real_of
-from fastce.kernels.memory import BLOCK, keep_first, lanes_of, load, load_first, prefetch, store
+from fastce.kernels.memory import (
+    BLOCK,
+    keep_first,
+    lanes_of,
+    load,
+    load_first,
+    next_step,
+    prefetch,
+    store,
+    store_first,
+    store_past_cache,
+)
 from fastce.kernels.simd import add_products, add_wide, fma, maximum, maximum_of_lanes, sum_wide, where_zero, zeros_wide
 from fastce.kernels.vector import (
     LN2,
@@ -279,3 +290,23 @@ def no_masses(row):
     """The `dense` part of a row without targets."""
     zero = to_real(row, 0.0)
     return zero, zero, row, False, row, False
+
+
+@inline
+def copy_stretch(source, to_source, out, start, stop, past_cache):
+    """out[i] = source[i + to_source] from start to stop: whole vectors at multiples of their size in ``out``."""
+    i = start
+    while i < stop:
+        whole, count = next_step(out, i, stop, True)
+        if count > 0:
+            x = load_first(source, i + to_source, count, to_real(source, 0.0))
+            store_first(out, i, x, count)
+            i += count
+            continue
+        for _ in range(whole):
+            x = load(source, i + to_source)
+            if past_cache:
+                store_past_cache(out, i, x)
+            else:
+                store(out, i, x)
+            i += lanes_of(out)
