@@ -155,11 +155,11 @@ def clip_sums(
     room = scratch_block(row)
     zero = to_real(row, 0.0)
     classes = similarity.shape[1]
-    largest = row_maximum(row, classes, zero, zero, room)[0]
+    largest = row_maximum(row, classes, (zero, zero), room)[0]
     for attempt in range(2):
         if attempt == 1:
             for i in range(similarity.shape[0]):
-                here = row_maximum(row_pointer(similarity, i), classes, zero, zero, room)[0]
+                here = row_maximum(row_pointer(similarity, i), classes, (zero, zero), room)[0]
                 if math.isfinite(here) and (here > largest or not math.isfinite(largest)):
                     largest = here
         in_range, used = sum_block(

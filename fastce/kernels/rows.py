@@ -1,4 +1,4 @@
-"""What every row kernel is made of: prepared blocks, maxima, the reference, sums of exponentials.
+"""What every row kernel is made of: blocks, maxima, the reference, sums of exponentials.
 
 The state of a row is a reference and a sum, and the whole package is its algebra:
 
@@ -56,7 +56,7 @@ def _to_real(row: types.CPointer, value: Any) -> Any:
 
 @inline
 def capping(row, logit_scale, softcap):
-    """(scale / cap, cap) for `prepared`, zeros without a cap, and the scaling that is left for exp."""
+    """(scale / cap, cap) for `on_block`, zeros without a cap, and the scaling that is left for exp."""
     if softcap > 0:
         return to_real(row, logit_scale / softcap), to_real(row, softcap), scaling(row, 1.0, 1.0)
     return to_real(row, 0.0), to_real(row, 0.0), scaling(row, logit_scale, 1.0)
@@ -72,50 +72,61 @@ def fill_prepared(row, start, stop, ratio, cap, offset, room):
         store(room, i - start, x - offset)
 
 
-def prepared(row: Any, start: int, stop: int, ratio: Any, cap: Any, offset: Any, room: Any) -> Any:
-    """The block as numbers that exp can take, and the index of its first element there.
+def on_block(function: Any, row: Any, start: int, stop: int, capped_by: Any, offset: Any, room: Any, rest: Any) -> Any:
+    """function(block, first, start, stop, rest), where element ``start`` of the row is element ``first`` of the block.
 
-    The row itself where it will do; else cap(x) - offset in ``room``, cap(x) = cap * tanh(ratio * x): converted from
-    half precision, capped, recentred.
+    The block holds numbers that exp can take: it is the row itself where that will do, else cap(x) - offset in
+    ``room``, cap(x) = cap * tanh(ratio * x). For half precision these two have different types, so that the function
+    is compiled for both.
     """
 
 
-@by_type(prepared)
-def _prepared(row: types.CPointer, start: Any, stop: Any, ratio: Any, cap: Any, offset: Any, room: Any) -> Any:
-    always = not isinstance(row.dtype, types.Float)
+@by_type(on_block)
+def _on_block(
+    function: Any, row: types.CPointer, start: Any, stop: Any, capped_by: Any, offset: Any, room: Any, rest: Any
+) -> Any:
+    def for_either(function, row, start, stop, capped_by, offset, room, rest):
+        block, first = row, start
+        if capped_by[1] != 0 or offset != 0:
+            fill_prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
+            block, first = room, 0
+        return function(block, first, start, stop, rest)
 
-    def in_room(row, start, stop, ratio, cap, offset, room):
-        fill_prepared(row, start, stop, ratio, cap, offset, room)
-        return room, 0
+    def for_each_type(function, row, start, stop, capped_by, offset, room, rest):
+        if capped_by[1] != 0 or offset != 0:
+            fill_prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
+            return function(room, 0, start, stop, rest)
+        return function(row, start, start, stop, rest)
 
-    def in_place_or_room(row, start, stop, ratio, cap, offset, room):
-        if cap == 0 and offset == 0:
-            return row, start
-        fill_prepared(row, start, stop, ratio, cap, offset, room)
-        return room, 0
-
-    return in_room if always else in_place_or_room
+    return for_either if row == room else for_each_type
 
 
 @inline
-def block_maximum(block, start, stop):
+def block_maximum(block, first, start, stop, _):
     """The largest element, NaN if there is one."""
     lanes = lanes_of(block)
     lowest = to_real(block, -math.inf)
-    best = load_first(block, start, min(stop - start, lanes), lowest)
-    for i in range(start + lanes, stop, lanes):
-        best = maximum(best, load(block, i) if i + lanes <= stop else load_first(block, i, stop - i, lowest))
+    best = load_first(block, first, 0, lowest)
+    end = first + stop - start
+    fours_end = end - (end - first) % (4 * lanes)
+    for i in range(first, fours_end, 4 * lanes):
+        a = maximum(load(block, i), load(block, i + lanes))
+        b = maximum(load(block, i + 2 * lanes), load(block, i + 3 * lanes))
+        for k in range(4):
+            prefetch(block, i + k * lanes + AHEAD)
+        best = maximum(best, maximum(a, b))
+    for i in range(fours_end, end, lanes):
+        best = maximum(best, load_first(block, i, end - i, lowest))
     return maximum_of_lanes(best)
 
 
 @outlined
-def row_maximum(row, classes, ratio, cap, room):
+def row_maximum(row, classes, capped_by, room):
     """The largest element of the capped row as float64 (NaN if there is one), and the start of its block."""
     best, best_start = -math.inf, 0
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        block, first = prepared(row, start, stop, ratio, cap, to_real(row, 0.0), room)
-        here = float(block_maximum(block, first, first + stop - start))
+        here = float(on_block(block_maximum, row, start, stop, capped_by, to_real(row, 0.0), room, ()))
         if here > best or math.isnan(here):
             best, best_start = here, start
             if math.isnan(here):
@@ -124,11 +135,10 @@ def row_maximum(row, classes, ratio, cap, room):
 
 
 @outlined
-def guessed_maximum(row, classes, ratio, cap, room):
+def guessed_maximum(row, classes, capped_by, room):
     """The largest of the first elements, as float64."""
     stop = min(classes, 4 * lanes_of(row))
-    block, first = prepared(row, 0, stop, ratio, cap, to_real(row, 0.0), room)
-    return float(block_maximum(block, first, first + stop))
+    return float(on_block(block_maximum, row, 0, stop, capped_by, to_real(row, 0.0), room, ()))
 
 
 @inline
@@ -209,6 +219,17 @@ def weighted_block_sums(block, start, stop, to_class, dense, exponent, near, sca
 
 
 @inline
+def any_block_sums(block, first, start, stop, rest):
+    """The same for any targets; without weights and probabilities q is 1 for all here."""
+    dense, exponent, near, scaled_by = rest
+    end = first + stop - start
+    if dense[3] or dense[5]:
+        return weighted_block_sums(block, first, end, start - first, dense, exponent, near, scaled_by)
+    exps, distances = block_sums(block, first, end, exponent, near, scaled_by)
+    return exps, distances, float(stop - start)
+
+
+@inline
 def end_of_block(start, classes, lanes):
     """Where the block around ``start`` ends; between two vectors, where the next one starts.
 
@@ -234,7 +255,6 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
     """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none).
 
     Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
-    Without weights and probabilities q is 1 for all here.
     """
     lanes = lanes_of(row)
     exps, distances, mass = (0.0, 0.0), (0.0, 0.0), 0.0
@@ -246,15 +266,9 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
         stop = end_of_block(start, classes, lanes)
         if start < left_out < stop:
             stop = left_out
-        block, first = prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
-        end = first + stop - start
-        if dense[3] or dense[5]:
-            exps_here, distances_here, mass_here = weighted_block_sums(
-                block, first, end, start - first, dense, exponent, near, scaled_by
-            )
-        else:
-            exps_here, distances_here = block_sums(block, first, end, exponent, near, scaled_by)
-            mass_here = float(stop - start)
+        exps_here, distances_here, mass_here = on_block(
+            any_block_sums, row, start, stop, capped_by, offset, room, (dense, exponent, near, scaled_by)
+        )
         exps = add_compensated(exps, exps_here)
         distances = add_compensated(distances, distances_here)
         mass += mass_here
@@ -281,7 +295,7 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
             if sums[0] < overflow_bound(row):
                 break
         if attempt == 0:
-            largest, _ = row_maximum(row, classes, capped_by[0], capped_by[1], room)
+            largest, _ = row_maximum(row, classes, capped_by, room)
     return offset, exponent, near, sums
 
 

@@ -26,7 +26,7 @@ from fastce.kernels.rows import (
     block_sums,
     guessed_maximum,
     no_masses,
-    prepared,
+    on_block,
     row_maximum,
     row_state,
     to_real,
@@ -55,7 +55,7 @@ def sum_in_float64(row, classes, left_out, exponent, room):
 def look_at_row(row, classes, scale, states, k, room):
     """Write the row's reference and sum to the states; the offset is NaN or infinite where they mean nothing."""
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
-    guess = guessed_maximum(row, classes, uncapped[0], uncapped[1], room)
+    guess = guessed_maximum(row, classes, uncapped, room)
     offset, exponent, _, sums = row_state(
         row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_masses(row)
     )
@@ -68,7 +68,7 @@ def look_at_row(row, classes, scale, states, k, room):
 def logsumexp_near_zero(row, classes, result, exponent, room, wide_room):
     """log(sum(exp(x))) of a row such as [0, -40] that one term dominates: x_y + log1p(s / e_y), s without that term."""
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
-    largest, left_out = row_maximum(row, classes, uncapped[0], uncapped[1], room)
+    largest, left_out = row_maximum(row, classes, uncapped, room)
     if result - largest > 0.75:  # no term dominates
         return result
     while element(row, left_out) != largest:
@@ -128,8 +128,9 @@ def softmax_vector(x, reference, shifts, logarithm):
 
 
 @inline
-def write_block(block, first, out, start, stop, reference, shifts, logarithm, past_cache, next_row):
+def write_block(block, first, start, stop, rest):
     """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
+    out, reference, shifts, logarithm, past_cache, next_row = rest
     lanes = lanes_of(block)
     to_block, i = first - start, start
     while i < stop:
@@ -157,7 +158,7 @@ def largest_and_rest(row, classes, room):
     Where the largest is NaN or infinite the second is NaN; but log_softmax of finite elements beside +inf is -inf.
     """
     zero = to_real(row, 0.0)
-    largest, left_out = row_maximum(row, classes, zero, zero, room)
+    largest, left_out = row_maximum(row, classes, (zero, zero), room)
     if not math.isfinite(largest):
         return largest, math.nan if largest != math.inf else 0.0
     while element(row, left_out) != largest:
@@ -191,7 +192,7 @@ def softmax_rows(logits, out, logarithm, past_cache):
         reference = exponent, factor, scaling(row, 1.0, 1.0)
         for start in range(0, classes, BLOCK):
             stop = min(start + BLOCK, classes)
-            block, first = prepared(row, start, stop, zero, zero, offset, room)
-            write_block(block, first, out_row, start, stop, reference, shifts, logarithm, past_cache, next_row)
+            rest = out_row, reference, shifts, logarithm, past_cache, next_row
+            on_block(write_block, row, start, stop, (zero, zero), offset, room, rest)
     if past_cache:
         finish_stores()
