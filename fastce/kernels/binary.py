@@ -17,9 +17,9 @@ from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.logarithm import log1p as wide_log1p
 from fastce.kernels.memory import (
     BLOCK,
+    elements,
     finish_stores,
     lanes_of,
-    load,
     load_first,
     prefetch,
     row_pointer,
@@ -35,12 +35,6 @@ from fastce.kernels.vector import SPARE, exp, log1p, scaling
 def times(factor, value, zero):
     """factor * value; 0 where the factor is 0, even beside an infinity."""
     return where_zero(factor, zero, factor * value)
-
-
-@inline
-def elements(row, i, count, fill):
-    """A vector whose first ``count`` elements are the row's, which has others if ``count`` is a whole vector."""
-    return load(row, i) if count == lanes_of(row) else load_first(row, i, count, fill)
 
 
 @inline
