@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import (
+    PAST_CACHE_BYTES,
     Array,
     checked_out,
     compute_dtype,
@@ -15,12 +16,14 @@ from fastce.arguments import (
 )
 from fastce.kernels.binary import binary_rows
 from fastce.kernels.jit import storage_view
+from fastce.kernels.simd import VECTOR_BYTES
 from fastce.layout import Rows
 from fastce.losses import ValueAndGrad, upstream_of
 from fastce.targets import reduced
 from fastce.threads import cut_rows, for_each
 
-ROW = 4096  # elements of a vector that make a row
+SHORT = 1024  # elements; shorter rows are merged, so that few vectors are partial
+VECTOR = VECTOR_BYTES // 4  # elements of the largest vector
 
 
 def binary_cross_entropy_with_logits(
@@ -113,7 +116,7 @@ def _binary(
     out: Array | None,
     *,
     want_gradient: bool,
-) -> tuple[Any, Array]:
+) -> tuple[Any, Any]:
     array = real_array(logits, "logits")
     labels = real_array(targets, "targets")
     if labels.shape != array.shape:
@@ -124,48 +127,81 @@ def _binary(
     upstream = upstream_of(grad_output, reduction, array.shape, float(array.size))
     above = np.broadcast_to(upstream.reshape(array.shape if upstream.size > 1 else ()), array.shape)
 
-    real = compute_dtype(kernel_dtype(array.dtype))
-    losses = np.empty(array.shape if reduction == "none" else 0, real)
-    gradient = np.empty(0, kernel_dtype(array.dtype))
+    dtype = kernel_dtype(array.dtype)
+    losses = np.empty(array.shape, compute_dtype(dtype)) if reduction == "none" else None
+    gradient = None
     if want_gradient:
-        gradient = checked_out(out, array.shape, gradient.dtype, array, [targets, weight, pos_weight, grad_output])
-    inputs = [_pieces(a) for a in (array, labels, weight, pos_weight, above)]
-    outputs = [_pieces(a) if a.shape == array.shape else [None, None] for a in (losses, gradient)]
-    sums = [
-        _fill(list(piece[:5]), list(piece[5:]), gradient.dtype, n_threads)
-        for piece in zip(*inputs, *outputs, strict=False)
-    ]
-    if reduction == "none":
+        gradient = checked_out(out, array.shape, dtype, array, [targets, weight, pos_weight, grad_output])
+    total = _fill(array, labels, [weight, pos_weight, above], [losses, gradient], n_threads)
+    if losses is not None:
         return losses[()], gradient
-    return reduced(np.concatenate(sums), reduction, float(array.size)), gradient
+    return reduced(total, reduction, float(array.size)), gradient
 
 
-def _pieces(array: Array) -> list[Array]:
-    """The array as matrices: itself, or a vector as rows of 4096 elements and a rest."""
-    if array.ndim >= 2:
-        return [array]
-    flat = array.reshape(-1)
-    whole = flat.size - flat.size % ROW
-    return [flat[:whole].reshape(-1, ROW), flat[whole:].reshape(1, -1)]
+class _Number:
+    """One number instead of a matrix: as a vector that serves every row."""
+
+    def __init__(self, array: Array, dtype: np.dtype[Any]) -> None:
+        self.vector = np.full(VECTOR, array.flat[0] if array.size else 1.0, dtype)
+
+    def block(self, start: int, stop: int) -> Array:
+        return np.broadcast_to(self.vector, (stop - start, VECTOR))
 
 
-def _fill(inputs: list[Array], outputs: list[Array | None], dtype: np.dtype[Any], n_threads: int | None) -> Array:
-    """Compute losses and gradient into those outputs that are there; return the sum of each row's losses."""
-    kernel = binary_rows.compiled(dtype)
+class _Merged(Rows):
+    """All rows of a block as a single one."""
+
+    def block(self, start: int, stop: int) -> Array:
+        return super().block(start, stop).reshape(1, -1)
+
+    def room(self, start: int, stop: int) -> Array:
+        return super().room(start, stop).reshape(1, -1)
+
+    def put_back(self, start: int, stop: int, block: Array) -> None:
+        if self.matrix is None or not self.matrix[start:stop].flags.c_contiguous:
+            self.put(slice(start, stop), block)
+
+
+def _is_one_number(array: Array) -> bool:
+    return all(stride == 0 or length == 1 for stride, length in zip(array.strides, array.shape, strict=True))
+
+
+def _fill(
+    logits: Array, labels: Array, factors: list[Array], outputs: list[Array | None], n_threads: int | None
+) -> Array:
+    """Compute losses and gradient into those outputs that are there; return the sum of each block's losses.
+
+    Rows are those of the last axis. Short ones are merged, by shape alone, unless their weights would have to be too.
+    """
+    dtype = kernel_dtype(logits.dtype)
     real = compute_dtype(dtype)
-    x = Rows(inputs[0], dtype=dtype)
-    others = [Rows(array, dtype=real) for array in inputs[1:]]
-    written = [None if array is None else Rows(array, dtype=array.dtype) for array in outputs]
-    absent = [np.empty((0, x.classes), real), storage_view(np.empty((0, x.classes), dtype))]
-    sums = np.empty(x.rows)
+    varies = not all(map(_is_one_number, factors[:2]))
+    classes = logits.shape[-1] if logits.ndim > 1 else 1
+    axis = -1 if logits.ndim > 1 else ()
+    layout = Rows if varies or classes >= SHORT else _Merged
+    x, y = layout(logits, axis, dtype), layout(labels, axis, real)
+    by = [_Number(a, real) if _is_one_number(a) else layout(a, axis, real) for a in factors]
+    written = [None if array is None else layout(array, axis) for array in outputs]
+    absent = [np.empty((0, 0), real), storage_view(np.empty((0, 0), dtype))]
+    blocks = cut_rows(x.rows, x.row_bytes) if logits.size else []
+    sums = np.empty(len(blocks))
+    plain = not varies and outputs[0] is None and all(a.flat[0] == 1.0 for a in factors[:2] if a.size)
+    past_cache = any(a is not None and a.nbytes > PAST_CACHE_BYTES for a in outputs)
+    kernel = binary_rows.compiled(dtype)
 
-    def work(start: int, stop: int) -> None:
-        y, w, a, above = (rows.block(start, stop) for rows in others)
-        rooms = [none if rows is None else rows.room(start, stop) for rows, none in zip(written, absent, strict=True)]
-        kernel(x.block(start, stop), y, w, a, rooms[0], sums[start:stop], above, rooms[1])
-        for rows, room in zip(written, rooms, strict=True):
-            if rows is not None:
-                rows.put_back(start, stop, room)
+    def work(first: int, end: int) -> None:
+        for k in range(first, end):
+            start, stop = blocks[k]
+            block = x.block(start, stop)
+            row_losses = np.empty(len(block))
+            rooms = [none if a is None else a.room(start, stop) for a, none in zip(written, absent, strict=True)]
+            kernel(
+                block, y.block(start, stop), *(a.block(start, stop) for a in by), row_losses, *rooms, plain, past_cache
+            )
+            sums[k] = row_losses.sum()
+            for rows, room in zip(written, rooms, strict=True):
+                if rows is not None:
+                    rows.put_back(start, stop, room)
 
-    for_each(cut_rows(x.rows, x.row_bytes), work, n_threads)
+    for_each([(k, k + 1) for k in range(len(blocks))], work, n_threads)
     return sums

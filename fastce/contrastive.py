@@ -27,6 +27,7 @@ LN2 = math.log(2.0)
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # exact products up to 2**20
 TRUSTED = 2.0**-60  # smaller sums, relative to their block's reference, may have lost digits
 COLUMN_BLOCKS = 16  # each keeps sums for every column, so there must not be many
+SPREAD = {"float32": 90.0, "float64": 900.0}  # of the powers of two near exp(lse) that one exp may serve
 LARGEST_EXPONENT = 2.0**19  # of a logsumexp, for a gradient computed in float32
 
 
@@ -165,6 +166,7 @@ def clip_loss_value_and_grad(
     slopes = _slopes(by_row, points.rows, points.row_mass, smoothing[0], call) + _slopes(
         by_column, points.columns, points.column_mass, smoothing[1], call
     )
+    together = _brought_together(of_rows, of_columns, dtype)
     of_rows, of_columns = np.ascontiguousarray(of_rows.T), of_columns.astype(compute_dtype(dtype))
     scale_gradient = np.empty(call.similarity.rows)
     past_cache = out.nbytes > PAST_CACHE_BYTES
@@ -174,7 +176,8 @@ def clip_loss_value_and_grad(
         room = gradient.room(start, stop)
         kernel(
             similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, slopes,
-            call.scale, of_rows[start:stop], of_columns, smoothing, room, scale_gradient[start:stop], past_cache,
+            call.scale, of_rows[start:stop], of_columns, together, smoothing, room, scale_gradient[start:stop],
+            past_cache,
         )  # fmt: skip
         gradient.put_back(start, stop, room)
 
@@ -364,3 +367,15 @@ def _powers(side: _Side) -> Array:
         left_over = np.where(finite, side.factor / fraction_of_total, np.nan)
     exponent = np.where(finite, side.exponent + power, 0.0)
     return np.stack([exponent, np.where(side.factor == 0.0, 0.0, left_over), side.factor])
+
+
+def _brought_together(of_rows: Array, of_columns: Array, dtype: np.dtype[Any]) -> bool:
+    """Give all rows and columns the lowest of their powers of two, unless exp would leave the dtype's range."""
+    exponents = np.concatenate([of_rows[0], of_columns[0]])
+    lowest, spread = exponents.min(initial=np.inf), np.ptp(exponents) if exponents.size else 0.0
+    together = bool(spread <= SPREAD[compute_dtype(dtype).name])
+    if together:
+        for side in (of_rows, of_columns):
+            side[1] = np.ldexp(side[1], (lowest - side[0]).astype(np.int64))
+            side[0] = lowest
+    return together

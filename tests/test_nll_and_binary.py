@@ -234,6 +234,32 @@ def test_binary_cross_entropy_of_any_layout_gives_the_bits_of_a_plain_copy(rng):
         np.testing.assert_array_equal(ours.grad, same.grad)
 
 
+@pytest.mark.parametrize("shape", [(4096,), (8192,), (70_001,), (3, 700, 50), (2, 3, 5000), (40, 1024)])
+def test_binary_cross_entropy_of_many_elements_has_the_same_bits_wherever_its_result_lies(rng, shape):
+    """Short rows are merged, long ones taken in blocks; sums must not depend on where a result starts."""
+    logits, targets = rng.normal(size=shape).astype(np.float32), rng.random(shape).astype(np.float32)
+    assert_binary(logits, targets, "mean")
+    assert_binary(logits, targets, "none")
+    value = fastce.binary_cross_entropy_with_logits(logits, targets)
+    for offset in range(3):
+        out = np.empty(logits.size + offset, np.float32)[offset:].reshape(shape)
+        assert fastce.binary_cross_entropy_with_logits_value_and_grad(logits, targets, out=out).value == value
+
+
+def test_binary_losses_and_gradients_past_the_cache_are_those_of_a_part(rng):
+    logits, targets = rng.normal(size=(1024, 3001)).astype(np.float32), rng.random((1024, 3001)).astype(np.float32)
+    value, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, targets, reduction="none")
+    part = fastce.binary_cross_entropy_with_logits_value_and_grad(logits[-2:], targets[-2:], reduction="none")
+    np.testing.assert_array_equal(value[-2:], part.value)
+    np.testing.assert_array_equal(grad[-2:], part.grad)
+
+
+def test_only_an_infinite_loss_makes_the_sum_of_binary_losses_infinite():
+    logits = np.full(64, 3e38, np.float32)
+    total = fastce.binary_cross_entropy_with_logits(logits, np.zeros(64), reduction="sum")
+    assert total == 64 * float(np.float32(3e38))
+
+
 def test_the_binary_gradient_goes_into_out_and_may_replace_the_logits(rng):
     plain, targets = rng.normal(size=(40, 33)).astype(np.float32), rng.random((40, 33))
     same = fastce.binary_cross_entropy_with_logits_value_and_grad(plain, targets)

@@ -44,7 +44,7 @@ from fastce.kernels.memory import (
     wide_scratch_block,
 )
 from fastce.kernels.ranks import first_index
-from fastce.kernels.rows import block_maximum, capping, end_of_block, masses_at, prepared, row_maximum, to_real
+from fastce.kernels.rows import block_maximum, capping, end_of_block, masses_at, on_block, row_maximum, to_real
 from fastce.kernels.simd import fma, where_less
 from fastce.kernels.states import (
     EXP_TARGET,
@@ -94,7 +94,7 @@ def dominating_class(row, classes, options, state, room):
         return left_out, exp_y, rest
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     scale = 1.0 if options.softcap > 0.0 else options.logit_scale
-    largest, _ = row_maximum(row, classes, ratio, cap, room)
+    largest, _ = row_maximum(row, classes, (ratio, cap), room)
     if 2.0 * exp_in_float64(largest - offset, exponent, scale) < total:
         return -1, 0.0, 0.0
     reference = reference_of(row, exponent, 0.0, scaled_by)
@@ -104,7 +104,7 @@ def dominating_class(row, classes, options, state, room):
     if times > 1.0 or rest > 0.5 * total:
         return -1, 0.0, 0.0
     stop = min(at + lanes_of(row) * lanes_of(row), classes)
-    c = first_index(row, at, stop, float(block_maximum(row, at, stop)))  # a cap does not change the order
+    c = first_index(row, at, stop, float(block_maximum(row, at, at, stop, ())))  # a cap does not change the order
     return c, exp_in_float64(capped_element(row, c, options) - offset, exponent, scale), rest
 
 
@@ -158,10 +158,9 @@ def derivatives_of_vector(x, minus_q, reference, constants, cap):
 
 
 @inline
-def write_derivatives_of_block(
-    block, first, dense, outputs, start, stop, reference, constants, cap, past_cache, next_row
-):
+def write_derivatives_of_block(block, first, start, stop, rest):
     """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
+    dense, outputs, reference, constants, cap, past_cache, next_row = rest
     gradient, hessian = outputs
     lanes = lanes_of(block)
     nothing = to_real(block, 0.0)
@@ -242,10 +241,8 @@ def write_derivatives_of_row(
             start += 1
             continue
         stop = min(end_of_block(start, classes, lanes_of(row)), alone)
-        block, first = prepared(row, start, stop, ratio, cap, reference[1], room)
-        write_derivatives_of_block(
-            block, first, dense, outputs, start, stop, reference, constants, of_cap, past_cache, next_row
-        )
+        rest = (dense, outputs, reference, constants, of_cap, past_cache, next_row)
+        on_block(write_derivatives_of_block, row, start, stop, (ratio, cap), reference[1], room, rest)
         start = stop
 
 

@@ -14,6 +14,7 @@ from numba import types
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.memory import (
     element,
+    elements,
     finish_stores,
     lanes_of,
     load,
@@ -24,12 +25,13 @@ from fastce.kernels.memory import (
     row_pointer,
     scratch_block,
     set_element,
+    store,
     store_first,
     store_past_cache,
 )
 from fastce.kernels.rows import AHEAD, end_of_block, reference_near, row_maximum, to_real
 from fastce.kernels.simd import add_wide, fma, sum_wide, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, SPARE, exp_parts, not_too_large, overflow_bound, scaling
+from fastce.kernels.vector import LN2, SPARE, exp, exp_parts, not_too_large, overflow_bound, scaling
 
 ROWS_PER_SUM = 16  # rows that a column's sums are kept for in the compute dtype before they go to float64
 
@@ -155,11 +157,11 @@ def clip_sums(
     room = scratch_block(row)
     zero = to_real(row, 0.0)
     classes = similarity.shape[1]
-    largest = row_maximum(row, classes, zero, zero, room)[0]
+    largest = row_maximum(row, classes, (zero, zero), room)[0]
     for attempt in range(2):
         if attempt == 1:
             for i in range(similarity.shape[0]):
-                here = row_maximum(row_pointer(similarity, i), classes, zero, zero, room)[0]
+                here = row_maximum(row_pointer(similarity, i), classes, (zero, zero), room)[0]
                 if math.isfinite(here) and (here > largest or not math.isfinite(largest)):
                     largest = here
         in_range, used = sum_block(
@@ -172,16 +174,39 @@ def clip_sums(
 
 
 @inline
+def gradient_vector(row, i, count, of_row, of_columns, smoothing, together, nothing):
+    """(dL/dx, similarity * dL/dx) of ``count`` elements from ``i`` on."""
+    exponent, share, row_scaling, column_scaling, minus_smoothing = of_row
+    x = elements(row, i, count, nothing)
+    column_share = elements(of_columns[1], i, count, nothing)
+    slope = minus_smoothing
+    if smoothing != 0.0:
+        slope = fma(elements(of_columns[2], i, count, nothing), nothing - smoothing, slope)
+    if together:
+        slope = fma(exp(x, exponent, column_scaling), column_share + share, slope)
+    else:
+        a, power = exp_parts(x, exponent, row_scaling)
+        b, column_power = exp_parts(x, elements(of_columns[0], i, count, nothing), column_scaling)
+        slope = fma(b * column_power, column_share, fma(a, power, slope))
+    return slope, slope * where_zero(slope, nothing, x)
+
+
+@inline
 def write_gradient_of_row(
-    row, classes, points, point_slopes, point, end_point, scale, of_row, of_columns, smoothing, out, past_cache
-):
+    row, classes, points, point_slopes, point, end_point, scale, of_row, of_columns, smoothing, together, out,
+    past_cache,
+):  # fmt: skip
     """One row of `clip_gradient`; returns the sum of similarity * dL/dx."""
     lanes = lanes_of(row)
-    nothing, by_scale = to_real(row, 0.0), to_real(row, scale)
+    nothing, by_scale, smoothing = to_real(row, 0.0), to_real(row, scale), to_real(row, smoothing)
     zero = load_first(row, 0, 0, nothing)
-    row_exponent, row_scaling = to_real(row, of_row[0]), scaling(row, scale, of_row[1])
-    column_scaling = scaling(row, scale, 1.0)
-    minus_row_smoothing, minus_smoothing = to_real(row, -of_row[2]), to_real(row, -smoothing)
+    of_row = (
+        to_real(row, of_row[0]),
+        to_real(row, of_row[1]),
+        scaling(row, scale, of_row[1]),
+        scaling(row, scale, 1.0),
+        zero + to_real(row, -of_row[2]),
+    )
     total, alone = zeros_wide(), 0.0
     start = 0
     while start < classes:
@@ -195,23 +220,21 @@ def write_gradient_of_row(
             continue
         i = start
         while i < stop:
-            whole, partial = next_step(out, i, stop, past_cache)
-            count = partial if partial > 0 else lanes
+            whole, count = next_step(out, i, stop, past_cache)
             products = zero
-            for _ in range(min(max(whole, 1), lanes)):
+            if count > 0:
+                slope, products = gradient_vector(row, i, count, of_row, of_columns, smoothing, together, nothing)
+                store_first(out, i, slope * by_scale, count)
+                i += count
+            for _ in range(min(whole, lanes)):
                 prefetch(row, i + AHEAD)
-                x = load_first(row, i, count, nothing)
-                a, power = exp_parts(x, row_exponent, row_scaling)
-                b, column_power = exp_parts(x, load_first(of_columns[0], i, count, nothing), column_scaling)
-                slope = fma(load_first(of_columns[2], i, count, nothing), minus_smoothing, zero + minus_row_smoothing)
-                slope = fma(a, power, slope)
-                slope = fma(b * column_power, load_first(of_columns[1], i, count, nothing), slope)
-                products = fma(slope, where_zero(slope, nothing, x), products)
-                if whole > 0 and past_cache:
+                slope, product = gradient_vector(row, i, lanes, of_row, of_columns, smoothing, together, nothing)
+                products += product
+                if past_cache:
                     store_past_cache(out, i, slope * by_scale)
                 else:
-                    store_first(out, i, slope * by_scale, count)
-                i += count
+                    store(out, i, slope * by_scale)
+                i += lanes
             total = add_wide(total, products)
         start = stop
     return sum_wide(total) + alone
@@ -226,6 +249,7 @@ def write_gradient_of_row(
         types.float64,
         types.Array(types.float64, 2, "C"),
         types.Array(real_of(storage), 2, "C"),
+        types.boolean,
         vector(types.float64),
         matrix(storage),
         vector(types.float64),
@@ -233,7 +257,7 @@ def write_gradient_of_row(
     )
 )
 def clip_gradient(
-    similarity, first_points, points, point_slopes, scale, of_rows, of_columns, smoothing, gradient,
+    similarity, first_points, points, point_slopes, scale, of_rows, of_columns, together, smoothing, gradient,
     scale_gradient, past_cache,
 ):  # fmt: skip
     """gradient = scale * dL/dx, x = scale * similarity, and scale_gradient[i] = the row's sum of similarity * dL/dx.
@@ -241,7 +265,8 @@ def clip_gradient(
         dL/dx_ij = a_i (exp(x_ij - lse_i) - smoothing_0) + b_j (exp(x_ij - lse_j) - smoothing_1)
 
     The points' slopes are given. of_rows[i] and of_columns[:, j] hold the power of two near exp(lse), the factor that
-    is left of a / exp(lse), and the factor a itself.
+    is left of a / exp(lse), and the factor a itself. ``together`` says that the powers are all the same: then one exp
+    serves an element's row and its column.
     """
     rows, classes = similarity.shape
     for i in range(rows):
@@ -256,6 +281,7 @@ def clip_gradient(
             (of_rows[i, 0], of_rows[i, 1], of_rows[i, 2] * smoothing[0]),
             (row_pointer(of_columns, 0), row_pointer(of_columns, 1), row_pointer(of_columns, 2)),
             smoothing[1],
+            together,
             row_pointer(gradient, i),
             past_cache,
         )

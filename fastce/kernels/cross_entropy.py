@@ -37,7 +37,7 @@ from fastce.kernels.rows import (
     end_of_block,
     guessed_maximum,
     masses_at,
-    prepared,
+    on_block,
     row_state,
     sum_of_tops,
     to_real,
@@ -115,7 +115,7 @@ def look_at_row(row, classes, options, targets, left_out, at_least, states, k, r
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     dense = dense_part(row, targets, options, 1.0)
     varies = dense[3] or dense[5]
-    largest = max(guessed_maximum(row, classes, ratio, cap, room), at_least)
+    largest = max(guessed_maximum(row, classes, (ratio, cap), room), at_least)
     x_target, mass = -math.inf, 0.0
     if left_out >= 0:
         x_target = capped_element(row, left_out, options)
@@ -229,8 +229,9 @@ def gradient_vector(x, minus_q, reference, cap):
 
 
 @inline
-def write_gradient_of_block(block, first, dense, out, start, stop, reference, cap, past_cache, next_row):
+def write_gradient_of_block(block, first, start, stop, rest):
     """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
+    dense, out, reference, cap, past_cache, next_row = rest
     lanes = lanes_of(block)
     nothing = to_real(block, 0.0)
     to_block, i = first - start, start
@@ -294,8 +295,8 @@ def write_gradient_of_row(row, classes, options, targets, states, k, room, out, 
             start += 1
             continue
         stop = min(stop, c)
-        block, first = prepared(row, start, stop, ratio, cap, offset, room)
-        write_gradient_of_block(block, first, dense, out, start, stop, reference, of_cap, past_cache, next_row)
+        rest = dense, out, reference, of_cap, past_cache, next_row
+        on_block(write_gradient_of_block, row, start, stop, (ratio, cap), offset, room, rest)
         start = stop
 
 

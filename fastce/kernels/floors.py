@@ -6,7 +6,7 @@ cache as the other kernels do. Asking for memory ahead of time, which helps the 
 
 from numba import types
 
-from fastce.kernels.jit import inline, kernel, vector
+from fastce.kernels.jit import kernel, vector
 from fastce.kernels.memory import (
     elements_to_boundary,
     finish_stores,
@@ -19,7 +19,7 @@ from fastce.kernels.memory import (
     store_first,
     store_past_cache,
 )
-from fastce.kernels.rows import to_real
+from fastce.kernels.rows import copy_stretch, to_real
 from fastce.kernels.simd import maximum_of_lanes
 
 
@@ -43,29 +43,10 @@ def read_elements(source, result):
     result[0] = maximum_of_lanes((a + b) + (c + d))
 
 
-@inline
-def write(out, j, x, past_cache):
-    if past_cache:
-        store_past_cache(out, j, x)
-    else:
-        store(out, j, x)
-
-
 @kernel(lambda storage: (vector(storage), vector(storage), types.boolean))
 def copy_elements(source, target, past_cache):
     """target = source."""
-    x, out, size = pointer(source), pointer(target), source.shape[0]
-    lanes = lanes_of(x)
-    j = 0
-    while j < size:
-        whole, count = next_step(out, j, size, True)
-        if count > 0:
-            store_first(out, j, load_first(x, j, count, to_real(x, 0.0)), count)
-            j += count
-            continue
-        for _ in range(whole):
-            write(out, j, load(x, j), past_cache)
-            j += lanes
+    copy_stretch(pointer(source), 0, pointer(target), 0, source.shape[0], past_cache)
     finish_stores()
 
 
@@ -83,7 +64,10 @@ def write_elements(target, value, past_cache):
             j += count
             continue
         for _ in range(whole):
-            write(out, j, x, past_cache)
+            if past_cache:
+                store_past_cache(out, j, x)
+            else:
+                store(out, j, x)
             j += lanes
     finish_stores()
 

@@ -292,6 +292,12 @@ def set_element(typingctx, row, i, value):
 
 
 @inline
+def elements(row, i, count, fill):
+    """A vector whose first ``count`` elements are the row's, which has others if ``count`` is a whole vector."""
+    return load(row, i) if count == lanes_of(row) else load_first(row, i, count, fill)
+
+
+@inline
 def next_step(out, i, stop, past_cache):
     """(whole, count): how many whole vectors can be written from element ``i`` on, or 0 and a partial one's elements.
 

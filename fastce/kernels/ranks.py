@@ -4,7 +4,7 @@ import math
 
 from fastce.kernels.jit import inline, outlined
 from fastce.kernels.memory import BLOCK, element, lanes_of, load, load_first
-from fastce.kernels.rows import block_maximum, prepared, to_real
+from fastce.kernels.rows import block_maximum, on_block, to_real
 from fastce.kernels.simd import add_wide, maximum_of_lanes, sum_wide, where_less, zeros_wide
 
 
@@ -69,8 +69,7 @@ def maximum_and_rank(row, classes, y, room):
     largest, at, rank = -math.inf, 0, 0
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        block, first = prepared(row, start, stop, zero, zero, zero, room)
-        here = float(block_maximum(block, first, first + stop - start))
+        here = float(on_block(block_maximum, row, start, stop, (zero, zero), zero, room, ()))
         if here > largest or (math.isnan(here) and not math.isnan(largest)):
             largest, at = here, start
         if y >= 0:

@@ -1,4 +1,4 @@
-"""What every row kernel is made of: prepared blocks, maxima, the reference, sums of exponentials.
+"""What every row kernel is made of: blocks, maxima, the reference, sums of exponentials.
 
 The state of a row is a reference and a sum, and the whole package is its algebra:
 
@@ -17,7 +17,18 @@ from numba import types
 
 from fastce.kernels.jit import by_type, inline, outlined, real_of
 from fastce.kernels.lanes import lanes_in, store_real, where_equal, where_lane
-from fastce.kernels.memory import BLOCK, keep_first, lanes_of, load, load_first, prefetch, store
+from fastce.kernels.memory import (
+    BLOCK,
+    keep_first,
+    lanes_of,
+    load,
+    load_first,
+    next_step,
+    prefetch,
+    store,
+    store_first,
+    store_past_cache,
+)
 from fastce.kernels.simd import (
     add_products,
     add_wide,
@@ -58,7 +69,7 @@ def _to_real(row: types.CPointer, value: Any) -> Any:
 
 @inline
 def capping(row, logit_scale, softcap):
-    """(scale / cap, cap) for `prepared`, zeros without a cap, and the scaling that is left for exp."""
+    """(scale / cap, cap) for `on_block`, zeros without a cap, and the scaling that is left for exp."""
     if softcap > 0:
         return to_real(row, logit_scale / softcap), to_real(row, softcap), scaling(row, 1.0, 1.0)
     return to_real(row, 0.0), to_real(row, 0.0), scaling(row, logit_scale, 1.0)
@@ -74,55 +85,61 @@ def fill_prepared(row, start, stop, ratio, cap, offset, room):
         store(room, i - start, x - offset)
 
 
-def prepared(row: Any, start: int, stop: int, ratio: Any, cap: Any, offset: Any, room: Any) -> Any:
-    """The block as numbers that exp can take, and the index of its first element there.
+def on_block(function: Any, row: Any, start: int, stop: int, capped_by: Any, offset: Any, room: Any, rest: Any) -> Any:
+    """function(block, first, start, stop, rest), where element ``start`` of the row is element ``first`` of the block.
 
-    The row itself where it will do; else cap(x) - offset in ``room``, cap(x) = cap * tanh(ratio * x): converted from
-    half precision, capped, recentred.
+    The block holds numbers that exp can take: it is the row itself where that will do, else cap(x) - offset in
+    ``room``, cap(x) = cap * tanh(ratio * x). For half precision these two have different types, so that the function
+    is compiled for both.
     """
 
 
-@by_type(prepared)
-def _prepared(row: types.CPointer, start: Any, stop: Any, ratio: Any, cap: Any, offset: Any, room: Any) -> Any:
-    always = not isinstance(row.dtype, types.Float)
+@by_type(on_block)
+def _on_block(
+    function: Any, row: types.CPointer, start: Any, stop: Any, capped_by: Any, offset: Any, room: Any, rest: Any
+) -> Any:
+    def for_either(function, row, start, stop, capped_by, offset, room, rest):
+        block, first = row, start
+        if capped_by[1] != 0 or offset != 0:
+            fill_prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
+            block, first = room, 0
+        return function(block, first, start, stop, rest)
 
-    def in_room(row, start, stop, ratio, cap, offset, room):
-        fill_prepared(row, start, stop, ratio, cap, offset, room)
-        return room, 0
+    def for_each_type(function, row, start, stop, capped_by, offset, room, rest):
+        if capped_by[1] != 0 or offset != 0:
+            fill_prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
+            return function(room, 0, start, stop, rest)
+        return function(row, start, start, stop, rest)
 
-    def in_place_or_room(row, start, stop, ratio, cap, offset, room):
-        if cap == 0 and offset == 0:
-            return row, start
-        fill_prepared(row, start, stop, ratio, cap, offset, room)
-        return room, 0
-
-    return in_room if always else in_place_or_room
+    return for_either if row == room else for_each_type
 
 
 @inline
-def block_maximum(block, start, stop):
-    """The largest element, NaN if there is one. Two chains of maxima, for one would wait for itself."""
+def block_maximum(block, first, start, stop, _):
+    """The largest element, NaN if there is one."""
     lanes = lanes_of(block)
-    best = load_first(block, start, 0, to_real(block, -math.inf))
-    next_best = best
-    whole = stop - (stop - start) % (2 * lanes)
-    for i in range(start, whole, 2 * lanes):
-        prefetch(block, i + AHEAD)
-        prefetch(block, i + lanes + AHEAD)
-        best, next_best = maximum(best, load(block, i)), maximum(next_best, load(block, i + lanes))
-    for i in range(whole, stop, lanes):
-        best = maximum(best, load_first(block, i, stop - i, to_real(block, -math.inf)))
-    return maximum_of_lanes(maximum(best, next_best))
+    lowest = to_real(block, -math.inf)
+    best = load_first(block, first, 0, lowest)
+    end = first + stop - start
+    fours_end = end - (end - first) % (4 * lanes)
+    for i in range(first, fours_end, 4 * lanes):
+        a = maximum(load(block, i), load(block, i + lanes))
+        b = maximum(load(block, i + 2 * lanes), load(block, i + 3 * lanes))
+        for k in range(4):
+            prefetch(block, i + k * lanes + AHEAD)
+        best = maximum(best, maximum(a, b))
+    for i in range(fours_end, end, lanes):
+        best = maximum(best, load_first(block, i, end - i, lowest))
+    return maximum_of_lanes(best)
 
 
 @outlined
-def row_maximum(row, classes, ratio, cap, room):
+def row_maximum(row, classes, capped_by, room):
     """The largest element of the capped row as float64 (NaN if there is one), and the start of its block."""
     best, best_start = -math.inf, 0
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        block, first = prepared(row, start, stop, ratio, cap, to_real(row, 0.0), room)
-        here = float(block_maximum(block, first, first + stop - start))
+        here = float(on_block(block_maximum, row, start, stop, capped_by, to_real(row, 0.0), room, ()))
         if here > best or math.isnan(here):
             best, best_start = here, start
             if math.isnan(here):
@@ -137,15 +154,22 @@ def lesser_and_top(x, top):
 
 
 @inline
-def guessed_maximum(row, classes, ratio, cap, room):
-    """The largest of the first elements, as float64; NaN only where there is nothing else."""
-    lanes = lanes_of(row)
-    stop = min(classes, 4 * lanes)
-    block, first = prepared(row, 0, stop, ratio, cap, to_real(row, 0.0), room)
-    tops = load_first(block, first, 0, to_real(row, -math.inf))
-    for i in range(first, first + stop, lanes):
-        _, tops = lesser_and_top(load_first(block, i, min(lanes, first + stop - i), to_real(row, -math.inf)), tops)
+def largest_of_block(block, first, start, stop, _):
+    """The largest element as float64; NaN is passed over."""
+    lanes = lanes_of(block)
+    lowest = to_real(block, -math.inf)
+    tops = load_first(block, first, 0, lowest)
+    end = first + stop - start
+    for i in range(first, end, lanes):
+        _, tops = lesser_and_top(load_first(block, i, min(lanes, end - i), lowest), tops)
     return float(largest_lane(tops))
+
+
+@inline
+def guessed_maximum(row, classes, capped_by, room):
+    """The largest of the first elements, as float64."""
+    stop = min(classes, 4 * lanes_of(row))
+    return on_block(largest_of_block, row, 0, stop, capped_by, to_real(row, 0.0), room, ())
 
 
 @inline
@@ -251,6 +275,29 @@ def add_weighted(block, start, stop, to_class, but, sums, mass, dense, exponent,
 
 
 @inline
+def add_block(block, first, start, stop, rest):
+    """The row's sums, and its mass, with those of a block; without weights and probabilities q is 1 for all here."""
+    left_out, sums, mass, dense, exponent, near, scaled_by = rest
+    lanes = lanes_of(block)
+    shift = first - start
+    if dense[3] or dense[5]:
+        return add_weighted(block, first, stop + shift, -shift, left_out, sums, mass, dense, exponent, near, scaled_by)
+    odd_vector = left_out - left_out % lanes if left_out >= 0 else stop
+    i = start
+    while i < stop:
+        end = odd_vector if i <= odd_vector < stop else stop
+        whole_end = end - (end - i) % lanes
+        if i < whole_end:
+            sums = add_stretch(block, i + shift, whole_end + shift, sums, exponent, near, scaled_by)
+            i = whole_end
+        if i < stop:
+            count = min(lanes, stop - i)
+            sums = add_vector(block, i + shift, count, left_out - i, sums, exponent, near, scaled_by)
+            i += lanes
+    return sums, mass
+
+
+@inline
 def end_of_block(start, classes, lanes):
     """Where the block around ``start`` ends; between two vectors, where the next one starts.
 
@@ -276,33 +323,15 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
     """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none), and its tops.
 
     Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
-    Without weights and probabilities q is 1 for all here.
     """
     lanes = lanes_of(row)
     sums = (zeros_wide(), zeros_wide(), load_first(row, 0, 0, to_real(row, -math.inf)))
     mass = zeros_wide()
     varies = dense[3] or dense[5]
-    odd_vector = left_out - left_out % lanes if left_out >= 0 else classes
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        block, first = prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
-        shift = first - start
-        if varies:
-            sums, mass = add_weighted(
-                block, first, stop + shift, -shift, left_out, sums, mass, dense, exponent, near, scaled_by
-            )
-            continue
-        i = start
-        while i < stop:
-            end = odd_vector if i <= odd_vector < stop else stop
-            whole_end = end - (end - i) % lanes
-            if i < whole_end:
-                sums = add_stretch(block, i + shift, whole_end + shift, sums, exponent, near, scaled_by)
-                i = whole_end
-            if i < stop:
-                count = min(lanes, stop - i)
-                sums = add_vector(block, i + shift, count, left_out - i, sums, exponent, near, scaled_by)
-                i += lanes
+        rest = (left_out, sums, mass, dense, exponent, near, scaled_by)
+        sums, mass = on_block(add_block, row, start, stop, capped_by, offset, room, rest)
     total_mass = sum_wide(mass) if varies else float(classes - (1 if left_out >= 0 else 0))
     return sum_wide(sums[0]), sum_wide(sums[1]), total_mass, sums[2]
 
@@ -331,7 +360,7 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
                 break
             largest = offset + top
         if attempt == 0 and (math.isinf(largest) or math.isnan(largest)):  # there may be NaN as well
-            largest, _ = row_maximum(row, classes, capped_by[0], capped_by[1], room)
+            largest, _ = row_maximum(row, classes, capped_by, room)
     return offset, exponent, near, sums, tops, top
 
 
@@ -340,3 +369,23 @@ def no_masses(row):
     """The `dense` part of a row without targets."""
     zero = to_real(row, 0.0)
     return zero, zero, row, False, row, False
+
+
+@inline
+def copy_stretch(source, to_source, out, start, stop, past_cache):
+    """out[i] = source[i + to_source] from start to stop: whole vectors at multiples of their size in ``out``."""
+    i = start
+    while i < stop:
+        whole, count = next_step(out, i, stop, True)
+        if count > 0:
+            x = load_first(source, i + to_source, count, to_real(source, 0.0))
+            store_first(out, i, x, count)
+            i += count
+            continue
+        for _ in range(whole):
+            x = load(source, i + to_source)
+            if past_cache:
+                store_past_cache(out, i, x)
+            else:
+                store(out, i, x)
+            i += lanes_of(out)

@@ -20,7 +20,7 @@ from fastce.kernels.memory import (
     store_past_cache,
     wide_scratch_block,
 )
-from fastce.kernels.rows import guessed_maximum, no_masses, prepared, row_state, sum_of_tops, to_real
+from fastce.kernels.rows import guessed_maximum, no_masses, on_block, row_state, sum_of_tops, to_real
 from fastce.kernels.states import EXPONENT, LOSS, OFFSET, REST, X_TARGET, finish_logsumexp, new_states
 from fastce.kernels.vector import exp, exp_in_float64, scaling
 
@@ -35,7 +35,7 @@ def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
     The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements.
     """
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
-    guess = max(guessed_maximum(row, classes, uncapped[0], uncapped[1], room), at_least)
+    guess = max(guessed_maximum(row, classes, uncapped, room), at_least)
     offset, exponent, _, sums, tops, top = row_state(
         row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_masses(row)
     )
@@ -103,8 +103,9 @@ def softmax_vector(x, reference, shifts, logarithm):
 
 
 @inline
-def write_block(block, first, out, start, stop, reference, shifts, logarithm, past_cache, next_row):
+def write_block(block, first, start, stop, rest):
     """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
+    out, reference, shifts, logarithm, past_cache, next_row = rest
     lanes = lanes_of(block)
     to_block, i = first - start, start
     while i < stop:
@@ -152,10 +153,9 @@ def write_row(row, classes, out, next_row, found, logarithm, room, past_cache):
         if not math.isfinite(found[0]):
             offset, factor = zero, to_real(row, math.nan)
     reference = exponent, factor, scaling(row, 1.0, 1.0)
+    rest = (out, reference, shifts, logarithm, past_cache, next_row)
     for start in range(0, classes, BLOCK):
-        stop = min(start + BLOCK, classes)
-        block, first = prepared(row, start, stop, zero, zero, offset, room)
-        write_block(block, first, out, start, stop, reference, shifts, logarithm, past_cache, next_row)
+        on_block(write_block, row, start, min(start + BLOCK, classes), (zero, zero), offset, room, rest)
 
 
 @kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean, types.boolean))

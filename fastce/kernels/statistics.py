@@ -31,7 +31,7 @@ from fastce.kernels.ranks import first_index, maximum_and_rank, rank_in_block
 from fastce.kernels.rows import (
     AHEAD,
     guessed_maximum,
-    prepared,
+    on_block,
     reference_near,
     to_real,
 )
@@ -82,13 +82,15 @@ def add_wide_sums(state, sums, with_entropy):
 
 
 @inline
-def add_block(block, start, stop, number, state, reference, with_entropy):
+def add_block(block, first, row_start, row_stop, rest):
     """The state (top, the chunk it is from, sums of e and of e d) of all lanes, with this block added.
 
     A chunk is as many vectors as a vector has lanes. They are added in the row's dtype, their sum in float64.
     """
+    state, reference, with_entropy = rest
     lanes = lanes_of(block)
     chunk = lanes * lanes
+    start, stop, number = first, first + row_stop - row_start, row_start // chunk
     zero = load_first(block, start, 0, to_real(block, 0.0))
     while start < stop:
         top, chunk_of_top, exps, products = state
@@ -124,8 +126,7 @@ def row_pass(row, classes, y, capped_by, offset, reference, room, with_entropy, 
     state = (lowest, lowest, zeros_wide(), zeros_wide())
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        block, first = prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
-        state = add_block(block, first, first + stop - start, start // chunk, state, reference, with_entropy)
+        state = on_block(add_block, row, start, stop, capped_by, offset, room, (state, reference, with_entropy))
         if with_rank:
             rank += rank_in_block(row, start, stop, y, x_y)
     top, chunk_of_top = state[0], state[1]
@@ -173,7 +174,7 @@ def statistics_of_row(row, classes, y, with_sums, with_entropy, with_rank, room)
     zero = to_real(row, 0.0)
     guess = math.nan
     if with_sums:
-        guess = guessed_maximum(row, classes, zero, zero, room)
+        guess = guessed_maximum(row, classes, (zero, zero), room)
         if y >= 0:
             guess = max(guess, element(row, y))
     for _ in range(3):  # from a guess, from m, and from what `maximum_and_rank` says if there is a NaN
