@@ -135,7 +135,7 @@ def _binary(
     total = _fill(array, labels, [weight, pos_weight, above], [losses, gradient], n_threads)
     if losses is not None:
         return losses[()], gradient
-    return reduced(total, reduction, float(array.size)), gradient
+    return reduced(float(total.sum()), reduction, float(array.size)), gradient
 
 
 class _Number:

@@ -3,6 +3,7 @@
 Nothing is copied but blocks of rows that a kernel cannot read as they lie in memory.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -38,9 +39,9 @@ class Rows:
         self.lead = self.view.shape[: len(kept)]
         self.rows = math.prod(self.lead)
         self.classes = math.prod(self.view.shape[len(kept) :])
-        self.matrix = self._matrix()
 
-    def _matrix(self) -> Array | None:
+    @functools.cached_property
+    def matrix(self) -> Array | None:
         """The rows as a kernel can read them where they are; None if they must be copied block by block."""
         view = self.view
         if view.dtype != self.dtype or not view.flags.aligned:

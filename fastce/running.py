@@ -11,11 +11,12 @@ from fastce.kernels.jit import storage_view
 from fastce.kernels.narrow import Narrow
 from fastce.kernels.targets import Options
 from fastce.layout import Columns, CopiedColumns, Rows, columns_of, cut_columns
-from fastce.running_long import cross_entropy_of_long_rows, is_long
+from fastce.pieces import is_long
+from fastce.running_long import cross_entropy_of_long_rows
 from fastce.targets import MassTargets, TargetRows, reduced
 from fastce.threads import cut_rows, for_each
 
-_NO_UPSTREAM = np.ones((1, 1))
+_NO_UPSTREAM = np.ones(1)
 
 
 class CrossEntropyCall(NamedTuple):
@@ -33,24 +34,24 @@ class RowLosses:
     """Where the row losses go: kept for "none", else summed block by block."""
 
     def __init__(self, rows: Rows, reduction: str, blocks: int) -> None:
-        self.kept = np.empty(rows.rows if reduction == "none" else 0, compute_dtype(rows.dtype))
-        self.sums = np.zeros(blocks)
-        self.lead = rows.lead
+        self.rows = rows
         self.reduction = reduction
+        self.sums = [0.0] * blocks
+        self.kept = np.empty(rows.rows, compute_dtype(rows.dtype)) if reduction == "none" else None
 
     def put(self, block: int, rows: slice | Array, losses: Array) -> None:
         """Take the losses of these rows, which belong to this block."""
-        if self.reduction == "none":
-            with np.errstate(over="ignore"):  # a loss beyond float32 is inf
-                self.kept[rows] = losses
-        else:
-            self.sums[block] += losses.sum()
+        if self.kept is None:
+            self.sums[block] = float(np.add.reduce(losses))
+            return
+        with np.errstate(over="ignore"):  # a loss beyond float32 is inf
+            self.kept[rows] = losses
 
     def value(self, total_weight: float) -> Any:
         """What the reduction asks for."""
-        if self.reduction == "none":
-            return self.kept.reshape(self.lead)[()]
-        return reduced(self.sums, self.reduction, total_weight)
+        if self.kept is not None:
+            return self.kept.reshape(self.rows.lead)[()]
+        return reduced(sum(self.sums), self.reduction, total_weight)
 
 
 def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
@@ -102,8 +103,9 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
 def _of_rows(upstream: Array | None, rows: slice | Array) -> Array:
     """What the gradients of these rows are multiplied by: one number each, or one for all."""
     if upstream is None:
-        return _NO_UPSTREAM[0]
-    return upstream[rows] if upstream.size > 1 else upstream
+        return _NO_UPSTREAM
+    of_rows: Array = upstream[rows] if upstream.size > 1 else upstream
+    return of_rows
 
 
 def _by_columns(
@@ -118,9 +120,7 @@ def _by_columns(
     places = cut_columns(cube.shape, dtype.itemsize)
     losses = RowLosses(rows, call.reduction, len(places))
     of_targets = targets.cube if isinstance(targets, MassTargets) else None
-    narrow = Narrow(
-        cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow
-    )
+    narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
     kernel = cross_entropy_columns.compiled(dtype)
     none = storage_view(np.empty((0, 0, 0), dtype))
 
@@ -135,11 +135,11 @@ def _by_columns(
                 above.reshape(place.shape if above.size > 1 else (1, 1)),
                 room,
             )  # fmt: skip
-            odd = np.flatnonzero(misfits)
-            logits = call.logits.copy(odd + place.start) if odd.size else None  # before a copied block replaces them
+            odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
+            logits = None if odd is None else call.logits.copy(odd + place.start)  # a copied block may replace them
             if gradient is not None:
                 gradient.put_back(place, room)
-            if logits is not None:
+            if odd is not None and logits is not None:
                 of_block.reshape(-1)[odd] = _mended(call, logits, odd + place.start, upstream, out)
             losses.put(k, slice(place.start, place.stop), of_block.reshape(-1))
 

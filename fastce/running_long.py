@@ -8,9 +8,8 @@ So one row keeps all threads busy, and Ctrl-C is heard within it. Rows are cut b
 """
 
 import copy
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +20,9 @@ from fastce.kernels.long_rows import (
     finish_long_gradient,
     finish_long_row,
     look_at_piece,
-    look_at_softmax_piece,
     target_to_leave_out,
     write_gradient_of_piece,
-    write_softmax_of_piece,
 )
-from fastce.kernels.memory import BLOCK
 from fastce.kernels.states import (
     DISTANCES,
     EXPONENT,
@@ -44,94 +40,9 @@ from fastce.kernels.states import (
     X_TARGET,
 )
 from fastce.kernels.targets import Options, Targets
-from fastce.kernels.vector import LN2, SPARE
 from fastce.layout import Rows
+from fastce.pieces import groups, in_turn, leader_of, merged_sum, odd_ones, pieces, rounded_sum
 from fastce.targets import MassTargets, TargetRows
-from fastce.threads import checked_num_threads, for_each, get_num_threads
-
-PIECE = 1 << 20  # elements; a row of more than three times as many is cut: a tenth of a millisecond must not matter
-MOST_PIECES = GROUP // 2  # of a row with one class axis: their states are columns of one table
-PIECES_PER_THREAD = 4  # that are under way between two times that all threads wait for each other
-
-
-def is_long(classes: int) -> bool:
-    """Whether a row of so many classes is cut."""
-    return classes > 3 * PIECE
-
-
-def pieces(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """The places of the pieces that an array is cut into along these axes, which make the classes of its rows."""
-    whole = [slice(None)] * len(shape)
-    classes = math.prod(shape[k] for k in axes)
-    if not is_long(classes):
-        yield tuple(whole)
-        return
-    number = min(-(-classes // PIECE), MOST_PIECES)
-    room, steps = -(-classes // (number * BLOCK)) * BLOCK, []
-    for k in reversed(axes):
-        steps.append(min(shape[k], max(room, 1)))
-        room //= steps[-1]
-    cuts = [range(0, shape[k], step) for k, step in zip(reversed(axes), steps, strict=True)]
-    for starts in itertools.product(*cuts):
-        piece = list(whole)
-        for k, start, step in zip(reversed(axes), starts, steps, strict=True):
-            piece[k] = slice(start, min(start + step, shape[k]))
-        yield tuple(piece)
-
-
-def _in_turn(tasks: Sequence[Any], work: Callable[..., None], n_threads: int | None) -> None:
-    """Call ``work(*task)`` for all of them, in parallel."""
-
-    def of_block(first: int, last: int) -> None:
-        for task in tasks[first:last]:
-            work(*task)
-
-    if tasks:
-        for_each([(k, k + 1) for k in range(len(tasks))], of_block, n_threads)
-
-
-def _groups(rows: int, parts: int, n_threads: int | None) -> Iterator[range]:
-    """Rows that are under way together: few, to find in the cache what is read again; enough for all threads."""
-    number = get_num_threads() if n_threads is None else checked_num_threads(n_threads)
-    at_a_time = max(1, PIECES_PER_THREAD * number // parts)
-    for first in range(0, rows, at_a_time):
-        yield range(first, min(first + at_a_time, rows))
-
-
-# --- the law ---------------------------------------------------------------------------------------------------------
-
-
-def _leader(offsets: Array, exponents: Array, scale: float) -> tuple[int, float]:
-    """The piece with the highest reference, and what that is near; NaN is higher than all."""
-    heights = offsets + (exponents + SPARE) * (LN2 / scale)
-    k = int(heights.argmax())
-    return k, float(heights[k])
-
-
-def _odd_ones(offsets: Array, height: float, leader: int) -> list[int]:
-    """The pieces to be summed again, relative to the leader's reference.
-
-    Powers of two merge exactly. Offsets would not, and those of masked pieces are -inf; but in a row that has NaN or
-    +inf somewhere, or nothing but -inf, nothing is left to be summed.
-    """
-    return [int(k) for k in np.flatnonzero(offsets != offsets[leader])] if math.isfinite(height) else []
-
-
-def _merged_sum(rests: Array, exponents: Array, exponent: float) -> float:
-    """The sum relative to 2**exponent, from sums relative to powers of two that are no higher."""
-    return _sum(np.ldexp(rests, (exponents - exponent).astype(np.int64)))
-
-
-def _sum(terms: Array) -> float:
-    """The sum, rounded once; what is not finite is as usual."""
-    try:
-        return math.fsum(terms)
-    except (OverflowError, ValueError):  # too large on the way, or infinities of both signs
-        with np.errstate(over="ignore", invalid="ignore"):
-            return float(terms.sum())
-
-
-# --- cross entropy ---------------------------------------------------------------------------------------------------
 
 
 class _Pieces(NamedTuple):
@@ -220,21 +131,21 @@ class _LongRow:
     def odd_tasks(self) -> list[tuple["_LongRow", int]]:
         """The pieces that must be summed again."""
         offsets = self._field(OFFSET, self.found)
-        leader, self.at_least = _leader(offsets, self._field(EXPONENT, self.found), self.call.scale)
-        return [(self, k) for k in _odd_ones(offsets, self.at_least, leader)]
+        leader, self.at_least = leader_of(offsets, self._field(EXPONENT, self.found), self.call.scale)
+        return [(self, k) for k in odd_ones(offsets, self.at_least, leader)]
 
     def finish(self) -> None:
         """The loss of the row, from the merged state of its pieces."""
         offset, exponent, near = (self._field(field, self.found) for field in (OFFSET, EXPONENT, NEAR))
         mass, x_target = self._field(REST_MASS, self.found), self._field(X_TARGET, self.found)
         rest, distances = self._field(REST, self.found), self._field(DISTANCES, self.found)
-        leader, height = _leader(offset, exponent, self.call.scale)
+        leader, height = leader_of(offset, exponent, self.call.scale)
         merged = {OFFSET: offset[leader], EXPONENT: exponent[leader], NEAR: near[leader], REST: math.nan}
         merged[X_TARGET], merged[TARGET_MASS] = -math.inf, 0.0
         if math.isfinite(height):
-            merged[REST] = _merged_sum(rest, exponent, exponent[leader])
-            merged[DISTANCES] = _sum(np.concatenate([distances, mass * (near - near[leader])]))
-            merged[REST_MASS] = _sum(mass)
+            merged[REST] = merged_sum(rest, exponent, exponent[leader])
+            merged[DISTANCES] = rounded_sum(np.concatenate([distances, mass * (near - near[leader])]))
+            merged[REST_MASS] = rounded_sum(mass)
             if self.left_out >= 0:
                 k = next(k for k in range(self.count) if self._within(k, self.left_out) >= 0)
                 merged[X_TARGET] = x_target[k]
@@ -256,7 +167,7 @@ class _LongRow:
             classes = self.call.parts[k].logits.classes
             self.call.leave_out(self._targets_of(k), self.call.options, classes, choices[k])
 
-        _in_turn([(k,) for k in range(self.count)], choose, n_threads)
+        in_turn([(k,) for k in range(self.count)], choose, n_threads)
         k = int(choices[:, 1].argmax())
         self.left_out = self.call.parts[k].start + int(choices[k, 0])
         return k
@@ -280,7 +191,7 @@ class _LongRow:
     def merge_points(self) -> None:
         """Make the columns equal again."""
         for field in (LOSS, REST_MASS):
-            self._field(field, self.states)[:] = _sum(self._field(field, self.states))
+            self._field(field, self.states)[:] = rounded_sum(self._field(field, self.states))
 
     def loss(self) -> Array:
         """The loss, as the only element of an array."""
@@ -336,7 +247,7 @@ def cross_entropy_of_long_rows(
         finish_long_row.compiled(logits.dtype),
         None if gradient is None else write_gradient_of_piece.compiled(logits.dtype),
     )  # fmt: skip
-    for group in _groups(logits.rows, len(parts), n_threads):
+    for group in groups(logits.rows, len(parts), n_threads):
         rows = [_LongRow(call, i) for i in group]
         _find_losses([row for row in rows if row.weight != 0.0], n_threads)
         for row in rows:
@@ -346,7 +257,7 @@ def cross_entropy_of_long_rows(
             for row in rows:
                 row.prepare_gradient(upstream)
             # what was read last is still in cache
-            _in_turn([task for row in reversed(rows) for task in reversed(row.tasks())], _LongRow.write, n_threads)
+            in_turn([task for row in reversed(rows) for task in reversed(row.tasks())], _LongRow.write, n_threads)
 
 
 def _part_of(rows: Rows, place: tuple[slice, ...]) -> Rows:
@@ -354,77 +265,20 @@ def _part_of(rows: Rows, place: tuple[slice, ...]) -> Rows:
 
 
 def _find_losses(rows: list[_LongRow], n_threads: int | None) -> None:
-    _in_turn([task for row in rows for task in row.tasks()], _LongRow.look, n_threads)
+    in_turn([task for row in rows for task in row.tasks()], _LongRow.look, n_threads)
     _agree_and_finish(rows, n_threads)
     lost = [row for row in rows if row.has_lost_digits()]
-    _in_turn([(row, row.leave_out_likeliest(n_threads)) for row in lost], _LongRow.look, n_threads)
+    in_turn([(row, row.leave_out_likeliest(n_threads)) for row in lost], _LongRow.look, n_threads)
     _agree_and_finish(lost, n_threads)
     with_points = [row for row in rows if row.has_many_points()]
     for row in with_points:
         row.prepare_points()
-    _in_turn([task for row in with_points for task in row.tasks()], _LongRow.add_points, n_threads)
+    in_turn([task for row in with_points for task in row.tasks()], _LongRow.add_points, n_threads)
     for row in with_points:
         row.merge_points()
 
 
 def _agree_and_finish(rows: list[_LongRow], n_threads: int | None) -> None:
-    _in_turn([task for row in rows for task in row.odd_tasks()], _LongRow.look, n_threads)
+    in_turn([task for row in rows for task in row.odd_tasks()], _LongRow.look, n_threads)
     for row in rows:
         row.finish()
-
-
-# --- softmax ---------------------------------------------------------------------------------------------------------
-
-
-def softmax_of_long_rows(
-    array: Array, axes: tuple[int, ...], out: Array, dtype: np.dtype[Any], n_threads: int | None, *, logarithm: bool
-) -> None:
-    """Softmax over these axes, or its logarithm, into ``out``, which may be the array itself."""
-    places = list(pieces(array.shape, axes))
-    parts = [(Rows(array[place], axes, dtype), Rows(out[place], axes, dtype)) for place in places]
-    past_cache = out.nbytes > PAST_CACHE_BYTES
-    look_at, write_to = look_at_softmax_piece.compiled(dtype), write_softmax_of_piece.compiled(dtype)
-    for group in _groups(parts[0][0].rows, len(parts), n_threads):
-        found = np.zeros((len(group), len(parts), 3))
-        tasks = [(i, k) for i in group for k in range(len(parts))]
-        first = group.start
-
-        def look(i: int, k: int, at_least: float = -math.inf, found: Array = found, first: int = first) -> None:
-            look_at(parts[k][0].block(i, i + 1), logarithm, at_least, found[i - first, k])
-
-        _in_turn(tasks, look, n_threads)
-        if not logarithm:
-            heights = [_leader(of_row[:, 0], of_row[:, 1], 1.0) for of_row in found]
-            odd = [
-                (i, k, height)
-                for i, of_row, (leader, height) in zip(group, found, heights, strict=True)
-                for k in _odd_ones(of_row[:, 0], height, leader)
-            ]
-            _in_turn(odd, look, n_threads)
-        merged = [(_merged_logarithm if logarithm else _merged_state)(of_row) for of_row in found]
-
-        def write(i: int, k: int, merged: list[Array] = merged, first: int = first) -> None:
-            room = parts[k][1].room(i, i + 1)
-            write_to(parts[k][0].block(i, i + 1), room, merged[i - first], logarithm, past_cache)
-            parts[k][1].put_back(i, i + 1, room)
-
-        _in_turn(tasks[::-1], write, n_threads)
-
-
-def _merged_state(found: Array) -> Array:
-    """(offset, exponent, sum) of a row from those of its pieces."""
-    offsets, exponents, rests = found.T
-    leader, height = _leader(offsets, exponents, 1.0)
-    total = _merged_sum(rests, exponents, exponents[leader]) if math.isfinite(height) else math.nan
-    return np.array([offsets[leader], exponents[leader], total])
-
-
-def _merged_logarithm(found: Array) -> Array:
-    """(largest, 0, rest / exp(largest)) of a row from those of its pieces: only one of them keeps its largest apart."""
-    largest, rests = found[:, 0], found[:, 2]
-    leader = int(largest.argmax())
-    if not math.isfinite(largest[leader]):
-        return np.array(found[leader])
-    others = (np.arange(len(found)) != leader) & (largest != -math.inf)
-    terms = np.exp(largest[others] - largest[leader]) * (1.0 + rests[others])
-    return np.array([largest[leader], 0.0, _sum(np.append(terms, rests[leader]))])

@@ -7,7 +7,8 @@ from fastce.kernels.jit import storage_view
 from fastce.kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
 from fastce.layout import Columns, CopiedColumns, Rows, columns_of, cut_columns
-from fastce.running_long import is_long, pieces, softmax_of_long_rows
+from fastce.pieces import is_long, pieces
+from fastce.running_long_special import softmax_of_long_rows
 from fastce.threads import checked_num_threads, cut_rows, for_each
 
 

@@ -347,9 +347,8 @@ def mean_factor(total_weight: float) -> float:
     return 1.0 / total_weight if total_weight > 0.0 else 0.0
 
 
-def reduced(losses: Array, reduction: str, total_weight: float) -> float:
+def reduced(total: float, reduction: str, total_weight: float) -> float:
     """The sum or mean of row losses, as a Python float."""
-    total = float(losses.sum())
     if reduction == "sum":
         return total
     return total / total_weight if total_weight > 0.0 else math.nan

@@ -12,7 +12,7 @@ from test_accuracy import logsumexp_error
 from test_process import INTERRUPT, posix
 
 import fastce
-from fastce import running_long
+from fastce import pieces
 
 THREE, ONE = (3, 1_200_000), (1, 3_200_001)
 PEAK = 1_100_003
@@ -142,7 +142,7 @@ OPTIONS = {
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(running_long, "PIECE", 2048)
+    monkeypatch.setattr(pieces, "PIECE", 2048)
 
 
 def targets_of_kind(kind, rng):

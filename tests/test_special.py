@@ -359,7 +359,7 @@ def test_any_layout_gives_the_bits_of_a_plain_copy(name, dtype, layout, rng):
         before = twin.tobytes()
         for axis in [None, 0, -1]:
             ours, plain = run(name, twin, axis=axis), run(name, x, axis=axis)
-            if axis is not None and shape[axis] > NARROW:  # which kernel sums so many rows side by side depends on their layout
+            if axis is not None and shape[axis] > NARROW:  # then the layout decides which kernel it is
                 eps = np.finfo(dtype).eps
                 np.testing.assert_allclose(ours.astype(float), plain.astype(float), rtol=4 * eps, atol=2 * eps)
             else:

@@ -333,9 +333,7 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
     finish_gradients(states, count, options.softcap)
     for k in range(count):
         i = first + k
-        write_gradient(
-            logits, i, min(i + 1, rows - 1), options, targets, states, k, gradient, room, past_cache
-        )
+        write_gradient(logits, i, min(i + 1, rows - 1), options, targets, states, k, gradient, room, past_cache)
 
 
 def types_of_loss(storage):
@@ -371,8 +369,6 @@ def cross_entropy_rows(logits, targets, options, losses, upstream, gradient, pas
         for k in range(count):
             losses[first + k] = weight_of_row(targets, first + k) * states[LOSS + k]
         if gradient.shape[0] > 0:
-            write_gradients(
-                logits, first, count, options, targets, states, upstream, gradient, room, past_cache
-            )
+            write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, past_cache)
     if past_cache:
         finish_stores()

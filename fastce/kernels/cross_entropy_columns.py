@@ -138,9 +138,7 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
             tile = tile_of(logits, narrow.logits, o, first, count, room, width)
             probabilities = (other_room, 0, 0, 0)
             if has_probabilities:
-                probabilities = tile_of(
-                    targets.probabilities, narrow.probabilities, o, first, count, other_room, width
-                )
+                probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
             looked_at = choose_references(states, tile, classes, count, (ratio, cap), scale, False)
             numbers = row_pointer(targets.classes, o)
             choose_targets(states, room, classes, count, numbers, first, masses, probabilities)
@@ -154,9 +152,7 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
             )  # fmt: skip
             if not with_gradient:
                 continue
-            set_upstream(
-                states, count, first, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale
-            )
+            set_upstream(states, count, first, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale)
             finish_gradients(states, count, options.softcap)
             out, out_start, out_stride = room, 0, width
             if not narrow.gradient:

@@ -324,7 +324,6 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
 
     Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
     """
-    lanes = lanes_of(row)
     sums = (zeros_wide(), zeros_wide(), load_first(row, 0, 0, to_real(row, -math.inf)))
     mass = zeros_wide()
     varies = dense[3] or dense[5]

@@ -44,9 +44,7 @@ def look_at_tile(states, tile, classes, count, leave_out, weight):
         for k in range(count):
             states[TARGET + k] = -1.0
     looked_at = choose_references(states, tile, classes, count, cap, 1.0, leave_out)
-    sum_tile(
-        states, tile, classes, count, looked_at, cap, scaling(place, 1.0, 1.0), masses, (weight, 0, 0, 0)
-    )
+    sum_tile(states, tile, classes, count, looked_at, cap, scaling(place, 1.0, 1.0), masses, (weight, 0, 0, 0))
 
 
 @inline
@@ -181,6 +179,4 @@ def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits):
             for k in range(0, count, lanes):
                 write_lanes(states, tile, k, classes, min(lanes, count - k), written, narrow_out, logarithm)
             if narrow_out:
-                put_tile(
-                    room, width, count, classes, row_pointer(out, o), row_stride_of(out), first, states, all_fit
-                )
+                put_tile(room, width, count, classes, row_pointer(out, o), row_stride_of(out), first, states, all_fit)
