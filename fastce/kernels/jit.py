@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numba import config, njit, types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.extending import overload
 
 from fastce.kernels import cache
@@ -25,25 +27,71 @@ _compiling = threading.Lock()
 _VIEW = {"float16": np.dtype(np.uint16), "bfloat16": np.dtype(np.int16)}
 
 
+class _Part(JITCodeLibrary):
+    """The LLVM code of a function that exists only inside kernels: linked into its callers, and nothing more.
+
+    Numba would optimise each of some eighty functions in full, with all that it calls, and make machine code of it that
+    nobody runs; then the kernel, into which all of them are linked, once more. That was half of the time it took.
+    """
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        return 0  # as for any function without a wrapper for Python
+
+    @property
+    def codegen(self) -> Any:
+        return self  # Numba asks only for set_env
+
+    def set_env(self, name: str, environment: Any) -> None:
+        pass  # where Python objects would be found; kernels have none
+
+
+class _PartCompiler(Compiler):
+    """Numba's compiler, with a library of ours to compile into."""
+
+    def define_pipelines(self) -> Any:
+        state = self.state
+        state.library = _Part(state.targetctx.codegen(), state.func_id.func_qualname)
+        return super().define_pipelines()
+
+
+_PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+_REPLACED = ("_optimize_final_module", "_finalize_final_module", "_finalize_dynamic_globals", "get_pointer_to_function")
+if all(hasattr(JITCodeLibrary, name) for name in (*_REPLACED, "codegen", "_ensure_finalized")):
+    _PART["pipeline_class"] = _PartCompiler  # in a Numba that is built otherwise: slower to compile
+
+
+def _part(function: Callable[..., Any], **options: Any) -> Any:
+    dispatcher = njit(**_PART, **options)(function)
+    call_template = getattr(dispatcher, "get_call_template", None)
+    if call_template is not None:  # else NUMBA_DISABLE_JIT is set
+        # A loop's counter is first typed as the literal 0, then as an integer: two functions, one of them for nothing.
+        dispatcher.get_call_template = lambda args, keywords: call_template(
+            tuple(types.unliteral(a) for a in args), {name: types.unliteral(a) for name, a in keywords.items()}
+        )
+    return dispatcher
+
+
 def inline(function: Callable[..., Any]) -> Any:
     """A function that exists only inside kernels; LLVM inlines every call."""
-    return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")(function)
+    return _part(function, forceinline=True)
 
 
 def outlined(function: Callable[..., Any]) -> Any:
     """A function that exists only inside kernels and is called there: off the hot path, or once per block."""
-    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")(function)
+    return _part(function)
 
 
 def by_type(stub: Callable[..., Any]) -> Any:
     """Register an implementation, chosen by the types of its arguments, of a function that exists only in kernels."""
-    options = {
-        "forceinline": True,
-        "no_cpython_wrapper": True,
-        "no_cfunc_wrapper": True,
-        "error_model": "numpy",
-    }
-    return overload(stub, jit_options=options, strict=False)
+    return overload(stub, jit_options={**_PART, "forceinline": True}, strict=False)
 
 
 class Kernel:
