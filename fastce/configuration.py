@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -58,26 +59,25 @@ def show_config() -> None:
     print("CUDA: not supported by this version")
 
 
-def _small_calls(dtype: str) -> dict[str, Callable[[], Any]]:
-    """One call of every function, which compiles its kernel."""
+def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
+    """Calls of every function that compile its kernels: those for few classes, and those that go along a row."""
     if dtype == "bfloat16":
         import ml_dtypes  # noqa: F401  (gives NumPy the dtype)
-    logits, labels = np.zeros((2, 2), dtype), np.zeros(2, np.int64)
+    few, many, labels = np.zeros((2, 2), dtype), np.zeros((2, 1000), dtype), np.zeros(2, np.int64)
     binary, contrastive = "binary_cross_entropy_with_logits", "clip_loss"
-    calls: dict[str, Callable[[], Any]] = {
-        "logsumexp": lambda: fastce.logsumexp(logits, axis=1),
-        "softmax": lambda: fastce.softmax(logits, axis=1),
-        "log_softmax": lambda: fastce.log_softmax(logits, axis=1),
-        "cross_entropy": lambda: fastce.cross_entropy(logits, labels),
-        "cross_entropy_value_and_grad": lambda: fastce.cross_entropy_value_and_grad(logits, labels),
-        "cross_entropy_grad_and_hess": lambda: fastce.cross_entropy_grad_and_hess(logits, labels),
-        binary: lambda: fastce.binary_cross_entropy_with_logits(logits, logits),
-        f"{binary}_value_and_grad": lambda: fastce.binary_cross_entropy_with_logits_value_and_grad(logits, logits),
-        contrastive: lambda: fastce.clip_loss(logits),
-        f"{contrastive}_value_and_grad": lambda: fastce.clip_loss_value_and_grad(logits),
-        "row_stats": lambda: fastce.row_stats(logits),
+    along_axis = {name: getattr(fastce, name) for name in ("logsumexp", "softmax", "log_softmax")}
+    of_labels = {
+        name: getattr(fastce, name)
+        for name in ("cross_entropy", "cross_entropy_value_and_grad", "cross_entropy_grad_and_hess")
     }
-    return calls
+    of_itself = {name: getattr(fastce, name) for name in (binary, f"{binary}_value_and_grad")}
+    alone = {name: getattr(fastce, name) for name in (contrastive, f"{contrastive}_value_and_grad", "row_stats")}
+    return (
+        {name: [partial(function, x, axis=1) for x in (few, many)] for name, function in along_axis.items()}
+        | {name: [partial(function, x, labels) for x in (few, many)] for name, function in of_labels.items()}
+        | {name: [partial(function, few, few)] for name, function in of_itself.items()}
+        | {name: [partial(function, few)] for name, function in alone.items()}
+    )
 
 
 def warmup(dtypes: Iterable[str] = ("float32",), functions: Iterable[str] | None = None) -> None:
@@ -107,4 +107,5 @@ def warmup(dtypes: Iterable[str] = ("float32",), functions: Iterable[str] | None
         for function in calls if functions is None else functions:
             if function not in calls:
                 raise ValueError(f"functions must be among {', '.join(calls)}, got {function!r}")
-            calls[function]()
+            for call in calls[function]:
+                call()
