@@ -1,5 +1,6 @@
 """The front door: what callers give is checked here, and every complaint is worded here."""
 
+import functools
 import math
 import operator
 from typing import Any
@@ -39,12 +40,14 @@ def real_array(value: Any, name: str) -> Array:
     return array
 
 
+@functools.cache  # a dtype's name costs more than a small loss
 def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that a kernel is given: native floats as they are, integers and booleans as float64."""
     native = dtype.newbyteorder("=")
     return native if native.name in _NATIVE else np.dtype(np.float64)
 
 
+@functools.cache
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that logits of a kernel's dtype are computed in, and that losses have."""
     return np.dtype(np.float32) if dtype.name in _HALF else dtype

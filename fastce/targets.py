@@ -21,12 +21,12 @@ NO_CLASS = 1 << 64  # an index that no integer has
 
 _NO_INTEGERS = np.empty(0, np.int64)
 _NO_FLOATS = np.empty(0, np.float64)
-_NO_WEIGHT = {name: np.empty(0, name) for name in ("float32", "float64")}
+_NO_WEIGHT = {np.dtype(name): np.empty(0, name) for name in ("float32", "float64")}
 _NO_POINTS = (_NO_INTEGERS, _NO_FLOATS, _NO_INTEGERS)
 _NO_INDICES = np.empty((0, 0), np.int64)
 _NO_ROW_WEIGHT = np.empty((0, 0))
-_NO_CUBE = {name: np.empty((0, 0, 0), name) for name in ("float32", "float64")}
-_NO_PROBABILITIES = {name: np.empty((0, 0), name) for name in ("float32", "float64")}
+_NO_CUBE = {np.dtype(name): np.empty((0, 0, 0), name) for name in ("float32", "float64")}
+_NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32", "float64")}
 
 
 class IndexTargets:
@@ -111,18 +111,18 @@ class IndexTargets:
         return class_index_error(row, given[row], self.n_classes)
 
     def _class_weight(self) -> Array:
-        return _NO_WEIGHT[self.dtype.name] if self.per_class is None else self.per_class.astype(self.dtype)
+        return _NO_WEIGHT[self.dtype] if self.per_class is None else self.per_class.astype(self.dtype)
 
     def of(self, rows: slice | Array) -> Targets:
         """The targets of these rows; class weights that concern only the targets are looked up here."""
         classes, row_weight = self.picked(rows)
-        masses, class_weight = _NO_FLOATS, _NO_WEIGHT[self.dtype.name]
+        masses, class_weight = _NO_FLOATS, _NO_WEIGHT[self.dtype]
         if self.per_class is not None:
             if self.smoothed:
                 class_weight = self._class_weight()
             else:
                 masses = self.per_class[classes]
-        return Targets(_NO_INTEGERS, classes, masses, _NO_PROBABILITIES[self.dtype.name], class_weight, row_weight)
+        return Targets(_NO_INTEGERS, classes, masses, _NO_PROBABILITIES[self.dtype], class_weight, row_weight)
 
     def block(self, start: int, stop: int, rows: int) -> Targets:
         """The targets of rows ``start`` to ``stop``."""
@@ -136,7 +136,7 @@ class IndexTargets:
             classes, row_weight = self.picked(rows)
         return ColumnTargets(
             classes.reshape(place.shape),
-            _NO_CUBE[self.dtype.name],
+            _NO_CUBE[self.dtype],
             self._class_weight(),
             row_weight.reshape(place.shape) if row_weight.size else _NO_ROW_WEIGHT,
         )
@@ -158,7 +158,7 @@ class MassTargets:
         self.points = points
         self.probabilities = probabilities
         self.cube = cube
-        self.class_weight = _NO_WEIGHT[dtype.name] if per_class is None else per_class.astype(dtype)
+        self.class_weight = _NO_WEIGHT[dtype] if per_class is None else per_class.astype(dtype)
         self.row_weight = _NO_FLOATS if per_row is None else per_row
         self.total_weight = float(rows) if per_row is None else float(per_row.sum())
 
@@ -175,7 +175,7 @@ class MassTargets:
             assert self.probabilities is not None
             return self._targets(_NO_POINTS, self.probabilities.block(start, stop), weight)
         classes, masses, first_points = self.points
-        none = _NO_PROBABILITIES[self.class_weight.dtype.name]
+        none = _NO_PROBABILITIES[self.class_weight.dtype]
         return self._targets((classes, masses, first_points[start : stop + 1]), none, weight)
 
     def _targets(self, points: tuple[Array, Array, Array], probabilities: Array, row_weight: Array) -> Targets:

@@ -138,6 +138,9 @@ def for_each(blocks: list[tuple[int, int]], work: Callable[[int, int], None], n_
 
     The first exception, Ctrl-C included, stops the others after their current block and is raised here.
     """
+    if len(blocks) == 1 and n_threads is None:
+        work(*blocks[0])
+        return
     number = get_num_threads() if n_threads is None else checked_num_threads(n_threads)
     if len(blocks) == 1 or number == 1:
         for start, stop in blocks:

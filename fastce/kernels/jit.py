@@ -103,21 +103,22 @@ class Kernel:
     def __init__(self, function: Callable[..., None], signature: Callable[[Any], tuple[Any, ...]]) -> None:
         self.function = function
         self.signature = signature
-        self._entry_points: dict[str, Callable[..., None]] = {}
+        self._entry_points: dict[np.dtype[Any], Callable[..., None]] = {}
 
     def compiled(self, dtype: np.dtype[Any]) -> Callable[..., None]:
         """The entry point for logits of this dtype; compiles it or reads it from the cache the first time."""
-        entry_point = self._entry_points.get(dtype.name)
+        entry_point = self._entry_points.get(dtype)
         if entry_point is None:
             with _compiling:
-                entry_point = self._entry_points.get(dtype.name) or self._compile(dtype.name)
+                entry_point = self._entry_points.get(dtype) or self._compile(dtype)
         return entry_point
 
-    def _compile(self, name: str) -> Callable[..., None]:
+    def _compile(self, dtype: np.dtype[Any]) -> Callable[..., None]:
+        name = dtype.name
         dispatcher = self.dispatcher(name)
         cache.attach(dispatcher, name)
         entry_point: Callable[..., None] = dispatcher.compile(self.signature(_STORAGE[name]))
-        self._entry_points[name] = entry_point
+        self._entry_points[dtype] = entry_point
         return entry_point
 
     def dispatcher(self, name: str) -> Any:
@@ -144,6 +145,8 @@ if hasattr(os, "register_at_fork"):
 
 def storage_view(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The array as kernels see it: half precision as its bits, in the integer type that stands for it."""
+    if array.dtype.char in "fd":
+        return array
     view = _VIEW.get(array.dtype.name)
     return array if view is None else array.view(view)
 
