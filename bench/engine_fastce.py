@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 from jobs import STATS, Job
 from problem import Problem
 from work import Work, named
@@ -39,7 +40,7 @@ def prepare(job: Job, problem: Problem) -> Work:
     positional, named_options = HESSIAN if job.function.endswith("hess") else CALLS[job.loss]
     options = {name: values[name] for name in named_options} | {"n_threads": problem.n_threads}
     if job.place:
-        options["out"] = out
+        options["out"] = (out, np.empty_like(out)) if job.function.endswith("hess") else out
     call = partial(getattr(fastce, job.function), *(values[name] for name in positional), **options)
     before = problem.restore if job.place == "in place" else None
     return Work(job, call, partial(_read, job), before)
@@ -47,5 +48,5 @@ def prepare(job: Job, problem: Problem) -> Work:
 
 def _read(job, result):
     if job.function == "row_stats":
-        return {name: getattr(result, name) for name in STATS}
+        return {name: result[name] for name in STATS}
     return named(job, result)
