@@ -52,5 +52,6 @@ def row_stats(xp, x, y):
     log_probs = x - total
     at_target = at(xp, x, y)
     entropy = -(xp.exp(log_probs) * log_probs).sum(-1)
-    rank = (x > at_target[..., None]).sum(-1)
+    earlier = xp.arange(x.shape[-1]) < y[..., None]
+    rank = ((x > at_target[..., None]) | ((x == at_target[..., None]) & earlier)).sum(-1)
     return total[..., 0], x.argmax(-1), entropy, at_target - total[..., 0], rank
