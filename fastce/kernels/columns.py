@@ -5,8 +5,8 @@ the end of a short row and nothing is added across lanes. Where the classes of a
 into a tile first (narrow.py); where the rows are, as along axis 0, the tile is the array itself.
 
 A group of rows is looked at for its states, which one piece of code finishes for all (states.py), and a second time for
-its gradient. What does not fit (a NaN, an infinity, a row that outgrows its guessed reference) is not mended here: its
-vector is left alone and reported, and the kernels of rows.py take it.
+its gradient. A row that does not fit (a NaN, an infinity, an outgrown reference) is not mended here: it is left alone
+and reported, and the kernels that go along a row take it.
 """
 
 import math
