@@ -156,7 +156,7 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
             finish_gradients(states, count, options.softcap)
             out, out_start, out_stride = room, 0, width
             if not narrow.gradient:
-                out, out_start, out_stride, _ = tile_of(gradient, False, o, first, count, room, width)
+                out, out_start, out_stride, _ = tile_of(gradient, False, o, first, count, room, width, False)
             write_tile(
                 states, tile, classes, count, (ratio, cap), scaled_by, masses, probabilities,
                 (out, out_start, out_stride, narrow.gradient),

@@ -12,12 +12,13 @@ from numba.extending import intrinsic
 
 from fastce.kernels.jit import inline, outlined
 from fastce.kernels.lanes import load_square, store_square, store_whole_square, transposed
-from fastce.kernels.memory import element, lanes_of, prefetch, row_pointer, set_element
-from fastce.kernels.rows import AHEAD
+from fastce.kernels.memory import element, lanes_of, load_first, prefetch, row_pointer, set_element, store
+from fastce.kernels.rows import AHEAD, to_real
 from fastce.kernels.simd import VECTOR_BYTES
 from fastce.kernels.states import FITS, GROUP
 
 TILE = 4096  # elements
+COPIED = 64  # classes at most that are copied into a tile where they are not adjacent
 
 
 class Narrow(NamedTuple):
@@ -45,7 +46,7 @@ def new_tile(typingctx, array):
 @inline
 def tile_width(classes, any_narrow):
     """How many rows are taken at a time: whole vectors, so many that the tile has room for their classes."""
-    if not any_narrow:
+    if not any_narrow and classes > COPIED:
         return GROUP
     padded = (classes + 15) // 16 * 16
     return min(GROUP, max(16, TILE // padded // 16 * 16))
@@ -63,6 +64,20 @@ def fill_tile(rows, row_stride, first, count, classes, tile, width):
                 prefetch(rows, place + j * row_stride + ahead)
             square = load_square(rows, place, row_stride, min(lanes, count - k), min(lanes, classes - c))
             store_whole_square(tile, c * width + k, width, transposed(square))
+
+
+@outlined
+def copy_tile(array, first, count, stride, classes, tile, width):
+    """tile[c * width + k] = class c of row first + k, of an array whose rows are adjacent.
+
+    Classes a power of two apart would push each other out of the cache, where they are wanted twice or three times.
+    """
+    lanes = lanes_of(array)
+    for c in range(classes):
+        for k in range(0, count, lanes):
+            place = c * stride + first + k
+            prefetch(array, place + 2 * width)
+            store(tile, c * width + k, load_first(array, place, min(lanes, count - k), to_real(array, 0.0)))
 
 
 @outlined
@@ -93,13 +108,17 @@ def row_stride_of(array):
 
 
 @inline
-def tile_of(array, is_narrow, outer, first, count, room, width):
+def tile_of(array, is_narrow, outer, first, count, room, width, to_read=True):
     """(tile, start, stride, ahead): class c of row first + k is at ``tile[start + c * stride + k]``.
 
     Of an array that is its own tile, the next one lies ``ahead``.
     """
     whole = row_pointer(array, outer)
     if not is_narrow:
-        return whole, first, array.strides[1] // array.itemsize, GROUP
+        stride, classes = array.strides[1] // array.itemsize, array.shape[1]
+        if classes > COPIED or not to_read:
+            return whole, first, stride, GROUP
+        copy_tile(whole, first, count, stride, classes, room, width)
+        return room, 0, width, 0
     fill_tile(whole, row_stride_of(array), first, count, array.shape[1], room, width)
     return room, 0, width, 0

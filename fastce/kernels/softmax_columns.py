@@ -174,7 +174,7 @@ def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits):
                 report(states, count, first, row_pointer(misfits, o))
             written = (room, 0, width)
             if not narrow_out:
-                to, to_start, to_stride, _ = tile_of(out, False, o, first, count, room, width)
+                to, to_start, to_stride, _ = tile_of(out, False, o, first, count, room, width, False)
                 written = (to, to_start, to_stride)
             for k in range(0, count, lanes):
                 write_lanes(states, tile, k, classes, min(lanes, count - k), written, narrow_out, logarithm)
