@@ -116,7 +116,7 @@ z_loss
     kernel = gradient_and_hessian_rows.compiled(rows.dtype)
 
     def work(start: int, stop: int) -> None:
-        described = call.targets.block(start, stop, rows.rows)
+        described = call.targets.block(start, stop)
         grad, hess = gradients.room(start, stop), hessians.room(start, stop)
         kernel(rows.block(start, stop), described, call.options, curvature, grad, hess, past_cache)
         gradients.put_back(start, stop, grad)

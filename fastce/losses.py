@@ -9,7 +9,6 @@ from fastce.arguments import (
     checked_out,
     choice,
     class_axis,
-    compute_dtype,
     fraction,
     not_negative,
     positive,
@@ -19,7 +18,7 @@ from fastce.arguments import (
 from fastce.kernels.targets import Options
 from fastce.layout import Rows
 from fastce.running import CrossEntropyCall, run
-from fastce.targets import mean_factor, reduced, smoothing, target_rows
+from fastce.targets import mean_factor, smoothing, target_rows
 
 
 class ValueAndGrad(NamedTuple):
@@ -69,14 +68,6 @@ def cross_entropy_call(
         n_threads=n_threads,
     )
     return CrossEntropyCall(array, axis, rows, described, options, reduction_of(reduction))
-
-
-def value_of(losses: Array, rows: Rows, reduction: str, total_weight: float) -> Any:
-    """The row losses as the reduction asks for them."""
-    if reduction == "none":
-        with np.errstate(over="ignore"):  # a loss beyond float32 is inf
-            return losses.astype(compute_dtype(rows.dtype)).reshape(rows.lead)[()]
-    return reduced(float(losses.sum()), reduction, total_weight)
 
 
 def cross_entropy(

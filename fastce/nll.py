@@ -7,7 +7,8 @@ import numpy as np
 from fastce.arguments import Array, checked_out, class_axis, real_array, reduction_of
 from fastce.kernels.targets import Targets
 from fastce.layout import Rows
-from fastce.losses import ValueAndGrad, upstream_of, value_of
+from fastce.losses import ValueAndGrad, upstream_of
+from fastce.running import RowLosses
 from fastce.targets import IndexTargets, target_rows
 
 
@@ -42,7 +43,9 @@ def _nll_value(rows: Rows, described: Targets, reduction: str, total_weight: flo
     masses = _masses_of_targets(described, rows.rows)
     picked = np.asarray(rows.view[_index_of_targets(described, rows)], dtype=np.float64).ravel()
     losses = -np.multiply(masses, picked, out=np.zeros(rows.rows), where=masses != 0.0) + 0.0
-    return value_of(losses, rows, reduction, total_weight)
+    kept = RowLosses(rows, reduction, 1)
+    kept.put(0, slice(None), losses)
+    return kept.value(total_weight)
 
 
 def nll_loss(

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from fastce.arguments import Array
 from fastce.kernels.memory import BLOCK
 from fastce.kernels.states import GROUP
 from fastce.kernels.vector import LN2, SPARE
-from fastce.threads import checked_num_threads, for_each, get_num_threads
+from fastce.threads import checked_num_threads, get_num_threads
 
 PIECE = 1 << 20  # elements; a row of more than three times as many is cut: a tenth of a millisecond must not matter
 MOST_PIECES = GROUP // 2  # of a row with one class axis: their states are columns of one table
@@ -41,17 +40,6 @@ def pieces(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[tuple[slic
         for k, start, step in zip(reversed(axes), starts, steps, strict=True):
             piece[k] = slice(start, min(start + step, shape[k]))
         yield tuple(piece)
-
-
-def in_turn(tasks: Sequence[Any], work: Callable[..., None], n_threads: int | None) -> None:
-    """Call ``work(*task)`` for all of them, in parallel."""
-
-    def of_block(first: int, last: int) -> None:
-        for task in tasks[first:last]:
-            work(*task)
-
-    if tasks:
-        for_each([(k, k + 1) for k in range(len(tasks))], of_block, n_threads)
 
 
 def groups(rows: int, parts: int, n_threads: int | None) -> Iterator[range]:

@@ -10,11 +10,11 @@ from fastce.kernels.cross_entropy_columns import cross_entropy_columns
 from fastce.kernels.jit import storage_view
 from fastce.kernels.narrow import Narrow
 from fastce.kernels.targets import Options
-from fastce.layout import Columns, CopiedColumns, Rows, columns_of, cut_columns
+from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of, cut_columns
 from fastce.pieces import is_long
 from fastce.running_long import cross_entropy_of_long_rows
 from fastce.targets import MassTargets, TargetRows, reduced
-from fastce.threads import cut_rows, for_each
+from fastce.threads import cut_rows, in_turn
 
 _NO_UPSTREAM = np.ones(1)
 
@@ -83,20 +83,18 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
     kernel = cross_entropy_rows.compiled(rows.dtype)
     none = storage_view(np.empty((0, 0), rows.dtype))
 
-    def work(first: int, last: int) -> None:
-        for k in range(first, last):
-            start, stop = blocks[k]
-            of_block = np.empty(stop - start)
-            room = none if gradient is None else gradient.room(start, stop)
-            kernel(
-                rows.block(start, stop), targets.block(start, stop, rows.rows), call.options, of_block,
-                _of_rows(upstream, slice(start, stop)), room, past_cache,
-            )  # fmt: skip
-            if gradient is not None:
-                gradient.put_back(start, stop, room)
-            losses.put(k, slice(start, stop), of_block)
+    def work(k: int, start: int, stop: int) -> None:
+        of_block = np.empty(stop - start)
+        room = none if gradient is None else gradient.room(start, stop)
+        kernel(
+            rows.block(start, stop), targets.block(start, stop), call.options, of_block,
+            _of_rows(upstream, slice(start, stop)), room, past_cache,
+        )  # fmt: skip
+        if gradient is not None:
+            gradient.put_back(start, stop, room)
+        losses.put(k, slice(start, stop), of_block)
 
-    for_each([(k, k + 1) for k in range(len(blocks))], work, n_threads)
+    in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
     return losses.value(targets.total_weight)
 
 
@@ -124,26 +122,24 @@ def _by_columns(
     kernel = cross_entropy_columns.compiled(dtype)
     none = storage_view(np.empty((0, 0, 0), dtype))
 
-    def work(first: int, last: int) -> None:
-        for k in range(first, last):
-            place = places[k]
-            of_block, misfits = np.empty(place.shape), np.zeros(place.shape, np.uint8)
-            above = _of_rows(upstream, slice(place.start, place.stop))
-            room = none if gradient is None else gradient.room(place)
-            kernel(
-                cube.block(place), narrow, targets.columns(place), call.options, of_block, misfits,
-                above.reshape(place.shape if above.size > 1 else (1, 1)),
-                room,
-            )  # fmt: skip
-            odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
-            logits = None if odd is None else call.logits.copy(odd + place.start)  # a copied block may replace them
-            if gradient is not None:
-                gradient.put_back(place, room)
-            if odd is not None and logits is not None:
-                of_block.reshape(-1)[odd] = _mended(call, logits, odd + place.start, upstream, out)
-            losses.put(k, slice(place.start, place.stop), of_block.reshape(-1))
+    def work(k: int, place: Place) -> None:
+        of_block, misfits = np.empty(place.shape), np.zeros(place.shape, np.uint8)
+        above = _of_rows(upstream, slice(place.start, place.stop))
+        room = none if gradient is None else gradient.room(place)
+        kernel(
+            cube.block(place), narrow, targets.columns(place), call.options, of_block, misfits,
+            above.reshape(place.shape if above.size > 1 else (1, 1)),
+            room,
+        )  # fmt: skip
+        odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
+        logits = None if odd is None else call.logits.copy(odd + place.start)  # a copied block may replace them
+        if gradient is not None:
+            gradient.put_back(place, room)
+        if odd is not None and logits is not None:
+            of_block.reshape(-1)[odd] = _mended(call, logits, odd + place.start, upstream, out)
+        losses.put(k, slice(place.start, place.stop), of_block.reshape(-1))
 
-    for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
+    in_turn(list(enumerate(places)), work, n_threads)
     return losses.value(targets.total_weight)
 
 

@@ -41,8 +41,9 @@ from fastce.kernels.states import (
 )
 from fastce.kernels.targets import Options, Targets
 from fastce.layout import Rows
-from fastce.pieces import groups, in_turn, leader_of, merged_sum, odd_ones, pieces, rounded_sum
+from fastce.pieces import groups, leader_of, merged_sum, odd_ones, pieces, rounded_sum
 from fastce.targets import MassTargets, TargetRows
+from fastce.threads import in_turn
 
 
 class _Pieces(NamedTuple):
@@ -74,7 +75,7 @@ class _LongRow:
 
     def __init__(self, call: _LongCall, i: int) -> None:
         self.call, self.i = call, i
-        self.targets = call.targets.block(i, i + 1, call.parts[0].logits.rows)
+        self.targets = call.targets.block(i, i + 1)
         self.weight = float(self.targets.row_weight[0]) if self.targets.row_weight.size else 1.0
         self.count = len(call.parts)
         self.found = np.zeros(FIELDS * GROUP)

@@ -8,7 +8,8 @@ import numpy as np
 from fastce.arguments import PAST_CACHE_BYTES, Array
 from fastce.kernels.long_rows import look_at_softmax_piece, write_softmax_of_piece
 from fastce.layout import Rows
-from fastce.pieces import groups, in_turn, leader_of, merged_sum, odd_ones, pieces, rounded_sum
+from fastce.pieces import groups, leader_of, merged_sum, odd_ones, pieces, rounded_sum
+from fastce.threads import in_turn
 
 
 def softmax_of_long_rows(

@@ -6,10 +6,10 @@ from fastce.arguments import PAST_CACHE_BYTES, Array, kernel_dtype
 from fastce.kernels.jit import storage_view
 from fastce.kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
-from fastce.layout import Columns, CopiedColumns, Rows, columns_of, cut_columns
+from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of, cut_columns
 from fastce.pieces import is_long, pieces
 from fastce.running_long_special import softmax_of_long_rows
-from fastce.threads import checked_num_threads, cut_rows, for_each
+from fastce.threads import checked_num_threads, cut_rows, for_each, in_turn
 
 
 def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -> Array:
@@ -31,11 +31,10 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
     row_blocks = cut_rows(rows, parts[0].row_bytes * len(parts))
     blocks = [(k, *block) for k in range(len(parts)) for block in row_blocks]
 
-    def work(first: int, end: int) -> None:
-        for k, start, stop in blocks[first:end]:
-            kernel(parts[k].block(start, stop), results[k, start:stop])
+    def work(k: int, start: int, stop: int) -> None:
+        kernel(parts[k].block(start, stop), results[k, start:stop])
 
-    for_each([(k, k + 1) for k in range(len(blocks))], work, n_threads)
+    in_turn(blocks, work, n_threads)
     return results[0] if len(parts) == 1 else logsumexp_over(results, (0,), n_threads)
 
 
@@ -44,19 +43,18 @@ def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: 
     kernel = logsumexp_columns.compiled(rows.dtype)
     results = np.empty(rows.rows, rows.dtype)
 
-    def work(first: int, last: int) -> None:
-        for place in places[first:last]:
-            here = np.empty(place.stop - place.start)
-            misfits = np.zeros(place.shape, np.uint8)
-            kernel(cube.block(place), cube.narrow, here.reshape(place.shape), misfits)
-            odd = np.flatnonzero(misfits)
-            if odd.size:
-                of_odd = np.empty(odd.size)
-                logsumexp_rows.compiled(rows.dtype)(storage_view(rows.copy(odd + place.start)), of_odd)
-                here[odd] = of_odd
-            results[place.start : place.stop] = here
+    def work(place: Place) -> None:
+        here = np.empty(place.stop - place.start)
+        misfits = np.zeros(place.shape, np.uint8)
+        kernel(cube.block(place), cube.narrow, here.reshape(place.shape), misfits)
+        odd = np.flatnonzero(misfits)
+        if odd.size:
+            of_odd = np.empty(odd.size)
+            logsumexp_rows.compiled(rows.dtype)(storage_view(rows.copy(odd + place.start)), of_odd)
+            here[odd] = of_odd
+        results[place.start : place.stop] = here
 
-    for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
+    in_turn([(place,) for place in places], work, n_threads)
     return results
 
 
@@ -95,16 +93,15 @@ def _softmax_of_columns(
     places = cut_columns(cube.shape, rows.dtype.itemsize)
     kernel = softmax_columns.compiled(rows.dtype)
 
-    def work(first: int, last: int) -> None:
-        for place in places[first:last]:
-            misfits, room = np.zeros(place.shape, np.uint8), target.room(place)
-            kernel(cube.block(place), cube.narrow, room, target.narrow, logarithm, misfits)
-            odd = np.flatnonzero(misfits)
-            if odd.size:  # in place, they are still what they were, but a copy of the block is not put back yet
-                block = rows.copy(odd + place.start)
-            target.put_back(place, room)
-            if odd.size:
-                softmax_rows.compiled(rows.dtype)(storage_view(block), storage_view(block), logarithm, False)
-                written.put(odd + place.start, block)
+    def work(place: Place) -> None:
+        misfits, room = np.zeros(place.shape, np.uint8), target.room(place)
+        kernel(cube.block(place), cube.narrow, room, target.narrow, logarithm, misfits)
+        odd = np.flatnonzero(misfits)
+        if odd.size:  # in place, they are still what they were, but a copy of the block is not put back yet
+            block = rows.copy(odd + place.start)
+        target.put_back(place, room)
+        if odd.size:
+            softmax_rows.compiled(rows.dtype)(storage_view(block), storage_view(block), logarithm, False)
+            written.put(odd + place.start, block)
 
-    for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
+    in_turn([(place,) for place in places], work, n_threads)

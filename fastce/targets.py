@@ -14,7 +14,7 @@ from fastce.arguments import Array, compute_dtype, integer, plain_array, real_ar
 from fastce.kernels.cross_entropy_columns import ColumnTargets
 from fastce.kernels.targets import Targets
 from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of
-from fastce.threads import for_each
+from fastce.threads import in_turn
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
 NO_CLASS = 1 << 64  # an index that no integer has
@@ -36,8 +36,6 @@ class IndexTargets:
     index that is out of range would read somebody else's memory, and another thread may change the caller's array.
     """
 
-    probabilities = None
-
     def __init__(
         self, indices: Array, classes: int, ignored_class: int, per_class: Array | None, per_row: Array | None,
         dtype: np.dtype[Any], smoothed: bool, n_threads: int | None,
@@ -57,15 +55,14 @@ class IndexTargets:
         size = self.indices.size
         if size <= CHECKED_AT_A_TIME:
             return self._weight_of(slice(0, size))
-        places = [slice(k, min(k + CHECKED_AT_A_TIME, size)) for k in range(0, size, CHECKED_AT_A_TIME)]
-        of_places = np.zeros(len(places))
+        starts = range(0, size, CHECKED_AT_A_TIME)
+        of_blocks = np.zeros(len(starts))
 
-        def work(first: int, last: int) -> None:
-            for k in range(first, last):
-                of_places[k] = self._weight_of(places[k])
+        def work(k: int, start: int) -> None:
+            of_blocks[k] = self._weight_of(slice(start, min(start + CHECKED_AT_A_TIME, size)))
 
-        for_each([(k, k + 1) for k in range(len(places))], work, n_threads)
-        return float(of_places.sum())
+        in_turn(list(enumerate(starts)), work, n_threads)
+        return float(of_blocks.sum())
 
     def _weight_of(self, rows: slice) -> float:
         if self.per_class is None and self.per_row is None and self._are_plain(self.indices[rows]):
@@ -124,7 +121,7 @@ class IndexTargets:
                 masses = self.per_class[classes]
         return Targets(_NO_INTEGERS, classes, masses, _NO_PROBABILITIES[self.dtype], class_weight, row_weight)
 
-    def block(self, start: int, stop: int, rows: int) -> Targets:
+    def block(self, start: int, stop: int) -> Targets:
         """The targets of rows ``start`` to ``stop``."""
         return self.of(slice(start, stop))
 
@@ -168,7 +165,7 @@ class MassTargets:
         weight = self.row_weight[rows] if self.row_weight.size else self.row_weight
         return self._targets(_NO_POINTS, self.probabilities.copy(rows), weight)
 
-    def block(self, start: int, stop: int, rows: int) -> Targets:
+    def block(self, start: int, stop: int) -> Targets:
         """The targets of rows ``start`` to ``stop``."""
         weight = self.row_weight[start:stop]
         if self.points is None:

@@ -9,10 +9,11 @@ no bit of any result.
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 BLOCK_BYTES = 1 << 20  # a block is worth the few microseconds that it costs, and still fits a second-level cache
 LARGEST_BLOCK_BYTES = 1 << 25  # Ctrl-C is heard between blocks
@@ -166,6 +167,17 @@ def for_each(blocks: list[tuple[int, int]], work: Callable[[int, int], None], n_
     for helper in helpers:
         if not helper.cancelled():
             helper.result()
+
+
+def in_turn(tasks: Sequence[tuple[Any, ...]], work: Callable[..., None], n_threads: int | None) -> None:
+    """Call ``work(*task)`` for all of them, as `for_each` does for blocks."""
+
+    def of_block(first: int, last: int) -> None:
+        for task in tasks[first:last]:
+            work(*task)
+
+    if tasks:
+        for_each([(k, k + 1) for k in range(len(tasks))], of_block, n_threads)
 
 
 def _start(task: Callable[[], None], count: int) -> list[Future[None]]:
