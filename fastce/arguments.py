@@ -10,7 +10,6 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 Array = np.ndarray[Any, Any]
 
-PAST_CACHE_BYTES = 1 << 23  # larger results are written past the cache, which they would only sweep
 _HALF = ("float16", "bfloat16")
 _NATIVE = ("float32", "float64", *_HALF)
 

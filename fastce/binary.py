@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import (
-    PAST_CACHE_BYTES,
     Array,
     checked_out,
     compute_dtype,
@@ -17,7 +16,7 @@ from fastce.arguments import (
 from fastce.kernels.binary import binary_rows
 from fastce.kernels.jit import storage_view
 from fastce.kernels.simd import VECTOR_BYTES
-from fastce.layout import Rows
+from fastce.layout import Rows, goes_past_cache
 from fastce.losses import ValueAndGrad, upstream_of
 from fastce.targets import reduced
 from fastce.threads import cut_rows, for_each
@@ -186,7 +185,7 @@ def _fill(
     blocks = cut_rows(x.rows, x.row_bytes) if logits.size else []
     sums = np.empty(len(blocks))
     plain = not varies and outputs[0] is None and all(a.flat[0] == 1.0 for a in factors[:2] if a.size)
-    past_cache = any(a is not None and a.nbytes > PAST_CACHE_BYTES for a in outputs)
+    past_cache = any(a is not None and goes_past_cache(a) for a in outputs)
     kernel = binary_rows.compiled(dtype)
 
     def work(first: int, end: int) -> None:

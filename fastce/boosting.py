@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import PAST_CACHE_BYTES, Array, checked_out, choice, overlap
+from fastce.arguments import Array, checked_out, choice, overlap
 from fastce.kernels.boosting import Curvature, gradient_and_hessian_rows
-from fastce.layout import Rows
+from fastce.layout import Rows, goes_past_cache
 from fastce.losses import cross_entropy_call
 from fastce.running import CrossEntropyCall
 from fastce.threads import cut_rows, for_each
@@ -112,7 +112,7 @@ z_loss
     curvature = _curvature(choice(hessian, "hessian", ("exact", "xgboost", "lightgbm")), rows.classes)
     result = _checked_pair(out, call, [targets, weight, sample_weight])
     gradients, hessians = Rows(result.grad, call.axis), Rows(result.hess, call.axis)
-    past_cache = 2 * result.grad.nbytes > PAST_CACHE_BYTES
+    past_cache = goes_past_cache(result.hess)
     kernel = gradient_and_hessian_rows.compiled(rows.dtype)
 
     def work(start: int, stop: int) -> None:

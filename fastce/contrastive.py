@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import (
-    PAST_CACHE_BYTES,
     Array,
     checked_out,
     compute_dtype,
@@ -19,7 +18,7 @@ from fastce.arguments import (
 from fastce.kernels.clip import clip_gradient, clip_sums
 from fastce.kernels.softmax import row_states
 from fastce.kernels.vector import SPARE
-from fastce.layout import Rows
+from fastce.layout import Rows, goes_past_cache
 from fastce.positives import Positives, positives_of
 from fastce.threads import cut_rows, for_each
 
@@ -169,7 +168,7 @@ def clip_loss_value_and_grad(
     together = _brought_together(of_rows, of_columns, dtype)
     of_rows, of_columns = np.ascontiguousarray(of_rows.T), of_columns.astype(compute_dtype(dtype))
     scale_gradient = np.empty(call.similarity.rows)
-    past_cache = out.nbytes > PAST_CACHE_BYTES
+    past_cache = goes_past_cache(out, call.similarity.view)
     kernel = clip_gradient.compiled(dtype)
 
     def work(start: int, stop: int) -> None:

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import PAST_CACHE_BYTES, Array
+from fastce.arguments import Array
 from fastce.kernels.floors import copy_elements, read_elements, scale_elements, write_elements
 from fastce.kernels.jit import storage_view
+from fastce.layout import goes_past_cache
 from fastce.threads import cut_rows, for_each
 
 
@@ -29,7 +30,7 @@ def reading(array: Array) -> Move:
 def copying(array: Array, out: Array) -> Move:
     """Copy; past the cache if the array is large."""
     (dtype, words), (_, target) = _words(array), _words(out)
-    kernel, past_cache = copy_elements.compiled(dtype), out.nbytes > PAST_CACHE_BYTES
+    kernel, past_cache = copy_elements.compiled(dtype), goes_past_cache(out)
     return Move(
         lambda start, stop: kernel(words[start:stop], target[start:stop], past_cache), words.size, 2 * array.nbytes
     )
@@ -38,7 +39,7 @@ def copying(array: Array, out: Array) -> Move:
 def writing(out: Array) -> Move:
     """Write zeros; past the cache if the array is large."""
     dtype, words = _words(out)
-    kernel, past_cache = write_elements.compiled(dtype), out.nbytes > PAST_CACHE_BYTES
+    kernel, past_cache = write_elements.compiled(dtype), goes_past_cache(out)
     return Move(lambda start, stop: kernel(words[start:stop], 0.0, past_cache), words.size, out.nbytes)
 
 

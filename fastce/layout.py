@@ -16,6 +16,12 @@ from fastce.kernels.states import GROUP
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES
 
 LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
+PAST_CACHE_BYTES = 1 << 23
+
+
+def goes_past_cache(out: Array, source: Array | None = None) -> bool:
+    """Whether a result is written past the cache, which it would only sweep; not over its source, which is in there."""
+    return out.nbytes > PAST_CACHE_BYTES and (source is None or not np.may_share_memory(out, source))
 
 
 class Rows:

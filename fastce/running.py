@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import PAST_CACHE_BYTES, Array, compute_dtype
+from fastce.arguments import Array, compute_dtype
 from fastce.kernels.cross_entropy import cross_entropy_rows
 from fastce.kernels.cross_entropy_columns import cross_entropy_columns
 from fastce.kernels.jit import storage_view
 from fastce.kernels.narrow import Narrow
 from fastce.kernels.targets import Options
-from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of, cut_columns
+from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of, cut_columns, goes_past_cache
 from fastce.pieces import is_long
 from fastce.running_long import cross_entropy_of_long_rows
 from fastce.targets import MassTargets, TargetRows, reduced
@@ -79,7 +79,7 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
     blocks = cut_rows(rows.rows, rows.row_bytes)
     losses = RowLosses(rows, call.reduction, len(blocks))
     gradient = None if out is None else Rows(out, call.axis)
-    past_cache = out is not None and out.nbytes > PAST_CACHE_BYTES
+    past_cache = out is not None and goes_past_cache(out, call.array)
     kernel = cross_entropy_rows.compiled(rows.dtype)
     none = storage_view(np.empty((0, 0), rows.dtype))
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import PAST_CACHE_BYTES, Array
+from fastce.arguments import Array
 from fastce.kernels.long_rows import (
     add_points_of_piece,
     finish_long_gradient,
@@ -40,7 +40,7 @@ from fastce.kernels.states import (
     X_TARGET,
 )
 from fastce.kernels.targets import Options, Targets
-from fastce.layout import Rows
+from fastce.layout import Rows, goes_past_cache
 from fastce.pieces import groups, leader_of, merged_sum, odd_ones, pieces, rounded_sum
 from fastce.targets import MassTargets, TargetRows
 from fastce.threads import in_turn
@@ -240,7 +240,7 @@ def cross_entropy_of_long_rows(
     if isinstance(targets, MassTargets) and probabilities is not None:
         targets = copy.copy(targets)
         targets.probabilities = parts[0].probabilities  # the others piece by piece: a row may have to be copied
-    past_cache = gradient is not None and gradient.view.nbytes > PAST_CACHE_BYTES
+    past_cache = gradient is not None and goes_past_cache(gradient.view, logits.view)
     call = _LongCall(
         parts, targets, options, logits.dtype, 1.0 if options.softcap > 0.0 else options.logit_scale, past_cache,
         target_to_leave_out.compiled(logits.dtype),

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import PAST_CACHE_BYTES, Array
+from fastce.arguments import Array
 from fastce.kernels.long_rows import look_at_softmax_piece, write_softmax_of_piece
-from fastce.layout import Rows
+from fastce.layout import Rows, goes_past_cache
 from fastce.pieces import groups, leader_of, merged_sum, odd_ones, pieces, rounded_sum
 from fastce.threads import in_turn
 
@@ -18,7 +18,7 @@ def softmax_of_long_rows(
     """Softmax over these axes, or its logarithm, into ``out``, which may be the array itself."""
     places = list(pieces(array.shape, axes))
     parts = [(Rows(array[place], axes, dtype), Rows(out[place], axes, dtype)) for place in places]
-    past_cache = out.nbytes > PAST_CACHE_BYTES
+    past_cache = goes_past_cache(out, array)
     look_at, write_to = look_at_softmax_piece.compiled(dtype), write_softmax_of_piece.compiled(dtype)
     for group in groups(parts[0][0].rows, len(parts), n_threads):
         found = np.zeros((len(group), len(parts), 3))

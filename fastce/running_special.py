@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from fastce.arguments import PAST_CACHE_BYTES, Array, kernel_dtype
+from fastce.arguments import Array, kernel_dtype
 from fastce.kernels.jit import storage_view
 from fastce.kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
-from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of, cut_columns
+from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of, cut_columns, goes_past_cache
 from fastce.pieces import is_long, pieces
 from fastce.running_long_special import softmax_of_long_rows
 from fastce.threads import checked_num_threads, cut_rows, for_each, in_turn
@@ -71,7 +71,7 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
         softmax_of_long_rows(array, axes, out, dtype, n_threads, logarithm=logarithm)
         return
     kernel = softmax_rows.compiled(dtype)
-    past_cache = out.nbytes > PAST_CACHE_BYTES
+    past_cache = goes_past_cache(out, array)
 
     def work(start: int, stop: int) -> None:
         room = written.room(start, stop)

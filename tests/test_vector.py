@@ -12,8 +12,7 @@ from numba import types
 
 import fastce
 from fastce.kernels.jit import inline, kernel, matrix
-from fastce.kernels.memory import lanes_of, load, row_pointer, store
-from fastce.kernels.rows import to_real
+from fastce.kernels.memory import lanes_of, load, row_pointer, store, to_real
 from fastce.kernels.vector import exp, log1p, scaling, tanh
 
 F32 = np.dtype(np.float32)

@@ -13,10 +13,12 @@ import math
 
 from numba import types
 
+from fastce.kernels.blocks import AHEAD
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.logarithm import log1p as wide_log1p
 from fastce.kernels.memory import (
     BLOCK,
+    copy_stretch,
     elements,
     finish_stores,
     lanes_of,
@@ -25,8 +27,8 @@ from fastce.kernels.memory import (
     row_pointer,
     scratch_block,
     store,
+    to_real,
 )
-from fastce.kernels.rows import AHEAD, copy_stretch, to_real
 from fastce.kernels.simd import add_wide, copysign, fma, sum_wide, where_less, where_zero, zeros_wide
 from fastce.kernels.vector import SPARE, exp, log1p, scaling
 

@@ -18,33 +18,30 @@ from typing import NamedTuple
 
 from numba import types
 
-from fastce.kernels.cross_entropy import (
-    PREFETCHED,
-    capped_element,
-    fill_row,
-    find_states,
-    gradient_of_point,
-    types_of_loss,
+from fastce.kernels.blocks import (
+    block_maximum,
+    capping,
+    end_of_block,
+    on_block,
+    put_vector,
+    row_maximum,
+    row_to_send_for,
+    write_vectors,
 )
+from fastce.kernels.cross_entropy import capped_element, fill_row, find_states, gradient_of_point, types_of_loss
 from fastce.kernels.jit import inline, kernel, matrix, structure
 from fastce.kernels.memory import (
     elements_to_boundary,
     finish_stores,
     lanes_of,
-    load,
-    load_first,
-    next_step,
-    prefetch,
     row_pointer,
     scratch_block,
     set_element,
-    store,
-    store_first,
-    store_past_cache,
+    to_real,
     wide_scratch_block,
 )
 from fastce.kernels.ranks import first_index
-from fastce.kernels.rows import block_maximum, capping, end_of_block, masses_at, on_block, row_maximum, to_real
+from fastce.kernels.rows import masses_at
 from fastce.kernels.simd import fma, where_less
 from fastce.kernels.states import (
     EXP_TARGET,
@@ -63,7 +60,7 @@ from fastce.kernels.states import (
 )
 from fastce.kernels.statistics import reference_of, row_pass
 from fastce.kernels.targets import dense_part, mass_of_point, targets_of_row, weight_of_row
-from fastce.kernels.vector import exp_in_float64, exp_parts, scaling
+from fastce.kernels.vector import exp, exp_in_float64, scaling
 
 
 class Curvature(NamedTuple):
@@ -94,7 +91,7 @@ def dominating_class(row, classes, options, state, room):
         return left_out, exp_y, rest
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     scale = 1.0 if options.softcap > 0.0 else options.logit_scale
-    largest, _ = row_maximum(row, classes, (ratio, cap), room)
+    largest = row_maximum(row, classes, (ratio, cap), room)
     if 2.0 * exp_in_float64(largest - offset, exponent, scale) < total:
         return -1, 0.0, 0.0
     reference = reference_of(row, exponent, 0.0, scaled_by)
@@ -140,53 +137,27 @@ def hessian_of_point(row, c, gradient, dominating, state, options, factors, lowe
 
 
 @inline
-def derivatives_of_vector(x, minus_q, reference, constants, cap):
-    """(gradient, Hessian) of a vector of classes that all have at most half of the probability."""
-    exponent, offset, to_p = reference
+def write_derivatives(x, i, count, past_cache, rest):
+    """Gradient and Hessian of a vector of classes that all have at most half of the probability."""
+    dense, (gradient_row, hessian_row), (exponent, offset, to_p), constants, (inverse_cap, bend, one) = rest
     of_p, linear, quadratic, lowest = constants
-    inverse_cap, bend, one = cap
-    a, power = exp_parts(x, exponent, to_p)
-    p = a * power
-    gradient = fma(p, of_p, minus_q)
+    p = exp(x, exponent, to_p)
+    gradient = fma(p, of_p, masses_at(dense, i, count))
     hessian = p * (linear - p * quadratic)
     if inverse_cap > 0:
         t = (x + offset) * inverse_cap
         slope = one - t * t
         gradient = gradient * slope
         hessian = slope * slope * hessian - t * gradient * bend
-    return gradient, where_less(hessian, lowest, lowest, hessian)
+    put_vector(gradient_row, i, gradient, count, past_cache)
+    put_vector(hessian_row, i, where_less(hessian, lowest, lowest, hessian), count, past_cache)
 
 
 @inline
 def write_derivatives_of_block(block, first, start, stop, rest):
-    """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
-    dense, outputs, reference, constants, cap, past_cache, next_row = rest
-    gradient, hessian = outputs
-    lanes = lanes_of(block)
-    nothing = to_real(block, 0.0)
-    to_block, i = first - start, start
-    while i < stop:
-        whole, count = next_step(gradient, i, stop, past_cache)
-        if count > 0:
-            x = load_first(block, i + to_block, count, nothing)
-            minus_q = masses_at(dense, i, count)
-            g, h = derivatives_of_vector(x, minus_q, reference, constants, cap)
-            store_first(gradient, i, g, count)
-            store_first(hessian, i, h, count)
-            i += count
-            continue
-        for _ in range(whole):
-            x, minus_q = load(block, i + to_block), masses_at(dense, i, lanes)
-            g, h = derivatives_of_vector(x, minus_q, reference, constants, cap)
-            if past_cache:
-                if i < PREFETCHED:
-                    prefetch(next_row, i)
-                store_past_cache(gradient, i, g)
-                store_past_cache(hessian, i, h)
-            else:
-                store(gradient, i, g)
-                store(hessian, i, h)
-            i += lanes
+    """The derivatives of the elements from ``start`` to ``stop``, none of which is computed alone."""
+    how, rest_of_vector = rest
+    write_vectors(write_derivatives, block, first, start, stop, how, rest_of_vector)
 
 
 @inline
@@ -241,8 +212,9 @@ def write_derivatives_of_row(
             start += 1
             continue
         stop = min(end_of_block(start, classes, lanes_of(row)), alone)
-        rest = (dense, outputs, reference, constants, of_cap, past_cache, next_row)
-        on_block(write_derivatives_of_block, row, start, stop, (ratio, cap), reference[1], room, rest)
+        rest = (dense, outputs, reference, constants, of_cap)
+        how = gradient, past_cache, row_to_send_for(row, next_row, start)
+        on_block(write_derivatives_of_block, row, start, stop, (ratio, cap), reference[1], room, (how, rest))
         start = stop
 
 

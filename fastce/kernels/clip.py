@@ -11,6 +11,7 @@ import math
 
 from numba import types
 
+from fastce.kernels.blocks import AHEAD, end_of_block, row_maximum
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.memory import (
     element,
@@ -28,10 +29,11 @@ from fastce.kernels.memory import (
     store,
     store_first,
     store_past_cache,
+    to_real,
 )
-from fastce.kernels.rows import AHEAD, end_of_block, reference_near, row_maximum, to_real
+from fastce.kernels.rows import reference_near
 from fastce.kernels.simd import add_wide, fma, sum_wide, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, SPARE, exp, exp_parts, not_too_large, overflow_bound, scaling
+from fastce.kernels.vector import LN2, SPARE, add_exp, exp, not_too_large, overflow_bound, scaling
 
 ROWS_PER_SUM = 16  # rows that a column's sums are kept for in the compute dtype before they go to float64
 
@@ -49,13 +51,13 @@ def add_vector(x, distance, j, count, exps, distances, columns, reference, smoot
     exponent, scaled_by = reference
     column_exps, column_distances = columns
     nothing = to_real(column_exps, 0.0)
-    a, power = exp_parts(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
-    of_columns = fma(a, power, load_first(column_exps, j, count, nothing))
+    x = not_too_large(x, exponent, scaled_by)
+    of_columns = add_exp(load_first(column_exps, j, count, nothing), x, exponent, scaled_by)
     store_first(column_exps, j, of_columns, count)
     if smoothed:
         distances += distance
         store_first(column_distances, j, load_first(column_distances, j, count, nothing) + distance, count)
-    return fma(a, power, exps), distances
+    return add_exp(exps, x, exponent, scaled_by), distances
 
 
 @inline
@@ -157,11 +159,11 @@ def clip_sums(
     room = scratch_block(row)
     zero = to_real(row, 0.0)
     classes = similarity.shape[1]
-    largest = row_maximum(row, classes, (zero, zero), room)[0]
+    largest = row_maximum(row, classes, (zero, zero), room)
     for attempt in range(2):
         if attempt == 1:
             for i in range(similarity.shape[0]):
-                here = row_maximum(row_pointer(similarity, i), classes, (zero, zero), room)[0]
+                here = row_maximum(row_pointer(similarity, i), classes, (zero, zero), room)
                 if math.isfinite(here) and (here > largest or not math.isfinite(largest)):
                     largest = here
         in_range, used = sum_block(
@@ -185,9 +187,8 @@ def gradient_vector(row, i, count, of_row, of_columns, smoothing, together, noth
     if together:
         slope = fma(exp(x, exponent, column_scaling), column_share + share, slope)
     else:
-        a, power = exp_parts(x, exponent, row_scaling)
-        b, column_power = exp_parts(x, elements(of_columns[0], i, count, nothing), column_scaling)
-        slope = fma(b * column_power, column_share, fma(a, power, slope))
+        of_column = exp(x, elements(of_columns[0], i, count, nothing), column_scaling)
+        slope = fma(of_column, column_share, add_exp(slope, x, exponent, row_scaling))
     return slope, slope * where_zero(slope, nothing, x)
 
 

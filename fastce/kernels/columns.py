@@ -13,8 +13,7 @@ import math
 
 from fastce.kernels.jit import inline, outlined
 from fastce.kernels.lanes import load_real, store_real, store_where, where_equal
-from fastce.kernels.memory import lanes_of, load, load_first, prefetch, store
-from fastce.kernels.rows import to_real
+from fastce.kernels.memory import lanes_of, load, load_first, prefetch, store, to_real
 from fastce.kernels.simd import add_products, add_wide, fma, where_less, where_zero
 from fastce.kernels.states import (
     DISTANCES,

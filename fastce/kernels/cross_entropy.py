@@ -13,36 +13,30 @@ import math
 
 from numba import types
 
+from fastce.kernels.blocks import (
+    capping,
+    end_of_block,
+    guessed_maximum,
+    on_block,
+    put_vector,
+    row_to_send_for,
+    write_vectors,
+)
 from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, structure, vector
 from fastce.kernels.logarithm import log_times_power
 from fastce.kernels.memory import (
     element,
     finish_stores,
     lanes_of,
-    load,
     load_first,
-    next_step,
-    prefetch,
     row_pointer,
     scratch_block,
     set_element,
-    store,
     store_first,
-    store_past_cache,
+    to_real,
     wide_scratch_block,
 )
-from fastce.kernels.rows import (
-    add_compensated,
-    capping,
-    end_of_block,
-    guessed_maximum,
-    masses_at,
-    on_block,
-    row_state,
-    sum_of_tops,
-    to_real,
-)
-from fastce.kernels.simd import fma
+from fastce.kernels.rows import add_compensated, masses_at, row_state, sum_of_tops
 from fastce.kernels.states import (
     DISTANCES,
     EXPONENT,
@@ -79,11 +73,10 @@ from fastce.kernels.targets import (
     targets_of_row,
     weight_of_row,
 )
-from fastce.kernels.vector import SPARE, exp_in_float64, exp_parts, scaling, tanh
+from fastce.kernels.vector import SPARE, add_exp, exp_in_float64, scaling, tanh
 
 ROWS_AT_A_TIME = 16
 CACHED = 65_536  # elements of a group of rows
-PREFETCHED = 65_536  # elements of the next row that are asked for while this row's gradient is written
 
 
 @inline
@@ -213,44 +206,36 @@ def find_states(logits, first, count, options, targets, states, room, wide_room)
 
 
 @inline
-def gradient_vector(x, minus_q, reference, cap):
-    """upstream * (p_c * mass - q_c), times the derivative of the cap, 1 - (x / cap)^2.
-
-    upstream * mass / sum is a factor of exp's coefficients, so that one fma ends it.
-    """
-    exponent, offset, scaled_by = reference
-    inverse_cap, one = cap
-    a, power = exp_parts(x, exponent, scaled_by)
-    gradient = fma(a, power, minus_q)
+def write_vector(x, i, count, past_cache, rest):
+    """upstream * (p_c * mass - q_c), times the derivative of the cap, 1 - (x / cap)^2."""
+    dense, out, exponent, offset, scaled_by, inverse_cap, one = rest
+    gradient = add_exp(masses_at(dense, i, count), x, exponent, scaled_by)
     if inverse_cap > 0:
         capped = (x + offset) * inverse_cap
         gradient = gradient * (one - capped * capped)
-    return gradient
+    put_vector(out, i, gradient, count, past_cache)
+
+
+@inline
+def write_plain_vector(x, i, count, past_cache, rest):
+    """The same where q is one number and there is no cap.
+
+    upstream * mass / sum is a factor of exp's coefficients, so that one fma ends it.
+    """
+    minus_q, out, exponent, scaled_by = rest
+    put_vector(out, i, add_exp(minus_q, x, exponent, scaled_by), count, past_cache)
 
 
 @inline
 def write_gradient_of_block(block, first, start, stop, rest):
-    """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
-    dense, out, reference, cap, past_cache, next_row = rest
-    lanes = lanes_of(block)
-    nothing = to_real(block, 0.0)
-    to_block, i = first - start, start
-    while i < stop:
-        whole, count = next_step(out, i, stop, past_cache)
-        if count > 0:
-            x = load_first(block, i + to_block, count, nothing)
-            store_first(out, i, gradient_vector(x, masses_at(dense, i, count), reference, cap), count)
-            i += count
-            continue
-        for _ in range(whole):
-            gradient = gradient_vector(load(block, i + to_block), masses_at(dense, i, lanes), reference, cap)
-            if past_cache:
-                if i < PREFETCHED:
-                    prefetch(next_row, i)
-                store_past_cache(out, i, gradient)
-            else:
-                store(out, i, gradient)
-            i += lanes
+    """The gradient of the elements from ``start`` to ``stop``, none of them a point."""
+    how, of_vector = rest
+    dense, out, exponent, _, scaled_by, inverse_cap, _ = of_vector
+    if dense[3] or dense[5] or inverse_cap > 0:
+        write_vectors(write_vector, block, first, start, stop, how, of_vector)
+    else:
+        minus_q = load_first(block, first, 0, dense[1])
+        write_vectors(write_plain_vector, block, first, start, stop, how, (minus_q, out, exponent, scaled_by))
 
 
 @inline
@@ -279,9 +264,15 @@ def write_gradient_of_row(row, classes, options, targets, states, k, room, out, 
     ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
     scale = 1.0 if options.softcap > 0.0 else options.logit_scale
     offset = to_real(row, states[OFFSET + k])
-    reference = (to_real(row, states[FACTOR_EXPONENT + k]), offset, scaling(row, scale, states[FACTOR + k]))
-    of_cap = (to_real(row, 1.0 / options.softcap if options.softcap > 0.0 else 0.0), to_real(row, 1.0))
-    dense = dense_part(row, targets, options, -states[UPSTREAM + k])
+    rest = (
+        dense_part(row, targets, options, -states[UPSTREAM + k]),
+        out,
+        to_real(row, states[FACTOR_EXPONENT + k]),
+        offset,
+        scaling(row, scale, states[FACTOR + k]),
+        to_real(row, 1.0 / options.softcap if options.softcap > 0.0 else 0.0),
+        to_real(row, 1.0),
+    )
     left_out = int(states[TARGET + k])
     point, end_point = targets.first_point, targets.end_point
     start = 0
@@ -295,8 +286,8 @@ def write_gradient_of_row(row, classes, options, targets, states, k, room, out, 
             start += 1
             continue
         stop = min(stop, c)
-        rest = dense, out, reference, of_cap, past_cache, next_row
-        on_block(write_gradient_of_block, row, start, stop, (ratio, cap), offset, room, rest)
+        how = out, past_cache, row_to_send_for(row, next_row, start)
+        on_block(write_gradient_of_block, row, start, stop, (ratio, cap), offset, room, (how, rest))
         start = stop
 
 
@@ -333,7 +324,7 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
     finish_gradients(states, count, options.softcap)
     for k in range(count):
         i = first + k
-        write_gradient(logits, i, min(i + 1, rows - 1), options, targets, states, k, gradient, room, past_cache)
+        write_gradient(logits, i, min(i + count, rows - 1), options, targets, states, k, gradient, room, past_cache)
 
 
 def types_of_loss(storage):

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 from numba import types
 
+from fastce.kernels.blocks import capping
 from fastce.kernels.columns import choose_references, heaviest_of_lanes, sum_tile, write_tile
 from fastce.kernels.jit import inline, kernel, matrix, real_of, structure, vector
 from fastce.kernels.lanes import load_numbers, store_real
-from fastce.kernels.memory import element, lanes_of, load, load_first, pointer, row_pointer, store, store_first
+from fastce.kernels.memory import element, lanes_of, load, load_first, pointer, row_pointer, store, store_first, to_real
 from fastce.kernels.narrow import Narrow, new_tile, put_tile, row_stride_of, tile_of, tile_width
-from fastce.kernels.rows import capping, to_real
 from fastce.kernels.states import (
     FITS,
     LANES,

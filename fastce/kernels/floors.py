@@ -8,6 +8,7 @@ from numba import types
 
 from fastce.kernels.jit import kernel, vector
 from fastce.kernels.memory import (
+    copy_stretch,
     elements_to_boundary,
     finish_stores,
     lanes_of,
@@ -18,8 +19,8 @@ from fastce.kernels.memory import (
     store,
     store_first,
     store_past_cache,
+    to_real,
 )
-from fastce.kernels.rows import copy_stretch, to_real
 from fastce.kernels.simd import maximum_of_lanes
 
 

@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastce.kernels.jit import inline, real_of
+from fastce.kernels.jit import by_type, inline, real_of
 from fastce.kernels.simd import VECTOR_BYTES, Vector, _call_llvm, _llvm_name, _splat, vector_of
 
 BLOCK = 2048  # elements of a row that are prepared at a time; fits the smallest first-level cache
@@ -291,6 +291,16 @@ def set_element(typingctx, row, i, value):
     return types.void(row, types.int64, types.float64), codegen
 
 
+def to_real(row: Any, value: float) -> Any:
+    """A float64 in the dtype that the row is computed in."""
+
+
+@by_type(to_real)
+def _to_real(row: types.CPointer, value: Any) -> Any:
+    real = real_of(row.dtype)
+    return lambda row, value: real(value)
+
+
 @inline
 def elements(row, i, count, fill):
     """A vector whose first ``count`` elements are the row's, which has others if ``count`` is a whole vector."""
@@ -309,3 +319,23 @@ def next_step(out, i, stop, past_cache):
     if boundary > 0 or whole == 0:
         return 0, min(stop - i, boundary if boundary > 0 else lanes)
     return whole, 0
+
+
+@inline
+def copy_stretch(source, to_source, out, start, stop, past_cache):
+    """out[i] = source[i + to_source] from start to stop: whole vectors at multiples of their size in ``out``."""
+    i = start
+    while i < stop:
+        whole, count = next_step(out, i, stop, True)
+        if count > 0:
+            x = load_first(source, i + to_source, count, to_real(source, 0.0))
+            store_first(out, i, x, count)
+            i += count
+            continue
+        for _ in range(whole):
+            x = load(source, i + to_source)
+            if past_cache:
+                store_past_cache(out, i, x)
+            else:
+                store(out, i, x)
+            i += lanes_of(out)

@@ -10,10 +10,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastce.kernels.blocks import AHEAD
 from fastce.kernels.jit import inline, outlined
 from fastce.kernels.lanes import load_square, store_square, store_whole_square, transposed
-from fastce.kernels.memory import element, lanes_of, load_first, prefetch, row_pointer, set_element, store
-from fastce.kernels.rows import AHEAD, to_real
+from fastce.kernels.memory import element, lanes_of, load_first, prefetch, row_pointer, set_element, store, to_real
 from fastce.kernels.simd import VECTOR_BYTES
 from fastce.kernels.states import FITS, GROUP
 

@@ -2,9 +2,9 @@
 
 import math
 
+from fastce.kernels.blocks import block_maximum, on_block
 from fastce.kernels.jit import inline, outlined
-from fastce.kernels.memory import BLOCK, element, lanes_of, load, load_first
-from fastce.kernels.rows import block_maximum, on_block, to_real
+from fastce.kernels.memory import BLOCK, element, lanes_of, load, load_first, to_real
 from fastce.kernels.simd import add_wide, maximum_of_lanes, sum_wide, where_less, zeros_wide
 
 

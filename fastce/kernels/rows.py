@@ -11,11 +11,9 @@ from its true maximum. A row beyond 2**20 in size is moved by its maximum first,
 """
 
 import math
-from typing import Any
 
-from numba import types
-
-from fastce.kernels.jit import by_type, inline, outlined, real_of
+from fastce.kernels.blocks import on_block, row_maximum
+from fastce.kernels.jit import inline
 from fastce.kernels.lanes import lanes_in, store_real, where_equal, where_lane
 from fastce.kernels.memory import (
     BLOCK,
@@ -23,153 +21,29 @@ from fastce.kernels.memory import (
     lanes_of,
     load,
     load_first,
-    next_step,
     prefetch,
-    store,
-    store_first,
-    store_past_cache,
+    to_real,
 )
 from fastce.kernels.simd import (
     add_products,
     add_wide,
     fma,
     largest_lane,
-    maximum,
-    maximum_of_lanes,
     sum_wide,
     where_less,
     where_zero,
     zeros_wide,
 )
-from fastce.kernels.vector import (
-    LN2,
-    LOG2E,
-    SPARE,
-    exp,
-    exp_in_float64,
-    headroom,
-    largest_exponent,
-    scaling,
-    tanh,
-)
+from fastce.kernels.vector import LN2, LOG2E, SPARE, exp, exp_in_float64, headroom, largest_exponent, scaling
 
 LANES = 8  # of float64
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
-
-
-def to_real(row: Any, value: float) -> Any:
-    """A float64 in the dtype that the row is computed in."""
-
-
-@by_type(to_real)
-def _to_real(row: types.CPointer, value: Any) -> Any:
-    real = real_of(row.dtype)
-    return lambda row, value: real(value)
-
-
-@inline
-def capping(row, logit_scale, softcap):
-    """(scale / cap, cap) for `on_block`, zeros without a cap, and the scaling that is left for exp."""
-    if softcap > 0:
-        return to_real(row, logit_scale / softcap), to_real(row, softcap), scaling(row, 1.0, 1.0)
-    return to_real(row, 0.0), to_real(row, 0.0), scaling(row, logit_scale, 1.0)
-
-
-@outlined
-def fill_prepared(row, start, stop, ratio, cap, offset, room):
-    lanes = lanes_of(row)
-    for i in range(start, stop, lanes):
-        x = load(row, i) if i + lanes <= stop else load_first(row, i, stop - i, offset)
-        if cap > 0:
-            x = tanh(x * ratio) * cap
-        store(room, i - start, x - offset)
-
-
-def on_block(function: Any, row: Any, start: int, stop: int, capped_by: Any, offset: Any, room: Any, rest: Any) -> Any:
-    """function(block, first, start, stop, rest), where element ``start`` of the row is element ``first`` of the block.
-
-    The block holds numbers that exp can take: it is the row itself where that will do, else cap(x) - offset in
-    ``room``, cap(x) = cap * tanh(ratio * x). For half precision these two have different types, so that the function
-    is compiled for both.
-    """
-
-
-@by_type(on_block)
-def _on_block(
-    function: Any, row: types.CPointer, start: Any, stop: Any, capped_by: Any, offset: Any, room: Any, rest: Any
-) -> Any:
-    def for_either(function, row, start, stop, capped_by, offset, room, rest):
-        block, first = row, start
-        if capped_by[1] != 0 or offset != 0:
-            fill_prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
-            block, first = room, 0
-        return function(block, first, start, stop, rest)
-
-    def for_each_type(function, row, start, stop, capped_by, offset, room, rest):
-        if capped_by[1] != 0 or offset != 0:
-            fill_prepared(row, start, stop, capped_by[0], capped_by[1], offset, room)
-            return function(room, 0, start, stop, rest)
-        return function(row, start, start, stop, rest)
-
-    return for_either if row == room else for_each_type
-
-
-@inline
-def block_maximum(block, first, start, stop, _):
-    """The largest element, NaN if there is one."""
-    lanes = lanes_of(block)
-    lowest = to_real(block, -math.inf)
-    best = load_first(block, first, 0, lowest)
-    end = first + stop - start
-    fours_end = end - (end - first) % (4 * lanes)
-    for i in range(first, fours_end, 4 * lanes):
-        a = maximum(load(block, i), load(block, i + lanes))
-        b = maximum(load(block, i + 2 * lanes), load(block, i + 3 * lanes))
-        for k in range(4):
-            prefetch(block, i + k * lanes + AHEAD)
-        best = maximum(best, maximum(a, b))
-    for i in range(fours_end, end, lanes):
-        best = maximum(best, load_first(block, i, end - i, lowest))
-    return maximum_of_lanes(best)
-
-
-@outlined
-def row_maximum(row, classes, capped_by, room):
-    """The largest element of the capped row as float64 (NaN if there is one), and the start of its block."""
-    best, best_start = -math.inf, 0
-    for start in range(0, classes, BLOCK):
-        stop = min(start + BLOCK, classes)
-        here = float(on_block(block_maximum, row, start, stop, capped_by, to_real(row, 0.0), room, ()))
-        if here > best or math.isnan(here):
-            best, best_start = here, start
-            if math.isnan(here):
-                break
-    return best, best_start
 
 
 @inline
 def lesser_and_top(x, top):
     """Each lane holds its largest element back: (the smaller of x and top, the larger); NaN is never held back."""
     return where_less(top, x, top, x), where_less(top, x, x, top)
-
-
-@inline
-def largest_of_block(block, first, start, stop, _):
-    """The largest element as float64; NaN is passed over."""
-    lanes = lanes_of(block)
-    lowest = to_real(block, -math.inf)
-    tops = load_first(block, first, 0, lowest)
-    end = first + stop - start
-    for i in range(first, end, lanes):
-        _, tops = lesser_and_top(load_first(block, i, min(lanes, end - i), lowest), tops)
-    return float(largest_lane(tops))
-
-
-@inline
-def guessed_maximum(row, classes, capped_by, room):
-    """The largest of the first elements, as float64."""
-    stop = min(classes, 4 * lanes_of(row))
-    return on_block(largest_of_block, row, 0, stop, capped_by, to_real(row, 0.0), room, ())
 
 
 @inline
@@ -196,16 +70,27 @@ def add_stretch(block, start, stop, sums, exponent, near, scaled_by):
     exps, distances, tops = sums
     lanes = lanes_of(block)
     zero = load_first(block, start, 0, to_real(block, 0.0))
-    for chunk in range(start, stop, lanes * lanes):
-        exps_here, distances_here = zero, zero
-        for i in range(chunk, min(chunk + lanes * lanes, stop), lanes):
+    for chunk in range(start, stop, 2 * lanes * lanes):
+        exps_a, exps_b, distances_a, distances_b = zero, zero, zero, zero
+        end = min(chunk + 2 * lanes * lanes, stop)
+        pairs_end = end - (end - chunk) % (2 * lanes)
+        for i in range(chunk, pairs_end, 2 * lanes):
             prefetch(block, i + AHEAD)
-            x = load(block, i)
-            lesser, tops = lesser_and_top(x, tops)
-            exps_here += exp(lesser, exponent, scaled_by)
-            distances_here += x - near
-        exps = add_wide(exps, exps_here)
-        distances = add_wide(distances, distances_here)
+            prefetch(block, i + lanes + AHEAD)
+            a, b = load(block, i), load(block, i + lanes)
+            lesser_a, tops = lesser_and_top(a, tops)
+            lesser_b, tops = lesser_and_top(b, tops)
+            exps_a += exp(lesser_a, exponent, scaled_by)
+            exps_b += exp(lesser_b, exponent, scaled_by)
+            distances_a += a - near
+            distances_b += b - near
+        if pairs_end < end:
+            a = load(block, pairs_end)
+            lesser, tops = lesser_and_top(a, tops)
+            exps_a += exp(lesser, exponent, scaled_by)
+            distances_a += a - near
+        exps = add_wide(exps, exps_a + exps_b)
+        distances = add_wide(distances, distances_a + distances_b)
     return exps, distances, tops
 
 
@@ -298,18 +183,6 @@ def add_block(block, first, start, stop, rest):
 
 
 @inline
-def end_of_block(start, classes, lanes):
-    """Where the block around ``start`` ends; between two vectors, where the next one starts.
-
-    After a class that is handled alone, vectors soon lie again where they would have lain without it: a load across
-    two cache lines costs two.
-    """
-    if start % lanes > 0:
-        return min(start - start % lanes + lanes, classes)
-    return min(start - start % BLOCK + BLOCK, classes)
-
-
-@inline
 def add_compensated(total, x):
     """(sum, what its roundings lost) with x added (Knuth's two-sum)."""
     new = total[0] + x
@@ -359,7 +232,7 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
                 break
             largest = offset + top
         if attempt == 0 and (math.isinf(largest) or math.isnan(largest)):  # there may be NaN as well
-            largest, _ = row_maximum(row, classes, capped_by, room)
+            largest = row_maximum(row, classes, capped_by, room)
     return offset, exponent, near, sums, tops, top
 
 
@@ -368,23 +241,3 @@ def no_masses(row):
     """The `dense` part of a row without targets."""
     zero = to_real(row, 0.0)
     return zero, zero, row, False, row, False
-
-
-@inline
-def copy_stretch(source, to_source, out, start, stop, past_cache):
-    """out[i] = source[i + to_source] from start to stop: whole vectors at multiples of their size in ``out``."""
-    i = start
-    while i < stop:
-        whole, count = next_step(out, i, stop, True)
-        if count > 0:
-            x = load_first(source, i + to_source, count, to_real(source, 0.0))
-            store_first(out, i, x, count)
-            i += count
-            continue
-        for _ in range(whole):
-            x = load(source, i + to_source)
-            if past_cache:
-                store_past_cache(out, i, x)
-            else:
-                store(out, i, x)
-            i += lanes_of(out)

@@ -4,28 +4,21 @@ import math
 
 from numba import types
 
+from fastce.kernels.blocks import guessed_maximum, on_block, put_vector, row_to_send_for, write_vectors
 from fastce.kernels.jit import inline, kernel, matrix, vector
 from fastce.kernels.memory import (
     BLOCK,
     finish_stores,
-    lanes_of,
-    load,
-    load_first,
-    next_step,
-    prefetch,
     row_pointer,
     scratch_block,
-    store,
-    store_first,
-    store_past_cache,
+    to_real,
     wide_scratch_block,
 )
-from fastce.kernels.rows import guessed_maximum, no_masses, on_block, row_state, sum_of_tops, to_real
+from fastce.kernels.rows import no_masses, row_state, sum_of_tops
 from fastce.kernels.states import EXPONENT, LOSS, OFFSET, REST, X_TARGET, finish_logsumexp, new_states
 from fastce.kernels.vector import exp, exp_in_float64, scaling
 
 ROWS_AT_A_TIME = 16
-PREFETCHED = 65_536  # elements of the next row that are asked for while this row's result is written
 
 
 @inline
@@ -90,40 +83,21 @@ def row_states(logits, scale, sums, exponents):
 
 
 @inline
-def softmax_vector(x, reference, shifts, logarithm):
+def write_vector(x, i, count, past_cache, rest):
     """Either factor * exp(x) / 2**exponent or (x - largest) - log(sum / exp(largest)).
 
     The factor comes last, so that results below the smallest normal number are not lost.
     """
-    exponent, factor, scaled_by = reference
-    largest, log_sum = shifts
-    if logarithm:
-        return (x - largest) - log_sum
-    return exp(x, exponent, scaled_by) * factor
+    out, (exponent, factor, scaled_by), (largest, log_sum), logarithm = rest
+    y = (x - largest) - log_sum if logarithm else exp(x, exponent, scaled_by) * factor
+    put_vector(out, i, y, count, past_cache)
 
 
 @inline
 def write_block(block, first, start, stop, rest):
-    """Whole vectors, past the cache if so asked, and the partial ones at either end; the next row is sent for."""
-    out, reference, shifts, logarithm, past_cache, next_row = rest
-    lanes = lanes_of(block)
-    to_block, i = first - start, start
-    while i < stop:
-        whole, count = next_step(out, i, stop, past_cache)
-        if count > 0:
-            x = load_first(block, i + to_block, count, to_real(block, 0.0))
-            store_first(out, i, softmax_vector(x, reference, shifts, logarithm), count)
-            i += count
-            continue
-        for _ in range(whole):
-            y = softmax_vector(load(block, i + to_block), reference, shifts, logarithm)
-            if past_cache:
-                if i < PREFETCHED:
-                    prefetch(next_row, i)
-                store_past_cache(out, i, y)
-            else:
-                store(out, i, y)
-            i += lanes
+    """The result of the elements from ``start`` to ``stop``."""
+    how, rest_of_vector = rest
+    write_vectors(write_vector, block, first, start, stop, how, rest_of_vector)
 
 
 @inline
@@ -153,8 +127,9 @@ def write_row(row, classes, out, next_row, found, logarithm, room, past_cache):
         if not math.isfinite(found[0]):
             offset, factor = zero, to_real(row, math.nan)
     reference = exponent, factor, scaling(row, 1.0, 1.0)
-    rest = (out, reference, shifts, logarithm, past_cache, next_row)
     for start in range(0, classes, BLOCK):
+        how = out, past_cache, row_to_send_for(row, next_row, start)
+        rest = how, (out, reference, shifts, logarithm)
         on_block(write_block, row, start, min(start + BLOCK, classes), (zero, zero), offset, room, rest)
 
 

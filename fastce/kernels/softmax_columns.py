@@ -13,9 +13,8 @@ from fastce.kernels.columns import NARROW, choose_references, sum_tile
 from fastce.kernels.jit import inline, kernel, matrix, outlined
 from fastce.kernels.lanes import any_nan, load_real, store_real, store_where, where_equal
 from fastce.kernels.logarithm import log_times_power
-from fastce.kernels.memory import lanes_of, load, load_first, row_pointer, scratch_block, store, store_first
+from fastce.kernels.memory import lanes_of, load, load_first, row_pointer, scratch_block, store, store_first, to_real
 from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_width
-from fastce.kernels.rows import to_real
 from fastce.kernels.simd import where_less
 from fastce.kernels.states import (
     EXPONENT,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from numba import types
 
+from fastce.kernels.blocks import AHEAD, guessed_maximum, on_block
 from fastce.kernels.jit import inline, kernel, matrix, structure, vector
 from fastce.kernels.logarithm import log_times_power
 from fastce.kernels.memory import (
@@ -26,18 +27,13 @@ from fastce.kernels.memory import (
     prefetch,
     row_pointer,
     scratch_block,
-)
-from fastce.kernels.ranks import first_index, maximum_and_rank, rank_in_block
-from fastce.kernels.rows import (
-    AHEAD,
-    guessed_maximum,
-    on_block,
-    reference_near,
     to_real,
 )
+from fastce.kernels.ranks import first_index, maximum_and_rank, rank_in_block
+from fastce.kernels.rows import reference_near
 from fastce.kernels.simd import add_wide, fma, maximum_of_lanes, sum_wide, where_less, zeros_wide
 from fastce.kernels.states import above
-from fastce.kernels.vector import LN2, SPARE, exp_in_float64, exp_parts, scaling
+from fastce.kernels.vector import LN2, SPARE, add_exp, exp, exp_in_float64, scaling
 
 TOO_FAR = 36.0  # a maximum so far above the reference asks for a new one: 2**52, and the reference is 2**-60
 CANCELLED = 2.0  # how many times larger than the entropy two terms of it may be that nearly cancel
@@ -64,11 +60,9 @@ def lesser_term(x, top, sums, reference, with_entropy):
     exps, products = sums
     smaller = where_less(top, x, top, x)
     if not with_entropy:
-        a, power = exp_parts(smaller, exponent, scaled_by)
-        return fma(a, power, exps), products
+        return add_exp(exps, smaller, exponent, scaled_by), products
     smaller = where_less(smaller, lowest, lowest, smaller)
-    a, power = exp_parts(smaller, exponent, scaled_by)
-    e = a * power
+    e = exp(smaller, exponent, scaled_by)
     return exps + e, fma(e, smaller - near, products)
 
 

@@ -10,8 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 from fastce.kernels.jit import inline, outlined
-from fastce.kernels.memory import pointer, prefetch, row_pointer
-from fastce.kernels.rows import to_real
+from fastce.kernels.memory import pointer, prefetch, row_pointer, to_real
 
 
 class Options(NamedTuple):

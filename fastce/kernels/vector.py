@@ -83,29 +83,26 @@ def scaling(row: Any, scale: Any, factor: Any) -> Any:
     """
 
 
-def exp_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
-    """(a, 2**k) with a * 2**k = factor * exp(scale * x) / 2**exponent; at most 1 ulp from exact for factor 1.
+def exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    """factor * exp(scale * x) / 2**exponent, at most 1 ulp from exact for factor 1; 0 below the smallest normal number.
 
     The reference 2**exponent is a power of two, so dividing by it costs and rounds nothing: it is part of the
     constant that brings n = round(log2(e) scale x) to the low bits of a float, from where one shift makes 2**n. Scale
-    and factor are in the coefficients and cost nothing either, and whoever adds the result to something can do so
-    with the multiplication by 2**k in one fma.
+    and factor are in the polynomial's coefficients and cost nothing either.
 
-        r = x - n ln(2) / scale,  |scale r| <= ln(2)/2;   a = polynomial(r),  k = n - exponent
+        r = x - n ln(2) / scale,  |scale r| <= ln(2)/2;   the result is polynomial(r) 2**(n - exponent)
 
-    ln(2)/scale in two parts and fma make the reduction exact to 2**-49 n. Arguments whose result would be subnormal
-    are clamped to k = -bias, whose exponent field is 0, so that 2**k is exactly 0. With AVX-512, vectors take
-    `_table_parts` instead: fewer terms, and 2**k has a fraction. Nobody looks for those whose result
-    would be too large: see `not_too_large`. NaN stays NaN.
+    ln(2)/scale in two parts and fma make the reduction exact to 2**-49 n. Nobody looks for those whose result would be
+    too large: see `not_too_large`. NaN stays NaN. With AVX-512, vectors take `_table_parts`: fewer terms.
     """
+
+
+def add_exp(total: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
+    """total + `exp`, the last multiplication and the addition in one fma."""
 
 
 def not_too_large(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """x, but at most what makes exp 2**headroom: enough for a kernel to notice, finite when a few are added."""
-
-
-def exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
-    """factor * exp(scale * x) / 2**exponent, exactly 0 below the smallest normal number."""
 
 
 def exp_in_float64(x: float, exponent: float, scale: float) -> float:
@@ -165,9 +162,9 @@ def _scaling(row: types.CPointer, scale: types.Float, factor: types.Float) -> An
 def _table_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """(factor * q, T_j 2**k) with factor * exp(scale x) / 2**exponent = (factor q + factor) T_j 2**k.
 
-    As `exp_parts`, but n = round(N log2(e) scale x) / N has a fraction j/N. One permutation of a register looks up
-    T_j, so that |scale r| <= ln(2)/(2 N) and a polynomial of degree 3 (7) does. For a result not below the smallest
-    normal number, T_0 >= 1 keeps T_j 2**k normal too; below, both are anything and the caller puts 0 in their place.
+    n = round(N log2(e) scale x) / N has a fraction j/N. One permutation of a register looks up T_j, so that
+    |scale r| <= ln(2)/(2 N) and a polynomial of degree 3 (7) does. For a result not below the smallest normal number,
+    T_0 >= 1 keeps T_j 2**k normal too; below, both are anything, and the last fma is masked.
     """
 
 
@@ -188,18 +185,16 @@ def _table_parts_of(x: Any, exponent: Any, scaled_by: Any) -> Any:
     return implementation
 
 
-@by_type(exp_parts)
-def _exp_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
+def _polynomial_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    """(a, 2**k) with factor * exp(scale x) / 2**exponent = a 2**k.
+
+    Arguments whose result would be subnormal are clamped to k = -bias, whose exponent field is 0: 2**k is exactly 0.
+    """
+
+
+@by_type(_polynomial_parts)
+def _polynomial_parts_of(x: Any, exponent: Any, scaled_by: Any) -> Any:
     real = _real(x)
-    if _by_table(x):
-        zero, smallest = real(0.0), real(_BIAS[real] - 1.0)
-
-        def by_table(x, exponent, scaled_by):
-            q, power = _table_parts(x, exponent, scaled_by)
-            lowest = (exponent - smallest) * scaled_by[2]
-            return where_less(x, lowest, zero, q + scaled_by[5]), where_less(x, lowest, zero, power)
-
-        return by_table
     bias, integers = real(_BIAS[real]), real(_INTEGERS_END_HERE[real])
 
     def implementation(x, exponent, scaled_by):
@@ -215,6 +210,37 @@ def _exp_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
     return implementation
 
 
+@by_type(exp)
+def _exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    zero, smallest = _real(x)(0.0), _real(x)(_BIAS[_real(x)] - 1.0)
+
+    def by_table(x, exponent, scaled_by):
+        # rounded twice, T_j and here: q is too small for its own error to matter
+        q, power = _table_parts(x, exponent, scaled_by)
+        return where_less(x, (exponent - smallest) * scaled_by[2], zero, fma(q, power, scaled_by[5] * power))
+
+    def by_polynomial(x, exponent, scaled_by):
+        a, power = _polynomial_parts(x, exponent, scaled_by)
+        return a * power
+
+    return by_table if _by_table(x) else by_polynomial
+
+
+@by_type(add_exp)
+def _add_exp(total: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
+    smallest = _real(x)(_BIAS[_real(x)] - 1.0)
+
+    def by_table(total, x, exponent, scaled_by):
+        q, power = _table_parts(x, exponent, scaled_by)
+        return where_less(x, (exponent - smallest) * scaled_by[2], total, fma(q + scaled_by[5], power, total))
+
+    def by_polynomial(total, x, exponent, scaled_by):
+        a, power = _polynomial_parts(x, exponent, scaled_by)
+        return fma(a, power, total)
+
+    return by_table if _by_table(x) else by_polynomial
+
+
 @by_type(not_too_large)
 def _not_too_large(x: Any, exponent: Any, scaled_by: Any) -> Any:
     headroom = _real(x)(_HEADROOM[_real(x)])
@@ -222,27 +248,6 @@ def _not_too_large(x: Any, exponent: Any, scaled_by: Any) -> Any:
     def implementation(x, exponent, scaled_by):
         largest = (exponent + headroom) * scaled_by[2]
         return where_less(largest, x, largest, x)
-
-    return implementation
-
-
-@by_type(exp)
-def _exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
-    if _by_table(x):
-        zero, smallest = _real(x)(0.0), _real(x)(_BIAS[_real(x)] - 1.0)
-
-        def by_table(x, exponent, scaled_by):
-            # rounded twice, T_j and here: q is too small for its own error to matter
-            q, power = _table_parts(x, exponent, scaled_by)
-            lowest = (exponent - smallest) * scaled_by[2]
-            power = where_less(x, lowest, zero, power)
-            return fma(where_less(x, lowest, zero, q), power, scaled_by[5] * power)
-
-        return by_table
-
-    def implementation(x, exponent, scaled_by):
-        a, power = exp_parts(x, exponent, scaled_by)
-        return a * power
 
     return implementation
 
