@@ -15,6 +15,7 @@ from fastce.kernels.jit import storage_view
 from fastce.kernels.states import GROUP
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES
 
+SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory
 LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
 PAST_CACHE_BYTES = 1 << 23
 
@@ -190,7 +191,7 @@ def cut_columns(shape: tuple[int, ...], itemsize: int) -> list[Place]:
         return [Place(slice(0, outer), slice(0, rows), 0, outer * rows, (outer, rows))]
     wanted = max(BLOCK_BYTES // (classes * itemsize), outer * rows // BLOCKS, 1)
     at_once = max(1, wanted // rows)
-    step = rows if rows <= wanted else max(GROUP, wanted // GROUP * GROUP)
+    step = rows if rows <= wanted else max(SIDE_BY_SIDE, wanted // GROUP * GROUP)
     places = []
     for first in range(0, outer, at_once):
         last = min(first + at_once, outer)

@@ -120,6 +120,7 @@ def _by_columns(
     of_targets = targets.cube if isinstance(targets, MassTargets) else None
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
     kernel = cross_entropy_columns.compiled(dtype)
+    past_cache = out is not None and goes_past_cache(out, call.array)
     none = storage_view(np.empty((0, 0, 0), dtype))
 
     def work(k: int, place: Place) -> None:
@@ -128,8 +129,7 @@ def _by_columns(
         room = none if gradient is None else gradient.room(place)
         kernel(
             cube.block(place), narrow, targets.columns(place), call.options, of_block, misfits,
-            above.reshape(place.shape if above.size > 1 else (1, 1)),
-            room,
+            above.reshape(place.shape if above.size > 1 else (1, 1)), room, past_cache,
         )  # fmt: skip
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
         logits = None if odd is None else call.logits.copy(odd + place.start)  # a copied block may replace them

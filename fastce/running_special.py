@@ -92,10 +92,11 @@ def _softmax_of_columns(
 ) -> None:
     places = cut_columns(cube.shape, rows.dtype.itemsize)
     kernel = softmax_columns.compiled(rows.dtype)
+    past_cache = goes_past_cache(written.view, rows.view)
 
     def work(place: Place) -> None:
         misfits, room = np.zeros(place.shape, np.uint8), target.room(place)
-        kernel(cube.block(place), cube.narrow, room, target.narrow, logarithm, misfits)
+        kernel(cube.block(place), cube.narrow, room, target.narrow, logarithm, misfits, past_cache)
         odd = np.flatnonzero(misfits)
         if odd.size:  # in place, they are still what they were, but a copy of the block is not put back yet
             block = rows.copy(odd + place.start)

@@ -28,7 +28,7 @@ from fastce.kernels.blocks import (
     row_to_send_for,
     write_vectors,
 )
-from fastce.kernels.cross_entropy import capped_element, fill_row, find_states, gradient_of_point, types_of_loss
+from fastce.kernels.cross_entropy import fill_row, find_states, gradient_of_point, types_of_loss
 from fastce.kernels.jit import inline, kernel, matrix, structure
 from fastce.kernels.memory import (
     elements_to_boundary,
@@ -59,7 +59,7 @@ from fastce.kernels.states import (
     new_states,
 )
 from fastce.kernels.statistics import reference_of, row_pass
-from fastce.kernels.targets import dense_part, mass_of_point, targets_of_row, weight_of_row
+from fastce.kernels.targets import capped_element, dense_part, mass_of_point, scale_of, targets_of_row, weight_of_row
 from fastce.kernels.vector import exp, exp_in_float64, scaling
 
 
@@ -90,7 +90,7 @@ def dominating_class(row, classes, options, state, room):
     if exp_y > rest:
         return left_out, exp_y, rest
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    scale = scale_of(options)
     largest = row_maximum(row, classes, (ratio, cap), room)
     if 2.0 * exp_in_float64(largest - offset, exponent, scale) < total:
         return -1, 0.0, 0.0
@@ -122,7 +122,7 @@ def hessian_of_point(row, c, gradient, dominating, state, options, factors, lowe
     offset, exponent, total = state[0], state[1], state[2]
     _, _, linear, quadratic, bend = factors
     x = capped_element(row, c, options)
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    scale = scale_of(options)
     p = exp_in_float64(x - offset, exponent, scale) / total
     remainder = 1.0 - p
     if c == dominating[0]:
@@ -183,7 +183,7 @@ def write_derivatives_of_row(
     offset, exponent, total, left_out = state[0], state[1], state[2], state[4]
     ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
     fraction, power = math.frexp(total)
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    scale = scale_of(options)
     to_p = scaling(row, scale, 1.0 / fraction)
     reference = (to_real(row, exponent + power), to_real(row, offset), to_p)
     constants = (

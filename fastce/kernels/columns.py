@@ -2,19 +2,35 @@
 
 Going along the classes, a vector holds the same class of as many rows as it has lanes, so that nothing is left over at
 the end of a short row and nothing is added across lanes. Where the classes of a row are adjacent, they are transposed
-into a tile first (narrow.py); where the rows are, as along axis 0, the tile is the array itself.
+into a tile first (narrow.py); where the rows are, as along axis 0, the tile is the array itself. There a few classes
+of many rows are taken at a time, as they lie in memory: classes a power of two apart push each other out of the cache.
 
-A group of rows is looked at for its states, which one piece of code finishes for all (states.py), and a second time for
-its gradient. A row that does not fit (a NaN, an infinity, an outgrown reference) is not mended here: it is left alone
-and reported, and the kernels that go along a row take it.
+A tile is looked at for its states, which one piece of code finishes for all (states.py), and a second time for its
+gradient. In between, what a row has come to is in ``running``, one field a line, one row a column, in the dtype that
+the rows are computed in, and its sums in float64. A row that does not fit (a NaN, an infinity, an outgrown reference)
+is not mended here: it is left alone and reported, and the kernels that go along a row take it.
 """
 
 import math
 
-from fastce.kernels.jit import inline, outlined
-from fastce.kernels.lanes import load_real, store_real, store_where, where_equal
-from fastce.kernels.memory import lanes_of, load, load_first, prefetch, store, to_real
-from fastce.kernels.simd import add_products, add_wide, fma, where_less, where_zero
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastce.kernels.jit import inline, outlined, real_of
+from fastce.kernels.lanes import lesser_and_top, load_real, store_real, store_where, where_equal
+from fastce.kernels.memory import (
+    elements,
+    elements_to_boundary,
+    lanes_of,
+    load,
+    load_first,
+    prefetch,
+    store,
+    store_past_cache,
+    to_real,
+)
+from fastce.kernels.simd import VECTOR_BYTES, add_products, add_wide, fma, where_less, where_zero, zeros_wide
 from fastce.kernels.states import (
     DISTANCES,
     EXPONENT,
@@ -22,60 +38,82 @@ from fastce.kernels.states import (
     FACTOR_EXPONENT,
     FITS,
     LANES,
-    LOST,
     NEAR,
-    OFFSET,
     REST,
     REST_MASS,
     TARGET,
     TARGET_GRADIENT,
+    TOP,
     UPSTREAM,
-    X_TARGET,
 )
-from fastce.kernels.vector import LN2, LOG2E, SPARE, exp, largest_exponent, not_too_large, rounded, tanh
+from fastce.kernels.vector import LN2, LOG2E, SPARE, exp, largest_exponent, rounded, tanh, with_factor_1
 
+WIDTH = 1024  # rows of a tile at most
+LINE = WIDTH + 16  # lines a power of two apart would push each other out of the cache
 NARROW = 256  # classes that are few: all are looked at for a reference, and classes that are adjacent are transposed
 GUESS = 64  # classes that a reference is guessed from, where looking at all would be another read
-CLASSES_AT_A_TIME = 16
+ABREAST = 4  # classes whose terms are added before they go to a sum
+CLASSES_AT_A_TIME = 8  # where an array is its own tile
+
+# in `running`, while rows are summed up
+REFERENCE, BESIDE, HIGHEST, CHOSEN = 0 * LINE, 1 * LINE, 2 * LINE, 3 * LINE  # exponent, near, largest x, target class
+# and while they are written
+SHARE, AT_CHOSEN, ABOVE, FITTING = 1 * LINE, 4 * LINE, 5 * LINE, 6 * LINE  # factor, target's gradient, -upstream, FITS
+_LINES = 7
+# in `sums`, each with a second line for what its roundings lost
+EXPS, DISTANCE_SUM, MASS_SUM = 0 * LINE, 2 * LINE, 4 * LINE
+_SUMS = 6
+
+
+def _room(context, builder, real, lines):
+    element = context.get_data_type(real)
+    with builder.goto_entry_block():
+        room = builder.alloca(ir.ArrayType(element, lines * LINE))
+        room.align = VECTOR_BYTES
+    return builder.bitcast(room, element.as_pointer())
+
+
+@intrinsic
+def new_running(typingctx, tile):
+    """Room on the stack for what is known of the rows of a tile."""
+    real = real_of(tile.dtype)
+    return types.CPointer(real)(tile), lambda context, builder, sig, args: _room(context, builder, real, _LINES)
+
+
+@intrinsic
+def new_sums(typingctx):
+    """Room on the stack for the sums of the rows of a tile."""
+    real = types.float64
+    return types.CPointer(real)(), lambda context, builder, sig, args: _room(context, builder, real, _SUMS)
+
+
+@inline
+def readable(tile, k, count):
+    """How many rows from k on can be read: whole vectors of a copy, which masks would keep waiting for the cache."""
+    lanes = lanes_of(tile[0])
+    return lanes if tile[3] == 0 else min(lanes, count - k)
 
 
 @inline
 def logits_at(tile, place, count, cap):
     """A vector of logits, capped: cap * tanh(ratio * x)."""
-    x = load_first(tile, place, count, to_real(tile, 0.0))
+    x = elements(tile, place, count, to_real(tile, 0.0))
     if cap[1] > 0:
         x = tanh(x * cap[0]) * cap[1]
     return x
 
 
 @inline
-def masses_at(masses, probabilities, k, count, c):
+def masses_of_class(masses, probabilities, k, count, c):
     """The dense part of q_c: w_c (keep * t_c + spread)."""
     keep, spread, has_probabilities, weight, has_weight = masses
     tile, start, stride, _ = probabilities
     q = load_first(weight, 0, 0, spread)
     if has_probabilities:
-        q = fma(load_first(tile, start + k + c * stride, count, to_real(weight, 0.0)), keep, spread)
+        q = fma(elements(tile, start + k + c * stride, count, to_real(weight, 0.0)), keep, spread)
     if has_weight:
         q = q * weight[c]
     return q
-
-
-@inline
-def largest_of_lanes(tile, start, stride, classes, count, cap, ahead):
-    """The largest of the first classes, lane by lane, and which class that is; NaN is passed over.
-
-    ``ahead`` elements from here is what will be wanted next: the same classes of the next group of rows.
-    """
-    best = load_first(tile, 0, 0, to_real(tile, -math.inf))
-    number = load_first(tile, 0, 0, to_real(tile, -1.0))
-    for c in range(classes):
-        if ahead > 0:
-            prefetch(tile, start + c * stride + ahead)
-        x = logits_at(tile, start + c * stride, count, cap)
-        number = where_less(best, x, to_real(tile, c), number)
-        best = where_less(best, x, x, best)
-    return best, number
 
 
 @inline
@@ -90,135 +128,224 @@ def references_near(tile, largest, scale):
 
 
 @inline
-def choose_references(states, tile, classes, count, cap, scale, leave_out):
-    """The reference of every row of a tile, from all of its classes if they are few; or, to leave its class out, from
-    all in any case. Returns how many were looked at."""
-    place, start, stride, ahead = tile
-    lanes = lanes_of(place)
-    guessed_from = classes if classes <= NARROW or leave_out else GUESS
-    zero = load_first(states, 0, 0, 0.0)
-    for k in range(0, count, lanes):
-        here = min(lanes, count - k)
-        largest, number = largest_of_lanes(place, start + k, stride, guessed_from, here, cap, ahead)
-        exponent, near = references_near(place, largest, scale)
-        store_real(states, EXPONENT + k, exponent)
-        store_real(states, NEAR + k, near)
-        if leave_out:
-            store_real(states, X_TARGET + k, largest)
-            store_real(states, TARGET + k, number)
-        for j in range(k, k + lanes, LANES):
-            store(states, OFFSET + j, zero)
-            for field in (REST, DISTANCES, REST_MASS):
-                store(states, field + j, zero)
-                store(states, field + LOST + j, zero)
-    return guessed_from
+def classes_at_a_time(tile, classes):
+    """All of a copy, which is in the cache; a few where the array is its own tile."""
+    return classes if tile[3] == 0 else CLASSES_AT_A_TIME
+
+
+@inline
+def send_for_next(tile, k, first, classes):
+    """Ask for the classes that come after those from ``first`` on, where the array is its own tile."""
+    place, start, stride, itself = tile
+    if itself > 0:
+        for c in range(first + CLASSES_AT_A_TIME, min(first + 2 * CLASSES_AT_A_TIME, classes)):
+            prefetch(place, start + k + c * stride)
+
+
+@inline
+def find_largest(running, tile, classes, count, cap):
+    """HIGHEST becomes the largest of the first classes of every row; NaN is passed over."""
+    place, start, stride, _ = tile
+    step = classes_at_a_time(tile, classes)
+    for first in range(0, classes, step):
+        for k in range(0, count, lanes_of(place)):
+            send_for_next(tile, k, first, classes)
+            best = load_first(place, 0, 0, to_real(place, -math.inf))
+            if first > 0:
+                best = load(running, HIGHEST + k)
+            for c in range(first, min(first + step, classes)):
+                x = logits_at(place, start + k + c * stride, readable(tile, k, count), cap)
+                best = where_less(best, x, x, best)
+            store(running, HIGHEST + k, best)
+
+
+@inline
+def choose_references(running, tile, classes, count, cap, scale):
+    """The reference of every row of a tile, from all of its classes if they are few."""
+    place = tile[0]
+    find_largest(running, tile, classes if classes <= NARROW else GUESS, count, cap)
+    lowest = load_first(place, 0, 0, to_real(place, -math.inf))
+    for k in range(0, count, lanes_of(place)):
+        exponent, near = references_near(place, load(running, HIGHEST + k), scale)
+        store(running, REFERENCE + k, exponent)
+        store(running, BESIDE + k, near)
+        store(running, HIGHEST + k, lowest)
 
 
 @inline
 def second_part(lanes, field, k):
     """Where the second vector of `add_wide` is kept: float32 has more lanes, float64 has lost digits."""
-    return field + LOST + k if lanes == LANES else field + LANES + k
+    return field + LINE + k if lanes == LANES else field + LANES + k
 
 
 @inline
-def load_totals(states, lanes, field, k):
-    return load(states, field + k), load(states, second_part(lanes, field, k))
+def load_sum(sums, lanes, field, k, first):
+    """What has been summed up before class ``first``."""
+    if first == 0:
+        return zeros_wide()
+    return load(sums, field + k), load(sums, second_part(lanes, field, k))
 
 
 @inline
-def store_totals(states, lanes, field, k, totals):
-    store(states, field + k, totals[0])
-    store(states, second_part(lanes, field, k), totals[1])
+def store_sum(sums, lanes, field, k, total):
+    store(sums, field + k, total[0])
+    store(sums, second_part(lanes, field, k), total[1])
 
 
 @inline
-def add_classes(states, tile, k, first, stop, count, cap, scaled_by, masses, probabilities, ahead):
-    """Add exp, q (x - near) and q of these classes to one vector of rows, without their targets.
+def add_terms(x, tops, exponent, scaled_by):
+    """exp of four vectors, together, and the largest of all; each lane's largest x so far is held back."""
+    a, tops = lesser_and_top(x[0], tops)
+    b, tops = lesser_and_top(x[1], tops)
+    c, tops = lesser_and_top(x[2], tops)
+    d, tops = lesser_and_top(x[3], tops)
+    ab = exp(a, exponent, scaled_by) + exp(b, exponent, scaled_by)
+    return ab + (exp(c, exponent, scaled_by) + exp(d, exponent, scaled_by)), tops
 
-    All is added in float64 (compensated, for float64): a sum of ten float32 would already have lost a digit.
-    """
+
+@inline
+def add_classes(running, sums, tile, k, first, stop, count, cap, scaled_by, smoothed):
+    """Add exp (and x - near, if asked to) of these classes to one vector of rows."""
     place, start, stride, _ = tile
     lanes = lanes_of(place)
-    dense = masses[1] > 0 or masses[2]
-    zero = load_first(place, 0, 0, to_real(place, 0.0))
-    exponent, near = load_real(place, states, EXPONENT + k), load_real(place, states, NEAR + k)
-    target = load_real(place, states, TARGET + k)
-    exps = load_totals(states, lanes, REST, k)
-    distances, mass = load_totals(states, lanes, DISTANCES, k), load_totals(states, lanes, REST_MASS, k)
-    for c in range(first, stop):
-        number = to_real(place, c)
+    exponent, near, tops = load(running, REFERENCE + k), load(running, BESIDE + k), load(running, HIGHEST + k)
+    exps, distances = load_sum(sums, lanes, EXPS, k, first), load_sum(sums, lanes, DISTANCE_SUM, k, first)
+    end = stop - (stop - first) % ABREAST
+    for c in range(first, end, ABREAST):
         at = start + k + c * stride
-        if ahead > 0:
-            prefetch(place, at + ahead)
-        x = logits_at(place, at, count, cap)
-        e = exp(not_too_large(x, exponent, scaled_by), exponent, scaled_by)
-        exps = add_wide(exps, where_equal(target, number, zero, e))
-        if dense:
-            q = where_equal(target, number, zero, masses_at(masses, probabilities, k, count, c))
-            distances = add_products(distances, q, where_zero(q, near, x), near)
-            mass = add_wide(mass, q)
-    store_totals(states, lanes, REST, k, exps)
-    if dense:
-        store_totals(states, lanes, DISTANCES, k, distances)
-        store_totals(states, lanes, REST_MASS, k, mass)
-
-
-@outlined
-def sum_tile(states, tile, classes, count, looked_at, cap, scaled_by, masses, probabilities):
-    """The sums of every row of a tile: some classes of all rows, then the next, as they lie in memory."""
-    place, _, stride, _ = tile
-    lanes = lanes_of(place)
-    ahead = CLASSES_AT_A_TIME * stride if looked_at < classes else 0
-    for first in range(0, classes, CLASSES_AT_A_TIME):
-        stop = min(first + CLASSES_AT_A_TIME, classes)
-        for k in range(0, count, lanes):
-            add_classes(
-                states, tile, k, first, stop, min(lanes, count - k), cap, scaled_by, masses, probabilities, ahead
-            )
-    if lanes == LANES:
-        for k in range(0, count, LANES):
-            for field in (REST, DISTANCES, REST_MASS):
-                store(states, field + k, load(states, field + k) + load(states, field + LOST + k))
+        x = (
+            logits_at(place, at, count, cap),
+            logits_at(place, at + stride, count, cap),
+            logits_at(place, at + 2 * stride, count, cap),
+            logits_at(place, at + 3 * stride, count, cap),
+        )
+        terms, tops = add_terms(x, tops, exponent, scaled_by)
+        exps = add_wide(exps, terms)
+        if smoothed:
+            distances = add_wide(distances, ((x[0] - near) + (x[1] - near)) + ((x[2] - near) + (x[3] - near)))
+    for c in range(end, stop):
+        x = logits_at(place, start + k + c * stride, count, cap)
+        lesser, tops = lesser_and_top(x, tops)
+        exps = add_wide(exps, exp(lesser, exponent, scaled_by))
+        if smoothed:
+            distances = add_wide(distances, x - near)
+    store(running, HIGHEST + k, tops)
+    store_sum(sums, lanes, EXPS, k, exps)
+    if smoothed:
+        store_sum(sums, lanes, DISTANCE_SUM, k, distances)
 
 
 @inline
-def write_classes(states, tile, k, first, stop, count, cap, scaled_by, masses, probabilities, out):
-    """upstream * (p_c * mass - q_c) of these classes of one vector of rows, and their targets' from float64.
-
-    Into the array itself, only where rows fit: the others may still be needed as logits.
-    """
+def add_weighted_classes(
+    running, sums, tile, k, first, stop, count, cap, scaled_by, masses, probabilities, of_probabilities
+):
+    """The same with q (x - near), and q itself, one by one and without the targets. 0 * inf counts as 0."""
     place, start, stride, _ = tile
-    written, out_start, out_stride, to_tile = out
-    dense = masses[1] > 0 or masses[2]
+    lanes = lanes_of(place)
     zero = load_first(place, 0, 0, to_real(place, 0.0))
-    one = load_first(place, 0, 0, to_real(place, 1.0))
-    exponent, factor = load_real(place, states, FACTOR_EXPONENT + k), load_real(place, states, FACTOR + k)
-    minus_upstream = zero - load_real(place, states, UPSTREAM + k)
-    target, of_target = load_real(place, states, TARGET + k), load_real(place, states, TARGET_GRADIENT + k)
-    fitting = load_real(place, states, FITS + k)
+    exponent, near, tops = load(running, REFERENCE + k), load(running, BESIDE + k), load(running, HIGHEST + k)
+    target = load(running, CHOSEN + k)
+    exps, distances = load_sum(sums, lanes, EXPS, k, first), load_sum(sums, lanes, DISTANCE_SUM, k, first)
+    mass = load_sum(sums, lanes, MASS_SUM, k, first)
     for c in range(first, stop):
-        x = logits_at(place, start + k + c * stride, count, cap)
-        gradient = exp(x, exponent, scaled_by) * factor
-        if dense:
-            gradient = fma(minus_upstream, masses_at(masses, probabilities, k, count, c), gradient)
-        if cap[1] > 0:
-            gradient = gradient * (one - (x / cap[1]) * (x / cap[1]))
-        gradient = where_equal(target, to_real(place, c), of_target, gradient)
-        if to_tile:  # all of it: after a masked store, who reads it soon must wait for the cache
-            store(written, out_start + k + c * out_stride, gradient)
-        else:
-            store_where(written, out_start + k + c * out_stride, gradient, fitting)
+        at = start + k + c * stride
+        x = logits_at(place, at, count, cap)
+        lesser, tops = lesser_and_top(x, tops)
+        exps = add_wide(exps, exp(lesser, exponent, scaled_by))
+        q = where_equal(target, to_real(place, c), zero, masses_of_class(masses, probabilities, k, of_probabilities, c))
+        distances = add_products(distances, q, where_zero(q, near, x), near)
+        mass = add_wide(mass, q)
+    store(running, HIGHEST + k, tops)
+    store_sum(sums, lanes, EXPS, k, exps)
+    store_sum(sums, lanes, DISTANCE_SUM, k, distances)
+    store_sum(sums, lanes, MASS_SUM, k, mass)
 
 
 @outlined
-def write_tile(states, tile, classes, count, cap, scaled_by, masses, probabilities, out):
-    """The gradients of every row of a tile."""
+def sum_tile(running, sums, tile, classes, count, cap, scaled_by, masses, probabilities):
+    """The sums of every row of a tile.
+
+    Without weights and probabilities DISTANCE_SUM is that of x - near over all classes, targets too, and there only if
+    q is not 0.
+    """
+    scaled_by = with_factor_1(scaled_by)
+    step = classes_at_a_time(tile, classes)
+    for first in range(0, classes, step):
+        stop = min(first + step, classes)
+        for k in range(0, count, lanes_of(tile[0])):
+            send_for_next(tile, k, first, classes)
+            here = readable(tile, k, count)
+            if masses[2] or masses[4]:
+                of_probabilities = min(lanes_of(tile[0]), count - k)
+                add_weighted_classes(
+                    running, sums, tile, k, first, stop, here, cap, scaled_by, masses, probabilities, of_probabilities
+                )
+            else:
+                add_classes(running, sums, tile, k, first, stop, here, cap, scaled_by, masses[1] > 0)
+
+
+@inline
+def whole_sum(sums, lanes, field, k):
+    """One vector of sums; of float64, with what their roundings lost."""
+    return load(sums, field + k) + load(sums, field + LINE + k) if lanes == LANES else load(sums, field + k)
+
+
+@inline
+def put_into_states(states, running, sums, lanes, first, count, masses):
+    """What is known of a group of rows, into the table of states."""
+    varies, smoothed = masses[2] or masses[4], masses[1] > 0
+    for k in range(0, count, lanes):
+        store_real(states, EXPONENT + k, load(running, REFERENCE + first + k))
+        store_real(states, NEAR + k, load(running, BESIDE + first + k))
+        store_real(states, TOP + k, load(running, HIGHEST + first + k))
+        store_real(states, TARGET + k, load(running, CHOSEN + first + k))
+        for j in range(k, k + lanes, LANES):
+            store(states, REST + j, whole_sum(sums, lanes, EXPS, first + j))
+            if varies or smoothed:
+                store(states, DISTANCES + j, whole_sum(sums, lanes, DISTANCE_SUM, first + j))
+            if varies:
+                store(states, REST_MASS + j, whole_sum(sums, lanes, MASS_SUM, first + j))
+
+
+@inline
+def keep_for_gradient(running, states, lanes, first, count):
+    """What the gradients of a group of rows are made of, out of the table of states."""
+    for k in range(0, count, lanes):
+        store(running, REFERENCE + first + k, load_real(running, states, FACTOR_EXPONENT + k))
+        store(running, SHARE + first + k, load_real(running, states, FACTOR + k))
+        store(running, FITTING + first + k, load_real(running, states, FITS + k))
+        store(running, AT_CHOSEN + first + k, load_real(running, states, TARGET_GRADIENT + k))
+        store(running, ABOVE + first + k, load_real(running, states, UPSTREAM + k) * to_real(running, -1.0))
+
+
+@inline
+def put_lanes(out, place, y, how, fitting):
+    """Write one vector of rows; all of it, or where a row does not fit, which may still be needed, those that do."""
+    whole, past_cache = how
+    if not whole:
+        store_where(out, place, y, fitting)
+    elif past_cache:
+        store_past_cache(out, place, y)
+    else:
+        store(out, place, y)
+
+
+@inline
+def write_tile(function, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest):
+    """function(running, tile, k, first, stop, count, out, how, rest) for some classes of every vector of rows in turn.
+
+    ``how`` is for `put_lanes`: a copy is written whole, the array itself where a row fits.
+    """
     lanes = lanes_of(tile[0])
-    for first in range(0, classes, CLASSES_AT_A_TIME):
-        stop = min(first + CLASSES_AT_A_TIME, classes)
+    step = classes_at_a_time(tile, classes)
+    aligned = past_cache and not to_copy and elements_to_boundary(out[0], out[1]) == 0 and out[2] % lanes == 0
+    for first in range(0, classes, step):
+        stop = min(first + step, classes)
         for k in range(0, count, lanes):
+            send_for_next(tile, k, first, classes)
             here = min(lanes, count - k)
-            write_classes(states, tile, k, first, stop, here, cap, scaled_by, masses, probabilities, out)
+            how = to_copy or (all_fit and here == lanes), aligned
+            function(running, tile, k, first, stop, here, out, how, rest)
 
 
 @inline
@@ -227,7 +354,7 @@ def heaviest_of_lanes(tile, k, classes, count, masses, probabilities):
     best = load_first(tile, 0, 0, to_real(tile, -math.inf))
     number = load_first(tile, 0, 0, to_real(tile, -1.0))
     for c in range(classes):
-        q = masses_at(masses, probabilities, k, count, c)
+        q = masses_of_class(masses, probabilities, k, count, c)
         number = where_less(best, q, to_real(tile, c), number)
         best = where_less(best, q, q, best)
     return number

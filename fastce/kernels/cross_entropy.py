@@ -25,7 +25,6 @@ from fastce.kernels.blocks import (
 from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, structure, vector
 from fastce.kernels.logarithm import log_times_power
 from fastce.kernels.memory import (
-    element,
     finish_stores,
     lanes_of,
     load_first,
@@ -64,28 +63,21 @@ from fastce.kernels.states import (
 from fastce.kernels.targets import (
     Options,
     Targets,
+    capped_element,
     dense_mass,
     dense_part,
     heaviest_point,
     likeliest_class,
     mass_of_point,
+    scale_of,
     send_for_target,
     targets_of_row,
     weight_of_row,
 )
-from fastce.kernels.vector import SPARE, add_exp, exp_in_float64, scaling, tanh
+from fastce.kernels.vector import SPARE, add_exp, exp_in_float64, scaling
 
 ROWS_AT_A_TIME = 16
 CACHED = 65_536  # elements of a group of rows
-
-
-@inline
-def capped_element(row, c, options):
-    """One logit after softcap (and after logit_scale if there is a cap), as float64."""
-    x = element(row, c)
-    if options.softcap > 0.0:
-        return options.softcap * tanh(x * (options.logit_scale / options.softcap))
-    return x
 
 
 @outlined
@@ -117,7 +109,7 @@ def look_at_row(row, classes, options, targets, left_out, at_least, states, k, r
     offset, exponent, near, (rest, distances, rest_mass), tops, _ = row_state(
         row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense
     )
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    scale = scale_of(options)
     rest += sum_of_tops(tops, math.nan, exponent, scale, wide_room)
     if math.isinf(distances) and (varies or options.spread > 0.0):
         distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
@@ -191,7 +183,7 @@ def look_again(row, classes, options, targets, scale, states, k, room, wide_room
 def find_states(logits, first, count, options, targets, states, room, wide_room):
     """Everything that is known of ``count`` rows from ``first`` on; their losses are not weighted yet."""
     classes = logits.shape[1]
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    scale = scale_of(options)
     look_at_rows(logits, first, count, options, targets, states, room, wide_room)
     finish_states(states, 0, count, scale, options.z_loss)
     for k in range(count):
@@ -244,7 +236,7 @@ def gradient_of_point(row, c, mass, states, k, options, targets):
     if c == states[TARGET + k]:
         return states[TARGET_GRADIENT + k]
     x = capped_element(row, c, options)
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    scale = scale_of(options)
     p = exp_in_float64(x - states[OFFSET + k], states[EXPONENT + k], scale) / states[TOTAL + k]
     all_masses = states[REST_MASS + k] + states[TARGET_MASS + k] + states[Z_MASS + k]
     gradient = p * all_masses - (mass + dense_mass(targets, options, c))
@@ -262,7 +254,7 @@ def write_gradient_of_row(row, classes, options, targets, states, k, room, out, 
     is read before its place is written.
     """
     ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    scale = scale_of(options)
     offset = to_real(row, states[OFFSET + k])
     rest = (
         dense_part(row, targets, options, -states[UPSTREAM + k]),

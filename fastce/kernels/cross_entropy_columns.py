@@ -6,26 +6,63 @@ from typing import Any, NamedTuple
 from numba import types
 
 from fastce.kernels.blocks import capping
-from fastce.kernels.columns import choose_references, heaviest_of_lanes, sum_tile, write_tile
-from fastce.kernels.jit import inline, kernel, matrix, real_of, structure, vector
-from fastce.kernels.lanes import load_numbers, store_real
-from fastce.kernels.memory import element, lanes_of, load, load_first, pointer, row_pointer, store, store_first, to_real
+from fastce.kernels.columns import (
+    ABOVE,
+    AT_CHOSEN,
+    CHOSEN,
+    FITTING,
+    REFERENCE,
+    SHARE,
+    choose_references,
+    heaviest_of_lanes,
+    keep_for_gradient,
+    logits_at,
+    masses_of_class,
+    new_running,
+    new_sums,
+    put_into_states,
+    put_lanes,
+    sum_tile,
+    write_tile,
+)
+from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, structure, vector
+from fastce.kernels.lanes import load_numbers, where_equal
+from fastce.kernels.memory import (
+    element,
+    elements,
+    lanes_of,
+    load,
+    load_first,
+    pointer,
+    row_pointer,
+    store,
+    store_first,
+    to_real,
+)
 from fastce.kernels.narrow import Narrow, new_tile, put_tile, row_stride_of, tile_of, tile_width
+from fastce.kernels.simd import fma
 from fastce.kernels.states import (
-    FITS,
+    AT_TARGET,
+    DISTANCES,
+    GROUP,
     LANES,
     LOSS,
+    NEAR,
+    REST_MASS,
     TARGET,
     TARGET_MASS,
     UPSTREAM,
     X_TARGET,
     finish_gradients,
     finish_states,
+    leave_targets_out,
     mark_fitting,
     new_states,
+    report_misfits,
+    without_offset,
 )
-from fastce.kernels.targets import Options
-from fastce.kernels.vector import overflow_bound, tanh
+from fastce.kernels.targets import Options, capped, scale_of
+from fastce.kernels.vector import exp, headroom, tanh, with_factor_1
 
 
 class ColumnTargets(NamedTuple):
@@ -38,7 +75,7 @@ class ColumnTargets(NamedTuple):
 
 
 @inline
-def choose_targets(states, tile, classes, count, targets, first_row, masses, probabilities):
+def choose_targets(running, tile, classes, count, targets, first_row, masses, probabilities):
     """The class of each row that is left out of its sums: the target, or the one with most of the mass."""
     lanes = lanes_of(tile)
     for k in range(0, count, lanes):
@@ -47,43 +84,57 @@ def choose_targets(states, tile, classes, count, targets, first_row, masses, pro
             number = heaviest_of_lanes(tile, k, classes, here, masses, probabilities)
         else:
             number = load_numbers(tile, targets, first_row + k, here)
-        store_real(states, TARGET + k, number)
+        store(running, CHOSEN + k, number)
 
 
 @inline
-def look_at_targets(states, tile, classes, count, probabilities, class_weight, options, masses):
-    """The logit and the mass of each row's target."""
+def look_at_targets(states, tile, first, classes, count, options, cap):
+    """The logit of each row's target, capped in float64, and as the sums have met it."""
     place, start, stride, _ = tile
-    _, _, has_probabilities, _, has_weight = masses
     for k in range(count):
         y = int(states[TARGET + k])
-        if not 0 <= y < classes:  # probabilities that are all NaN, or indices that have changed since they were checked
-            states[X_TARGET + k] = math.nan
-            continue
-        x = element(place, start + y * stride + k)
-        if options.softcap > 0.0:
-            x = options.softcap * tanh(x * (options.logit_scale / options.softcap))
-        mass = options.keep
-        if has_probabilities:
-            mass *= element(probabilities[0], probabilities[1] + y * probabilities[2] + k)
-        mass += options.spread
+        x = math.nan  # probabilities that are all NaN, or indices that have changed since they were checked
+        if 0 <= y < classes:
+            x = element(place, start + first + y * stride + k)
         states[X_TARGET + k] = x
-        states[TARGET_MASS + k] = mass * class_weight[y] if has_weight else mass
+    if options.softcap > 0.0:
+        for k in range(count):
+            x = states[X_TARGET + k]
+            states[AT_TARGET + k] = tanh(to_real(place, x) * cap[0]) * cap[1]
+            states[X_TARGET + k] = capped(x, options)
 
 
 @inline
-def put_losses(states, count, first, row_weight, has_row_weight, losses, misfits, all_fit):
-    """Each row's weight times its loss; rows that do not fit are reported."""
+def weigh_targets(states, first, classes, count, probabilities, masses, options, at_target):
+    """The mass of each row's target and of all others together; what DISTANCES lacks of a sum over the others."""
+    _, _, has_probabilities, weight, has_weight = masses
+    if has_probabilities or has_weight:
+        for k in range(count):
+            y = min(max(int(states[TARGET + k]), 0), classes - 1)
+            mass = options.keep
+            if has_probabilities:
+                mass *= element(probabilities[0], probabilities[1] + first + y * probabilities[2] + k)
+            mass += options.spread
+            states[TARGET_MASS + k] = mass * weight[y] if has_weight else mass
+        return
+    zero = load_first(states, 0, 0, 0.0)
+    for k in range(0, count, LANES):
+        store(states, TARGET_MASS + k, zero + (options.keep + options.spread))
+        if options.spread > 0.0:
+            of_target = load(states, at_target + k) - load(states, NEAR + k)
+            store(states, DISTANCES + k, (load(states, DISTANCES + k) - of_target) * options.spread)
+            store(states, REST_MASS + k, zero + options.spread * (classes - 1))
+
+
+@inline
+def put_losses(states, count, first, row_weight, has_row_weight, losses):
+    """Each row's weight times its loss."""
     for k in range(0, count, LANES):
         here = min(LANES, count - k)
         loss = load(states, LOSS + k)
         if has_row_weight:
             loss = loss * load_first(row_weight, first + k, here, 0.0)
         store_first(losses, first + k, loss, here)
-    if not all_fit:
-        for k in range(count):
-            if states[FITS + k] == 0.0:
-                misfits[first + k] = 1
 
 
 @inline
@@ -97,6 +148,55 @@ def set_upstream(states, count, first, upstream, one_for_all, row_weight, has_ro
         store(states, UPSTREAM + k, above * scale)
 
 
+@inline
+def write_varied_classes(running, tile, k, first, stop, count, out, how, rest):
+    """upstream * (p_c * mass - q_c) of these classes of one vector of rows, and their targets' from float64."""
+    cap, scaled_by, masses, probabilities = rest
+    place, start, stride, _ = tile
+    written, out_start, out_stride = out
+    one = load_first(place, 0, 0, to_real(place, 1.0))
+    exponent, factor, target = load(running, REFERENCE + k), load(running, SHARE + k), load(running, CHOSEN + k)
+    of_target, minus_upstream = load(running, AT_CHOSEN + k), load(running, ABOVE + k)
+    fitting = load(running, FITTING + k)
+    for c in range(first, stop):
+        x = logits_at(place, start + k + c * stride, count, cap)
+        minus_q = minus_upstream * masses_of_class(masses, probabilities, k, count, c)
+        gradient = fma(exp(x, exponent, scaled_by), factor, minus_q)
+        if cap[1] > 0:
+            gradient = gradient * (one - (x / cap[1]) * (x / cap[1]))
+        gradient = where_equal(target, to_real(place, c), of_target, gradient)
+        put_lanes(written, out_start + k + c * out_stride, gradient, how, fitting)
+
+
+@inline
+def write_classes(running, tile, k, first, stop, count, out, how, rest):
+    """The same where q is one number and there is no cap."""
+    _, scaled_by, masses, _ = rest
+    place, start, stride, _ = tile
+    written, out_start, out_stride = out
+    exponent, factor, target = load(running, REFERENCE + k), load(running, SHARE + k), load(running, CHOSEN + k)
+    of_target, minus_q = load(running, AT_CHOSEN + k), load(running, ABOVE + k) * masses[1]
+    fitting = load(running, FITTING + k)
+    number = load_first(place, 0, 0, to_real(place, first))
+    for c in range(first, stop):
+        x = elements(place, start + k + c * stride, count, to_real(place, 0.0))
+        gradient = fma(exp(x, exponent, scaled_by), factor, minus_q)
+        gradient = where_equal(target, number, of_target, gradient)
+        put_lanes(written, out_start + k + c * out_stride, gradient, how, fitting)
+        number += to_real(place, 1.0)
+
+
+@outlined
+def write_gradients(running, tile, classes, count, out, to_copy, all_fit, past_cache, rest):
+    """The gradients of every row of a tile."""
+    cap, scaled_by, masses, probabilities = rest
+    rest = cap, with_factor_1(scaled_by), masses, probabilities
+    if cap[1] > 0 or masses[2] or masses[4]:
+        write_tile(write_varied_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
+    else:
+        write_tile(write_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
+
+
 def _types(storage):
     real = real_of(storage)
     cube = types.Array(storage, 3, "A")
@@ -106,11 +206,11 @@ def _types(storage):
     options = structure(Options, *(types.float64 for _ in Options._fields))
     narrow = structure(Narrow, *(types.boolean for _ in Narrow._fields))
     per_row = matrix(types.float64)
-    return cube, narrow, targets, options, per_row, matrix(types.uint8), per_row, cube
+    return cube, narrow, targets, options, per_row, matrix(types.uint8), per_row, cube, types.boolean
 
 
 @kernel(_types)
-def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, upstream, gradient):
+def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, upstream, gradient, past_cache):
     """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
 
     Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
@@ -119,15 +219,19 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
     with_gradient = gradient.shape[1] > 0
     has_probabilities = targets.probabilities.shape[1] > 0
     room, other_room = new_tile(logits), new_tile(targets.class_weight)
-    states = new_states()
-    ratio, cap, scaled_by = capping(room, options.logit_scale, options.softcap)
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    states, running, sums = new_states(), new_running(room), new_sums()
+    without_offset(states)
+    lanes = lanes_of(room)
+    ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
+    cap = ratio, capped_at
+    scale = scale_of(options)
     weight = pointer(targets.class_weight)
     masses = (
         to_real(room, options.keep), to_real(room, options.spread), has_probabilities, weight,
         targets.class_weight.shape[0] > 0,
     )  # fmt: skip
-    bound = overflow_bound(room)
+    highest = headroom(room)
+    at_target = AT_TARGET if options.softcap > 0.0 else X_TARGET
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient)
     for o in range(outer):
         row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
@@ -139,28 +243,36 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
             probabilities = (other_room, 0, 0, 0)
             if has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
-            looked_at = choose_references(states, tile, classes, count, (ratio, cap), scale, False)
             numbers = row_pointer(targets.classes, o)
-            choose_targets(states, room, classes, count, numbers, first, masses, probabilities)
-            sum_tile(states, tile, classes, count, looked_at, (ratio, cap), scaled_by, masses, probabilities)
-            look_at_targets(states, tile, classes, count, probabilities, weight, options, masses)
-            finish_states(states, 0, count, scale, options.z_loss)
-            all_fit = mark_fitting(states, count, bound)
-            put_losses(
-                states, count, first, row_weight, has_row_weight, row_pointer(losses, o), row_pointer(misfits, o),
-                all_fit,
-            )  # fmt: skip
+            choose_references(running, tile, classes, count, cap, scale)
+            choose_targets(running, room, classes, count, numbers, first, masses, probabilities)
+            sum_tile(running, sums, tile, classes, count, cap, scaled_by, masses, probabilities)
+            all_fit = True
+            for group in range(0, count, GROUP):
+                here, at = min(GROUP, count - group), first + group
+                put_into_states(states, running, sums, lanes, group, here, masses)
+                look_at_targets(states, tile, group, classes, here, options, cap)
+                weigh_targets(states, group, classes, here, probabilities, masses, options, at_target)
+                leave_targets_out(states, here, scale, at_target)
+                finish_states(states, 0, here, scale, options.z_loss)
+                put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
+                if not mark_fitting(states, here, scale, highest):
+                    all_fit = False
+                    report_misfits(states, here, at, row_pointer(misfits, o))
+                if with_gradient:
+                    set_upstream(
+                        states, here, at, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale
+                    )
+                    finish_gradients(states, here, options.softcap)
+                    keep_for_gradient(running, states, lanes, group, here)
             if not with_gradient:
                 continue
-            set_upstream(states, count, first, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale)
-            finish_gradients(states, count, options.softcap)
-            out, out_start, out_stride = room, 0, width
+            out = room, 0, width
             if not narrow.gradient:
-                out, out_start, out_stride, _ = tile_of(gradient, False, o, first, count, room, width, False)
-            write_tile(
-                states, tile, classes, count, (ratio, cap), scaled_by, masses, probabilities,
-                (out, out_start, out_stride, narrow.gradient),
-            )  # fmt: skip
+                out_room, out_start, out_stride, _ = tile_of(gradient, False, o, first, count, room, width, False)
+                out = out_room, out_start, out_stride
+            rest = cap, scaled_by, masses, probabilities
+            write_gradients(running, tile, classes, count, out, narrow.gradient, all_fit, past_cache, rest)
             if narrow.gradient:
                 to = row_pointer(gradient, o)
-                put_tile(room, width, count, classes, to, row_stride_of(gradient), first, states, all_fit)
+                put_tile(room, width, count, classes, to, row_stride_of(gradient), first, running, all_fit)

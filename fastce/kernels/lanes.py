@@ -9,9 +9,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastce.kernels.jit import real_of
+from fastce.kernels.jit import inline, real_of
 from fastce.kernels.memory import _element_pointer, _lanes_mask, _narrow, _stored_vector, _widen
-from fastce.kernels.simd import _call_llvm, _llvm_name, _real_like, _splat, vector_of
+from fastce.kernels.simd import _call_llvm, _llvm_name, _real_like, _splat, vector_of, where_less
 
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 
@@ -98,6 +98,12 @@ def split(typingctx, x):
         return context.make_tuple(builder, sig.return_type, [f, builder.sitofp(k, x.type), inverse])
 
     return types.UniTuple(x, 3)(x), codegen
+
+
+@inline
+def lesser_and_top(x, top):
+    """Each lane holds its largest element back: (the smaller of x and top, the larger); NaN is never held back."""
+    return where_less(top, x, top, x), where_less(top, x, x, top)
 
 
 # --- float64 states of rows, and back --------------------------------------------------------------------------------

@@ -12,7 +12,15 @@ from fastce.kernels.memory import finish_stores, pointer, row_pointer, scratch_b
 from fastce.kernels.softmax import found_in_row, write_row
 from fastce.kernels.softmax import look_at_row as look_at_softmax
 from fastce.kernels.states import FITS, finish_gradients, finish_states, new_states
-from fastce.kernels.targets import Options, Targets, dense_mass, heaviest_point, likeliest_class, targets_of_row
+from fastce.kernels.targets import (
+    Options,
+    Targets,
+    dense_mass,
+    heaviest_point,
+    likeliest_class,
+    scale_of,
+    targets_of_row,
+)
 
 
 def _targets(storage):
@@ -49,7 +57,7 @@ def look_at_piece(logits, targets, options, left_out, at_least, states, k):
 def finish_long_row(targets, options, states, count):
     """The loss of a row whose merged state stands in ``count`` columns; FITS is 0 if that has lost digits."""
     table = pointer(states)
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    scale = scale_of(options)
     finish_states(table, 0, count, scale, options.z_loss)
     lost = targets.probabilities.shape[0] > 0
     lost = lost and has_lost_digits(row_pointer(targets.probabilities, 0), scale, table, 0)
@@ -59,7 +67,7 @@ def finish_long_row(targets, options, states, count):
 @kernel(lambda storage: (matrix(storage), _targets(storage), _options, _table, types.int64))
 def add_points_of_piece(logits, targets, options, states, k):
     """Add the points of one piece, but the heaviest of the row, to loss and mass in column k."""
-    scale = 1.0 if options.softcap > 0.0 else options.logit_scale
+    scale = scale_of(options)
     add_points(row_pointer(logits, 0), options, targets_of_row(targets, 0), scale, pointer(states), k)
 
 

@@ -11,11 +11,12 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastce.kernels.blocks import AHEAD
+from fastce.kernels.columns import FITTING, WIDTH
 from fastce.kernels.jit import inline, outlined
 from fastce.kernels.lanes import load_square, store_square, store_whole_square, transposed
 from fastce.kernels.memory import element, lanes_of, load_first, prefetch, row_pointer, set_element, store, to_real
 from fastce.kernels.simd import VECTOR_BYTES
-from fastce.kernels.states import FITS, GROUP
+from fastce.kernels.states import GROUP
 
 TILE = 4096  # elements
 COPIED = 64  # classes at most that are copied into a tile where they are not adjacent
@@ -47,7 +48,7 @@ def new_tile(typingctx, array):
 def tile_width(classes, any_narrow):
     """How many rows are taken at a time: whole vectors, so many that the tile has room for their classes."""
     if not any_narrow and classes > COPIED:
-        return GROUP
+        return WIDTH
     padded = (classes + 15) // 16 * 16
     return min(GROUP, max(16, TILE // padded // 16 * 16))
 
@@ -81,7 +82,7 @@ def copy_tile(array, first, count, stride, classes, tile, width):
 
 
 @outlined
-def put_tile(tile, width, count, classes, rows, row_stride, first, states, all_fit):
+def put_tile(tile, width, count, classes, rows, row_stride, first, running, all_fit):
     """The inverse of `fill_tile`, of the rows that fit."""
     lanes = lanes_of(rows)
     ahead = max(AHEAD, lanes * row_stride)
@@ -96,7 +97,7 @@ def put_tile(tile, width, count, classes, rows, row_stride, first, states, all_f
                 store_square(rows, place, row_stride, here, min(lanes, classes - c), transposed(square))
         if not all_fit:
             for j in range(k, k + here):
-                if states[FITS + j] > 0.0:
+                if running[FITTING + j] > 0.0:
                     for c in range(classes):
                         set_element(rows, (first + j) * row_stride + c, element(tile, c * width + j))
 
@@ -109,15 +110,15 @@ def row_stride_of(array):
 
 @inline
 def tile_of(array, is_narrow, outer, first, count, room, width, to_read=True):
-    """(tile, start, stride, ahead): class c of row first + k is at ``tile[start + c * stride + k]``.
+    """(tile, start, stride, itself): class c of row first + k is at ``tile[start + c * stride + k]``.
 
-    Of an array that is its own tile, the next one lies ``ahead``.
+    The last is 1 where the array is its own tile, and 0 for a copy, whose vectors are whole.
     """
     whole = row_pointer(array, outer)
     if not is_narrow:
         stride, classes = array.strides[1] // array.itemsize, array.shape[1]
         if classes > COPIED or not to_read:
-            return whole, first, stride, GROUP
+            return whole, first, stride, 1
         copy_tile(whole, first, count, stride, classes, room, width)
         return room, 0, width, 0
     fill_tile(whole, row_stride_of(array), first, count, array.shape[1], room, width)

@@ -14,7 +14,7 @@ import math
 
 from fastce.kernels.blocks import on_block, row_maximum
 from fastce.kernels.jit import inline
-from fastce.kernels.lanes import lanes_in, store_real, where_equal, where_lane
+from fastce.kernels.lanes import lanes_in, lesser_and_top, store_real, where_equal, where_lane
 from fastce.kernels.memory import (
     BLOCK,
     keep_first,
@@ -30,7 +30,6 @@ from fastce.kernels.simd import (
     fma,
     largest_lane,
     sum_wide,
-    where_less,
     where_zero,
     zeros_wide,
 )
@@ -38,12 +37,6 @@ from fastce.kernels.vector import LN2, LOG2E, SPARE, exp, exp_in_float64, headro
 
 LANES = 8  # of float64
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
-
-
-@inline
-def lesser_and_top(x, top):
-    """Each lane holds its largest element back: (the smaller of x and top, the larger); NaN is never held back."""
-    return where_less(top, x, top, x), where_less(top, x, x, top)
 
 
 @inline

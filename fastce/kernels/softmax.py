@@ -15,7 +15,7 @@ from fastce.kernels.memory import (
     wide_scratch_block,
 )
 from fastce.kernels.rows import no_masses, row_state, sum_of_tops
-from fastce.kernels.states import EXPONENT, LOSS, OFFSET, REST, X_TARGET, finish_logsumexp, new_states
+from fastce.kernels.states import EXPONENT, LOSS, OFFSET, REST, TOP, finish_logsumexp, new_states
 from fastce.kernels.vector import exp, exp_in_float64, scaling
 
 ROWS_AT_A_TIME = 16
@@ -34,7 +34,7 @@ def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
     )
     states[OFFSET + k] = offset
     states[EXPONENT + k] = exponent
-    states[X_TARGET + k] = top
+    states[TOP + k] = top
     states[REST + k] = sums[0]
     if math.isfinite(offset):
         states[REST + k] += sum_of_tops(tops, top, exponent, scale, wide_room)
@@ -48,7 +48,7 @@ def logsumexp_of_state(states, k):
         return offset
     if math.isnan(states[REST + k]):
         return math.nan
-    return (offset + states[X_TARGET + k]) + states[LOSS + k]
+    return (offset + states[TOP + k]) + states[LOSS + k]
 
 
 @kernel(lambda storage: (matrix(storage), vector(types.float64)))
@@ -77,7 +77,7 @@ def row_states(logits, scale, sums, exponents):
     for i in range(logits.shape[0]):
         look_at_row(row_pointer(logits, i), logits.shape[1], scale, -math.inf, states, 0, room, wide_room)
         offset, exponent = states[OFFSET], states[EXPONENT]
-        total = states[REST] + exp_in_float64(states[X_TARGET], exponent, scale)
+        total = states[REST] + exp_in_float64(states[TOP], exponent, scale)
         sums[i] = total if math.isfinite(offset) else math.exp(offset)
         exponents[i] = exponent if math.isfinite(offset) else 0.0
 
@@ -106,7 +106,7 @@ def found_in_row(states, logarithm):
 
     Rows whose largest element is not finite are NaN; but finite elements beside +inf have the logarithm -inf.
     """
-    offset, exponent, largest, rest = states[OFFSET], states[EXPONENT], states[X_TARGET], states[REST]
+    offset, exponent, largest, rest = states[OFFSET], states[EXPONENT], states[TOP], states[REST]
     exp_largest = exp_in_float64(largest, exponent, 1.0)
     if not logarithm:
         return offset, exponent, rest + exp_largest

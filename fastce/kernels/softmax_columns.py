@@ -1,81 +1,90 @@
 """logsumexp, softmax and log_softmax, a row in each lane.
 
-The largest term is left out of its row's sum, so that  lse - x_max = log1p(s / e_max)  keeps its digits near 0. Along
-an axis of many classes finding it first would be another read, so logsumexp does without it, and leaves the rows
-whose result is near 0 to the kernels of rows.py.
+The largest term is held back from its row's sum, so that  lse - x_max = log1p(s / e_max)  keeps its digits near 0.
 """
 
 import math
 
 from numba import types
 
-from fastce.kernels.columns import NARROW, choose_references, sum_tile
+from fastce.kernels.columns import (
+    ABOVE,
+    FITTING,
+    HIGHEST,
+    REFERENCE,
+    SHARE,
+    choose_references,
+    new_running,
+    new_sums,
+    put_into_states,
+    put_lanes,
+    sum_tile,
+    write_tile,
+)
 from fastce.kernels.jit import inline, kernel, matrix, outlined
-from fastce.kernels.lanes import any_nan, load_real, store_real, store_where, where_equal
-from fastce.kernels.logarithm import log_times_power
-from fastce.kernels.memory import lanes_of, load, load_first, row_pointer, scratch_block, store, store_first, to_real
+from fastce.kernels.lanes import any_nan, lesser_and_top, load_real, store_real
+from fastce.kernels.memory import (
+    elements,
+    lanes_of,
+    load,
+    load_first,
+    row_pointer,
+    scratch_block,
+    store,
+    store_first,
+    to_real,
+)
 from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_width
 from fastce.kernels.simd import where_less
 from fastce.kernels.states import (
     EXPONENT,
     FITS,
+    GROUP,
     LANES,
     LOSS,
     REST,
-    TARGET,
+    TOP,
     TOTAL,
     UPSTREAM,
-    X_TARGET,
     finish_logsumexp,
     mark_fitting,
     new_states,
+    report_misfits,
 )
-from fastce.kernels.vector import exp, overflow_bound, scaling
+from fastce.kernels.vector import exp, headroom, scaling
 
 
 @inline
-def look_at_tile(states, tile, classes, count, leave_out, weight):
-    """The sums of every row of the tile; without its largest term, which is then in X_TARGET."""
+def look_at_tile(running, sums, tile, classes, count):
+    """The largest element of every row of the tile, and the sum without its term."""
     place = tile[0]
-    cap = (to_real(place, 0.0), to_real(place, 0.0))
-    masses = (to_real(place, 0.0), to_real(place, 0.0), False, weight, False)
-    if not leave_out:
-        for k in range(count):
-            states[TARGET + k] = -1.0
-    looked_at = choose_references(states, tile, classes, count, cap, 1.0, leave_out)
-    sum_tile(states, tile, classes, count, looked_at, cap, scaling(place, 1.0, 1.0), masses, (weight, 0, 0, 0))
-
-
-@inline
-def finish_sums(states, count, leave_out):
-    """`finish_logsumexp`; without x_max, LOSS becomes lse itself, NaN if it is near 0."""
-    if leave_out:
-        finish_logsumexp(states, count)
-        return
-    for k in range(0, count, LANES):
-        rest = load(states, REST + k)
-        lse = log_times_power(rest, load(states, EXPONENT + k))
-        store(states, LOSS + k, where_less(lse * lse, 0.25, math.nan, where_less(rest, math.inf, lse, math.nan)))
+    zero = to_real(place, 0.0)
+    masses = (zero, zero, False, scratch_block(place), False)
+    choose_references(running, tile, classes, count, (zero, zero), 1.0)
+    scaled_by = scaling(place, 1.0, 1.0)
+    sum_tile(running, sums, tile, classes, count, (zero, zero), scaled_by, masses, (place, 0, 0, 0))
+    return masses
 
 
 @outlined
-def sum_again_in_float64(states, tile, k, classes, count):
+def sum_again_in_float64(states, tile, k, first, classes, count):
     """The sums of one vector of float32 rows, every step in float64."""
     place, start, stride, _ = tile
     scaled_by = scaling(states, 1.0, 1.0)
     zero = load_first(states, 0, 0, 0.0)
     for j in range(k, k + lanes_of(place), LANES):
         store(states, REST + j, zero)
+        store(states, TOP + j, zero - math.inf)
     for c in range(classes):
-        store_real(states, UPSTREAM + k, load_first(place, start + k + c * stride, count, to_real(place, 0.0)))
+        store_real(states, UPSTREAM + k, elements(place, start + first + k + c * stride, count, to_real(place, 0.0)))
         for j in range(k, k + lanes_of(place), LANES):
-            e = exp(load(states, UPSTREAM + j), load(states, EXPONENT + j), scaled_by)
-            others = where_equal(load(states, TARGET + j), float(c), zero, e)
-            store(states, REST + j, load(states, REST + j) + others)
+            lesser, top = lesser_and_top(load(states, UPSTREAM + j), load(states, TOP + j))
+            store(states, TOP + j, top)
+            store(states, REST + j, load(states, REST + j) + exp(lesser, load(states, EXPONENT + j), scaled_by))
 
 
 @inline
-def mend_near_zero(states, tile, classes, count):
+def mend_near_zero(states, tile, first, classes, count):
     """A logsumexp near 0 that no cancellation brought there is as exact as its sum: float64 for those of float32."""
     lanes = lanes_of(tile[0])
     if lanes == LANES:
@@ -84,41 +93,45 @@ def mend_near_zero(states, tile, classes, count):
     for k in range(0, count, lanes):
         near_zero = False
         for j in range(k, min(k + lanes, count), LANES):
-            log_sum, largest = load(states, LOSS + j), load(states, X_TARGET + j)
+            log_sum, largest = load(states, LOSS + j), load(states, TOP + j)
             small = where_less((log_sum + largest) * (log_sum + largest), 0.25, math.nan, log_sum)
             near_zero = near_zero or any_nan(where_less(largest * largest, log_sum * log_sum, small, 0.0))
         if near_zero:
-            sum_again_in_float64(states, tile, k, classes, min(lanes, count - k))
+            sum_again_in_float64(states, tile, k, first, classes, min(lanes, count - k))
             any_near_zero = True
     if any_near_zero:
         finish_logsumexp(states, count)
 
 
 @inline
-def report(states, count, first, misfits):
-    """Note the rows that do not fit."""
-    for k in range(count):
-        if states[FITS + k] == 0.0:
-            misfits[first + k] = 1
+def keep_for_writing(running, states, lanes, first, count):
+    """What the results of a group of rows are made of, out of the table of states."""
+    one = load_first(running, 0, 0, to_real(running, 1.0))
+    for k in range(0, count, lanes):
+        store(running, SHARE + first + k, one / load_real(running, states, TOTAL + k))
+        store(running, FITTING + first + k, load_real(running, states, FITS + k))
+        store(running, HIGHEST + first + k, load_real(running, states, TOP + k))
+        store(running, ABOVE + first + k, load_real(running, states, LOSS + k))
 
 
 @inline
-def write_lanes(states, tile, k, classes, count, written, to_tile, logarithm):
-    """Softmax, or (x - x_max) - log(sum / exp(x_max)), of one vector of rows."""
+def write_classes(running, tile, k, first, stop, count, out, how, logarithm):
+    """Softmax, or (x - x_max) - log(sum / exp(x_max)), of these classes of one vector of rows."""
     place, start, stride, _ = tile
-    out, out_start, out_stride = written
-    exponent, largest = load_real(place, states, EXPONENT + k), load_real(place, states, X_TARGET + k)
-    total, log_sum = load_real(place, states, TOTAL + k), load_real(place, states, LOSS + k)
-    fitting = load_real(place, states, FITS + k)
-    factor = load_first(place, 0, 0, to_real(place, 1.0)) / total
+    written, out_start, out_stride = out
+    exponent, factor, fitting = load(running, REFERENCE + k), load(running, SHARE + k), load(running, FITTING + k)
+    largest, log_sum = load(running, HIGHEST + k), load(running, ABOVE + k)
     scaled_by = scaling(place, 1.0, 1.0)
-    for c in range(classes):
-        x = load_first(place, start + k + c * stride, count, to_real(place, 0.0))
+    for c in range(first, stop):
+        x = elements(place, start + k + c * stride, count, to_real(place, 0.0))
         y = (x - largest) - log_sum if logarithm else exp(x, exponent, scaled_by) * factor
-        if to_tile:
-            store(out, out_start + k + c * out_stride, y)
-        else:
-            store_where(out, out_start + k + c * out_stride, y, fitting)
+        put_lanes(written, out_start + k + c * out_stride, y, how, fitting)
+
+
+@outlined
+def write_results(running, tile, classes, count, out, to_copy, all_fit, past_cache, logarithm):
+    """The results of every row of a tile."""
+    write_tile(write_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, logarithm)
 
 
 def _cube(storage):
@@ -130,52 +143,55 @@ def logsumexp_columns(logits, narrow, results, misfits):
     """results[o, i] = log(sum(exp(logits[o, :, i]))); where ``misfits`` becomes 1 it is for `logsumexp_rows`."""
     outer, classes, rows = logits.shape
     room, states = new_tile(logits), new_states()
-    weight = scratch_block(room)
-    leave_out = classes <= NARROW
+    running, sums = new_running(room), new_sums()
     width = tile_width(classes, narrow)
     for o in range(outer):
         for first in range(0, rows, width):
             count = min(width, rows - first)
             tile = tile_of(logits, narrow, o, first, count, room, width)
-            look_at_tile(states, tile, classes, count, leave_out, weight)
-            finish_sums(states, count, leave_out)
-            if leave_out:
-                mend_near_zero(states, tile, classes, count)
-            if not mark_fitting(states, count, overflow_bound(room)):
-                report(states, count, first, row_pointer(misfits, o))
-            for k in range(0, count, LANES):
-                lse = load(states, LOSS + k)
-                if leave_out:
-                    lse += load(states, X_TARGET + k)
-                store_first(row_pointer(results, o), first + k, lse, min(LANES, count - k))
+            masses = look_at_tile(running, sums, tile, classes, count)
+            for group in range(0, count, GROUP):
+                here, at = min(GROUP, count - group), first + group
+                put_into_states(states, running, sums, lanes_of(room), group, here, masses)
+                finish_logsumexp(states, here)
+                mend_near_zero(states, tile, group, classes, here)
+                if not mark_fitting(states, here, 1.0, headroom(room)):
+                    report_misfits(states, here, at, row_pointer(misfits, o))
+                for k in range(0, here, LANES):
+                    lse = load(states, LOSS + k) + load(states, TOP + k)
+                    store_first(row_pointer(results, o), at + k, lse, min(LANES, here - k))
 
 
 @kernel(
     lambda storage: (
-        _cube(storage), types.boolean, _cube(storage), types.boolean, types.boolean, matrix(types.uint8)
+        _cube(storage), types.boolean, _cube(storage), types.boolean, types.boolean, matrix(types.uint8), types.boolean,
     )
 )  # fmt: skip
-def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits):
+def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits, past_cache):
     """out[o, :, i] = softmax(logits[o, :, i]) or its logarithm; rows where ``misfits`` becomes 1 are not written."""
     outer, classes, rows = logits.shape
     room, states = new_tile(logits), new_states()
-    weight = scratch_block(room)
+    running, sums = new_running(room), new_sums()
     lanes = lanes_of(room)
     width = tile_width(classes, narrow or narrow_out)
     for o in range(outer):
         for first in range(0, rows, width):
             count = min(width, rows - first)
             tile = tile_of(logits, narrow, o, first, count, room, width)
-            look_at_tile(states, tile, classes, count, True, weight)
-            finish_sums(states, count, True)
-            all_fit = mark_fitting(states, count, overflow_bound(room))
-            if not all_fit:
-                report(states, count, first, row_pointer(misfits, o))
+            masses = look_at_tile(running, sums, tile, classes, count)
+            all_fit = True
+            for group in range(0, count, GROUP):
+                here = min(GROUP, count - group)
+                put_into_states(states, running, sums, lanes, group, here, masses)
+                finish_logsumexp(states, here)
+                if not mark_fitting(states, here, 1.0, headroom(room)):
+                    all_fit = False
+                    report_misfits(states, here, first + group, row_pointer(misfits, o))
+                keep_for_writing(running, states, lanes, group, here)
             written = (room, 0, width)
             if not narrow_out:
                 to, to_start, to_stride, _ = tile_of(out, False, o, first, count, room, width, False)
                 written = (to, to_start, to_stride)
-            for k in range(0, count, lanes):
-                write_lanes(states, tile, k, classes, min(lanes, count - k), written, narrow_out, logarithm)
+            write_results(running, tile, classes, count, written, narrow_out, all_fit, past_cache, logarithm)
             if narrow_out:
-                put_tile(room, width, count, classes, row_pointer(out, o), row_stride_of(out), first, states, all_fit)
+                put_tile(room, width, count, classes, row_pointer(out, o), row_stride_of(out), first, running, all_fit)

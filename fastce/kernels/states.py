@@ -18,11 +18,11 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastce.kernels.jit import inline, outlined
-from fastce.kernels.lanes import any_nan, split
+from fastce.kernels.lanes import any_nan, split, where_equal
 from fastce.kernels.logarithm import log1p, log_times_power
 from fastce.kernels.memory import keep_first, load, load_first, store
 from fastce.kernels.simd import VECTOR_BYTES, float64_vector, fma, where_less, where_zero
-from fastce.kernels.vector import LN2, LN2_LOW, SPARE, exp, scaling
+from fastce.kernels.vector import LN2, LN2_LOW, LOG2E, SPARE, exp, scaling
 
 LOWEST = -1.7976931348623157e308  # a product below has become -inf
 GROUP = 128  # rows in a table at most
@@ -39,7 +39,9 @@ LOSS, TOTAL, EXP_TARGET, Z_MASS = 8 * GROUP, 9 * GROUP, 10 * GROUP, 11 * GROUP
 UPSTREAM, FACTOR, FACTOR_EXPONENT, TARGET_GRADIENT = 12 * GROUP, 13 * GROUP, 14 * GROUP, 15 * GROUP
 FITS = 17 * GROUP  # 1, or 0 where the row must be left to other kernels
 LOST = 15 * GROUP  # from a sum to what its roundings lost (float64)
-FIELDS = 21
+TOP = 21 * GROUP  # the largest x of a row in a lane: its term is not in REST yet
+AT_TARGET = 22 * GROUP  # x of the target as the sum has met it
+FIELDS = 23
 
 
 @intrinsic
@@ -53,6 +55,14 @@ def new_states(typingctx):
         return builder.bitcast(room, ir.DoubleType().as_pointer())
 
     return types.CPointer(types.float64)(), codegen
+
+
+@inline
+def without_offset(states):
+    """Rows of a kernel that does without offsets, and what of the others it may leave as it is."""
+    for k in range(GROUP):
+        for field in (OFFSET, DISTANCES, REST_MASS):
+            states[field + k] = 0.0
 
 
 @inline
@@ -97,6 +107,20 @@ def of_others_and_target(states, k, rest, exp_target, exponent, scale, zero):
 
 
 @outlined
+def leave_targets_out(states, count, scale, at_target):
+    """REST, from which the largest term has been held back, becomes the sum without the target.
+
+    Where the target is the largest it is that already. Elsewhere its term is less than the one that comes in, so that
+    the difference keeps its digits.
+    """
+    scaled_by = scaling(states, scale, 1.0)
+    for k in range(0, count, LANES):
+        exponent, rest, top = load(states, EXPONENT + k), load(states, REST + k), load(states, TOP + k)
+        others = (rest - exp(load(states, X_TARGET + k), exponent, scaled_by)) + exp(top, exponent, scaled_by)
+        store(states, REST + k, where_equal(load(states, at_target + k), top, rest, others))
+
+
+@outlined
 def finish_states(states, first, stop, scale, z_loss):
     """Loss, total, exp of the target and 2 z lse of these rows, and of those that share a vector with them.
 
@@ -124,27 +148,35 @@ def finish_states(states, first, stop, scale, z_loss):
 
 @outlined
 def finish_logsumexp(states, count):
-    """LOSS becomes lse - x_max and TOTAL the whole sum, where X_TARGET is x_max and REST the sum without it."""
+    """LOSS becomes lse - x_max and TOTAL the whole sum, where REST is the sum without x_max."""
     scaled_by = scaling(states, 1.0, 1.0)
     for k in range(0, count, LANES):
         rest = load(states, REST + k)
-        exp_largest = exp(load(states, X_TARGET + k), load(states, EXPONENT + k), scaled_by)
+        exp_largest = exp(load(states, TOP + k), load(states, EXPONENT + k), scaled_by)
         store(states, LOSS + k, log1p(rest / exp_largest))
         store(states, TOTAL + k, rest + exp_largest)
 
 
 @outlined
-def mark_fitting(states, count, bound):
-    """FITS is 1 where a row has a finite loss from a sum in range and 0 elsewhere; returns whether all rows fit."""
+def mark_fitting(states, count, scale, highest):
+    """FITS is 1 where a row has a finite loss from terms up to 2**highest, else 0; returns whether all rows fit."""
     zero = load_first(states, 0, 0, 0.0)
     all_fit = True
     for k in range(0, (count + 15) // 16 * 16, LANES):  # to the end of a vector of float32
         here = max(0, min(LANES, count - k))
-        loss, rest = load_first(states, LOSS + k, here, 0.0), load_first(states, REST + k, here, 0.0)
-        odd = where_less(rest, bound, loss - loss, math.nan)
+        loss, height = load(states, LOSS + k), load(states, TOP + k) * (scale * LOG2E) - load(states, EXPONENT + k)
+        odd = keep_first(where_less(height, highest, loss - loss, math.nan), here)
         store(states, FITS + k, keep_first(where_zero(odd, zero + 1.0, zero), here))
         all_fit = all_fit and not any_nan(odd)
     return all_fit
+
+
+@inline
+def report_misfits(states, count, first, misfits):
+    """Note the rows that do not fit."""
+    for k in range(count):
+        if states[FITS + k] == 0.0:
+            misfits[first + k] = 1
 
 
 @outlined

@@ -10,7 +10,8 @@ import math
 from typing import Any, NamedTuple
 
 from fastce.kernels.jit import inline, outlined
-from fastce.kernels.memory import pointer, prefetch, row_pointer, to_real
+from fastce.kernels.memory import element, pointer, prefetch, row_pointer, to_real
+from fastce.kernels.vector import tanh
 
 
 class Options(NamedTuple):
@@ -21,6 +22,24 @@ class Options(NamedTuple):
     z_loss: float
     keep: float
     spread: float
+
+
+@inline
+def scale_of(options):
+    """What exp's arguments are multiplied by: the cap, if there is one, comes after logit_scale."""
+    return 1.0 if options.softcap > 0.0 else options.logit_scale
+
+
+@inline
+def capped(x, options):
+    """One logit, a float64, after softcap (and after logit_scale if there is a cap)."""
+    return options.softcap * tanh(x * (options.logit_scale / options.softcap)) if options.softcap > 0.0 else x
+
+
+@inline
+def capped_element(row, c, options):
+    """Element c of a row, `capped`."""
+    return capped(element(row, c), options)
 
 
 class Targets(NamedTuple):

@@ -83,6 +83,10 @@ def scaling(row: Any, scale: Any, factor: Any) -> Any:
     """
 
 
+def with_factor_1(scaled_by: Any) -> Any:
+    """A scaling of factor 1, in words that the compiler understands: it leaves a multiplication out."""
+
+
 def exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """factor * exp(scale * x) / 2**exponent, at most 1 ulp from exact for factor 1; 0 below the smallest normal number.
 
@@ -166,6 +170,12 @@ def _table_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
     |scale r| <= ln(2)/(2 N) and a polynomial of degree 3 (7) does. For a result not below the smallest normal number,
     T_0 >= 1 keeps T_j 2**k normal too; below, both are anything, and the last fma is masked.
     """
+
+
+@by_type(with_factor_1)
+def _with_factor_1(scaled_by: Any) -> Any:
+    one = scaled_by[5](1.0)
+    return lambda scaled_by: (*scaled_by[:5], one)
 
 
 @by_type(_table_parts)
