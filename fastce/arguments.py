@@ -214,3 +214,10 @@ def _overlaps_itself(array: Array) -> bool:
             return array.size > 0
         span += stride * (length - 1)
     return False
+
+
+def class_index_error(row: int, index: Any, classes: int) -> IndexError:
+    return IndexError(f"targets in row {row} hold class index {index}, accepted are 0 to {classes - 1}")
+
+
+# --- sparse ----------------------------------------------------------------------------------------------------------

@@ -4,15 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import (
-    Array,
-    checked_out,
-    compute_dtype,
-    kernel_dtype,
-    real_array,
-    reduction_of,
-    weights_like,
-)
+from fastce.arguments import Array, checked_out, compute_dtype, kernel_dtype, real_array, reduction_of, weights_like
 from fastce.kernels.binary import binary_rows
 from fastce.kernels.jit import storage_view
 from fastce.kernels.simd import VECTOR_BYTES

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, plain_array
-from fastce.targets import checked_csr, class_index_error, is_sparse
+from fastce.arguments import Array, class_index_error, plain_array
+from fastce.sparse_targets import checked_csr, is_sparse
 
 
 @dataclass

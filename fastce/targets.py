@@ -5,15 +5,15 @@ block.
 """
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, compute_dtype, integer, plain_array, real_array, weights
+from fastce.arguments import Array, class_index_error, compute_dtype, integer, plain_array, real_array, weights
 from fastce.kernels.cross_entropy_columns import ColumnTargets
 from fastce.kernels.targets import Targets
 from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of
+from fastce.sparse_targets import is_sparse, sparse_points
 from fastce.threads import in_turn
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
@@ -215,7 +215,7 @@ def target_rows(
 
     points = probabilities = cube = None
     if is_sparse(targets):
-        points = _sparse_points(targets, (logits.rows, logits.classes))
+        points = sparse_points(targets, (logits.rows, logits.classes))
     else:
         array = _dense_targets(targets)
         if array.dtype.kind in "iu":
@@ -262,71 +262,6 @@ def class_indices(targets: Array, logits: Rows, logits_shape: tuple[int, ...], n
     indices = _flat_indices(targets, logits, logits_shape, name)
     checked = IndexTargets(indices, logits.classes, NO_CLASS, None, None, compute_dtype(logits.dtype), False, None)
     return checked.picked(slice(0, indices.size))[0]
-
-
-def class_index_error(row: int, index: Any, classes: int) -> IndexError:
-    return IndexError(f"targets in row {row} hold class index {index}, accepted are 0 to {classes - 1}")
-
-
-# --- sparse ----------------------------------------------------------------------------------------------------------
-
-
-def is_sparse(targets: Any) -> bool:
-    """Whether this is a SciPy sparse array or matrix; SciPy's module is not imported to find out."""
-    sparse = sys.modules.get("scipy.sparse")
-    return sparse is not None and sparse.issparse(targets)
-
-
-def _sparse_points(targets: Any, shape: tuple[int, int]) -> tuple[Array, Array, Array]:
-    """(classes, masses, first_points) in canonical form: sorted, duplicates summed."""
-    if targets.ndim != 2 or targets.shape != shape:
-        raise ValueError(f"sparse targets have shape {targets.shape}, expected {shape}: one row per row of logits")
-    if targets.dtype.kind not in "fiub" or (targets.dtype.kind == "f" and targets.dtype.itemsize > 8):
-        raise TypeError(f"sparse targets must hold real numbers, got dtype {targets.dtype}")
-    matrix = checked_csr(targets)
-    return (
-        matrix.indices.astype(np.int64),
-        matrix.data.astype(np.float64),
-        matrix.indptr.astype(np.int64),
-    )
-
-
-def checked_csr(targets: Any) -> Any:
-    """A CSR array with sorted, unique, checked indices; the caller's matrix is never changed."""
-    if targets.format == "csr":
-        _check_hand_made(targets)
-        matrix = targets.copy()
-    else:
-        try:
-            matrix = targets.tocsr(copy=True)
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"sparse targets are inconsistent: {error}") from None
-        _check_hand_made(matrix)
-    matrix.has_canonical_format = False
-    matrix.has_sorted_indices = False
-    matrix.sum_duplicates()
-    return matrix
-
-
-def _check_hand_made(matrix: Any) -> None:
-    """A CSR matrix is three arrays that anyone may have set to anything."""
-    rows, classes = matrix.shape
-    first, indices = np.asarray(matrix.indptr), np.asarray(matrix.indices)
-    consistent = (
-        first.shape == (rows + 1,)
-        and first[0] == 0
-        and bool((np.diff(first) >= 0).all())
-        and first[-1] <= indices.size
-        and indices.shape == np.shape(matrix.data)
-    )
-    if not consistent:
-        raise ValueError("sparse targets are inconsistent: indptr must rise from 0 to the number of stored elements")
-    used = indices[: first[-1]]
-    wrong = (used < 0) | (used >= classes)
-    if wrong.any():
-        at = int(wrong.argmax())
-        row = int(np.searchsorted(first, at, side="right")) - 1
-        raise class_index_error(row, used[at], classes)
 
 
 def smoothing(label_smoothing: float, over: str, classes: int) -> tuple[float, float]:

@@ -14,10 +14,10 @@ import math
 from numba import types
 
 from fastce.kernels.blocks import AHEAD
+from fastce.kernels.exponential import SPARE, exp, scaling
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.logarithm import log1p as wide_log1p
 from fastce.kernels.memory import (
-    BLOCK,
     copy_stretch,
     elements,
     finish_stores,
@@ -25,12 +25,13 @@ from fastce.kernels.memory import (
     load_first,
     prefetch,
     row_pointer,
-    scratch_block,
     store,
     to_real,
 )
-from fastce.kernels.simd import add_wide, copysign, fma, sum_wide, where_less, where_zero, zeros_wide
-from fastce.kernels.vector import SPARE, exp, log1p, scaling
+from fastce.kernels.rooms import BLOCK, scratch_block
+from fastce.kernels.simd import copysign, fma, where_less, where_zero
+from fastce.kernels.vector import log1p
+from fastce.kernels.wide import add_wide, sum_wide, zeros_wide
 
 
 @inline

@@ -5,9 +5,9 @@ from typing import Any
 
 from numba import types
 
+from fastce.kernels.exponential import scaling
 from fastce.kernels.jit import by_type, inline, outlined
 from fastce.kernels.memory import (
-    BLOCK,
     lanes_of,
     load,
     load_first,
@@ -18,8 +18,9 @@ from fastce.kernels.memory import (
     store_past_cache,
     to_real,
 )
+from fastce.kernels.rooms import BLOCK
 from fastce.kernels.simd import largest_lane, maximum, maximum_of_lanes, where_less
-from fastce.kernels.vector import scaling, tanh
+from fastce.kernels.vector import tanh
 
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
 SENT_FOR = 65_536  # elements of the next row that are asked for while this row's result is written

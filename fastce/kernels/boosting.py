@@ -28,19 +28,13 @@ from fastce.kernels.blocks import (
     row_to_send_for,
     write_vectors,
 )
-from fastce.kernels.cross_entropy import fill_row, find_states, gradient_of_point, types_of_loss
+from fastce.kernels.cross_entropy import fill_row, gradient_of_point, types_of_loss
+from fastce.kernels.exponential import exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, structure
-from fastce.kernels.memory import (
-    elements_to_boundary,
-    finish_stores,
-    lanes_of,
-    row_pointer,
-    scratch_block,
-    set_element,
-    to_real,
-    wide_scratch_block,
-)
+from fastce.kernels.memory import elements_to_boundary, finish_stores, lanes_of, row_pointer, set_element, to_real
 from fastce.kernels.ranks import first_index
+from fastce.kernels.rooms import new_states, scratch_block, wide_scratch_block
+from fastce.kernels.row_losses import find_states
 from fastce.kernels.rows import masses_at
 from fastce.kernels.simd import fma, where_less
 from fastce.kernels.states import (
@@ -56,11 +50,9 @@ from fastce.kernels.states import (
     X_TARGET,
     Z_MASS,
     finish_gradients,
-    new_states,
 )
 from fastce.kernels.statistics import reference_of, row_pass
 from fastce.kernels.targets import capped_element, dense_part, mass_of_point, scale_of, targets_of_row, weight_of_row
-from fastce.kernels.vector import exp, exp_in_float64, scaling
 
 
 class Curvature(NamedTuple):

@@ -12,6 +12,7 @@ import math
 from numba import types
 
 from fastce.kernels.blocks import AHEAD, end_of_block, row_maximum
+from fastce.kernels.exponential import LN2, SPARE, add_exp, exp, not_too_large, overflow_bound, scaling
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.memory import (
     element,
@@ -24,16 +25,16 @@ from fastce.kernels.memory import (
     pointer,
     prefetch,
     row_pointer,
-    scratch_block,
     set_element,
     store,
     store_first,
     store_past_cache,
     to_real,
 )
+from fastce.kernels.rooms import scratch_block
 from fastce.kernels.rows import reference_near
-from fastce.kernels.simd import add_wide, fma, sum_wide, where_zero, zeros_wide
-from fastce.kernels.vector import LN2, SPARE, add_exp, exp, not_too_large, overflow_bound, scaling
+from fastce.kernels.simd import fma, where_zero
+from fastce.kernels.wide import add_wide, sum_wide, zeros_wide
 
 ROWS_PER_SUM = 16  # rows that a column's sums are kept for in the compute dtype before they go to float64
 

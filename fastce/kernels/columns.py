@@ -13,12 +13,10 @@ is not mended here: it is left alone and reported, and the kernels that go along
 
 import math
 
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-
-from fastce.kernels.jit import inline, outlined, real_of
-from fastce.kernels.lanes import lesser_and_top, load_real, store_real, store_where, where_equal
+from fastce.kernels.exponential import LN2, LOG2E, SPARE, exp, largest_exponent, with_factor_1
+from fastce.kernels.jit import inline, outlined
+from fastce.kernels.lanes import lesser_and_top, store_where
+from fastce.kernels.lines import BESIDE, CHOSEN, DISTANCE_SUM, EXPS, HIGHEST, MASS_SUM, REFERENCE, load_sum, store_sum
 from fastce.kernels.memory import (
     elements,
     elements_to_boundary,
@@ -30,61 +28,14 @@ from fastce.kernels.memory import (
     store_past_cache,
     to_real,
 )
-from fastce.kernels.simd import VECTOR_BYTES, add_products, add_wide, fma, where_less, where_zero, zeros_wide
-from fastce.kernels.states import (
-    DISTANCES,
-    EXPONENT,
-    FACTOR,
-    FACTOR_EXPONENT,
-    FITS,
-    LANES,
-    NEAR,
-    REST,
-    REST_MASS,
-    TARGET,
-    TARGET_GRADIENT,
-    TOP,
-    UPSTREAM,
-)
-from fastce.kernels.vector import LN2, LOG2E, SPARE, exp, largest_exponent, rounded, tanh, with_factor_1
+from fastce.kernels.simd import fma, where_equal, where_less, where_zero
+from fastce.kernels.vector import rounded, tanh
+from fastce.kernels.wide import add_products, add_wide
 
-WIDTH = 1024  # rows of a tile at most
-LINE = WIDTH + 16  # lines a power of two apart would push each other out of the cache
 NARROW = 256  # classes that are few: all are looked at for a reference, and classes that are adjacent are transposed
 GUESS = 64  # classes that a reference is guessed from, where looking at all would be another read
 ABREAST = 4  # classes whose terms are added before they go to a sum
 CLASSES_AT_A_TIME = 8  # where an array is its own tile
-
-# in `running`, while rows are summed up
-REFERENCE, BESIDE, HIGHEST, CHOSEN = 0 * LINE, 1 * LINE, 2 * LINE, 3 * LINE  # exponent, near, largest x, target class
-# and while they are written
-SHARE, AT_CHOSEN, ABOVE, FITTING = 1 * LINE, 4 * LINE, 5 * LINE, 6 * LINE  # factor, target's gradient, -upstream, FITS
-_LINES = 7
-# in `sums`, each with a second line for what its roundings lost
-EXPS, DISTANCE_SUM, MASS_SUM = 0 * LINE, 2 * LINE, 4 * LINE
-_SUMS = 6
-
-
-def _room(context, builder, real, lines):
-    element = context.get_data_type(real)
-    with builder.goto_entry_block():
-        room = builder.alloca(ir.ArrayType(element, lines * LINE))
-        room.align = VECTOR_BYTES
-    return builder.bitcast(room, element.as_pointer())
-
-
-@intrinsic
-def new_running(typingctx, tile):
-    """Room on the stack for what is known of the rows of a tile."""
-    real = real_of(tile.dtype)
-    return types.CPointer(real)(tile), lambda context, builder, sig, args: _room(context, builder, real, _LINES)
-
-
-@intrinsic
-def new_sums(typingctx):
-    """Room on the stack for the sums of the rows of a tile."""
-    real = types.float64
-    return types.CPointer(real)(), lambda context, builder, sig, args: _room(context, builder, real, _SUMS)
 
 
 @inline
@@ -170,26 +121,6 @@ def choose_references(running, tile, classes, count, cap, scale):
         store(running, REFERENCE + k, exponent)
         store(running, BESIDE + k, near)
         store(running, HIGHEST + k, lowest)
-
-
-@inline
-def second_part(lanes, field, k):
-    """Where the second vector of `add_wide` is kept: float32 has more lanes, float64 has lost digits."""
-    return field + LINE + k if lanes == LANES else field + LANES + k
-
-
-@inline
-def load_sum(sums, lanes, field, k, first):
-    """What has been summed up before class ``first``."""
-    if first == 0:
-        return zeros_wide()
-    return load(sums, field + k), load(sums, second_part(lanes, field, k))
-
-
-@inline
-def store_sum(sums, lanes, field, k, total):
-    store(sums, field + k, total[0])
-    store(sums, second_part(lanes, field, k), total[1])
 
 
 @inline
@@ -282,40 +213,6 @@ def sum_tile(running, sums, tile, classes, count, cap, scaled_by, masses, probab
                 )
             else:
                 add_classes(running, sums, tile, k, first, stop, here, cap, scaled_by, masses[1] > 0)
-
-
-@inline
-def whole_sum(sums, lanes, field, k):
-    """One vector of sums; of float64, with what their roundings lost."""
-    return load(sums, field + k) + load(sums, field + LINE + k) if lanes == LANES else load(sums, field + k)
-
-
-@inline
-def put_into_states(states, running, sums, lanes, first, count, masses):
-    """What is known of a group of rows, into the table of states."""
-    varies, smoothed = masses[2] or masses[4], masses[1] > 0
-    for k in range(0, count, lanes):
-        store_real(states, EXPONENT + k, load(running, REFERENCE + first + k))
-        store_real(states, NEAR + k, load(running, BESIDE + first + k))
-        store_real(states, TOP + k, load(running, HIGHEST + first + k))
-        store_real(states, TARGET + k, load(running, CHOSEN + first + k))
-        for j in range(k, k + lanes, LANES):
-            store(states, REST + j, whole_sum(sums, lanes, EXPS, first + j))
-            if varies or smoothed:
-                store(states, DISTANCES + j, whole_sum(sums, lanes, DISTANCE_SUM, first + j))
-            if varies:
-                store(states, REST_MASS + j, whole_sum(sums, lanes, MASS_SUM, first + j))
-
-
-@inline
-def keep_for_gradient(running, states, lanes, first, count):
-    """What the gradients of a group of rows are made of, out of the table of states."""
-    for k in range(0, count, lanes):
-        store(running, REFERENCE + first + k, load_real(running, states, FACTOR_EXPONENT + k))
-        store(running, SHARE + first + k, load_real(running, states, FACTOR + k))
-        store(running, FITTING + first + k, load_real(running, states, FITS + k))
-        store(running, AT_CHOSEN + first + k, load_real(running, states, TARGET_GRADIENT + k))
-        store(running, ABOVE + first + k, load_real(running, states, UPSTREAM + k) * to_real(running, -1.0))
 
 
 @inline

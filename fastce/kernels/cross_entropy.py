@@ -4,61 +4,35 @@ With the masses q_c of targets.py,
 
     loss = sum_c q_c (lse - x_c) + z lse^2                 gradient_c = p_c (sum_k q_k + 2 z lse) - q_c
 
-The heaviest point y is left out of the row's sum S = s + e_y, so that -log p_y = log1p(s / e_y) and p_y - 1 = -s / S
-keep their digits when p_y is close to 1. Every other lse - x_c is log S - (x_c - reference), two small numbers; the
-difference of lse and x_c themselves would lose what the row has in common.
+The losses, and why the heaviest point is left out of their sums, are in row_losses.py. For the same reason p_y - 1 is
+computed as -s / S.
 """
 
 import math
 
 from numba import types
 
-from fastce.kernels.blocks import (
-    capping,
-    end_of_block,
-    guessed_maximum,
-    on_block,
-    put_vector,
-    row_to_send_for,
-    write_vectors,
-)
+from fastce.kernels.blocks import capping, end_of_block, on_block, put_vector, row_to_send_for, write_vectors
+from fastce.kernels.exponential import add_exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, structure, vector
-from fastce.kernels.logarithm import log_times_power
-from fastce.kernels.memory import (
-    finish_stores,
-    lanes_of,
-    load_first,
-    row_pointer,
-    scratch_block,
-    set_element,
-    store_first,
-    to_real,
-    wide_scratch_block,
-)
-from fastce.kernels.rows import add_compensated, masses_at, row_state, sum_of_tops
+from fastce.kernels.memory import finish_stores, lanes_of, load_first, row_pointer, set_element, store_first, to_real
+from fastce.kernels.rooms import new_states, scratch_block, wide_scratch_block
+from fastce.kernels.row_losses import find_states
+from fastce.kernels.rows import masses_at
 from fastce.kernels.states import (
-    DISTANCES,
     EXPONENT,
     FACTOR,
     FACTOR_EXPONENT,
-    LANES,
     LOSS,
-    NEAR,
     OFFSET,
-    REST,
     REST_MASS,
     TARGET,
     TARGET_GRADIENT,
     TARGET_MASS,
     TOTAL,
     UPSTREAM,
-    X_TARGET,
     Z_MASS,
-    above,
     finish_gradients,
-    finish_states,
-    new_states,
-    no_row,
 )
 from fastce.kernels.targets import (
     Options,
@@ -66,135 +40,14 @@ from fastce.kernels.targets import (
     capped_element,
     dense_mass,
     dense_part,
-    heaviest_point,
-    likeliest_class,
     mass_of_point,
     scale_of,
-    send_for_target,
     targets_of_row,
     weight_of_row,
 )
-from fastce.kernels.vector import SPARE, add_exp, exp_in_float64, scaling
 
 ROWS_AT_A_TIME = 16
 CACHED = 65_536  # elements of a group of rows
-
-
-@outlined
-def distances_in_float64(row, classes, left_out, reference, options, targets):
-    """The sum of q (x - reference), one by one: for rows whose differences overflow float32."""
-    total = 0.0
-    for c in range(classes):
-        mass = dense_mass(targets, options, c) if targets.has_probabilities or targets.has_class_weight else 1.0
-        if c != left_out and mass != 0.0:
-            total += mass * (capped_element(row, c, options) - reference)
-    return total
-
-
-@outlined
-def look_at_row(row, classes, options, targets, left_out, at_least, states, k, room, wide_room):
-    """Write the sums of a row without one class, and the logit and mass of that class (-1: none), to the states.
-
-    The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements.
-    """
-    ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
-    dense = dense_part(row, targets, options, 1.0)
-    varies = dense[3] or dense[5]
-    largest = max(guessed_maximum(row, classes, (ratio, cap), room), at_least)
-    x_target, mass = -math.inf, 0.0
-    if left_out >= 0:
-        x_target = capped_element(row, left_out, options)
-        largest = max(largest, x_target)
-        mass = dense_mass(targets, options, left_out)
-    offset, exponent, near, (rest, distances, rest_mass), tops, _ = row_state(
-        row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense
-    )
-    scale = scale_of(options)
-    rest += sum_of_tops(tops, math.nan, exponent, scale, wide_room)
-    if math.isinf(distances) and (varies or options.spread > 0.0):
-        distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
-    if math.isnan(x_target):  # not in the sum, which would have shown it
-        offset = math.nan
-    states[OFFSET + k] = offset
-    states[EXPONENT + k] = exponent
-    states[NEAR + k] = near
-    states[REST + k] = rest if math.isfinite(offset) else math.nan
-    states[DISTANCES + k] = 0.0
-    states[REST_MASS + k] = rest_mass if varies else rest_mass * options.spread
-    if varies or options.spread > 0.0:
-        states[DISTANCES + k] = distances if varies else distances * options.spread
-    states[X_TARGET + k] = x_target - offset
-    states[TARGET_MASS + k] = mass
-    states[TARGET + k] = left_out
-
-
-@inline
-def look_at_rows(logits, first, count, options, targets, states, room, wide_room):
-    """The states of ``count`` rows from ``first`` on; rows of weight 0 are not looked at."""
-    rows, classes = logits.shape
-    for k in range(count):
-        i = first + k
-        send_for_target(logits, targets, min(i + 2, rows - 1))
-        if weight_of_row(targets, i) == 0.0:
-            no_row(states, k)
-            continue
-        of_row = targets_of_row(targets, i)
-        left_out, mass = heaviest_point(of_row, options)
-        look_at_row(row_pointer(logits, i), classes, options, of_row, left_out, -math.inf, states, k, room, wide_room)
-        states[TARGET_MASS + k] += mass
-
-
-@outlined
-def add_points(row, options, targets, scale, states, k):
-    """The other points of a sparse row, one by one."""
-    loss, mass = (states[LOSS + k], 0.0), (states[REST_MASS + k], 0.0)
-    log_total = log_times_power(states[TOTAL + k], -SPARE)
-    for point in range(targets.first_point, targets.end_point):
-        c = targets.classes[point]
-        q = mass_of_point(targets, options, point)
-        if c != states[TARGET + k] and q != 0.0:
-            x = capped_element(row, c, options) - states[OFFSET + k]
-            loss = add_compensated(loss, q * (log_total + above(states[EXPONENT + k] + SPARE, scale, x)))
-            mass = add_compensated(mass, q)
-    states[LOSS + k] = loss[0] + loss[1]
-    states[REST_MASS + k] = mass[0] + mass[1]
-
-
-@inline
-def has_lost_digits(row, scale, states, k):
-    """Whether a row of probabilities needs the class that most of the mass is on left out.
-
-    Its loss is little beside its mass; or, in float64, it is the difference of two large numbers.
-    """
-    loss, distances = states[LOSS + k], states[DISTANCES + k] * scale
-    is_float64 = lanes_of(row) == LANES
-    return states[TARGET + k] < 0 and (loss < 0.5 * states[REST_MASS + k] or (is_float64 and abs(distances) > loss))
-
-
-@outlined
-def look_again(row, classes, options, targets, scale, states, k, room, wide_room):
-    """A row of probabilities whose loss has lost digits: once more, without the class that most of the mass is on."""
-    left_out = likeliest_class(targets, options, classes)
-    look_at_row(row, classes, options, targets, left_out, -math.inf, states, k, room, wide_room)
-    finish_states(states, k, k + 1, scale, options.z_loss)
-
-
-@inline
-def find_states(logits, first, count, options, targets, states, room, wide_room):
-    """Everything that is known of ``count`` rows from ``first`` on; their losses are not weighted yet."""
-    classes = logits.shape[1]
-    scale = scale_of(options)
-    look_at_rows(logits, first, count, options, targets, states, room, wide_room)
-    finish_states(states, 0, count, scale, options.z_loss)
-    for k in range(count):
-        if weight_of_row(targets, first + k) == 0.0:
-            states[LOSS + k] = 0.0
-            continue
-        row, of_row = row_pointer(logits, first + k), targets_of_row(targets, first + k)
-        if of_row.end_point - of_row.first_point > 1:
-            add_points(row, options, of_row, scale, states, k)
-        if of_row.has_probabilities and has_lost_digits(row, scale, states, k):
-            look_again(row, classes, options, of_row, scale, states, k, room, wide_room)
 
 
 @inline

@@ -7,26 +7,18 @@ from numba import types
 
 from fastce.kernels.blocks import capping
 from fastce.kernels.columns import (
-    ABOVE,
-    AT_CHOSEN,
-    CHOSEN,
-    FITTING,
-    REFERENCE,
-    SHARE,
     choose_references,
     heaviest_of_lanes,
-    keep_for_gradient,
     logits_at,
     masses_of_class,
-    new_running,
-    new_sums,
-    put_into_states,
     put_lanes,
     sum_tile,
     write_tile,
 )
+from fastce.kernels.exponential import exp, headroom, with_factor_1
 from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, structure, vector
-from fastce.kernels.lanes import load_numbers, where_equal
+from fastce.kernels.lanes import load_numbers
+from fastce.kernels.lines import ABOVE, AT_CHOSEN, CHOSEN, FITTING, REFERENCE, SHARE, keep_for_gradient, put_into_states
 from fastce.kernels.memory import (
     element,
     elements,
@@ -39,12 +31,12 @@ from fastce.kernels.memory import (
     store_first,
     to_real,
 )
-from fastce.kernels.narrow import Narrow, new_tile, put_tile, row_stride_of, tile_of, tile_width
-from fastce.kernels.simd import fma
+from fastce.kernels.narrow import Narrow, put_tile, row_stride_of, tile_of, tile_width
+from fastce.kernels.rooms import GROUP, new_running, new_states, new_sums, new_tile
+from fastce.kernels.simd import fma, where_equal
 from fastce.kernels.states import (
     AT_TARGET,
     DISTANCES,
-    GROUP,
     LANES,
     LOSS,
     NEAR,
@@ -57,12 +49,11 @@ from fastce.kernels.states import (
     finish_states,
     leave_targets_out,
     mark_fitting,
-    new_states,
     report_misfits,
     without_offset,
 )
 from fastce.kernels.targets import Options, capped, scale_of
-from fastce.kernels.vector import exp, headroom, tanh, with_factor_1
+from fastce.kernels.vector import tanh
 
 
 class ColumnTargets(NamedTuple):

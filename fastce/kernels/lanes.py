@@ -9,23 +9,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastce.kernels.half import _narrow, _stored_vector, _widen
 from fastce.kernels.jit import inline, real_of
-from fastce.kernels.memory import _element_pointer, _lanes_mask, _narrow, _stored_vector, _widen
-from fastce.kernels.simd import _call_llvm, _llvm_name, _real_like, _splat, vector_of, where_less
+from fastce.kernels.memory import _element_pointer, _lanes_mask, _load_masked, _store_masked
+from fastce.kernels.simd import _splat, vector_of, where_less
 
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
-
-
-@intrinsic
-def where_equal(typingctx, a, b, yes, no):
-    """``yes`` where ``a == b``, ``no`` elsewhere."""
-    ty = _real_like((a, b, yes, no))
-
-    def codegen(context, builder, sig, args):
-        a, b, yes, no = args
-        return builder.select(builder.fcmp_ordered("==", a, b), yes, no)
-
-    return ty(ty, ty, ty, ty), codegen
 
 
 @intrinsic
@@ -68,13 +57,9 @@ def store_where(typingctx, row, i, vector, condition):
 
     def codegen(context, builder, sig, args):
         row, i, vector, condition = args
-        storage = sig.args[0].dtype
-        value = _narrow(builder, storage, vector)
-        place = builder.bitcast(_element_pointer(builder, context, sig.args[0], row, i), value.type.as_pointer())
+        value = _narrow(builder, sig.args[0].dtype, vector)
         mask = builder.fcmp_ordered(">", condition, ir.Constant(condition.type, None))
-        align = ir.Constant(ir.IntType(32), storage.bitwidth // 8)
-        name = f"llvm.masked.store.{_llvm_name(value.type)}.p0"
-        _call_llvm(builder, name, ir.VoidType(), [value, place, align, mask])
+        _store_masked(builder, _element_pointer(builder, context, sig.args[0], row, i), mask, value)
 
     return types.void(row, types.int64, vector, vector), codegen
 
@@ -134,10 +119,7 @@ def load_numbers(typingctx, row, numbers, i, count):
         integers = ir.VectorType(ir.IntType(64), result.lanes)
         place = _element_pointer(builder, context, sig.args[1], numbers, i)
         mask = _lanes_mask(builder, count, result.lanes)
-        place = builder.bitcast(place, integers.as_pointer())
-        minus_one = ir.Constant(integers, [-1] * result.lanes)
-        name = f"llvm.masked.load.{_llvm_name(integers)}.p0"
-        value = _call_llvm(builder, name, integers, [place, ir.Constant(ir.IntType(32), 8), mask, minus_one])
+        value = _load_masked(builder, place, mask, ir.Constant(integers, [-1] * result.lanes))
         return builder.sitofp(value, context.get_value_type(result))
 
     return result(row, numbers, types.int64, types.int64), codegen
@@ -183,15 +165,11 @@ def load_square(typingctx, row, i, stride, rows, count):
     def codegen(context, builder, sig, args):
         row, i, stride, rows, count = args
         storage = sig.args[0].dtype
-        stored = _stored_vector(context, storage, vector.lanes)
-        align = ir.Constant(ir.IntType(32), storage.bitwidth // 8)
-        name = f"llvm.masked.load.{_llvm_name(stored)}.p0"
+        none = ir.Constant(_stored_vector(context, storage, vector.lanes), None)
         mask = _lanes_mask(builder, count, vector.lanes)
         vectors = []
         for _, place in _square_places(builder, context, sig.args[0], row, i, stride, rows):
-            place = builder.bitcast(place, stored.as_pointer())
-            value = _call_llvm(builder, name, stored, [place, align, mask, ir.Constant(stored, None)])
-            vectors.append(_widen(builder, storage, value))
+            vectors.append(_widen(builder, storage, _load_masked(builder, place, mask, none)))
         return context.make_tuple(builder, result, vectors)
 
     return result(row, types.int64, types.int64, types.int64, types.int64), codegen
@@ -206,13 +184,10 @@ def store_square(typingctx, row, i, stride, rows, count, vectors):
         storage, lanes = sig.args[0].dtype, len(sig.args[5])
         mask = _lanes_mask(builder, count, lanes)
         none = ir.Constant(mask.type, None)
-        align = ir.Constant(ir.IntType(32), storage.bitwidth // 8)
         places = _square_places(builder, context, sig.args[0], row, i, stride, rows)
         for k, (there, place) in enumerate(places):
             value = _narrow(builder, storage, builder.extract_value(vectors, k))
-            place = builder.bitcast(place, value.type.as_pointer())
-            name = f"llvm.masked.store.{_llvm_name(value.type)}.p0"
-            _call_llvm(builder, name, ir.VoidType(), [value, place, align, builder.select(there, mask, none)])
+            _store_masked(builder, place, builder.select(there, mask, none), value)
 
     return types.void(row, types.int64, types.int64, types.int64, types.int64, vectors), codegen
 

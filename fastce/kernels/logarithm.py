@@ -4,10 +4,11 @@ from typing import Any
 
 from numba import types
 
+from fastce.kernels.exponential import LN2, LN2_LOW
 from fastce.kernels.jit import by_type
 from fastce.kernels.lanes import split
 from fastce.kernels.simd import Vector, fma, polynomial
-from fastce.kernels.vector import _LOG_FLOAT64, LN2, LN2_LOW
+from fastce.kernels.vector import _LOG_FLOAT64
 
 
 def log_of_one_plus(f: Any) -> Any:

@@ -12,10 +12,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastce.kernels.half import _narrow, _stored_vector, _widen
 from fastce.kernels.jit import by_type, inline, real_of
-from fastce.kernels.simd import VECTOR_BYTES, Vector, _call_llvm, _llvm_name, _splat, vector_of
-
-BLOCK = 2048  # elements of a row that are prepared at a time; fits the smallest first-level cache
+from fastce.kernels.simd import Vector, _call_llvm, _llvm_name, _splat, vector_of
 
 _INDEX = ir.IntType(64)
 
@@ -34,39 +33,24 @@ def _element_pointer(builder: Any, context: Any, pointer_type: types.CPointer, p
     return builder.gep(pointer, [i], source_etype=element)
 
 
-def _stored_vector(context: Any, storage: types.Type, lanes: int) -> ir.VectorType:
-    return ir.VectorType(context.get_data_type(storage), lanes)
+def _alignment(stored: ir.VectorType) -> ir.Constant:
+    """That of a single element, in bytes."""
+    bits = {ir.FloatType(): 32, ir.DoubleType(): 64}.get(stored.element) or stored.element.width
+    return ir.Constant(ir.IntType(32), bits // 8)
 
 
-def _widen(builder: Any, storage: types.Type, stored: Any) -> Any:
-    """float16 or bfloat16 bits to float32, exactly; float32 and float64 as they are."""
-    if isinstance(storage, types.Float):
-        return stored
-    lanes = stored.type.count
-    floats = ir.VectorType(ir.FloatType(), lanes)
-    if storage == types.uint16:
-        return builder.fpext(builder.bitcast(stored, ir.VectorType(ir.HalfType(), lanes)), floats)
-    words = ir.VectorType(ir.IntType(32), lanes)
-    sixteen = ir.Constant(words, [16] * lanes)
-    return builder.bitcast(builder.shl(builder.zext(stored, words), sixteen), floats)
+def _load_masked(builder: Any, place: Any, mask: Any, others: Any) -> Any:
+    """The vector at ``place``, of which only the lanes in the mask are read; ``others`` gives the rest."""
+    place = builder.bitcast(place, others.type.as_pointer())
+    name = f"llvm.masked.load.{_llvm_name(others.type)}.p0"
+    return _call_llvm(builder, name, others.type, [place, _alignment(others.type), mask, others])
 
 
-def _narrow(builder: Any, storage: types.Type, value: Any) -> Any:
-    """The inverse of `_widen`, rounding to nearest, ties to even."""
-    if isinstance(storage, types.Float):
-        return value
-    lanes = value.type.count
-    shorts = ir.VectorType(ir.IntType(16), lanes)
-    if storage == types.uint16:
-        return builder.bitcast(builder.fptrunc(value, ir.VectorType(ir.HalfType(), lanes)), shorts)
-    words = ir.VectorType(ir.IntType(32), lanes)
-    repeat = lambda number: ir.Constant(words, [number] * lanes)  # noqa: E731
-    bits = builder.bitcast(value, words)
-    lowest_kept = builder.and_(builder.lshr(bits, repeat(16)), repeat(1))
-    rounded = builder.add(builder.add(bits, repeat(0x7FFF)), lowest_kept)
-    quiet_nan = builder.or_(bits, repeat(0x400000))  # rounding could carry a NaN into infinity
-    is_nan = builder.fcmp_unordered("uno", value, value)
-    return builder.trunc(builder.lshr(builder.select(is_nan, quiet_nan, rounded), repeat(16)), shorts)
+def _store_masked(builder: Any, place: Any, mask: Any, value: Any) -> None:
+    """Write the lanes in the mask."""
+    place = builder.bitcast(place, value.type.as_pointer())
+    name = f"llvm.masked.store.{_llvm_name(value.type)}.p0"
+    _call_llvm(builder, name, ir.VoidType(), [value, place, _alignment(value.type), mask])
 
 
 @intrinsic
@@ -90,28 +74,6 @@ def pointer(typingctx, array):
         return context.make_array(sig.args[0])(context, builder, args[0]).data
 
     return types.CPointer(array.dtype)(array), codegen
-
-
-def _room_on_stack(context: Any, builder: Any, real: types.Float) -> Any:
-    element = context.get_data_type(real)
-    with builder.goto_entry_block():
-        room = builder.alloca(ir.ArrayType(element, BLOCK))
-        room.align = VECTOR_BYTES
-    return builder.bitcast(room, element.as_pointer())
-
-
-@intrinsic
-def scratch_block(typingctx, row):
-    """Room on the stack for `BLOCK` elements of the dtype that the row is computed in."""
-    real = real_of(row.dtype)
-    return types.CPointer(real)(row), lambda context, builder, sig, args: _room_on_stack(context, builder, real)
-
-
-@intrinsic
-def wide_scratch_block(typingctx):
-    """Room on the stack for `BLOCK` float64s."""
-    real = types.float64
-    return types.CPointer(real)(), lambda context, builder, sig, args: _room_on_stack(context, builder, real)
 
 
 @intrinsic
@@ -141,11 +103,8 @@ def load_first(typingctx, row, i, count, fill):
         place = _element_pointer(builder, context, sig.args[0], row, i)
         stored = _stored_vector(context, storage, result.lanes)
         mask = _lanes_mask(builder, count, result.lanes)
-        place = builder.bitcast(place, stored.as_pointer())
-        align = ir.Constant(ir.IntType(32), storage.bitwidth // 8)
-        name = f"llvm.masked.load.{_llvm_name(stored)}.p0"
-        value = _call_llvm(builder, name, stored, [place, align, mask, ir.Constant(stored, None)])
-        return builder.select(mask, _widen(builder, storage, value), _splat(builder, fill, result.lanes))
+        value = _widen(builder, storage, _load_masked(builder, place, mask, ir.Constant(stored, None)))
+        return builder.select(mask, value, _splat(builder, fill, result.lanes))
 
     return result(row, types.int64, types.int64, real), codegen
 
@@ -206,14 +165,9 @@ def store_first(typingctx, row, i, vector, count):
 
     def codegen(context, builder, sig, args):
         row, i, vector, count = args
-        storage = sig.args[0].dtype
-        value = _narrow(builder, storage, vector)
+        value = _narrow(builder, sig.args[0].dtype, vector)
         place = _element_pointer(builder, context, sig.args[0], row, i)
-        place = builder.bitcast(place, value.type.as_pointer())
-        mask = _lanes_mask(builder, count, value.type.count)
-        align = ir.Constant(ir.IntType(32), storage.bitwidth // 8)
-        name = f"llvm.masked.store.{_llvm_name(value.type)}.p0"
-        _call_llvm(builder, name, ir.VoidType(), [value, place, align, mask])
+        _store_masked(builder, place, _lanes_mask(builder, count, value.type.count), value)
 
     return types.void(row, types.int64, vector, types.int64), codegen
 

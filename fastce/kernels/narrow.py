@@ -6,19 +6,13 @@ rows and classes as a vector has lanes are transposed in registers.
 
 from typing import NamedTuple
 
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-
 from fastce.kernels.blocks import AHEAD
-from fastce.kernels.columns import FITTING, WIDTH
 from fastce.kernels.jit import inline, outlined
 from fastce.kernels.lanes import load_square, store_square, store_whole_square, transposed
+from fastce.kernels.lines import FITTING
 from fastce.kernels.memory import element, lanes_of, load_first, prefetch, row_pointer, set_element, store, to_real
-from fastce.kernels.simd import VECTOR_BYTES
-from fastce.kernels.states import GROUP
+from fastce.kernels.rooms import GROUP, TILE, WIDTH
 
-TILE = 4096  # elements
 COPIED = 64  # classes at most that are copied into a tile where they are not adjacent
 
 
@@ -28,20 +22,6 @@ class Narrow(NamedTuple):
     logits: bool
     probabilities: bool
     gradient: bool
-
-
-@intrinsic
-def new_tile(typingctx, array):
-    """Room on the stack for a tile of this dtype."""
-
-    def codegen(context, builder, sig, args):
-        element = context.get_data_type(array.dtype)
-        with builder.goto_entry_block():
-            room = builder.alloca(ir.ArrayType(element, TILE))
-            room.align = VECTOR_BYTES
-        return builder.bitcast(room, element.as_pointer())
-
-    return types.CPointer(array.dtype)(array), codegen
 
 
 @inline

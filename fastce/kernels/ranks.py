@@ -4,8 +4,10 @@ import math
 
 from fastce.kernels.blocks import block_maximum, on_block
 from fastce.kernels.jit import inline, outlined
-from fastce.kernels.memory import BLOCK, element, lanes_of, load, load_first, to_real
-from fastce.kernels.simd import add_wide, maximum_of_lanes, sum_wide, where_less, zeros_wide
+from fastce.kernels.memory import element, lanes_of, load, load_first, to_real
+from fastce.kernels.rooms import BLOCK
+from fastce.kernels.simd import maximum_of_lanes, where_less
+from fastce.kernels.wide import add_wide, sum_wide, zeros_wide
 
 
 @outlined

@@ -1,11 +1,11 @@
-"""What every row kernel is made of: blocks, maxima, the reference, sums of exponentials.
+"""What every row kernel is made of: the reference of a row and its sums of exponentials.
 
 The state of a row is a reference and a sum, and the whole package is its algebra:
 
     (m1, s1) + (m2, s2) = (m, s1 exp(m1 - m) + s2 exp(m2 - m)),   m = max(m1, m2);   identity (-inf, 0)
 
 Here the reference of a row is ``offset + exponent * ln(2) / scale``. Nearly always the offset is 0 and the reference
-a power of two, which exp divides by for nothing (vector.py). It need not be the maximum, only near enough for every
+a power of two, which exp divides by for nothing (exponential.py). It need not be the maximum, only near enough for every
 exp to stay in range: a guess from the row's first elements serves, and the rare row that outgrows it starts again
 from its true maximum. A row beyond 2**20 in size is moved by its maximum first, which is exact where it matters.
 """
@@ -13,27 +13,13 @@ from its true maximum. A row beyond 2**20 in size is moved by its maximum first,
 import math
 
 from fastce.kernels.blocks import on_block, row_maximum
+from fastce.kernels.exponential import LN2, LOG2E, SPARE, exp, exp_in_float64, headroom, largest_exponent, scaling
 from fastce.kernels.jit import inline
-from fastce.kernels.lanes import lanes_in, lesser_and_top, store_real, where_equal, where_lane
-from fastce.kernels.memory import (
-    BLOCK,
-    keep_first,
-    lanes_of,
-    load,
-    load_first,
-    prefetch,
-    to_real,
-)
-from fastce.kernels.simd import (
-    add_products,
-    add_wide,
-    fma,
-    largest_lane,
-    sum_wide,
-    where_zero,
-    zeros_wide,
-)
-from fastce.kernels.vector import LN2, LOG2E, SPARE, exp, exp_in_float64, headroom, largest_exponent, scaling
+from fastce.kernels.lanes import lanes_in, lesser_and_top, store_real, where_lane
+from fastce.kernels.memory import keep_first, lanes_of, load, load_first, prefetch, to_real
+from fastce.kernels.rooms import BLOCK
+from fastce.kernels.simd import fma, largest_lane, where_equal, where_zero
+from fastce.kernels.wide import add_products, add_wide, sum_wide, zeros_wide
 
 LANES = 8  # of float64
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page

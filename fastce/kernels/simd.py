@@ -14,7 +14,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import lower_cast
-from numba.core.registry import cpu_target
 from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
@@ -156,6 +155,18 @@ def where_less(typingctx, a, b, yes, no):
 
 
 @intrinsic
+def where_equal(typingctx, a, b, yes, no):
+    """``yes`` where ``a == b``, ``no`` elsewhere."""
+    ty = _real_like((a, b, yes, no))
+
+    def codegen(context, builder, sig, args):
+        a, b, yes, no = args
+        return builder.select(builder.fcmp_ordered("==", a, b), yes, no)
+
+    return ty(ty, ty, ty, ty), codegen
+
+
+@intrinsic
 def where_zero(typingctx, a, yes, no):
     """``yes`` where ``a == 0``, ``no`` elsewhere (and where it is NaN)."""
     ty = _real_like((a, yes, no))
@@ -197,160 +208,11 @@ def polynomial(typingctx, x, coefficients):
     return x(x, coefficients), codegen
 
 
-@intrinsic
-def geometric(typingctx, coefficients, factor, ratio, like):
-    """``coefficients[k] * factor * ratio**k``, computed in float64, in the dtype of ``like``."""
-    result = types.UniTuple(like, len(coefficients))
-
-    def codegen(context, builder, sig, args):
-        values, power, ratio, _ = args
-        scaled = []
-        for k in range(len(sig.args[0])):
-            value = builder.fmul(builder.extract_value(values, k), power)
-            scaled.append(context.cast(builder, value, types.float64, like))
-            power = builder.fmul(power, ratio)
-        return context.make_tuple(builder, result, scaled)
-
-    return result(coefficients, types.float64, types.float64, like), codegen
-
-
-@intrinsic
-def low_bits_to_exponent(typingctx, x):
-    """The float whose sign and exponent fields are the lowest bits of ``x``."""
-
-    def codegen(context, builder, sig, args):
-        (x,) = args
-        element = x.type.element if isinstance(x.type, ir.VectorType) else x.type
-        bits, mantissa = (32, 23) if element == ir.FloatType() else (64, 52)
-        integer, amount = ir.IntType(bits), ir.Constant(ir.IntType(bits), mantissa)
-        if isinstance(x.type, ir.VectorType):
-            integer, amount = ir.VectorType(integer, x.type.count), _splat(builder, amount, x.type.count)
-        return builder.bitcast(builder.shl(builder.bitcast(x, integer), amount), x.type)
-
-    return x(x), codegen
-
-
-# --- AVX-512 --------------------------------------------------------------------------------------------------------
-
-
-def has_avx512() -> bool:
-    """Whether the CPU that Numba compiles for has AVX-512F (NUMBA_CPU_FEATURES is heeded)."""
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return "+avx512f" in features.split(",")
-
-
-@intrinsic
-def looked_up_power(typingctx, table, t):
-    """table[j] * 2**k, where the lowest bits of ``t`` are k N + j, the table's N constants being normal numbers.
-
-    N is the number of lanes: one instruction permutes the table. k and j are shifted to where the exponent and the
-    mantissa's first bits are; k adds to the exponent, and j has been subtracted from the constants before.
-    """
-    bits, mantissa, letter = (32, 23, "s") if t.dtype == types.float32 else (64, 52, "d")
-
-    def codegen(context, builder, sig, args):
-        integers = ir.VectorType(ir.IntType(bits), t.lanes)
-        shift = mantissa - (t.lanes.bit_length() - 1)
-        floats = ir.Constant(args[1].type, ir.Undefined)
-        for j in range(t.lanes):
-            value = context.cast(builder, builder.extract_value(args[0], j), types.float64, t.dtype)
-            floats = builder.insert_element(floats, value, ir.Constant(ir.IntType(32), j))
-        less_j = ir.Constant(integers, [j << shift for j in range(t.lanes)])
-        floats = builder.bitcast(builder.sub(builder.bitcast(floats, integers), less_j), floats.type)
-        low_bits = builder.bitcast(args[1], integers)
-        found = _call_llvm(builder, f"llvm.x86.avx512.permvar.{letter}f.512", floats.type, [floats, low_bits])
-        shifted = builder.shl(low_bits, ir.Constant(integers, [shift] * t.lanes))
-        return builder.bitcast(builder.add(builder.bitcast(found, integers), shifted), floats.type)
-
-    return t(table, t), codegen
-
-
 # --- lanes -----------------------------------------------------------------------------------------------------------
 
 
 def _lane(builder: Any, vector: Any, k: int) -> Any:
     return builder.extract_element(vector, ir.Constant(ir.IntType(32), k))
-
-
-def _add_by_halves(builder: Any, vector: Any) -> Any:
-    values = [_lane(builder, vector, k) for k in range(vector.type.count)]
-    while len(values) > 1:
-        half = len(values) // 2
-        values = [builder.fadd(a, b) for a, b in zip(values[:half], values[half:], strict=True)]
-    return values[0]
-
-
-@intrinsic
-def zeros_wide(typingctx):
-    """Two float64 vectors of zeros, for `add_wide`."""
-    pair = types.UniTuple(float64_vector, 2)
-    return pair(), lambda context, builder, sig, args: ir.Constant(context.get_value_type(pair), None)
-
-
-def _half(builder: Any, x: Any, half: int) -> Any:
-    """Eight of sixteen float32 lanes, in float64."""
-    lanes = x.type.count // 2
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(half * lanes, (half + 1) * lanes)))
-    return builder.fpext(builder.shuffle_vector(x, x, mask), ir.VectorType(ir.DoubleType(), lanes))
-
-
-def _add_compensated(builder: Any, totals: Any, x: Any) -> Any:
-    total, lost = builder.extract_value(totals, 0), builder.extract_value(totals, 1)
-    new = builder.fadd(total, x)
-    x_part = builder.fsub(new, total)
-    error = builder.fadd(builder.fsub(total, builder.fsub(new, x_part)), builder.fsub(x, x_part))
-    infinite = builder.fcmp_unordered("uno", error, error)  # inf - inf: the total tells already
-    error = builder.select(infinite, ir.Constant(error.type, None), error)
-    kept = builder.insert_value(totals, new, 0)
-    return builder.insert_value(kept, builder.fadd(lost, error), 1)
-
-
-@intrinsic
-def add_wide(typingctx, totals, x):
-    """``totals`` (two float64 vectors) plus the lanes of ``x``, added in float64.
-
-    Sixteen float32 fill both vectors. Eight float64 fill one; the other keeps what rounding loses (Knuth's two-sum).
-    """
-
-    def codegen(context, builder, sig, args):
-        totals, x = args
-        if x.type.element == ir.DoubleType():
-            return _add_compensated(builder, totals, x)
-        for half in range(2):
-            part = builder.fadd(builder.extract_value(totals, half), _half(builder, x, half))
-            totals = builder.insert_value(totals, part, half)
-        return totals
-
-    pair = types.UniTuple(float64_vector, 2)
-    return pair(pair, x), codegen
-
-
-@intrinsic
-def add_products(typingctx, totals, q, x, near):
-    """``totals`` plus ``q * (x - near)``, in float64 from the start, as `add_wide` adds."""
-
-    def codegen(context, builder, sig, args):
-        totals, q, x, near = args
-        if x.type.element == ir.DoubleType():
-            return _add_compensated(builder, totals, builder.fmul(q, builder.fsub(x, near)))
-        for half in range(2):
-            distance = builder.fsub(_half(builder, x, half), _half(builder, near, half))
-            part = _fma(builder, _half(builder, q, half), distance, builder.extract_value(totals, half))
-            totals = builder.insert_value(totals, part, half)
-        return totals
-
-    pair = types.UniTuple(float64_vector, 2)
-    return pair(pair, q, q, q), codegen
-
-
-@intrinsic
-def sum_wide(typingctx, totals):
-    """The sum of both vectors' lanes."""
-
-    def codegen(context, builder, sig, args):
-        return _add_by_halves(builder, builder.fadd(*(builder.extract_value(args[0], k) for k in range(2))))
-
-    return types.float64(totals), codegen
 
 
 @intrinsic

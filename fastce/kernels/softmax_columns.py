@@ -7,39 +7,18 @@ import math
 
 from numba import types
 
-from fastce.kernels.columns import (
-    ABOVE,
-    FITTING,
-    HIGHEST,
-    REFERENCE,
-    SHARE,
-    choose_references,
-    new_running,
-    new_sums,
-    put_into_states,
-    put_lanes,
-    sum_tile,
-    write_tile,
-)
+from fastce.kernels.columns import choose_references, put_lanes, sum_tile, write_tile
+from fastce.kernels.exponential import exp, headroom, scaling
 from fastce.kernels.jit import inline, kernel, matrix, outlined
 from fastce.kernels.lanes import any_nan, lesser_and_top, load_real, store_real
-from fastce.kernels.memory import (
-    elements,
-    lanes_of,
-    load,
-    load_first,
-    row_pointer,
-    scratch_block,
-    store,
-    store_first,
-    to_real,
-)
-from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_width
+from fastce.kernels.lines import ABOVE, FITTING, HIGHEST, REFERENCE, SHARE, put_into_states
+from fastce.kernels.memory import elements, lanes_of, load, load_first, row_pointer, store, store_first, to_real
+from fastce.kernels.narrow import put_tile, row_stride_of, tile_of, tile_width
+from fastce.kernels.rooms import GROUP, new_running, new_states, new_sums, new_tile, scratch_block
 from fastce.kernels.simd import where_less
 from fastce.kernels.states import (
     EXPONENT,
     FITS,
-    GROUP,
     LANES,
     LOSS,
     REST,
@@ -48,10 +27,8 @@ from fastce.kernels.states import (
     UPSTREAM,
     finish_logsumexp,
     mark_fitting,
-    new_states,
     report_misfits,
 )
-from fastce.kernels.vector import exp, headroom, scaling
 
 
 @inline

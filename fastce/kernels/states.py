@@ -13,19 +13,15 @@ The first keeps its digits however small it is; the second adds up from ``distan
 
 import math
 
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-
+from fastce.kernels.exponential import LN2, LN2_LOW, LOG2E, SPARE, exp, scaling
 from fastce.kernels.jit import inline, outlined
-from fastce.kernels.lanes import any_nan, split, where_equal
+from fastce.kernels.lanes import any_nan, split
 from fastce.kernels.logarithm import log1p, log_times_power
 from fastce.kernels.memory import keep_first, load, load_first, store
-from fastce.kernels.simd import VECTOR_BYTES, float64_vector, fma, where_less, where_zero
-from fastce.kernels.vector import LN2, LN2_LOW, LOG2E, SPARE, exp, scaling
+from fastce.kernels.rooms import GROUP
+from fastce.kernels.simd import float64_vector, fma, where_equal, where_less, where_zero
 
 LOWEST = -1.7976931348623157e308  # a product below has become -inf
-GROUP = 128  # rows in a table at most
 LANES = float64_vector.lanes
 
 # found by looking at the logits
@@ -38,23 +34,8 @@ LOSS, TOTAL, EXP_TARGET, Z_MASS = 8 * GROUP, 9 * GROUP, 10 * GROUP, 11 * GROUP
 # for the gradient: UPSTREAM is given, factor * exp(scale x) / 2**exponent is its first term
 UPSTREAM, FACTOR, FACTOR_EXPONENT, TARGET_GRADIENT = 12 * GROUP, 13 * GROUP, 14 * GROUP, 15 * GROUP
 FITS = 17 * GROUP  # 1, or 0 where the row must be left to other kernels
-LOST = 15 * GROUP  # from a sum to what its roundings lost (float64)
-TOP = 21 * GROUP  # the largest x of a row in a lane: its term is not in REST yet
-AT_TARGET = 22 * GROUP  # x of the target as the sum has met it
-FIELDS = 23
-
-
-@intrinsic
-def new_states(typingctx):
-    """Room on the stack for the states of a group of rows."""
-
-    def codegen(context, builder, sig, args):
-        with builder.goto_entry_block():
-            room = builder.alloca(ir.ArrayType(ir.DoubleType(), FIELDS * GROUP))
-            room.align = VECTOR_BYTES
-        return builder.bitcast(room, ir.DoubleType().as_pointer())
-
-    return types.CPointer(types.float64)(), codegen
+TOP = 18 * GROUP  # the largest x of a row in a lane: its term is not in REST yet
+AT_TARGET = 19 * GROUP  # x of the target as the sum has met it
 
 
 @inline

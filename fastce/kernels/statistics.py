@@ -16,24 +16,16 @@ from typing import Any, NamedTuple
 from numba import types
 
 from fastce.kernels.blocks import AHEAD, guessed_maximum, on_block
+from fastce.kernels.exponential import LN2, SPARE, add_exp, exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, structure, vector
 from fastce.kernels.logarithm import log_times_power
-from fastce.kernels.memory import (
-    BLOCK,
-    element,
-    lanes_of,
-    load,
-    load_first,
-    prefetch,
-    row_pointer,
-    scratch_block,
-    to_real,
-)
+from fastce.kernels.memory import element, lanes_of, load, load_first, prefetch, row_pointer, to_real
 from fastce.kernels.ranks import first_index, maximum_and_rank, rank_in_block
+from fastce.kernels.rooms import BLOCK, scratch_block
 from fastce.kernels.rows import reference_near
-from fastce.kernels.simd import add_wide, fma, maximum_of_lanes, sum_wide, where_less, zeros_wide
+from fastce.kernels.simd import fma, maximum_of_lanes, where_less
 from fastce.kernels.states import above
-from fastce.kernels.vector import LN2, SPARE, add_exp, exp, exp_in_float64, scaling
+from fastce.kernels.wide import add_wide, sum_wide, zeros_wide
 
 TOO_FAR = 36.0  # a maximum so far above the reference asks for a new one: 2**52, and the reference is 2**-60
 CANCELLED = 2.0  # how many times larger than the entropy two terms of it may be that nearly cancel

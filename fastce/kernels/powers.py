@@ -1,0 +1,73 @@
+"""What exp is made of: powers of two out of the bits of a float, a table in a register, scaled coefficients."""
+
+from llvmlite import ir
+from numba import types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from fastce.kernels.simd import _call_llvm, _splat
+
+
+@intrinsic
+def geometric(typingctx, coefficients, factor, ratio, like):
+    """``coefficients[k] * factor * ratio**k``, computed in float64, in the dtype of ``like``."""
+    result = types.UniTuple(like, len(coefficients))
+
+    def codegen(context, builder, sig, args):
+        values, power, ratio, _ = args
+        scaled = []
+        for k in range(len(sig.args[0])):
+            value = builder.fmul(builder.extract_value(values, k), power)
+            scaled.append(context.cast(builder, value, types.float64, like))
+            power = builder.fmul(power, ratio)
+        return context.make_tuple(builder, result, scaled)
+
+    return result(coefficients, types.float64, types.float64, like), codegen
+
+
+@intrinsic
+def low_bits_to_exponent(typingctx, x):
+    """The float whose sign and exponent fields are the lowest bits of ``x``."""
+
+    def codegen(context, builder, sig, args):
+        (x,) = args
+        element = x.type.element if isinstance(x.type, ir.VectorType) else x.type
+        bits, mantissa = (32, 23) if element == ir.FloatType() else (64, 52)
+        integer, amount = ir.IntType(bits), ir.Constant(ir.IntType(bits), mantissa)
+        if isinstance(x.type, ir.VectorType):
+            integer, amount = ir.VectorType(integer, x.type.count), _splat(builder, amount, x.type.count)
+        return builder.bitcast(builder.shl(builder.bitcast(x, integer), amount), x.type)
+
+    return x(x), codegen
+
+
+def has_avx512() -> bool:
+    """Whether the CPU that Numba compiles for has AVX-512F (NUMBA_CPU_FEATURES is heeded)."""
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return "+avx512f" in features.split(",")
+
+
+@intrinsic
+def looked_up_power(typingctx, table, t):
+    """table[j] * 2**k, where the lowest bits of ``t`` are k N + j, the table's N constants being normal numbers.
+
+    N is the number of lanes: one instruction permutes the table. k and j are shifted to where the exponent and the
+    mantissa's first bits are; k adds to the exponent, and j has been subtracted from the constants before.
+    """
+    bits, mantissa, letter = (32, 23, "s") if t.dtype == types.float32 else (64, 52, "d")
+
+    def codegen(context, builder, sig, args):
+        integers = ir.VectorType(ir.IntType(bits), t.lanes)
+        shift = mantissa - (t.lanes.bit_length() - 1)
+        floats = ir.Constant(args[1].type, ir.Undefined)
+        for j in range(t.lanes):
+            value = context.cast(builder, builder.extract_value(args[0], j), types.float64, t.dtype)
+            floats = builder.insert_element(floats, value, ir.Constant(ir.IntType(32), j))
+        less_j = ir.Constant(integers, [j << shift for j in range(t.lanes)])
+        floats = builder.bitcast(builder.sub(builder.bitcast(floats, integers), less_j), floats.type)
+        low_bits = builder.bitcast(args[1], integers)
+        found = _call_llvm(builder, f"llvm.x86.avx512.permvar.{letter}f.512", floats.type, [floats, low_bits])
+        shifted = builder.shl(low_bits, ir.Constant(integers, [shift] * t.lanes))
+        return builder.bitcast(builder.add(builder.bitcast(found, integers), shifted), floats.type)
+
+    return t(table, t), codegen
