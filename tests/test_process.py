@@ -287,6 +287,8 @@ import os, signal, threading, time
 import numpy as np
 import fastce
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+
 def interrupt_after(seconds):
     def send():
         time.sleep(seconds)

@@ -231,18 +231,26 @@ def put_lanes(out, place, y, how, fitting):
 def write_tile(function, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest):
     """function(running, tile, k, first, stop, count, out, how, rest) for some classes of every vector of rows in turn.
 
-    ``how`` is for `put_lanes`: a copy is written whole, the array itself where a row fits.
+    ``how`` is for `put_lanes`: a copy is written whole, the array itself where a row fits, in vectors at multiples of
+    their size if all classes of a row allow that.
     """
     lanes = lanes_of(tile[0])
     step = classes_at_a_time(tile, classes)
-    aligned = past_cache and not to_copy and elements_to_boundary(out[0], out[1]) == 0 and out[2] % lanes == 0
+    aligned = not to_copy and out[2] % lanes == 0
+    before = elements_to_boundary(out[0], out[1]) if aligned else 0
     for first in range(0, classes, step):
         stop = min(first + step, classes)
-        for k in range(0, count, lanes):
+        k = 0
+        while k < count:
             send_for_next(tile, k, first, classes)
-            here = min(lanes, count - k)
-            how = to_copy or (all_fit and here == lanes), aligned
-            function(running, tile, k, first, stop, here, out, how, rest)
+            here = min(lanes if k > 0 or before == 0 else before, count - k)
+            if not (to_copy or (all_fit and here == lanes)):
+                function(running, tile, k, first, stop, here, out, (False, False), rest)
+            elif past_cache and aligned:  # three calls, for three loops that ask nothing
+                function(running, tile, k, first, stop, here, out, (True, True), rest)
+            else:
+                function(running, tile, k, first, stop, here, out, (True, False), rest)
+            k += here
 
 
 @inline

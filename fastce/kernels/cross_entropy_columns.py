@@ -22,6 +22,7 @@ from fastce.kernels.lines import ABOVE, AT_CHOSEN, CHOSEN, FITTING, REFERENCE, S
 from fastce.kernels.memory import (
     element,
     elements,
+    keep_first,
     lanes_of,
     load,
     load_first,
@@ -148,7 +149,7 @@ def write_varied_classes(running, tile, k, first, stop, count, out, how, rest):
     one = load_first(place, 0, 0, to_real(place, 1.0))
     exponent, factor, target = load(running, REFERENCE + k), load(running, SHARE + k), load(running, CHOSEN + k)
     of_target, minus_upstream = load(running, AT_CHOSEN + k), load(running, ABOVE + k)
-    fitting = load(running, FITTING + k)
+    fitting = keep_first(load(running, FITTING + k), count)
     for c in range(first, stop):
         x = logits_at(place, start + k + c * stride, count, cap)
         minus_q = minus_upstream * masses_of_class(masses, probabilities, k, count, c)
@@ -167,7 +168,7 @@ def write_classes(running, tile, k, first, stop, count, out, how, rest):
     written, out_start, out_stride = out
     exponent, factor, target = load(running, REFERENCE + k), load(running, SHARE + k), load(running, CHOSEN + k)
     of_target, minus_q = load(running, AT_CHOSEN + k), load(running, ABOVE + k) * masses[1]
-    fitting = load(running, FITTING + k)
+    fitting = keep_first(load(running, FITTING + k), count)
     number = load_first(place, 0, 0, to_real(place, first))
     for c in range(first, stop):
         x = elements(place, start + k + c * stride, count, to_real(place, 0.0))

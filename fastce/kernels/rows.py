@@ -5,8 +5,8 @@ The state of a row is a reference and a sum, and the whole package is its algebr
     (m1, s1) + (m2, s2) = (m, s1 exp(m1 - m) + s2 exp(m2 - m)),   m = max(m1, m2);   identity (-inf, 0)
 
 Here the reference of a row is ``offset + exponent * ln(2) / scale``. Nearly always the offset is 0 and the reference
-a power of two, which exp divides by for nothing (exponential.py). It need not be the maximum, only near enough for every
-exp to stay in range: a guess from the row's first elements serves, and the rare row that outgrows it starts again
+a power of two, which exp divides by for nothing (exponential.py). It need not be the maximum, only near enough for
+every exp to stay in range: a guess from the row's first elements serves, and the rare row that outgrows it starts again
 from its true maximum. A row beyond 2**20 in size is moved by its maximum first, which is exact where it matters.
 """
 

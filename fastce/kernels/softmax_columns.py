@@ -12,7 +12,17 @@ from fastce.kernels.exponential import exp, headroom, scaling
 from fastce.kernels.jit import inline, kernel, matrix, outlined
 from fastce.kernels.lanes import any_nan, lesser_and_top, load_real, store_real
 from fastce.kernels.lines import ABOVE, FITTING, HIGHEST, REFERENCE, SHARE, put_into_states
-from fastce.kernels.memory import elements, lanes_of, load, load_first, row_pointer, store, store_first, to_real
+from fastce.kernels.memory import (
+    elements,
+    keep_first,
+    lanes_of,
+    load,
+    load_first,
+    row_pointer,
+    store,
+    store_first,
+    to_real,
+)
 from fastce.kernels.narrow import put_tile, row_stride_of, tile_of, tile_width
 from fastce.kernels.rooms import GROUP, new_running, new_states, new_sums, new_tile, scratch_block
 from fastce.kernels.simd import where_less
@@ -96,7 +106,11 @@ def write_classes(running, tile, k, first, stop, count, out, how, logarithm):
     """Softmax, or (x - x_max) - log(sum / exp(x_max)), of these classes of one vector of rows."""
     place, start, stride, _ = tile
     written, out_start, out_stride = out
-    exponent, factor, fitting = load(running, REFERENCE + k), load(running, SHARE + k), load(running, FITTING + k)
+    exponent, factor, fitting = (
+        load(running, REFERENCE + k),
+        load(running, SHARE + k),
+        keep_first(load(running, FITTING + k), count),
+    )
     largest, log_sum = load(running, HIGHEST + k), load(running, ABOVE + k)
     scaled_by = scaling(place, 1.0, 1.0)
     for c in range(first, stop):
