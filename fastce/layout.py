@@ -187,7 +187,7 @@ def _cube_of(array: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) ->
 def cut_columns(shape: tuple[int, ...], itemsize: int) -> list[Place]:
     """Blocks of a megabyte or so, cut by shape alone: several outers, or whole groups of rows of one."""
     outer, classes, rows = shape
-    if outer * rows * classes * itemsize <= INLINE_BYTES:
+    if outer * rows * classes * itemsize <= INLINE_BYTES // 4:  # short rows cost more
         return [Place(slice(0, outer), slice(0, rows), 0, outer * rows, (outer, rows))]
     wanted = max(BLOCK_BYTES // (classes * itemsize), outer * rows // BLOCKS, 1)
     at_once = max(1, wanted // rows)

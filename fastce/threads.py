@@ -17,7 +17,7 @@ from typing import Any
 
 BLOCK_BYTES = 1 << 20  # a block is worth the few microseconds that it costs, and still fits a second-level cache
 LARGEST_BLOCK_BYTES = 1 << 25  # Ctrl-C is heard between blocks
-INLINE_BYTES = 1 << 18  # less work than this is not worth waking a thread
+INLINE_BYTES = 1 << 21  # less is not worth waking a thread, which can take a tenth of a millisecond
 BLOCKS = 64
 
 _MOST_THREADS = 256

@@ -1,6 +1,7 @@
 """What all tests share: one seed, and how long hypothesis may look."""
 
 import os
+from importlib import import_module
 
 import hypothesis
 import numpy as np
@@ -20,3 +21,12 @@ hypothesis.settings.load_profile("fastce")
 def rng():
     """The same numbers in every run, whatever the order of the tests."""
     return np.random.default_rng(20240229)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Small calls are cut in blocks too, and go to all threads."""
+    for name in ("fastce.threads", "fastce.layout"):  # fastce.threads is also a function
+        module = import_module(name)
+        monkeypatch.setattr(module, "INLINE_BYTES", 1 << 16)
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 18)

@@ -353,7 +353,7 @@ def test_absent_pixels_are_exactly_zero_whatever_they_hold(rng):
         ((33, 5, 1_001), 0, "byte-swapped"),
     ],
 )
-def test_any_number_of_threads_and_any_repetition_gives_the_same_bits(rng, shape, axis, layout):
+def test_any_number_of_threads_and_any_repetition_gives_the_same_bits(small_blocks, rng, shape, axis, layout):
     logits = LAYOUTS[layout](rng.normal(size=shape).astype(np.float32) * 4)
     labels = rng.integers(0, shape[axis], tuple(np.delete(shape, axis)))
     call = {"axis": axis, "reduction": "none", "label_smoothing": 0.1}

@@ -350,7 +350,7 @@ def test_a_memmap_gives_the_bits_of_an_array(rng, tmp_path):
 
 @pytest.mark.parametrize("n_threads", [2, 3, 8])
 @pytest.mark.parametrize("shape", [(700, 700), (3000, 40), (40, 3000)])
-def test_any_number_of_threads_gives_the_same_bits(rng, shape, n_threads):
+def test_any_number_of_threads_gives_the_same_bits(small_blocks, rng, shape, n_threads):
     similarity, targets = rng.normal(size=shape).astype(np.float32), rng.integers(0, shape[1], shape[0])
     one = fastce.clip_loss_value_and_grad(similarity, targets, logit_scale=3.0, n_threads=1)
     many = fastce.clip_loss_value_and_grad(similarity, targets, logit_scale=3.0, n_threads=n_threads)

@@ -547,7 +547,7 @@ def test_a_read_only_memmap_gives_the_bits_of_an_array(rng, tmp_path):
 
 @pytest.mark.parametrize("n_threads", [2, 3, 8])
 @pytest.mark.parametrize("shape", [(20_000, 10), (3_000, 130), (40, 9_000), (30, 50, 60)])
-def test_any_number_of_threads_gives_the_same_bits(rng, shape, n_threads):
+def test_any_number_of_threads_gives_the_same_bits(small_blocks, rng, shape, n_threads):
     logits = rng.normal(size=shape).astype(np.float32)
     labels = rng.integers(0, shape[1], (shape[0], *shape[2:]))
     for options in ({}, {"label_smoothing": 0.1, "weight": rng.random(shape[1])}):

@@ -434,7 +434,7 @@ def test_the_first_target_out_of_range_is_named_and_nothing_is_written(rng, rows
         (30_011, 20, "bfloat16"),
     ],
 )
-def test_any_number_of_threads_and_any_repetition_gives_the_same_bits(rng, rows, classes, name):
+def test_any_number_of_threads_and_any_repetition_gives_the_same_bits(small_blocks, rng, rows, classes, name):
     logits = (rng.normal(size=(rows, classes)) * 3).astype(dtype_of(name))
     logits[::1009, 0], logits[5::2003] = np.nan, -np.inf
     labels, t = rng.integers(0, classes, rows), rng.random((rows, classes), np.float32)

@@ -64,7 +64,7 @@ def calls_on_a_matrix(shape, rng):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_any_number_of_threads_gives_the_same_bits(shape, rng):
+def test_any_number_of_threads_gives_the_same_bits(small_blocks, shape, rng):
     for name, call in calls_on_a_matrix(shape, rng).items():
         expected = call(1)
         for n_threads in [2, 3, 8]:
