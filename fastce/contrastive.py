@@ -1,19 +1,16 @@
 """Contrastive losses on a given similarity matrix: rows and columns from one read, the gradient from a second."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array, checked_out, compute_dtype, fraction, positive, real_array, reduction_of
+from fastce.arguments import Array, checked_out, fraction, positive, real_array, reduction_of
 from fastce.kernels.clip import clip_gradient
 from fastce.layout import Rows, goes_past_cache
 from fastce.positives import positives_of
-from fastce.similarity_sums import Side, SimilarityCall, both_sides
+from fastce.sides import gradient_factors, slopes_of_points, value_of
+from fastce.similarity_sums import SimilarityCall, both_sides
 from fastce.threads import cut_rows, for_each
-
-SPREAD = {"float32": 90.0, "float64": 900.0}  # of the powers of two near exp(lse) that one exp may serve
-LARGEST_EXPONENT = 2.0**19  # of a logsumexp, for a gradient computed in float32
 
 
 class ClipValueAndGrad(NamedTuple):
@@ -78,7 +75,7 @@ def clip_loss(
     0.3226813394
     """
     call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
-    return _value(call, *both_sides(call, n_threads))
+    return value_of(*both_sides(call, n_threads), call.reduction, call.similarity.dtype)
 
 
 def clip_loss_value_and_grad(
@@ -115,39 +112,28 @@ def clip_loss_value_and_grad(
            [ 0.0842, -0.0991]])
     """
     call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
-    dtype = call.similarity.dtype
-    out = checked_out(out, call.array.shape, dtype, call.array, [targets])
+    out = checked_out(out, call.array.shape, call.similarity.dtype, call.array, [targets])
     by_row, by_column = both_sides(call, n_threads)
-    of_rows, of_columns = _powers(by_row), _powers(by_column)
-    if max(np.abs(of_rows[0]).max(initial=0.0), np.abs(of_columns[0]).max(initial=0.0)) > LARGEST_EXPONENT:
-        dtype = np.dtype(np.float64)
-    similarity, gradient, n_columns = (
-        Rows(call.array, dtype=dtype),
-        Rows(out, dtype=dtype),
-        call.similarity.classes,
-    )
-    smoothing = np.array([call.smoothing / n_columns, call.smoothing / max(call.similarity.rows, 1)])
-    points = call.positives
-    slopes = _slopes(by_row, points.rows, points.row_mass, smoothing[0], call) + _slopes(
-        by_column, points.columns, points.column_mass, smoothing[1], call
-    )
-    together = _brought_together(of_rows, of_columns, dtype)
-    of_rows, of_columns = np.ascontiguousarray(of_rows.T), of_columns.astype(compute_dtype(dtype))
-    scale_gradient = np.empty(call.similarity.rows)
+    factors = gradient_factors(by_row, by_column, call.smoothing, call.similarity.dtype)
+    slopes = slopes_of_points(by_row, by_column, call.positives, call.smoothing)
+    similarity, gradient = Rows(call.array, dtype=factors.dtype), Rows(out, dtype=factors.dtype)
+    points, scale_gradient = call.positives, np.empty(call.similarity.rows)
     past_cache = goes_past_cache(out, call.similarity.view)
-    kernel = clip_gradient.compiled(dtype)
+    kernel = clip_gradient.compiled(factors.dtype)
 
     def work(start: int, stop: int) -> None:
         room = gradient.room(start, stop)
         kernel(
             similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, slopes,
-            call.scale, of_rows[start:stop], of_columns, together, smoothing, room, scale_gradient[start:stop],
-            past_cache,
+            call.scale, factors.of_rows[start:stop], factors.of_columns, factors.together, factors.spreads, room,
+            scale_gradient[start:stop], past_cache,
         )  # fmt: skip
         gradient.put_back(start, stop, room)
 
     for_each(cut_rows(call.similarity.rows, call.similarity.row_bytes), work, n_threads)
-    return ClipValueAndGrad(_value(call, by_row, by_column), out, float(scale_gradient.sum()))
+    return ClipValueAndGrad(
+        value_of(by_row, by_column, call.reduction, call.similarity.dtype), out, float(scale_gradient.sum())
+    )
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -166,42 +152,3 @@ def _checked_call(
         raise ValueError(f"similarity must be square {why}, got shape {array.shape}")
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
     return SimilarityCall(array, Rows(array), positives_of(targets, array.shape), scale, smoothing, reduction)
-
-
-def _value(call: SimilarityCall, by_row: Side, by_column: Side) -> Any:
-    if call.reduction == "none":
-        return (0.5 * (by_row.losses + by_column.losses)).astype(compute_dtype(call.similarity.dtype))
-    if call.reduction == "sum":
-        return 0.5 * float(by_row.losses.sum() + by_column.losses.sum())
-    if not by_row.factor.any():
-        return math.nan
-    return float((by_row.losses * by_row.factor).sum() + (by_column.losses * by_column.factor).sum())
-
-
-def _slopes(side: Side, owner: Array, mass: Array, spread: float, call: SimilarityCall) -> Array:
-    """dL/dx of the positives, one direction's part: a (p - target), with p - 1 = expm1(x - lse) for its digits."""
-    missing = 1.0 - (1.0 - call.smoothing) * mass - spread
-    with np.errstate(invalid="ignore"):
-        return side.factor[owner] * (np.expm1(-side.of_points) + missing)
-
-
-def _powers(side: Side) -> Array:
-    """(exponent, factor / (exp(lse) / 2**exponent), factor) for each row or column."""
-    fraction_of_total, power = np.frexp(side.total)
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        finite = np.isfinite(side.total) & (side.total > 0.0)
-        left_over = np.where(finite, side.factor / fraction_of_total, np.nan)
-    exponent = np.where(finite, side.exponent + power, 0.0)
-    return np.stack([exponent, np.where(side.factor == 0.0, 0.0, left_over), side.factor])
-
-
-def _brought_together(of_rows: Array, of_columns: Array, dtype: np.dtype[Any]) -> bool:
-    """Give all rows and columns the lowest of their powers of two, unless exp would leave the dtype's range."""
-    exponents = np.concatenate([of_rows[0], of_columns[0]])
-    lowest, spread = exponents.min(initial=np.inf), np.ptp(exponents) if exponents.size else 0.0
-    together = bool(spread <= SPREAD[compute_dtype(dtype).name])
-    if together:
-        for side in (of_rows, of_columns):
-            side[1] = np.ldexp(side[1], (lowest - side[0]).astype(np.int64))
-            side[0] = lowest
-    return together

@@ -1,34 +1,20 @@
 """Both directions of a loss on a similarity matrix, from one read of it: the sums of rows and of columns."""
 
-import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from fastce.arguments import Array, compute_dtype
 from fastce.kernels.clip import clip_sums
-from fastce.kernels.exponential import SPARE
+from fastce.kernels.exponential import LN2, SPARE
 from fastce.kernels.softmax import row_states
 from fastce.layout import Rows
 from fastce.positives import Positives
+from fastce.sides import Side, Sums, side_of
 from fastce.threads import cut_rows, for_each
 
-LN2 = math.log(2.0)
-LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # exact products up to 2**20
 TRUSTED = 2.0**-60  # smaller sums, relative to their block's reference, may have lost digits
 COLUMN_BLOCKS = 16  # each keeps sums for every column, so there must not be many
-
-
-@dataclass
-class Side:
-    """One direction of the loss, for each row (or column): exp(lse) as sum * 2**exponent, loss, share of the mean."""
-
-    total: Array
-    exponent: Array
-    losses: Array
-    factor: Array
-    of_points: Array  # lse - x of each positive
 
 
 class SimilarityCall(NamedTuple):
@@ -42,69 +28,29 @@ class SimilarityCall(NamedTuple):
     reduction: str
 
 
-class _Sums(NamedTuple):
-    """Of the negatives of every row or column: the sum of exp(x) / 2**exponent, and the sum of x."""
-
-    exps: Array
-    exponent: Array
-    total: Array
-
-
 def both_sides(call: SimilarityCall, n_threads: int | None) -> tuple[Side, Side]:
     """The losses of rows and of columns, with what their gradients are made of."""
     points, (rows, columns) = call.positives, call.array.shape
     x = np.asarray(call.array[points.rows, points.columns], np.float64) * call.scale
-    by_row, by_column = _sums_of_negatives(call, n_threads)
+    by_row, by_column, totals = _sums_of_negatives(call, n_threads)
+
+    def side(sums: Sums, owner: Array, mass: Array, total: Array | None, classes: int) -> Side:
+        mean_of_x = None if total is None else (total + np.bincount(owner, x, total.size)) / classes
+        return side_of(sums, owner, mass, x, mean_of_x, call.smoothing, call.reduction, 0.5)
+
     return (
-        _side(by_row, points.rows, points.row_mass, x, columns, call),
-        _side(by_column, points.columns, points.column_mass, x, rows, call),
+        side(by_row, points.rows, points.row_mass, totals[0], columns),
+        side(by_column, points.columns, points.column_mass, totals[1], rows),
     )
 
 
-def _side(negatives: _Sums, owner: Array, mass: Array, x: Array, classes: int, call: SimilarityCall) -> Side:
-    """Add the positives to the negatives of each row (or column): the loss is sum_p mass_p (lse - x_p).
+def _sums_of_negatives(
+    call: SimilarityCall, n_threads: int | None
+) -> tuple[Sums, Sums, tuple[Array, Array] | tuple[None, None]]:
+    """The sums of both directions from one read; rows and columns that lost digits in it are summed again.
 
-    For the largest positive, lse - x_p = log1p(rest / exp(x_p)), rest being the sum of all the others, which keeps its
-    digits when that one dominates. No other can.
+    Then the sums of x itself, where smoothing asks for them.
     """
-    number = negatives.exps.size
-    present = np.bincount(owner, minlength=number) > 0
-    leads = _largest_of_each(owner, x, number)
-    with np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore"):
-        lead_exponent = np.full(number, -np.inf)
-        lead_exponent[owner[leads]] = np.rint(x[leads] / LN2)
-        exponent = np.maximum(negatives.exponent, np.where(np.isfinite(lead_exponent), lead_exponent, -np.inf))
-        exps = np.exp((x - exponent[owner] * LN2_HIGH) - exponent[owner] * LN2_LOW)
-        rest = np.ldexp(negatives.exps, (negatives.exponent - exponent).astype(np.int64))
-        rest = rest + np.bincount(owner, np.where(leads, 0.0, exps), number)
-        total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
-        log_total = np.log(total)
-        below = (exponent[owner] * LN2_HIGH - x) + exponent[owner] * LN2_LOW
-        dominates = leads & (rest[owner] < 1e15 * exps)
-        of_points = np.where(dominates, np.log1p(rest[owner] / exps), log_total[owner] + below)
-        of_points[np.isposinf(total)[owner]] = np.nan
-        losses = (1.0 - call.smoothing) * np.bincount(owner, mass * of_points, number)
-        if call.smoothing > 0.0:
-            mean_of_x = (negatives.total + np.bincount(owner, x, number)) / classes
-            losses = losses + call.smoothing * (log_total + exponent * LN2 - mean_of_x)
-    losses[~present] = 0.0
-    share = 1.0 / max(int(present.sum()), 1) if call.reduction == "mean" else 1.0
-    return Side(total, exponent, losses, np.where(present, 0.5 * share, 0.0), of_points)
-
-
-def _largest_of_each(owner: Array, x: Array, number: int) -> Array:
-    """True at the largest positive of each row (or column), the first of equal ones."""
-    largest = np.full(number, -np.inf)
-    with np.errstate(invalid="ignore"):
-        np.maximum.at(largest, owner, x)
-    candidates = np.flatnonzero((x == largest[owner]) | np.isnan(x))
-    leads = np.zeros(x.size, bool)
-    leads[candidates[np.unique(owner[candidates], return_index=True)[1]]] = True
-    return leads
-
-
-def _sums_of_negatives(call: SimilarityCall, n_threads: int | None) -> tuple[_Sums, _Sums]:
-    """The sums of both directions from one read; rows and columns that lost digits in it are summed again."""
     rows, columns = call.array.shape
     points, dtype = call.positives, call.similarity.dtype
     blocks = _few_blocks(rows, call.similarity.row_bytes)
@@ -132,11 +78,10 @@ def _sums_of_negatives(call: SimilarityCall, n_threads: int | None) -> tuple[_Su
     np.ldexp(column_exps, (exponents - top).astype(np.int64), out=column_exps)
     by_row = _trusted(row_exps, exponents[block_of_row, 0], call, n_threads, 0)
     by_column = _trusted(column_exps.sum(axis=0), np.full(columns, top), call, n_threads, 1)
-    totals = (np.zeros(rows), np.zeros(columns))
-    if smoothed:
-        near = ((exponents[:, 0] + SPARE) * LN2 / call.scale).astype(compute_dtype(dtype)).astype(np.float64)
-        totals = _totals(row_distances, column_distances, near, block_of_row, call)
-    return _Sums(*by_row, totals[0]), _Sums(*by_column, totals[1])
+    if not smoothed:
+        return by_row, by_column, (None, None)
+    near = ((exponents[:, 0] + SPARE) * LN2 / call.scale).astype(compute_dtype(dtype)).astype(np.float64)
+    return by_row, by_column, _totals(row_distances, column_distances, near, block_of_row, call)
 
 
 def _totals(
@@ -159,10 +104,8 @@ def _few_blocks(rows: int, row_bytes: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def _trusted(
-    sums: Array, exponent: Array, call: SimilarityCall, n_threads: int | None, axis: int
-) -> tuple[Array, Array]:
-    """(sums, exponent), those that cannot be trusted computed from scratch: each row with a reference of its own."""
+def _trusted(sums: Array, exponent: Array, call: SimilarityCall, n_threads: int | None, axis: int) -> Sums:
+    """The sums, those that cannot be trusted computed from scratch: each row with a reference of its own."""
     doubtful = np.flatnonzero(~((sums > TRUSTED) & (sums < 2.0**99)))
     array, points = (call.array, call.positives) if axis == 0 else (call.array.T, call.positives)
     owner, other = (points.rows, points.columns) if axis == 0 else (points.columns, points.rows)
@@ -180,4 +123,4 @@ def _trusted(
 
     if doubtful.size:
         for_each(cut_rows(doubtful.size, array.shape[1] * 8), work, n_threads)
-    return sums, exponent
+    return Sums(sums, exponent)

@@ -1,0 +1,158 @@
+"""The two directions of a contrastive loss: from the sums of its rows (or columns) to losses and gradients' factors.
+
+Everything here is of the size of the rows, in float64.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, compute_dtype
+from fastce.kernels.exponential import LN2
+from fastce.positives import Positives
+
+LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # exact products up to 2**20
+SPREAD = {"float32": 90.0, "float64": 900.0}  # of the powers of two near exp(lse) that one exp may serve
+LARGEST_EXPONENT = 2.0**19  # of a logsumexp, for a gradient computed in float32
+
+
+class Sums(NamedTuple):
+    """Of the negatives of every row or column: the sum of exp(x) / 2**exponent."""
+
+    exps: Array
+    exponent: Array
+
+
+@dataclass
+class Side:
+    """One direction of the loss, for each row (or column): exp(lse) as total * 2**exponent, loss, share of the value.
+
+    ``of_points`` is lse - x of each positive.
+    """
+
+    total: Array
+    exponent: Array
+    losses: Array
+    factor: Array
+    of_points: Array
+
+
+class Factors(NamedTuple):
+    """What `clip_gradient` makes of a similarity, for all rows and columns; see there."""
+
+    dtype: np.dtype[Any]  # that the gradient is computed in
+    of_rows: Array
+    of_columns: Array
+    together: bool
+    spreads: Array
+
+
+def side_of(
+    negatives: Sums,
+    owner: Array,
+    mass: Array,
+    x: Array,
+    mean_of_x: Array | None,
+    smoothing: float,
+    reduction: str,
+    share_of_value: float,
+) -> Side:
+    """Add the positives to the negatives of each row (or column): the loss is sum_p mass_p (lse - x_p).
+
+    For the largest positive, lse - x_p = log1p(rest / exp(x_p)), rest being the sum of all the others, which keeps its
+    digits when that one dominates. No other can. ``mean_of_x``, over all of the row, is asked for by smoothing alone.
+    """
+    number = negatives.exps.size
+    present = np.bincount(owner, minlength=number) > 0
+    leads = _largest_of_each(owner, x, number)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore"):
+        lead_exponent = np.full(number, -np.inf)
+        lead_exponent[owner[leads]] = np.rint(x[leads] / LN2)
+        exponent = np.maximum(negatives.exponent, np.where(np.isfinite(lead_exponent), lead_exponent, -np.inf))
+        exps = np.exp((x - exponent[owner] * LN2_HIGH) - exponent[owner] * LN2_LOW)
+        rest = np.ldexp(negatives.exps, (negatives.exponent - exponent).astype(np.int64))
+        rest = rest + np.bincount(owner, np.where(leads, 0.0, exps), number)
+        total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
+        log_total = np.log(total)
+        below = (exponent[owner] * LN2_HIGH - x) + exponent[owner] * LN2_LOW
+        dominates = leads & (rest[owner] < 1e15 * exps)
+        of_points = np.where(dominates, np.log1p(rest[owner] / exps), log_total[owner] + below)
+        of_points[np.isposinf(total)[owner]] = np.nan
+        losses = (1.0 - smoothing) * np.bincount(owner, mass * of_points, number)
+        if mean_of_x is not None:
+            losses = losses + smoothing * (log_total + exponent * LN2 - mean_of_x)
+    losses[~present] = 0.0
+    share = share_of_value / max(int(present.sum()), 1) if reduction == "mean" else share_of_value
+    return Side(total, exponent, losses, np.where(present, share, 0.0), of_points)
+
+
+def _largest_of_each(owner: Array, x: Array, number: int) -> Array:
+    """True at the largest positive of each row (or column), the first of equal ones."""
+    largest = np.full(number, -np.inf)
+    with np.errstate(invalid="ignore"):
+        np.maximum.at(largest, owner, x)
+    candidates = np.flatnonzero((x == largest[owner]) | np.isnan(x))
+    leads = np.zeros(x.size, bool)
+    leads[candidates[np.unique(owner[candidates], return_index=True)[1]]] = True
+    return leads
+
+
+def value_of(by_row: Side, by_column: Side, reduction: str, dtype: np.dtype[Any]) -> Any:
+    """What the reduction asks for, of both directions."""
+    if reduction == "none":
+        return (0.5 * (by_row.losses + by_column.losses)).astype(compute_dtype(dtype))
+    if reduction == "sum":
+        return 0.5 * float(by_row.losses.sum() + by_column.losses.sum())
+    if not by_row.factor.any():
+        return math.nan
+    return float((by_row.losses * by_row.factor).sum() + (by_column.losses * by_column.factor).sum())
+
+
+def slopes_of_points(by_row: Side, by_column: Side, points: Positives, smoothing: float) -> Array:
+    """dL/dx of each positive, from both of its directions."""
+    rows, columns = by_row.losses.size, by_column.losses.size
+    return _slopes(by_row, points.rows, points.row_mass, smoothing, columns) + _slopes(
+        by_column, points.columns, points.column_mass, smoothing, rows
+    )
+
+
+def _slopes(side: Side, owner: Array, mass: Array, smoothing: float, classes: int) -> Array:
+    """One direction's part: a (p - target), with p - 1 = expm1(x - lse) for its digits."""
+    missing = 1.0 - (1.0 - smoothing) * mass - smoothing / max(classes, 1)
+    with np.errstate(invalid="ignore"):
+        return side.factor[owner] * (np.expm1(-side.of_points) + missing)
+
+
+def gradient_factors(by_row: Side, by_column: Side, smoothing: float, dtype: np.dtype[Any]) -> Factors:
+    """What the gradient of a similarity that is no positive is made of, computed in float64 if it must be."""
+    of_rows, of_columns = _powers(by_row), _powers(by_column)
+    if max(np.abs(of_rows[0]).max(initial=0.0), np.abs(of_columns[0]).max(initial=0.0)) > LARGEST_EXPONENT:
+        dtype = np.dtype(np.float64)
+    together = _brought_together(of_rows, of_columns, dtype)
+    classes = np.array([by_column.losses.size, by_row.losses.size])
+    spreads = smoothing / np.maximum(classes, 1)
+    return Factors(dtype, np.ascontiguousarray(of_rows.T), of_columns.astype(compute_dtype(dtype)), together, spreads)
+
+
+def _powers(side: Side) -> Array:
+    """(exponent, factor / (exp(lse) / 2**exponent), factor) for each row or column."""
+    fraction_of_total, power = np.frexp(side.total)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        finite = np.isfinite(side.total) & (side.total > 0.0)
+        left_over = np.where(finite, side.factor / fraction_of_total, np.nan)
+    exponent = np.where(finite, side.exponent + power, 0.0)
+    return np.stack([exponent, np.where(side.factor == 0.0, 0.0, left_over), side.factor])
+
+
+def _brought_together(of_rows: Array, of_columns: Array, dtype: np.dtype[Any]) -> bool:
+    """Give all rows and columns the lowest of their powers of two, unless exp would leave the dtype's range."""
+    exponents = np.concatenate([of_rows[0], of_columns[0]])
+    lowest, spread = exponents.min(initial=np.inf), np.ptp(exponents) if exponents.size else 0.0
+    together = bool(spread <= SPREAD[compute_dtype(dtype).name])
+    if together:
+        for side in (of_rows, of_columns):
+            side[1] = np.ldexp(side[1], (lowest - side[0]).astype(np.int64))
+            side[0] = lowest
+    return together
