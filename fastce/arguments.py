@@ -101,11 +101,26 @@ def number(value: Any, name: str) -> float:
         raise TypeError(f"{name} must be a number, got {value!r}") from None
 
 
+def finite(value: Any, name: str) -> float:
+    result = number(value, name)
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return result
+
+
 def positive(value: Any, name: str) -> float:
     result = number(value, name)
     if not (result > 0 and math.isfinite(result)):
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
     return result
+
+
+def inverse_temperature(value: Any) -> float:
+    """1 / temperature, a logit scale."""
+    temperature = positive(value, "temperature")
+    if not math.isfinite(1.0 / temperature):
+        raise ValueError(f"temperature must not be smaller than {1.0 / np.finfo(np.float64).max}, got {value!r}")
+    return 1.0 / temperature
 
 
 def not_negative(value: Any, name: str) -> float:

@@ -2,15 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastce.arguments import Array, checked_out, fraction, positive, real_array, reduction_of
-from fastce.kernels.clip import clip_gradient
-from fastce.layout import Rows, goes_past_cache
+from fastce.layout import Rows
 from fastce.positives import positives_of
 from fastce.sides import gradient_factors, slopes_of_points, value_of
-from fastce.similarity_sums import SimilarityCall, both_sides
-from fastce.threads import cut_rows, for_each
+from fastce.similarity import SimilarityCall, both_sides, write_gradient
 
 
 class ClipValueAndGrad(NamedTuple):
@@ -116,24 +112,9 @@ def clip_loss_value_and_grad(
     by_row, by_column = both_sides(call, n_threads)
     factors = gradient_factors(by_row, by_column, call.smoothing, call.similarity.dtype)
     slopes = slopes_of_points(by_row, by_column, call.positives, call.smoothing)
-    similarity, gradient = Rows(call.array, dtype=factors.dtype), Rows(out, dtype=factors.dtype)
-    points, scale_gradient = call.positives, np.empty(call.similarity.rows)
-    past_cache = goes_past_cache(out, call.similarity.view)
-    kernel = clip_gradient.compiled(factors.dtype)
-
-    def work(start: int, stop: int) -> None:
-        room = gradient.room(start, stop)
-        kernel(
-            similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, slopes,
-            call.scale, factors.of_rows[start:stop], factors.of_columns, factors.together, factors.spreads, room,
-            scale_gradient[start:stop], past_cache,
-        )  # fmt: skip
-        gradient.put_back(start, stop, room)
-
-    for_each(cut_rows(call.similarity.rows, call.similarity.row_bytes), work, n_threads)
-    return ClipValueAndGrad(
-        value_of(by_row, by_column, call.reduction, call.similarity.dtype), out, float(scale_gradient.sum())
-    )
+    grad_logit_scale = write_gradient(call, factors, slopes, out, n_threads)
+    value = value_of(by_row, by_column, call.reduction, call.similarity.dtype)
+    return ClipValueAndGrad(value, out, grad_logit_scale)
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import numpy as np
 from fastce.arguments import Array, class_index_error, plain_array
 from fastce.sparse_targets import checked_csr, is_sparse
 
+_NOWHERE, _NO_MASS = np.empty(0, np.int64), np.empty(0)
+
 
 @dataclass
 class Positives:
@@ -28,6 +30,11 @@ def positives_of(targets: Any, shape: tuple[int, int]) -> Positives:
     if is_sparse(targets):
         return _from_sparse(targets, shape)
     return _from_indices(plain_array(targets, "targets"), shape)
+
+
+def no_positives(rows: int) -> Positives:
+    """None at all."""
+    return Positives(np.zeros(rows + 1, np.int64), _NOWHERE, _NOWHERE, _NO_MASS, _NO_MASS)
 
 
 def _from_indices(targets: Array, shape: tuple[int, int]) -> Positives:

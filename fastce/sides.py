@@ -27,15 +27,15 @@ class Sums(NamedTuple):
 
 @dataclass
 class Side:
-    """One direction of the loss, for each row (or column): exp(lse) as total * 2**exponent, loss, share of the value.
+    """One direction of the loss, for each row (or column): exp(lse) as total * 2**exponent, loss, share of the mean.
 
-    ``of_points`` is lse - x of each positive.
+    ``of_points`` is lse - x of each positive. Rows without any have no share.
     """
 
     total: Array
     exponent: Array
     losses: Array
-    factor: Array
+    share: Array
     of_points: Array
 
 
@@ -57,7 +57,6 @@ def side_of(
     mean_of_x: Array | None,
     smoothing: float,
     reduction: str,
-    share_of_value: float,
 ) -> Side:
     """Add the positives to the negatives of each row (or column): the loss is sum_p mass_p (lse - x_p).
 
@@ -84,8 +83,13 @@ def side_of(
         if mean_of_x is not None:
             losses = losses + smoothing * (log_total + exponent * LN2 - mean_of_x)
     losses[~present] = 0.0
-    share = share_of_value / max(int(present.sum()), 1) if reduction == "mean" else share_of_value
-    return Side(total, exponent, losses, np.where(present, share, 0.0), of_points)
+    return Side(total, exponent, losses, shares(present, reduction), of_points)
+
+
+def shares(present: Array, reduction: str) -> Array:
+    """What the loss of each row is multiplied by in the value."""
+    share = 1.0 / max(int(present.sum()), 1) if reduction == "mean" else 1.0
+    return np.where(present, share, 0.0)
 
 
 def _largest_of_each(owner: Array, x: Array, number: int) -> Array:
@@ -103,31 +107,31 @@ def value_of(by_row: Side, by_column: Side, reduction: str, dtype: np.dtype[Any]
     """What the reduction asks for, of both directions."""
     if reduction == "none":
         return (0.5 * (by_row.losses + by_column.losses)).astype(compute_dtype(dtype))
-    if reduction == "sum":
-        return 0.5 * float(by_row.losses.sum() + by_column.losses.sum())
-    if not by_row.factor.any():
+    if reduction == "mean" and not by_row.share.any():
         return math.nan
-    return float((by_row.losses * by_row.factor).sum() + (by_column.losses * by_column.factor).sum())
+    return 0.5 * float((by_row.losses * by_row.share).sum() + (by_column.losses * by_column.share).sum())
 
 
-def slopes_of_points(by_row: Side, by_column: Side, points: Positives, smoothing: float) -> Array:
-    """dL/dx of each positive, from both of its directions."""
+def slopes_of_points(by_row: Side, by_column: Side, points: Positives, smoothing: float, weight: float = 0.5) -> Array:
+    """dL/dx of each positive, ``weight`` times that of both directions."""
     rows, columns = by_row.losses.size, by_column.losses.size
-    return _slopes(by_row, points.rows, points.row_mass, smoothing, columns) + _slopes(
-        by_column, points.columns, points.column_mass, smoothing, rows
-    )
+    of_row = _slopes(by_row, points.rows, points.row_mass, smoothing, columns)
+    of_column = _slopes(by_column, points.columns, points.column_mass, smoothing, rows)
+    return weight * (of_row + of_column)
 
 
 def _slopes(side: Side, owner: Array, mass: Array, smoothing: float, classes: int) -> Array:
     """One direction's part: a (p - target), with p - 1 = expm1(x - lse) for its digits."""
     missing = 1.0 - (1.0 - smoothing) * mass - smoothing / max(classes, 1)
     with np.errstate(invalid="ignore"):
-        return side.factor[owner] * (np.expm1(-side.of_points) + missing)
+        return side.share[owner] * (np.expm1(-side.of_points) + missing)
 
 
-def gradient_factors(by_row: Side, by_column: Side, smoothing: float, dtype: np.dtype[Any]) -> Factors:
+def gradient_factors(
+    by_row: Side, by_column: Side, smoothing: float, dtype: np.dtype[Any], weight: float = 0.5
+) -> Factors:
     """What the gradient of a similarity that is no positive is made of, computed in float64 if it must be."""
-    of_rows, of_columns = _powers(by_row), _powers(by_column)
+    of_rows, of_columns = _powers(by_row, weight), _powers(by_column, weight)
     if max(np.abs(of_rows[0]).max(initial=0.0), np.abs(of_columns[0]).max(initial=0.0)) > LARGEST_EXPONENT:
         dtype = np.dtype(np.float64)
     together = _brought_together(of_rows, of_columns, dtype)
@@ -136,14 +140,15 @@ def gradient_factors(by_row: Side, by_column: Side, smoothing: float, dtype: np.
     return Factors(dtype, np.ascontiguousarray(of_rows.T), of_columns.astype(compute_dtype(dtype)), together, spreads)
 
 
-def _powers(side: Side) -> Array:
+def _powers(side: Side, weight: float) -> Array:
     """(exponent, factor / (exp(lse) / 2**exponent), factor) for each row or column."""
+    factor = weight * side.share
     fraction_of_total, power = np.frexp(side.total)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         finite = np.isfinite(side.total) & (side.total > 0.0)
-        left_over = np.where(finite, side.factor / fraction_of_total, np.nan)
+        left_over = np.where(finite, factor / fraction_of_total, np.nan)
     exponent = np.where(finite, side.exponent + power, 0.0)
-    return np.stack([exponent, np.where(side.factor == 0.0, 0.0, left_over), side.factor])
+    return np.stack([exponent, np.where(factor == 0.0, 0.0, left_over), factor])
 
 
 def _brought_together(of_rows: Array, of_columns: Array, dtype: np.dtype[Any]) -> bool:

@@ -1,16 +1,16 @@
-"""Both directions of a loss on a similarity matrix, from one read of it: the sums of rows and of columns."""
+"""A similarity matrix, or a tile of one: the sums of its rows and columns from one read, its gradient from another."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from fastce.arguments import Array, compute_dtype
-from fastce.kernels.clip import clip_sums
+from fastce.kernels.clip import clip_gradient, clip_sums
 from fastce.kernels.exponential import LN2, SPARE
 from fastce.kernels.softmax import row_states
-from fastce.layout import Rows
+from fastce.layout import Rows, goes_past_cache
 from fastce.positives import Positives
-from fastce.sides import Side, Sums, side_of
+from fastce.sides import Factors, Side, Sums, side_of
 from fastce.threads import cut_rows, for_each
 
 TRUSTED = 2.0**-60  # smaller sums, relative to their block's reference, may have lost digits
@@ -32,11 +32,11 @@ def both_sides(call: SimilarityCall, n_threads: int | None) -> tuple[Side, Side]
     """The losses of rows and of columns, with what their gradients are made of."""
     points, (rows, columns) = call.positives, call.array.shape
     x = np.asarray(call.array[points.rows, points.columns], np.float64) * call.scale
-    by_row, by_column, totals = _sums_of_negatives(call, n_threads)
+    by_row, by_column, totals = sums_of_negatives(call, n_threads)
 
     def side(sums: Sums, owner: Array, mass: Array, total: Array | None, classes: int) -> Side:
         mean_of_x = None if total is None else (total + np.bincount(owner, x, total.size)) / classes
-        return side_of(sums, owner, mass, x, mean_of_x, call.smoothing, call.reduction, 0.5)
+        return side_of(sums, owner, mass, x, mean_of_x, call.smoothing, call.reduction)
 
     return (
         side(by_row, points.rows, points.row_mass, totals[0], columns),
@@ -44,7 +44,7 @@ def both_sides(call: SimilarityCall, n_threads: int | None) -> tuple[Side, Side]
     )
 
 
-def _sums_of_negatives(
+def sums_of_negatives(
     call: SimilarityCall, n_threads: int | None
 ) -> tuple[Sums, Sums, tuple[Array, Array] | tuple[None, None]]:
     """The sums of both directions from one read; rows and columns that lost digits in it are summed again.
@@ -124,3 +124,26 @@ def _trusted(sums: Array, exponent: Array, call: SimilarityCall, n_threads: int 
     if doubtful.size:
         for_each(cut_rows(doubtful.size, array.shape[1] * 8), work, n_threads)
     return Sums(sums, exponent)
+
+
+def write_gradient(call: SimilarityCall, factors: Factors, slopes: Array, out: Array, n_threads: int | None) -> float:
+    """Write scale * dL/dx into ``out``, given that of the positives; returns the sum of similarity * dL/dx.
+
+    ``out`` may be the similarity itself.
+    """
+    points, past_cache = call.positives, goes_past_cache(out, call.array)
+    similarity, gradient = Rows(call.array, dtype=factors.dtype), Rows(out, dtype=factors.dtype)
+    scale_gradient = np.empty(similarity.rows)
+    kernel = clip_gradient.compiled(factors.dtype)
+
+    def work(start: int, stop: int) -> None:
+        room = gradient.room(start, stop)
+        kernel(
+            similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, slopes, call.scale,
+            factors.of_rows[start:stop], factors.of_columns, factors.together, factors.spreads, room,
+            scale_gradient[start:stop], past_cache,
+        )  # fmt: skip
+        gradient.put_back(start, stop, room)
+
+    for_each(cut_rows(similarity.rows, similarity.row_bytes), work, n_threads)
+    return float(scale_gradient.sum())

@@ -1,0 +1,198 @@
+"""CLIP's loss from features: exact, with all gradients, in memory that does not grow with the square of the batch."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, fraction, positive, reduction_of
+from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.positives import positives_of
+from fastce.progress import Progress, checked_progress
+from fastce.sides import value_of
+from fastce.similarity_tiles import TilesCall, both_sides, gradients
+from fastce.tiles import MEMORY_BUDGET, Tiles, checked_memory_budget
+
+_NO_PAIRS = np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+class ClipFromFeaturesValueAndGrad(NamedTuple):
+    """The CLIP loss, and its gradients with respect to both sides' features and the logit scale."""
+
+    value: float | Array
+    grad_image_features: Array
+    grad_text_features: Array
+    grad_logit_scale: float
+
+
+def clip_loss_from_features(
+    image_features: Any,
+    text_features: Any,
+    logit_scale: float = 1.0,
+    *,
+    targets: Any = None,
+    label_smoothing: float = 0.0,
+    normalize: bool = False,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    r"""CLIP's symmetric cross entropy of the products of features; the matrix of all products never exists.
+
+    The loss is `clip_loss` of ``image_features @ text_features.T``, computed tile by tile.
+
+    Parameters
+    ----------
+    image_features : array_like, shape (N, D)
+        float32 and float64 are computed in their own dtype (the wider of the two sides'), float16 and bfloat16 in
+        float32, integers and booleans in float64. Any strides; never written to.
+    text_features : array_like, shape (M, D)
+        Of the same width.
+    logit_scale : float, default: 1.0
+        Positive factor of the products, an inverse temperature.
+    targets : array_like of int, shape (N,), or SciPy sparse array, shape (N, M), optional
+        As in `clip_loss`: by default row i belongs to row i, for which N must be M.
+    label_smoothing : float in [0, 1], default: 0.0
+        Mass spread over all columns of a row, and over all rows of a column.
+    normalize : bool, default: False
+        Whether the rows of both sides are divided by their lengths first. A row of length 0 stays 0 and has gradient 0.
+    reduction : {"mean", "sum", "none"}, default: "mean"
+        As in `clip_loss`.
+    memory_budget : int, default: 268435456
+        Bytes that may be used beyond the features and their gradients, 256 MiB by default. Tiles for which there is
+        room are kept from the first sweep to the second, which then need not multiply them again; there is a least
+        size of tiles, 256 x 256.
+    progress : bool or callable, optional
+        True: a bar of tqdm, if that is installed, else a line on stderr. Or a callable(done, total), called after each
+        tile from the thread that made this call; what it raises ends the call.
+    n_threads : int, optional
+        Of fastce's own work on the tiles. The products are NumPy's, which uses as many threads as its BLAS library is
+        set to.
+
+    Returns
+    -------
+    float or ndarray
+        A Python float; for "none" an array of shape (N,).
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As in `clip_loss`.
+
+    Notes
+    -----
+    `n_threads` changes no bit of the result. The number of threads that BLAS uses may change its products in the last
+    digits, and so may another `memory_budget`, by other tiles. Half precision is converted a tile at a time and its
+    gradients are added up in float32, in arrays that come on top of the budget.
+
+    References
+    ----------
+    .. [1] A. Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> images = np.array([[1.0, 0.2], [0.1, 0.9]])
+    >>> texts = np.array([[0.8, 0.1], [0.3, 1.1]])
+    >>> round(fastce.clip_loss_from_features(images, texts, 10.0, normalize=True), 10)
+    0.0012149073
+    """
+    call, _ = _checked_call(
+        image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
+        progress, n_threads, sweeps=1,
+    )  # fmt: skip
+    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+        return value_of(*both_sides(call, keep=False), call.reduction, call.tiles.left.dtype)
+
+
+def clip_loss_from_features_value_and_grad(
+    image_features: Any,
+    text_features: Any,
+    logit_scale: float = 1.0,
+    *,
+    targets: Any = None,
+    label_smoothing: float = 0.0,
+    normalize: bool = False,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> ClipFromFeaturesValueAndGrad:
+    """CLIP's loss from features and all of its gradients, without the matrix of products or one of its gradient.
+
+    Parameters
+    ----------
+    image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget, \
+progress, n_threads
+        As in `clip_loss_from_features`.
+
+    Returns
+    -------
+    ClipFromFeaturesValueAndGrad
+        ``value``; ``grad_image_features`` and ``grad_text_features`` in the shapes and dtypes of the features, through
+        the normalisation if there is one; ``grad_logit_scale``, a Python float. For ``reduction="none"`` the gradients
+        are those of the sum.
+
+    Notes
+    -----
+    With G the gradient of the matrix of products S: ``scale * G @ B``, ``scale * G.T @ A``, and the sum of G * S.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> images = np.array([[1.0, 0.2], [0.1, 0.9]])
+    >>> texts = np.array([[0.8, 0.1], [0.3, 1.1]])
+    >>> fastce.clip_loss_from_features_value_and_grad(images, texts).grad_image_features.round(4)
+    array([[-0.0836,  0.1671],
+           [ 0.0891, -0.1782]])
+    """
+    call, features = _checked_call(
+        image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
+        progress, n_threads, sweeps=2,
+    )  # fmt: skip
+    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+        sides = both_sides(call, keep=True)
+        (image, along), (text, _) = (
+            side.finished(of_side.total) for side, of_side in zip(features, gradients(call, *sides), strict=True)
+        )
+        value = value_of(*sides, call.reduction, call.tiles.left.dtype)
+    return ClipFromFeaturesValueAndGrad(value, image[0], text[0], along / call.scale)
+
+
+def _checked_call(
+    image_features: Any,
+    text_features: Any,
+    logit_scale: Any,
+    targets: Any,
+    label_smoothing: Any,
+    normalize: bool,
+    reduction: Any,
+    memory_budget: Any,
+    progress: Any,
+    n_threads: int | None,
+    sweeps: int,
+) -> tuple[TilesCall, tuple[Features, Features]]:
+    arrays = feature_arrays([image_features, text_features], ["image_features", "text_features"])
+    reduction = reduction_of(reduction)
+    shape = checked_shape(arrays, targets)
+    if reduction == "none" and shape[0] != shape[1]:
+        raise ValueError(f"there must be as many image_features as text_features for reduction='none', got {shape}")
+    positives = positives_of(targets, shape)
+    scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
+    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
+    dtype = dtype_of_products(arrays)
+    left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
+    tiles = Tiles(left, right, budget, n_threads)
+    reporter = Progress(wanted, sweeps * len(tiles.places), "clip_loss_from_features")
+    call = TilesCall(tiles, positives, _NO_PAIRS, scale, smoothing, reduction, reporter, n_threads)
+    return call, (left, right)
+
+
+def checked_shape(arrays: list[Array], targets: Any) -> tuple[int, int]:
+    """The shape of the matrix of products: square unless targets are given."""
+    rows, columns = map(len, arrays)
+    if rows != columns and targets is None:
+        raise ValueError(
+            f"there must be as many image_features as text_features unless targets are given, got {rows} and {columns}"
+        )
+    return rows, columns

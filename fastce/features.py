@@ -1,0 +1,174 @@
+"""Matrices of feature vectors, handed out a panel of rows at a time as products are computed.
+
+Half precision, odd strides and rows to be normalised are made ready a panel at a time; everything else is used where
+it is.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments import Array, compute_dtype, kernel_dtype, real_array
+from fastce.threads import cut_rows, for_each, in_turn
+
+
+def feature_arrays(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
+    """Arrays of shape (rows, width), all of the same width."""
+    arrays = [real_array(value, name) for value, name in zip(values, names, strict=True)]
+    for array, name in zip(arrays, names, strict=True):
+        if array.ndim != 2:
+            raise ValueError(f"{name} must have two dimensions, got shape {array.shape}")
+        if array.shape[1] != arrays[0].shape[1]:
+            raise ValueError(f"{names[0]} and {name} differ in width: {arrays[0].shape} and {array.shape}")
+    return arrays
+
+
+def dtype_of_products(arrays: Sequence[Array]) -> np.dtype[Any]:
+    """What products of these are computed in: float32, or float64 if anything is that."""
+    return np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
+
+
+class Features:
+    """The rows of one or more arrays below each other, computed in ``dtype``, of length 1 if they are ``normalized``.
+
+    A row of length 0 stays as it is, and so does not depend on its features: their gradient is 0.
+    """
+
+    def __init__(
+        self, arrays: Sequence[Array], dtype: np.dtype[Any], normalized: bool = False, n_threads: int | None = None
+    ) -> None:
+        self.arrays = arrays
+        self.dtype = dtype
+        self.starts = np.cumsum([0, *(len(array) for array in arrays)])
+        self.rows = int(self.starts[-1])
+        self.width = arrays[0].shape[1]
+        self.n_threads = n_threads
+        self.inverse_lengths = self._inverse_lengths() if normalized else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all panels are views."""
+        return self.inverse_lengths is None and all(map(self._is_ready, self.arrays))
+
+    def _is_ready(self, array: Array) -> bool:
+        """Whether a matrix product takes it as it is."""
+        step, next_element = array.strides
+        return (
+            array.dtype == self.dtype
+            and array.flags.aligned
+            and next_element == array.itemsize
+            and step >= self.width * array.itemsize
+        )
+
+    def cuts(self, length: int) -> list[slice]:
+        """Panels of about equal length, at most this; none of them reaches across two arrays."""
+        panels = []
+        for first, end in zip(self.starts[:-1], self.starts[1:], strict=True):
+            number = -(-(end - first) // length)
+            edges = [int(first + (end - first) * k // max(number, 1)) for k in range(number + 1)]
+            panels += [slice(*edge) for edge in itertools.pairwise(edges)]
+        return panels
+
+    def given(self, rows: slice) -> Array:
+        """These rows as the caller gave them; of one array."""
+        k = int(np.searchsorted(self.starts, rows.start, side="right")) - 1
+        view: Array = self.arrays[k][rows.start - self.starts[k] : rows.stop - self.starts[k]]
+        return view
+
+    def panel(self, rows: slice, room: Array | None = None) -> Array:
+        """These rows as they are multiplied: a view where that will do, else in ``room``, or in a new array."""
+        view = self.given(rows)
+        if self.inverse_lengths is None and self._is_ready(view):
+            return view
+        panel = np.empty(view.shape, self.dtype) if room is None else room[: len(view)]
+
+        def work(start: int, stop: int) -> None:
+            if self.inverse_lengths is None:
+                panel[start:stop] = view[start:stop]
+                return
+            factor = self._factor(slice(rows.start + start, rows.start + stop))
+            with np.errstate(invalid="ignore"):
+                np.multiply(view[start:stop], factor, out=panel[start:stop], casting="unsafe")
+
+        for_each(cut_rows(len(view), self.width * self.dtype.itemsize), work, self.n_threads)
+        return panel
+
+    def gathered(self, numbers: Array) -> Array:
+        """The rows of these numbers in float64, in a new array."""
+        result = np.empty((numbers.size, self.width))
+        for array, first in zip(self.arrays, self.starts[:-1], strict=True):
+            here = (numbers >= first) & (numbers < first + len(array))
+            result[here] = array[numbers[here] - first]
+        if self.inverse_lengths is not None:
+            result *= self.inverse_lengths[numbers, None]
+        return result
+
+    def sum(self) -> Array:
+        """The sum of all rows, in float64."""
+        total = np.zeros(self.width)
+        for start, stop in cut_rows(self.rows, self.width * 8):
+            total += self.gathered(np.arange(start, stop)).sum(axis=0)
+        return total
+
+    def times(self, vector: Array) -> Array:
+        """Every row times a vector of float64."""
+        result = np.empty(self.rows)
+
+        def work(start: int, stop: int) -> None:
+            result[start:stop] = np.einsum("ij,j->i", self.gathered(np.arange(start, stop)), vector)
+
+        for_each(cut_rows(self.rows, self.width * 8), work, self.n_threads)
+        return result
+
+    def _inverse_lengths(self) -> Array:
+        """1 / |row|, or 0 for rows of length 0, in float64."""
+        inverse = np.empty(self.rows)
+
+        def work(start: int, stop: int) -> None:
+            x = self.given(slice(start, stop)).astype(np.float64)
+            largest = np.abs(x).max(axis=1, initial=0.0)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                x /= largest[:, None]
+                lengths = largest * np.sqrt(np.einsum("ij,ij->i", x, x))
+                inverse[start:stop] = np.where(largest == 0.0, 0.0, 1.0 / lengths)
+
+        for rows in self.cuts(max(1, self.rows)):
+            blocks = cut_rows(rows.stop - rows.start, self.width * 8)
+            for_each([(rows.start + a, rows.start + b) for a, b in blocks], work, self.n_threads)
+        return inverse
+
+    def _factor(self, rows: slice) -> Array:
+        """1 / |row| as a column, in the dtype of the products unless that would cost it digits."""
+        assert self.inverse_lengths is not None
+        inverse = self.inverse_lengths[rows, None]
+        normal = (inverse >= np.finfo(self.dtype).tiny) & (inverse <= np.finfo(self.dtype).max)
+        return inverse.astype(self.dtype) if (normal | (inverse == 0.0)).all() else inverse
+
+    def finished(self, gradient: Array) -> tuple[list[Array], float]:
+        """The gradients of the arrays, in their own dtypes, from those of the rows; and the sum of row * gradient.
+
+        ``gradient`` is used up.
+        """
+        results, blocks = [], []
+        for array, first, end in zip(self.arrays, self.starts[:-1], self.starts[1:], strict=True):
+            own = kernel_dtype(array.dtype)
+            results.append(gradient[first:end] if own == self.dtype else np.empty(array.shape, own))
+            cuts = cut_rows(end - first, self.width * self.dtype.itemsize)
+            blocks += [(slice(first + a, first + b), results[-1][a:b]) for a, b in cuts if b > a]
+        totals = np.zeros(len(blocks))
+
+        def work(k: int, rows: slice, result: Array) -> None:
+            result[...], totals[k] = self.through_normalization(rows, gradient[rows])
+
+        in_turn([(k, *block) for k, block in enumerate(blocks)], work, self.n_threads)
+        return results, float(totals.sum())
+
+    def through_normalization(self, rows: slice, gradient: Array) -> tuple[Array, float]:
+        """(g - u (u . g)) / |row| with the unit vector u, if rows are normalized; and the sum of all u . g."""
+        unit = self.panel(rows)
+        along = np.einsum("ij,ij->i", unit, gradient, dtype=np.float64)
+        if self.inverse_lengths is not None:
+            gradient = (gradient - unit * along[:, None].astype(self.dtype)) * self._factor(rows)
+        return gradient, float(along.sum())

@@ -1,0 +1,149 @@
+"""NT-Xent, the loss of SimCLR: two views of each example, each to be told from all others as the other's partner.
+
+Both sides of the products are the same features, so that tiles above the diagonal do for those below.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, inverse_temperature, reduction_of
+from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.positives import positives_of
+from fastce.progress import Progress, checked_progress
+from fastce.sides import value_of
+from fastce.similarity_tiles import TilesCall, both_sides, gradients, of_temperature
+from fastce.tiles import MEMORY_BUDGET, Tiles, checked_memory_budget
+
+
+class NtXentValueAndGrad(NamedTuple):
+    """The NT-Xent loss, and its gradients with respect to both sets of views and the temperature."""
+
+    value: float | Array
+    grad_first_views: Array
+    grad_second_views: Array
+    grad_temperature: float
+
+
+def nt_xent(
+    first_views: Any,
+    second_views: Any,
+    *,
+    temperature: float = 0.5,
+    normalize: bool = True,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    r"""The normalised temperature-scaled cross entropy of SimCLR, of two views of each example.
+
+    Each of the 2 N views is to be told from all others as the partner of its own partner:
+
+    .. math:: -\frac{1}{2N} \sum_i \log \frac{\exp(z_i \cdot z_{i'} / \tau)}{\sum_{k \ne i} \exp(z_i \cdot z_k / \tau)}
+
+    Parameters
+    ----------
+    first_views, second_views : array_like, shape (N, D)
+        Row i of one belongs to row i of the other. Dtypes and strides as in `clip_loss_from_features`.
+    temperature : float, default: 0.5
+        Positive divisor of the products.
+    normalize : bool, default: True
+        Whether rows are divided by their lengths first. A row of length 0 stays 0 and has gradient 0.
+    reduction : {"mean", "sum", "none"}, default: "mean"
+        Of the losses of the 2 N views; for "none" those of `first_views` come first.
+    memory_budget, progress, n_threads
+        As in `clip_loss_from_features`. Only half of the products are computed.
+
+    Returns
+    -------
+    float or ndarray
+        A Python float; for "none" an array of shape (2 N,).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes do not fit or arguments make no sense.
+
+    References
+    ----------
+    .. [1] T. Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> first, second = np.array([[1.0, 0.2], [0.1, 0.9]]), np.array([[0.8, 0.1], [0.3, 1.1]])
+    >>> round(fastce.nt_xent(first, second), 10)
+    0.3794361637
+    """
+    call = _checked_call(
+        first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=1
+    )
+    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+        return value_of(*both_sides(call, keep=False), call.reduction, call.tiles.left.dtype)
+
+
+def nt_xent_value_and_grad(
+    first_views: Any,
+    second_views: Any,
+    *,
+    temperature: float = 0.5,
+    normalize: bool = True,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> NtXentValueAndGrad:
+    """The NT-Xent loss and all of its gradients.
+
+    Parameters
+    ----------
+    first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads
+        As in `nt_xent`.
+
+    Returns
+    -------
+    NtXentValueAndGrad
+        ``value``; ``grad_first_views`` and ``grad_second_views`` in the shapes and dtypes of the views;
+        ``grad_temperature``, a Python float. For ``reduction="none"`` the gradients are those of the sum.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> first, second = np.array([[1.0, 0.2], [0.1, 0.9]]), np.array([[0.8, 0.1], [0.3, 1.1]])
+    >>> fastce.nt_xent_value_and_grad(first, second).grad_first_views.round(4)
+    array([[-0.0342,  0.171 ],
+           [ 0.2046, -0.0227]])
+    """
+    call = _checked_call(
+        first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=2
+    )
+    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+        sides = both_sides(call, keep=True)
+        (first, second), along = call.tiles.left.finished(gradients(call, *sides)[0].total)
+        value = value_of(*sides, call.reduction, call.tiles.left.dtype)
+    return NtXentValueAndGrad(value, first, second, of_temperature(along, call.scale))
+
+
+def _checked_call(
+    first_views: Any,
+    second_views: Any,
+    temperature: Any,
+    normalize: bool,
+    reduction: Any,
+    memory_budget: Any,
+    progress: Any,
+    n_threads: int | None,
+    sweeps: int,
+) -> TilesCall:
+    arrays = feature_arrays([first_views, second_views], ["first_views", "second_views"])
+    if len(arrays[0]) != len(arrays[1]):
+        raise ValueError(f"first_views and second_views differ in shape: {arrays[0].shape} and {arrays[1].shape}")
+    scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
+    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
+    views = Features(arrays, dtype_of_products(arrays), normalize, n_threads)
+    everyone = np.arange(views.rows)
+    partners = positives_of(np.roll(everyone, views.rows // 2), (views.rows, views.rows))
+    tiles = Tiles(views, views, budget, n_threads)
+    reporter = Progress(wanted, sweeps * len(tiles.places), "nt_xent")
+    return TilesCall(tiles, partners, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)

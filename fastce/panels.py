@@ -1,0 +1,61 @@
+"""The products of two sets of features, all columns of some rows at a time: for losses that only rows have.
+
+What a row has come to is known as soon as its panel is, so that one sweep does for the value and the gradients.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fastce.arguments import Array
+from fastce.features import Features
+from fastce.progress import Progress
+from fastce.tiles import FLOPS_OF_TILE, LARGEST_EDGE, Gradient, ReadyPanel
+
+
+class Panels:
+    """Panels of left @ right.T, with room for further columns at their right end.
+
+    Only ``memory_budget`` bytes are used beyond the features and their gradients, if that is enough for one row.
+    """
+
+    def __init__(self, left: Features, right: Features, memory_budget: int, further_columns: int = 0) -> None:
+        self.left, self.right = left, right
+        self.columns = right.rows + further_columns
+        most_rows, most_columns = self._shape(memory_budget)
+        self.row_cuts, self.column_cuts = left.cuts(most_rows), right.cuts(most_columns)
+        self.room = np.empty(min(most_rows, left.rows) * self.columns, left.dtype)
+        self.left_panel, self.right_panel = ReadyPanel(left, most_rows), ReadyPanel(right, most_columns)
+
+    def _shape(self, memory_budget: int) -> tuple[int, int]:
+        """How many rows a panel has, and how many columns of it are multiplied at a time."""
+        width, itemsize = self.left.width, self.left.dtype.itemsize
+        columns = LARGEST_EDGE
+        of_columns = (2 - self.right.is_ready) * columns * width * itemsize
+        of_row = (self.columns + (3 - self.left.is_ready) * width) * itemsize
+        rows = max(1, min(LARGEST_EDGE, (memory_budget - of_columns) // of_row))
+        while columns > 1 and 2.0 * rows * columns * width > FLOPS_OF_TILE:
+            columns //= 2
+        return rows, columns
+
+    def sweep(self, work: Callable[[slice, Array], None], progress: Progress) -> None:
+        """work(rows, panel) for every panel, which is the caller's to overwrite."""
+        for rows in self.row_cuts:
+            count = rows.stop - rows.start
+            panel = self.room[: count * self.columns].reshape(count, self.columns)
+            for columns in self.column_cuts:
+                np.matmul(self.left_panel.of(rows), self.right_panel.of(columns).T, out=panel[:, columns])
+            work(rows, panel)
+            progress.step()
+
+    def gradient_of_left(self, slopes: Array) -> Array:
+        """Slopes @ right."""
+        gradient, everything = Gradient(len(slopes), self.left), slice(0, len(slopes))
+        for columns in self.column_cuts:
+            gradient.add(everything, slopes[:, columns], self.right_panel.of(columns))
+        return gradient.total
+
+    def add_to_right(self, rows: slice, slopes: Array, of_right: Gradient) -> None:
+        """Add slopes.T @ left to the gradient of right."""
+        for columns in self.column_cuts:
+            of_right.add(columns, slopes[:, columns].T, self.left_panel.of(rows))

@@ -1,0 +1,221 @@
+"""SigLIP's loss from features: every pair is a yes-or-no question of its own, so that one sweep over tiles does."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, finite, positive, reduction_of
+from fastce.clip_from_features import checked_shape
+from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.kernels.tiles import sigmoid_tile
+from fastce.positives import Positives, positives_of
+from fastce.progress import Progress, checked_progress
+from fastce.similarity_tiles import PairsOfTiles, products_of_pairs
+from fastce.threads import cut_rows, for_each
+from fastce.tiles import MEMORY_BUDGET, Gradient, Place, Tiles, checked_memory_budget
+
+
+class SiglipValueAndGrad(NamedTuple):
+    """The SigLIP loss, and its gradients with respect to both sides' features, the logit scale and the bias."""
+
+    value: float | Array
+    grad_image_features: Array
+    grad_text_features: Array
+    grad_logit_scale: float
+    grad_logit_bias: float
+
+
+class _Call(NamedTuple):
+    tiles: Tiles
+    points: Positives
+    scale: float
+    bias: float
+    reduction: str
+    progress: Progress
+    n_threads: int | None
+
+
+def siglip_loss(
+    image_features: Any,
+    text_features: Any,
+    logit_scale: float,
+    logit_bias: float,
+    *,
+    targets: Any = None,
+    normalize: bool = False,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    r"""SigLIP's loss of the products of features; the matrix of all products never exists.
+
+    .. math:: \frac1N \Big[\sum_{ij} \mathrm{softplus}(z_{ij}) - \sum_{\mathrm{positives}} z_{ij}\Big],
+              \quad z = \mathrm{logit\_scale} \cdot A B^T + \mathrm{logit\_bias}
+
+    Parameters
+    ----------
+    image_features, text_features : array_like, shapes (N, D) and (M, D)
+        As in `clip_loss_from_features`.
+    logit_scale : float
+        Positive factor of the products.
+    logit_bias : float
+        Added to every logit.
+    targets : array_like of int, shape (N,), or SciPy sparse array, shape (N, M), optional
+        The pairs that belong together: the column of each row, or all that are not 0. By default row i belongs to row
+        i, for which N must be M.
+    normalize, memory_budget, progress, n_threads
+        As in `clip_loss_from_features`.
+    reduction : {"mean", "sum", "none"}, default: "mean"
+        The sum over all pairs divided by N, the sum itself, or one for each row of `image_features`.
+
+    Returns
+    -------
+    float or ndarray
+        A Python float; for "none" an array of shape (N,).
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As in `clip_loss_from_features`.
+
+    Notes
+    -----
+    A positive costs softplus(-z), so that confident pairs keep their digits.
+
+    References
+    ----------
+    .. [1] X. Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> images = np.array([[1.0, 0.2], [0.1, 0.9]])
+    >>> texts = np.array([[0.8, 0.1], [0.3, 1.1]])
+    >>> round(fastce.siglip_loss(images, texts, 10.0, -5.0, normalize=True), 10)
+    0.1588044018
+    """
+    call = _checked_call(
+        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, progress,
+        n_threads,
+    )  # fmt: skip
+    with call.progress:
+        return _swept(call, None)[0]
+
+
+def siglip_loss_value_and_grad(
+    image_features: Any,
+    text_features: Any,
+    logit_scale: float,
+    logit_bias: float,
+    *,
+    targets: Any = None,
+    normalize: bool = False,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> SiglipValueAndGrad:
+    """SigLIP's loss from features and all of its gradients, in one sweep.
+
+    Parameters
+    ----------
+    image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, progress, \
+n_threads
+        As in `siglip_loss`.
+
+    Returns
+    -------
+    SiglipValueAndGrad
+        ``value``; ``grad_image_features`` and ``grad_text_features`` in the shapes and dtypes of the features;
+        ``grad_logit_scale`` and ``grad_logit_bias``, Python floats. For ``reduction="none"`` the gradients are those
+        of the sum.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> images = np.array([[1.0, 0.2], [0.1, 0.9]])
+    >>> texts = np.array([[0.8, 0.1], [0.3, 1.1]])
+    >>> round(fastce.siglip_loss_value_and_grad(images, texts, 10.0, -5.0).grad_logit_bias, 6)
+    0.069424
+    """
+    call = _checked_call(
+        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, progress,
+        n_threads,
+    )  # fmt: skip
+    left, right = call.tiles.left, call.tiles.right
+    gradients = Gradient(left.rows, left), Gradient(right.rows, right)
+    with call.progress:
+        value, of_bias = _swept(call, gradients)
+        (image, along), (text, _) = left.finished(gradients[0].total), right.finished(gradients[1].total)
+    return SiglipValueAndGrad(value, image[0], text[0], along / call.scale, of_bias)
+
+
+def _checked_call(
+    image_features: Any,
+    text_features: Any,
+    logit_scale: Any,
+    logit_bias: Any,
+    targets: Any,
+    normalize: bool,
+    reduction: Any,
+    memory_budget: Any,
+    progress: Any,
+    n_threads: int | None,
+) -> _Call:
+    arrays = feature_arrays([image_features, text_features], ["image_features", "text_features"])
+    points = positives_of(targets, checked_shape(arrays, targets))
+    scale, bias = positive(logit_scale, "logit_scale"), finite(logit_bias, "logit_bias")
+    reduction, budget, wanted = (
+        reduction_of(reduction),
+        checked_memory_budget(memory_budget),
+        checked_progress(progress),
+    )
+    left, right = (Features([array], dtype_of_products(arrays), normalize, n_threads) for array in arrays)
+    tiles = Tiles(left, right, budget, n_threads)
+    return _Call(tiles, points, scale, bias, reduction, Progress(wanted, len(tiles.places), "siglip_loss"), n_threads)
+
+
+def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[Any, float]:
+    """(value, gradient of the bias); the gradients of the features are added up if there is room for them."""
+    tiles, points = call.tiles, call.points
+    share = 1.0 / max(tiles.left.rows, 1) if call.reduction == "mean" else 1.0
+    products = products_of_pairs(tiles.left, points.rows, tiles.right, points.columns, call.n_threads)
+    of_points, slopes = _positives(call.scale * products + call.bias)
+    losses: Array = np.bincount(points.rows, of_points, tiles.left.rows)
+    masked = PairsOfTiles(tiles, points.rows, points.columns)
+    slopes_of_rows = np.zeros(tiles.left.rows)
+    kernel = sigmoid_tile.compiled(tiles.left.dtype)
+
+    def work(place: Place, tile: Array) -> None:
+        chosen, rows, columns = masked.of(place)
+        tile[rows, columns] = -np.inf
+        here, here_slopes = np.empty(len(tile)), np.empty(len(tile))
+
+        def of_rows(start: int, stop: int) -> None:
+            kernel(
+                tile[start:stop], call.scale, call.bias, share * call.scale, gradients is not None, here[start:stop],
+                here_slopes[start:stop],
+            )  # fmt: skip
+
+        for_each(cut_rows(len(tile), tile.shape[1] * tile.itemsize), of_rows, call.n_threads)
+        losses[place.rows] += here
+        slopes_of_rows[place.rows] += here_slopes
+        if gradients is not None:
+            tile[rows, columns] = slopes[chosen] * (share * call.scale)
+            tiles.add_to_gradients(place, tile, *gradients)
+
+    tiles.sweep(work, call.progress)
+    of_bias = share * float(slopes_of_rows.sum() + slopes.sum())
+    if call.reduction == "none":
+        return losses.astype(tiles.left.dtype), of_bias
+    if call.reduction == "mean" and not losses.size:
+        return np.nan, of_bias
+    return share * float(losses.sum()), of_bias
+
+
+def _positives(z: Array) -> tuple[Array, Array]:
+    """softplus(-z) and its derivative, of the pairs that belong together."""
+    with np.errstate(under="ignore"):
+        e = np.exp(-np.abs(z))
+        return np.maximum(-z, 0.0) + np.log1p(e), -np.where(z < 0.0, 1.0, e) / (1.0 + e)

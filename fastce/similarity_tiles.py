@@ -1,0 +1,184 @@
+"""A similarity matrix of features that exists only a tile at a time: both directions of its loss, and its gradients.
+
+The first sweep sums up the negatives of every row and column; what is known of a tile's rows merges with what is known
+from other tiles by the one law (rows.py). The positives are few: their similarities are computed apart, in float64, and
+in the tiles they are masked. The second sweep turns each tile into its gradient, in place, and multiplies that with the
+features of either side.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array
+from fastce.features import Features
+from fastce.layout import Rows
+from fastce.positives import Positives, no_positives
+from fastce.progress import Progress
+from fastce.sides import Side, Sums, gradient_factors, side_of, slopes_of_points
+from fastce.similarity import SimilarityCall, sums_of_negatives, write_gradient
+from fastce.threads import cut_rows, for_each
+from fastce.tiles import Gradient, Place, Tiles
+
+LOWEST_EXPONENT = -(2.0**60)  # of a sum of nothing
+
+
+class TilesCall(NamedTuple):
+    """A checked call of a contrastive loss on features. Pairs ``without`` similarity are as if they were not there."""
+
+    tiles: Tiles
+    positives: Positives
+    without: tuple[Array, Array]
+    scale: float
+    smoothing: float
+    reduction: str
+    progress: Progress
+    n_threads: int | None
+
+
+def both_sides(call: TilesCall, keep: bool) -> tuple[Side, Side]:
+    """The losses of rows and of columns, with what their gradients are made of; keep says if those are wanted."""
+    tiles, points = call.tiles, call.positives
+    x = call.scale * products_of_pairs(tiles.left, points.rows, tiles.right, points.columns, call.n_threads)
+    by_row, by_column = sums_of_tiles(call, keep)
+    means = _means(call) if call.smoothing > 0.0 else (None, None)
+    return (
+        side_of(by_row, points.rows, points.row_mass, x, means[0], call.smoothing, call.reduction),
+        side_of(by_column, points.columns, points.column_mass, x, means[1], call.smoothing, call.reduction),
+    )
+
+
+def products_of_pairs(left: Features, rows: Array, right: Features, columns: Array, n_threads: int | None) -> Array:
+    """left[rows[k]] @ right[columns[k]] for every k, in float64."""
+    products = np.empty(rows.size)
+
+    def work(start: int, stop: int) -> None:
+        with np.errstate(invalid="ignore"):
+            a, b = left.gathered(rows[start:stop]), right.gathered(columns[start:stop])
+            products[start:stop] = np.einsum("ij,ij->i", a, b)
+
+    for_each(cut_rows(rows.size, left.width * 8), work, n_threads)
+    return products
+
+
+def _means(call: TilesCall) -> tuple[Array, Array]:
+    """The mean of x over each row and each column."""
+    left, right = call.tiles.left, call.tiles.right
+    with np.errstate(invalid="ignore"):
+        return (
+            left.times(right.sum()) * (call.scale / max(right.rows, 1)),
+            right.times(left.sum()) * (call.scale / max(left.rows, 1)),
+        )
+
+
+def sums_of_tiles(call: TilesCall, keep: bool) -> tuple[Sums, Sums]:
+    """The sums over the negatives of every row and every column: the first sweep."""
+    tiles = call.tiles
+    masked = PairsOfTiles(
+        tiles,
+        np.concatenate([call.positives.rows, call.without[0]]),
+        np.concatenate([call.positives.columns, call.without[1]]),
+    )
+    by_row = _nothing(tiles.left.rows)
+    by_column = by_row if tiles.symmetric else _nothing(tiles.right.rows)
+
+    def work(place: Place, tile: Array) -> None:
+        _, rows, columns = masked.of(place)
+        tile[rows, columns] = -np.inf
+        of_rows, of_columns, _ = sums_of_negatives(_as_matrix(tile, call.scale), call.n_threads)
+        _merge(by_row, place.rows, of_rows)
+        if not (tiles.symmetric and place.rows == place.columns):
+            _merge(by_column, place.columns, of_columns)
+
+    tiles.sweep(work, call.progress, keep)
+    return by_row, by_column
+
+
+def _as_matrix(tile: Array, scale: float) -> SimilarityCall:
+    """The tile as a matrix without positives."""
+    return SimilarityCall(tile, Rows(tile), no_positives(len(tile)), scale, 0.0, "sum")
+
+
+def _nothing(size: int) -> Sums:
+    return Sums(np.zeros(size), np.full(size, LOWEST_EXPONENT))
+
+
+def _merge(into: Sums, place: slice, new: Sums) -> None:
+    """Add the sums of further elements of these rows (or columns)."""
+    exps, exponent = into.exps[place], into.exponent[place]
+    top = np.maximum(exponent, new.exponent)
+    with np.errstate(under="ignore"):
+        exps[:] = np.ldexp(exps, _as_power(exponent - top)) + np.ldexp(new.exps, _as_power(new.exponent - top))
+    exponent[:] = top
+
+
+def _as_power(exponent: Array) -> Array:
+    """As ldexp takes it."""
+    return np.maximum(exponent, -10_000).astype(np.int64)
+
+
+def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient, Gradient]:
+    """The gradients of the rows of both sides: the second sweep. They are one and the same for the same features."""
+    tiles, points = call.tiles, call.positives
+    weight = 1.0 if tiles.symmetric else 0.5  # an element above the diagonal stands for the one below, too
+    factors = gradient_factors(by_row, by_column, call.smoothing, tiles.left.dtype, weight)
+    slopes = np.concatenate(
+        [
+            slopes_of_points(by_row, by_column, points, call.smoothing, weight) * call.scale,
+            np.zeros(call.without[0].size),
+        ]
+    )
+    given = PairsOfTiles(
+        tiles,
+        np.concatenate([points.rows, call.without[0]]),
+        np.concatenate([points.columns, call.without[1]]),
+    )
+    of_left = Gradient(tiles.left.rows, tiles.left)
+    of_right = of_left if tiles.symmetric else Gradient(tiles.right.rows, tiles.right)
+
+    def work(place: Place, tile: Array) -> None:
+        of_tile = factors._replace(
+            of_rows=factors.of_rows[place.rows], of_columns=np.ascontiguousarray(factors.of_columns[:, place.columns])
+        )
+        write_gradient(_as_matrix(tile, call.scale), of_tile, _NO_SLOPES, tile, call.n_threads)
+        chosen, rows, columns = given.of(place)
+        tile[rows, columns] = slopes[chosen]
+        tiles.add_to_gradients(place, tile, of_left, of_right)
+
+    tiles.sweep(work, call.progress)
+    return of_left, of_right
+
+
+_NO_SLOPES = np.empty(0)
+
+
+def of_temperature(along: float, scale: float) -> float:
+    """The gradient of the temperature 1 / scale, if both sides are the same features.
+
+    ``along``, the sum of row * gradient, counts every product from both of its sides: it is 2 scale dL/dscale.
+    """
+    return -0.5 * scale * along
+
+
+class PairsOfTiles:
+    """Pairs of rows and columns, sorted by the tile that they lie in."""
+
+    def __init__(self, tiles: Tiles, rows: Array, columns: Array) -> None:
+        row_starts = np.unique([place.rows.start for place in tiles.places])
+        column_starts = np.unique([place.columns.start for place in tiles.places])
+        numbers = np.full((row_starts.size + 1, column_starts.size + 1), -1)
+        for place in tiles.places:
+            i, j = np.searchsorted(row_starts, place.rows.start), np.searchsorted(column_starts, place.columns.start)
+            numbers[i, j] = place.number
+        of_pairs = numbers[
+            np.searchsorted(row_starts, rows, side="right") - 1,
+            np.searchsorted(column_starts, columns, side="right") - 1,
+        ]
+        self.order = np.argsort(of_pairs, kind="stable")
+        self.first = np.searchsorted(of_pairs[self.order], np.arange(len(tiles.places) + 1))
+        self.rows, self.columns = rows, columns
+
+    def of(self, place: Place) -> tuple[Array, Array, Array]:
+        """(which pairs, their rows, their columns) of this tile, counted from where it begins."""
+        chosen = self.order[self.first[place.number] : self.first[place.number + 1]]
+        return chosen, self.rows[chosen] - place.rows.start, self.columns[chosen] - place.columns.start

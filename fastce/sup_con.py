@@ -1,0 +1,226 @@
+"""SupCon: the other rows with the same label are a row's positives, however many there are."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, inverse_temperature, plain_array, reduction_of
+from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.kernels.exponential import LN2
+from fastce.positives import no_positives
+from fastce.progress import Progress, checked_progress
+from fastce.sides import Side, shares, value_of
+from fastce.similarity_tiles import TilesCall, gradients, of_temperature, sums_of_tiles
+from fastce.threads import BLOCK_BYTES, in_turn
+from fastce.tiles import MEMORY_BUDGET, Tiles, checked_memory_budget
+
+
+class SupConValueAndGrad(NamedTuple):
+    """The SupCon loss, and its gradients with respect to the features and the temperature."""
+
+    value: float | Array
+    grad_features: Array
+    grad_temperature: float
+
+
+def sup_con(
+    features: Any,
+    labels: Any,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    r"""The supervised contrastive loss: the other rows with the same label are a row's positives.
+
+    With :math:`P_i` the other rows with the label of row i, the loss of row i is
+
+    .. math:: \frac{-1}{|P_i|} \sum_{p \in P_i} \log \frac{\exp(z_i \cdot z_p / \tau)}
+              {\sum_{k \ne i} \exp(z_i \cdot z_k / \tau)}
+
+    Parameters
+    ----------
+    features : array_like, shape (N, D)
+        Dtypes and strides as in `clip_loss_from_features`. Several views of an example are several rows.
+    labels : array_like of int, shape (N,)
+        Any integers.
+    temperature : float, default: 0.1
+        Positive divisor of the products.
+    normalize, memory_budget, progress, n_threads
+        As in `nt_xent`.
+    reduction : {"mean", "sum", "none"}, default: "mean"
+        Rows that are alone with their label cost nothing and do not count for the mean.
+
+    Returns
+    -------
+    float or ndarray
+        A Python float; for "none" an array of shape (N,).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes do not fit or arguments make no sense.
+
+    Notes
+    -----
+    The sum over a row's positives is its product with the sum of their features, so that the number of pairs with the
+    same label does not matter.
+
+    References
+    ----------
+    .. [1] P. Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020; this is its L_out.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> features = np.array([[1.0, 0.2], [0.1, 0.9], [0.8, 0.1], [0.3, 1.1]])
+    >>> round(fastce.sup_con(features, [0, 1, 0, 1]), 10)
+    0.0006617352
+    """
+    call, classes = _checked_call(
+        features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=1
+    )
+    with call.progress, np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        side = _side(call, classes, keep=False)
+    return value_of(side, side, call.reduction, call.tiles.left.dtype)
+
+
+def sup_con_value_and_grad(
+    features: Any,
+    labels: Any,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> SupConValueAndGrad:
+    """The supervised contrastive loss and all of its gradients.
+
+    Parameters
+    ----------
+    features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads
+        As in `sup_con`.
+
+    Returns
+    -------
+    SupConValueAndGrad
+        ``value``; ``grad_features`` in the shape and dtype of the features; ``grad_temperature``, a Python float. For
+        ``reduction="none"`` the gradients are those of the sum.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> features = np.array([[1.0, 0.2], [0.1, 0.9], [0.8, 0.1], [0.3, 1.1]])
+    >>> fastce.sup_con_value_and_grad(features, [0, 1, 0, 1]).grad_features.round(4)
+    """
+    call, classes = _checked_call(
+        features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=2
+    )
+    with call.progress, np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        side = _side(call, classes, keep=True)
+        total = gradients(call, side, side)[0].total
+        _attract(call, classes, side, total)
+        (gradient,), along = call.tiles.left.finished(total)
+    value = value_of(side, side, call.reduction, call.tiles.left.dtype)
+    return SupConValueAndGrad(value, gradient, of_temperature(along, call.scale))
+
+
+def _checked_call(
+    features: Any,
+    labels: Any,
+    temperature: Any,
+    normalize: bool,
+    reduction: Any,
+    memory_budget: Any,
+    progress: Any,
+    n_threads: int | None,
+    sweeps: int,
+) -> tuple[TilesCall, "_Classes"]:
+    arrays = feature_arrays([features], ["features"])
+    classes = _Classes(_checked_labels(labels, arrays[0]))
+    scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
+    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
+    rows = Features(arrays, dtype_of_products(arrays), normalize, n_threads)
+    everyone = np.arange(rows.rows)
+    tiles = Tiles(rows, rows, budget, n_threads)
+    reporter = Progress(wanted, sweeps * len(tiles.places), "sup_con")
+    nobody = no_positives(rows.rows)
+    call = TilesCall(tiles, nobody, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)
+    return call, classes
+
+
+def _checked_labels(labels: Any, features: Array) -> Array:
+    array = plain_array(labels, "labels")
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"labels must be integers, got dtype {array.dtype}")
+    if array.shape != (len(features),):
+        raise ValueError(f"labels have shape {array.shape}, expected {(len(features),)}: one for each row of features")
+    return array
+
+
+class _Classes:
+    """The rows sorted by label, and how many others share the label of each."""
+
+    def __init__(self, labels: Array) -> None:
+        _, of_row, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+        self.order = np.argsort(of_row, kind="stable")
+        self.first = np.concatenate([[0], np.cumsum(sizes)])
+        self.others: Array = sizes[of_row] - 1
+
+    def groups(self, rows: int) -> Iterator[tuple[Array, Array]]:
+        """(row numbers, where each class begins among them): classes together, about so many rows at a time."""
+        start = 0
+        while start < self.first.size - 1:
+            stop = max(start + 1, int(np.searchsorted(self.first, self.first[start] + rows, side="right")) - 1)
+            yield self.order[self.first[start] : self.first[stop]], self.first[start:stop] - self.first[start]
+            start = stop
+
+
+def _side(call: TilesCall, classes: _Classes, keep: bool) -> Side:
+    """The losses of all rows: lse less the mean similarity with the positives."""
+    sums, _ = sums_of_tiles(call, keep)
+    mean = np.zeros(sums.exps.size)
+    number = np.maximum(classes.others, 1)
+
+    def work(rows: Array, of_rows: Array, mates: Array) -> None:
+        mean[rows] = np.einsum("ij,ij->i", of_rows, mates) * (call.scale / number[rows])
+
+    _for_each_class(call, classes, work)
+    present = classes.others > 0
+    losses = np.where(present, np.log(sums.exps) + sums.exponent * LN2 - mean, 0.0)
+    return Side(sums.exps, sums.exponent, losses, shares(present, call.reduction), np.empty(0))
+
+
+def _attract(call: TilesCall, classes: _Classes, side: Side, gradient: Array) -> None:
+    """Add the part of the gradient that draws rows of the same label together; from both rows of each pair."""
+    slopes = -2.0 * call.scale * side.share / np.maximum(classes.others, 1)
+
+    def work(rows: Array, of_rows: Array, mates: Array) -> None:
+        gradient[rows] += slopes[rows, None] * mates
+
+    _for_each_class(call, classes, work)
+
+
+def _for_each_class(call: TilesCall, classes: _Classes, work: Callable[[Array, Array, Array], None]) -> None:
+    """work(numbers, rows, the sum of all other rows with the same label), all in float64, for some rows at a time."""
+    features = call.tiles.left
+    at_a_time = max(1, BLOCK_BYTES // (8 * max(features.width, 1)))
+
+    def of_group(numbers: Array, first: Array) -> None:
+        blocks = [slice(k, k + at_a_time) for k in range(0, numbers.size, at_a_time)]
+        if len(blocks) == 1:
+            totals = np.add.reduceat(features.gathered(numbers), first, axis=0)
+        else:  # a single class
+            totals = sum(features.gathered(numbers[block]).sum(axis=0) for block in blocks)[None]
+        class_of_row = np.searchsorted(first, np.arange(numbers.size), side="right") - 1
+        for block in blocks:
+            rows = features.gathered(numbers[block])
+            work(numbers[block], rows, totals[class_of_row[block]] - rows)
+
+    in_turn(list(classes.groups(at_a_time)), of_group, call.n_threads)

@@ -1,0 +1,157 @@
+"""The products of two sets of features, a tile at a time: the matrix of all of them never exists.
+
+A sweep goes over the tiles in a fixed order, row by row of tiles. BLAS multiplies with all of its threads, then the
+caller's work on the tile runs on ours: they take turns and do not fight for cores. What is to be swept twice is kept
+where the memory budget allows, and multiplied again elsewhere. Where both sides are the same features, the tiles on and
+above the diagonal do for all.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, integer
+from fastce.features import Features
+from fastce.progress import Progress
+from fastce.threads import cut_rows, for_each
+
+MEMORY_BUDGET = 256 << 20  # bytes
+LARGEST_EDGE, SMALLEST_EDGE = 4096, 256  # rows or columns of a tile
+FLOPS_OF_TILE = 2.0**35  # Ctrl-C is heard between products
+
+
+class Place(NamedTuple):
+    """Where a tile lies."""
+
+    number: int
+    rows: slice
+    columns: slice
+
+
+class Tiles:
+    """The tiles of left @ right.T: products, gradients, and the memory that they take.
+
+    Only ``memory_budget`` bytes are used beyond the features and their gradients, if that is enough for the smallest
+    tiles. Panels of features count (those that cannot be used where they are), and so do the products that are
+    added to the gradients.
+    """
+
+    def __init__(self, left: Features, right: Features, memory_budget: int, n_threads: int | None) -> None:
+        self.left, self.right = left, right
+        self.n_threads = n_threads
+        self.symmetric = left is right
+        edge = self._edge(memory_budget)
+        row_cuts, column_cuts = left.cuts(edge), right.cuts(edge)
+        places = [(r, c) for r in row_cuts for c in column_cuts if not self.symmetric or c.start >= r.start]
+        self.places = [Place(k, *place) for k, place in enumerate(places)]
+        self.shape = (_longest(row_cuts), _longest(column_cuts))
+        left_over = memory_budget - self._working_bytes(edge)
+        self.number_kept = left_over // max(self.shape[0] * self.shape[1] * left.dtype.itemsize, 1)
+        self.kept: dict[int, Array] = {}
+        self.left_panels, self.right_panels = ReadyPanel(left, self.shape[0]), ReadyPanel(right, self.shape[1])
+
+    def _working_bytes(self, edge: int) -> int:
+        """Of a tile, the panels that it is made from, and the products that are added to two gradients."""
+        panels = 2 + (not self.left.is_ready) + (not self.right.is_ready)
+        return int((edge * edge + panels * edge * self.left.width) * self.left.dtype.itemsize)
+
+    def _edge(self, memory_budget: int) -> int:
+        edge = LARGEST_EDGE
+        while edge > SMALLEST_EDGE and (
+            self._working_bytes(edge) > memory_budget or 2.0 * edge * edge * self.left.width > FLOPS_OF_TILE
+        ):
+            edge //= 2
+        return edge
+
+    def sweep(self, work: Callable[[Place, Array], None], progress: Progress, keep: bool = False) -> None:
+        """work(place, tile) for every tile; what is kept of one sweep is handed to the next, and then given back.
+
+        The tile is the caller's to overwrite.
+        """
+        for place in self.places:
+            work(place, self._tile(place, keep))
+            progress.step()
+
+    def _tile(self, place: Place, keep: bool) -> Array:
+        if place.number in self.kept:
+            return self.kept.pop(place.number)
+        if keep and place.number < self.number_kept:
+            tile = self.kept[place.number] = self._product(place, self._new_room())
+            return tile
+        return self._product(place, self.room)
+
+    @functools.cached_property
+    def room(self) -> Array:
+        """Where tiles that are not kept take turns."""
+        return self._new_room()
+
+    def _new_room(self) -> Array:
+        return np.empty(self.shape[0] * self.shape[1], self.left.dtype)
+
+    def _product(self, place: Place, room: Array) -> Array:
+        left, right = self.left_panels.of(place.rows), self.right_panels.of(place.columns)
+        tile = room[: len(left) * len(right)].reshape(len(left), len(right))
+        np.matmul(left, right.T, out=tile)
+        return tile
+
+    def add_to_gradients(self, place: Place, slopes: Array, of_left: "Gradient", of_right: "Gradient") -> None:
+        """Add slopes @ right to the one and slopes.T @ left to the other, on the diagonal of both only once."""
+        of_left.add(place.rows, slopes, self.right_panels.of(place.columns))
+        if not (self.symmetric and place.rows == place.columns):
+            of_right.add(place.columns, slopes.T, self.left_panels.of(place.rows))
+
+
+class Gradient:
+    """The gradient of the rows of some features: a sum of products, added up in the dtype that they are computed in."""
+
+    def __init__(self, rows: int, features: Features) -> None:
+        self.total = np.empty((rows, features.width), features.dtype)
+        self.begun: set[int] = set()
+        self.room = self.total[:0]
+        self.n_threads = features.n_threads
+
+    def add(self, rows: slice, slopes: Array, panel: Array) -> None:
+        """Add slopes @ panel to these rows, always the same slices."""
+        total = self.total[rows]
+        if rows.start not in self.begun:
+            np.matmul(slopes, panel, out=total)
+            self.begun.add(rows.start)
+            return
+        if len(self.room) < len(total):
+            self.room = np.empty_like(total)
+        product = np.matmul(slopes, panel, out=self.room[: len(total)])
+
+        def work(start: int, stop: int) -> None:
+            total[start:stop] += product[start:stop]
+
+        for_each(cut_rows(len(total), total.shape[1] * total.itemsize), work, self.n_threads)
+
+
+class ReadyPanel:
+    """The panel that was asked for last: made ready once, while a row of tiles goes by."""
+
+    def __init__(self, features: Features, length: int) -> None:
+        self.features = features
+        self.room = np.empty((0 if features.is_ready else length, features.width), features.dtype)
+        self.rows = slice(0, 0)
+        self.panel = self.room[:0]
+
+    def of(self, rows: slice) -> Array:
+        """These rows, ready to be multiplied."""
+        if rows != self.rows:
+            self.panel, self.rows = self.features.panel(rows, self.room), rows
+        return self.panel
+
+
+def _longest(cuts: list[slice]) -> int:
+    return max((cut.stop - cut.start for cut in cuts), default=0)
+
+
+def checked_memory_budget(value: Any) -> int:
+    """Bytes, at least 1."""
+    budget = integer(value, "memory_budget")
+    if budget < 1:
+        raise ValueError(f"memory_budget must be a positive number of bytes, got {budget}")
+    return budget
