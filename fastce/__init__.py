@@ -15,17 +15,29 @@ _HOME = {
     "binary_cross_entropy_with_logits": "binary",
     "binary_cross_entropy_with_logits_value_and_grad": "binary",
     "clip_loss": "contrastive",
+    "clip_loss_from_features": "clip_from_features",
+    "clip_loss_from_features_value_and_grad": "clip_from_features",
     "clip_loss_value_and_grad": "contrastive",
     "cross_entropy": "losses",
     "cross_entropy_grad_and_hess": "boosting",
     "cross_entropy_value_and_grad": "losses",
+    "info_nce": "infonce",
+    "info_nce_value_and_grad": "infonce",
+    "linear_cross_entropy": "linear",
+    "linear_cross_entropy_value_and_grad": "linear",
     "log_softmax": "special",
     "logsumexp": "special",
     "nll_loss": "nll",
     "nll_loss_value_and_grad": "nll",
+    "nt_xent": "ntxent",
+    "nt_xent_value_and_grad": "ntxent",
     "row_stats": "statistics",
     "show_config": "configuration",
+    "siglip_loss": "siglip",
+    "siglip_loss_value_and_grad": "siglip",
     "softmax": "special",
+    "sup_con": "supcon",
+    "sup_con_value_and_grad": "supcon",
     "warmup": "configuration",
 }
 
@@ -33,19 +45,31 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_value_and_grad",
     "clip_loss",
+    "clip_loss_from_features",
+    "clip_loss_from_features_value_and_grad",
     "clip_loss_value_and_grad",
     "cross_entropy",
     "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
     "get_num_threads",
+    "info_nce",
+    "info_nce_value_and_grad",
+    "linear_cross_entropy",
+    "linear_cross_entropy_value_and_grad",
     "log_softmax",
     "logsumexp",
     "nll_loss",
     "nll_loss_value_and_grad",
+    "nt_xent",
+    "nt_xent_value_and_grad",
     "row_stats",
     "set_num_threads",
     "show_config",
+    "siglip_loss",
+    "siglip_loss_value_and_grad",
     "softmax",
+    "sup_con",
+    "sup_con_value_and_grad",
     "threads",
     "warmup",
 ]
@@ -64,14 +88,17 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from fastce.binary import (
-        binary_cross_entropy_with_logits,
-        binary_cross_entropy_with_logits_value_and_grad,
-    )
+    from fastce.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_value_and_grad
     from fastce.boosting import cross_entropy_grad_and_hess
+    from fastce.clip_from_features import clip_loss_from_features, clip_loss_from_features_value_and_grad
     from fastce.configuration import show_config, warmup
     from fastce.contrastive import clip_loss, clip_loss_value_and_grad
+    from fastce.infonce import info_nce, info_nce_value_and_grad
+    from fastce.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
     from fastce.losses import cross_entropy, cross_entropy_value_and_grad
     from fastce.nll import nll_loss, nll_loss_value_and_grad
+    from fastce.ntxent import nt_xent, nt_xent_value_and_grad
+    from fastce.siglip import siglip_loss, siglip_loss_value_and_grad
     from fastce.special import log_softmax, logsumexp, softmax
     from fastce.statistics import row_stats
+    from fastce.supcon import sup_con, sup_con_value_and_grad

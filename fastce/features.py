@@ -33,15 +33,22 @@ def dtype_of_products(arrays: Sequence[Array]) -> np.dtype[Any]:
 class Features:
     """The rows of one or more arrays below each other, computed in ``dtype``, of length 1 if they are ``normalized``.
 
-    A row of length 0 stays as it is, and so does not depend on its features: their gradient is 0.
+    A row of length 0 stays as it is, and so does not depend on its features: their gradient is 0. With ``numbers``
+    there is one array, and only those rows of it.
     """
 
     def __init__(
-        self, arrays: Sequence[Array], dtype: np.dtype[Any], normalized: bool = False, n_threads: int | None = None
+        self,
+        arrays: Sequence[Array],
+        dtype: np.dtype[Any],
+        normalized: bool = False,
+        n_threads: int | None = None,
+        numbers: Array | None = None,
     ) -> None:
         self.arrays = arrays
         self.dtype = dtype
-        self.starts = np.cumsum([0, *(len(array) for array in arrays)])
+        self.numbers = numbers
+        self.starts = np.cumsum([0, *(len(array) for array in arrays)] if numbers is None else [0, len(numbers)])
         self.rows = int(self.starts[-1])
         self.width = arrays[0].shape[1]
         self.n_threads = n_threads
@@ -50,7 +57,7 @@ class Features:
     @property
     def is_ready(self) -> bool:
         """Whether all panels are views."""
-        return self.inverse_lengths is None and all(map(self._is_ready, self.arrays))
+        return self.numbers is None and self.inverse_lengths is None and all(map(self._is_ready, self.arrays))
 
     def _is_ready(self, array: Array) -> bool:
         """Whether a matrix product takes it as it is."""
@@ -73,6 +80,8 @@ class Features:
 
     def given(self, rows: slice) -> Array:
         """These rows as the caller gave them; of one array."""
+        if self.numbers is not None:
+            return np.asarray(self.arrays[0][self.numbers[rows]])
         k = int(np.searchsorted(self.starts, rows.start, side="right")) - 1
         view: Array = self.arrays[k][rows.start - self.starts[k] : rows.stop - self.starts[k]]
         return view
@@ -146,7 +155,7 @@ class Features:
         normal = (inverse >= np.finfo(self.dtype).tiny) & (inverse <= np.finfo(self.dtype).max)
         return inverse.astype(self.dtype) if (normal | (inverse == 0.0)).all() else inverse
 
-    def finished(self, gradient: Array) -> tuple[list[Array], float]:
+    def finished(self, gradient: Array, wants_sum: bool = True) -> tuple[list[Array], float]:
         """The gradients of the arrays, in their own dtypes, from those of the rows; and the sum of row * gradient.
 
         ``gradient`` is used up.
@@ -160,7 +169,11 @@ class Features:
         totals = np.zeros(len(blocks))
 
         def work(k: int, rows: slice, result: Array) -> None:
-            result[...], totals[k] = self.through_normalization(rows, gradient[rows])
+            of_rows = gradient[rows]
+            if wants_sum or self.inverse_lengths is not None:
+                of_rows, totals[k] = self.through_normalization(rows, of_rows)
+            if self.inverse_lengths is not None or result.dtype != self.dtype:  # else it is there already
+                result[...] = of_rows
 
         in_turn([(k, *block) for k, block in enumerate(blocks)], work, self.n_threads)
         return results, float(totals.sum())

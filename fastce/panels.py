@@ -4,12 +4,14 @@ What a row has come to is known as soon as its panel is, so that one sweep does 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from fastce.arguments import Array
 from fastce.features import Features
 from fastce.progress import Progress
+from fastce.targets import reduced
 from fastce.tiles import FLOPS_OF_TILE, LARGEST_EDGE, Gradient, ReadyPanel
 
 
@@ -59,3 +61,26 @@ class Panels:
         """Add slopes.T @ left to the gradient of right."""
         for columns in self.column_cuts:
             of_right.add(columns, slopes[:, columns].T, self.left_panel.of(rows))
+
+
+class PanelLosses:
+    """The losses of rows, panel by panel: kept for "none", else summed in float64."""
+
+    def __init__(self, rows: int, dtype: np.dtype[Any], reduction: str) -> None:
+        self.reduction = reduction
+        self.reduction_of_panel = "none" if reduction == "none" else "sum"
+        self.kept = np.zeros(rows if reduction == "none" else 0, dtype)
+        self.total = 0.0
+
+    def put(self, rows: slice | Array, value: Any) -> None:
+        """Take what cross_entropy has returned for these rows."""
+        if self.reduction == "none":
+            self.kept[rows] = value
+        else:
+            self.total += value
+
+    def value(self, lead: tuple[int, ...], total_weight: float) -> Any:
+        """What the reduction asks for, of rows of this shape."""
+        if self.reduction == "none":
+            return self.kept.reshape(lead)[()]
+        return reduced(self.total, self.reduction, total_weight)

@@ -107,6 +107,13 @@ class IndexTargets:
         row = int(wrong.argmax())
         return class_index_error(row, given[row], self.n_classes)
 
+    def counted(self) -> Array | None:
+        """The numbers of the rows that are not ignored and have some weight; None for all of them."""
+        if self.are_plain:
+            return None
+        row_weight = self.picked(slice(0, self.indices.size))[1]
+        return None if row_weight.all() else np.flatnonzero(row_weight)
+
     def _class_weight(self) -> Array:
         return _NO_WEIGHT[self.dtype] if self.per_class is None else self.per_class.astype(self.dtype)
 
@@ -164,6 +171,10 @@ class MassTargets:
         assert self.probabilities is not None
         weight = self.row_weight[rows] if self.row_weight.size else self.row_weight
         return self._targets(_NO_POINTS, self.probabilities.copy(rows), weight)
+
+    def counted(self) -> Array | None:
+        """The numbers of the rows that have some weight; None for all of them."""
+        return None if self.row_weight.all() else np.flatnonzero(self.row_weight)
 
     def block(self, start: int, stop: int) -> Targets:
         """The targets of rows ``start`` to ``stop``."""

@@ -107,7 +107,7 @@ class Gradient:
     """The gradient of the rows of some features: a sum of products, added up in the dtype that they are computed in."""
 
     def __init__(self, rows: int, features: Features) -> None:
-        self.total = np.empty((rows, features.width), features.dtype)
+        self.total = np.zeros((rows, features.width), features.dtype)
         self.begun: set[int] = set()
         self.room = self.total[:0]
         self.n_threads = features.n_threads

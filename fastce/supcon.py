@@ -79,7 +79,7 @@ def sup_con(
     >>> import numpy as np, fastce
     >>> features = np.array([[1.0, 0.2], [0.1, 0.9], [0.8, 0.1], [0.3, 1.1]])
     >>> round(fastce.sup_con(features, [0, 1, 0, 1]), 10)
-    0.0006617352
+    0.0039918557
     """
     call, classes = _checked_call(
         features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=1
@@ -118,6 +118,10 @@ def sup_con_value_and_grad(
     >>> import numpy as np, fastce
     >>> features = np.array([[1.0, 0.2], [0.1, 0.9], [0.8, 0.1], [0.3, 1.1]])
     >>> fastce.sup_con_value_and_grad(features, [0, 1, 0, 1]).grad_features.round(4)
+    array([[-0.0049,  0.0243],
+           [ 0.0044, -0.0005],
+           [-0.0017,  0.0138],
+           [ 0.0274, -0.0075]])
     """
     call, classes = _checked_call(
         features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=2

@@ -1,0 +1,279 @@
+"""InfoNCE: each query is to be told its positive key among negative ones; a panel of queries at a time."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, inverse_temperature, real_array, reduction_of
+from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.losses import cross_entropy, cross_entropy_value_and_grad
+from fastce.panels import PanelLosses, Panels
+from fastce.progress import Progress, checked_progress
+from fastce.similarity_tiles import products_of_pairs
+from fastce.targets import mean_factor
+from fastce.tiles import MEMORY_BUDGET, Gradient, checked_memory_budget
+
+QUERIES_AT_A_TIME = 4096
+
+
+class InfoNceValueAndGrad(NamedTuple):
+    """The InfoNCE loss, and its gradients with respect to queries, keys (None: not given) and temperature."""
+
+    value: float | Array
+    grad_query: Array
+    grad_positive_key: Array
+    grad_negative_keys: Array | None
+    grad_temperature: float
+
+
+def info_nce(
+    query: Any,
+    positive_key: Any,
+    negative_keys: Any = None,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    r"""InfoNCE: cross entropy of each query's product with its own key among its products with negative keys.
+
+    .. math:: -\frac1N \sum_i \log \frac{\exp(q_i \cdot k_i / \tau)}
+              {\exp(q_i \cdot k_i / \tau) + \sum_{k \in \mathrm{negatives}} \exp(q_i \cdot k / \tau)}
+
+    Parameters
+    ----------
+    query, positive_key : array_like, shape (N, D)
+        Row i of one belongs to row i of the other. Dtypes and strides as in `clip_loss_from_features`.
+    negative_keys : array_like, shape (M, D) or (N, M, D), optional
+        Shared by all queries, or M for each. By default the positive keys of all other queries.
+    temperature : float, default: 0.1
+        Positive divisor of the products.
+    normalize : bool, default: True
+        Whether rows are divided by their lengths first. A row of length 0 stays 0 and has gradient 0.
+    reduction : {"mean", "sum", "none"}, default: "mean"
+        Of the losses of the queries.
+    memory_budget, progress, n_threads
+        As in `linear_cross_entropy`.
+
+    Returns
+    -------
+    float or ndarray
+        A Python float; for "none" an array of shape (N,).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes do not fit or arguments make no sense.
+
+    References
+    ----------
+    .. [1] A. van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018.
+    .. [2] K. He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> query, key = np.array([[1.0, 0.2], [0.1, 0.9]]), np.array([[0.8, 0.1], [0.3, 1.1]])
+    >>> round(fastce.info_nce(query, key), 10)
+    0.0022995943
+    >>> round(fastce.info_nce(query, key, [[0.5, -0.5], [-1.0, 0.0]]), 10)
+    0.0059521897
+    """
+    call = _checked_call(
+        query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress, n_threads
+    )
+    return _swept(call, None)
+
+
+def info_nce_value_and_grad(
+    query: Any,
+    positive_key: Any,
+    negative_keys: Any = None,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> InfoNceValueAndGrad:
+    """InfoNCE and all of its gradients, in one sweep.
+
+    Parameters
+    ----------
+    query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress, n_threads
+        As in `info_nce`.
+
+    Returns
+    -------
+    InfoNceValueAndGrad
+        ``value``; ``grad_query``, ``grad_positive_key`` and ``grad_negative_keys`` in the shapes and dtypes of what
+        they belong to, the last None if there are no `negative_keys`; ``grad_temperature``, a Python float. For
+        ``reduction="none"`` the gradients are those of the sum.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> query, key = np.array([[1.0, 0.2], [0.1, 0.9]]), np.array([[0.8, 0.1], [0.3, 1.1]])
+    >>> fastce.info_nce_value_and_grad(query, key).grad_query.round(4)
+    array([[-0.0038,  0.0189],
+           [ 0.0024, -0.0003]])
+    """
+    call = _checked_call(
+        query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress, n_threads
+    )
+    gradients = _Gradients(call)
+    value = _swept(call, gradients)
+    return InfoNceValueAndGrad(value, *gradients.finished())
+
+
+class _Call(NamedTuple):
+    """A checked call. Without negative keys the positive ones are the right side of the panels."""
+
+    panels: "Panels | _PanelsOfOwnKeys"
+    query: Features
+    positive: Features
+    negative: Features | None
+    negative_shape: tuple[int, ...]
+    scale: float
+    reduction: str
+    progress: Progress
+    n_threads: int | None
+
+
+def _checked_call(
+    query: Any,
+    positive_key: Any,
+    negative_keys: Any,
+    temperature: Any,
+    normalize: bool,
+    reduction: Any,
+    memory_budget: Any,
+    progress: Any,
+    n_threads: int | None,
+) -> _Call:
+    arrays = feature_arrays([query, positive_key], ["query", "positive_key"])
+    if len(arrays[0]) != len(arrays[1]):
+        raise ValueError(f"query and positive_key differ in shape: {arrays[0].shape} and {arrays[1].shape}")
+    shape: tuple[int, ...] = ()
+    if negative_keys is not None:
+        array = real_array(negative_keys, "negative_keys")
+        shape = array.shape
+        arrays.append(_checked_negatives(array, *arrays[0].shape))
+    scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
+    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
+    dtype = dtype_of_products(arrays)
+    first, second, *others = (Features([array], dtype, normalize, n_threads) for array in arrays)
+    panels: Panels | _PanelsOfOwnKeys
+    if not others:
+        panels = Panels(first, second, budget)
+    elif len(shape) == 2:
+        panels = Panels(first, others[0], budget, further_columns=1)
+    else:
+        panels = _PanelsOfOwnKeys(first, others[0], shape[1], budget)
+    reporter = Progress(wanted, len(panels.row_cuts), "info_nce")
+    negative = others[0] if others else None
+    return _Call(panels, first, second, negative, shape, scale, reduction, reporter, n_threads)
+
+
+def _checked_negatives(array: Array, queries: int, width: int) -> Array:
+    """All negative keys as rows of a matrix."""
+    fits = array.ndim in (2, 3) and array.shape[-1] == width and (array.ndim == 2 or array.shape[0] == queries)
+    if not fits:
+        raise ValueError(f"negative_keys have shape {array.shape}, expected (M, {width}) or ({queries}, M, {width})")
+    return array.reshape(-1, width) if array.ndim == 3 else array
+
+
+class _PanelsOfOwnKeys:
+    """As `Panels`, where each query has negative keys of its own."""
+
+    def __init__(self, query: Features, keys: Features, number: int, memory_budget: int) -> None:
+        self.query, self.keys, self.number = query, keys, number
+        of_query = (
+            (number * query.width if not keys.is_ready else 0) + number + 1 + 3 * query.width
+        ) * keys.dtype.itemsize
+        rows = max(1, min(QUERIES_AT_A_TIME, memory_budget // of_query))
+        self.row_cuts = query.cuts(rows)
+        self.keys_of_panel = np.empty((0, number, query.width), keys.dtype)
+
+    def sweep(self, work: Callable[[slice, Array], None], progress: Progress) -> None:
+        """work(rows, panel) for every panel; the last column is the caller's to fill."""
+        for rows in self.row_cuts:
+            count = rows.stop - rows.start
+            keys = self.keys.panel(slice(rows.start * self.number, rows.stop * self.number))
+            self.keys_of_panel = keys.reshape(count, self.number, self.query.width)
+            panel = np.empty((count, self.number + 1), self.keys.dtype)
+            np.matmul(self.keys_of_panel, self.query.panel(rows)[:, :, None], out=panel[:, :-1, None])
+            work(rows, panel)
+            progress.step()
+
+    def gradient_of_left(self, slopes: Array) -> Array:
+        """The sum of slope * key of each query."""
+        gradient: Array = np.matmul(slopes[:, None], self.keys_of_panel)[:, 0]
+        return gradient
+
+    def add_to_right(self, rows: slice, slopes: Array, of_right: Gradient) -> None:
+        """Slope * query, for every key."""
+        place = of_right.total[rows.start * self.number : rows.stop * self.number]
+        np.multiply(slopes[:, :, None], self.query.panel(rows)[:, None], out=place.reshape(self.keys_of_panel.shape))
+
+
+class _Gradients:
+    """The gradients of queries and keys, as far as the panels have come."""
+
+    def __init__(self, call: _Call) -> None:
+        self.call = call
+        self.of_query = np.zeros((call.query.rows, call.query.width), call.query.dtype)
+        self.of_positive = Gradient(call.positive.rows, call.positive)
+        self.of_negative = None if call.negative is None else Gradient(call.negative.rows, call.negative)
+
+    def add(self, rows: slice, slopes: Array) -> None:
+        """Add what a panel's slopes, the gradient of its logits, contribute."""
+        panels = self.call.panels
+        if self.of_negative is None:
+            self.of_query[rows] = panels.gradient_of_left(slopes)
+            panels.add_to_right(rows, slopes, self.of_positive)
+            return
+        of_pairs = slopes[:, -1:]
+        self.of_query[rows] = panels.gradient_of_left(slopes[:, :-1]) + of_pairs * self.call.positive.panel(rows)
+        panels.add_to_right(rows, slopes[:, :-1], self.of_negative)
+        self.of_positive.total[rows] = of_pairs * self.call.query.panel(rows)
+
+    def finished(self) -> tuple[Array, Array, Array | None, float]:
+        """In the shapes and dtypes of what they belong to; and that of the temperature."""
+        call, of_negative = self.call, None
+        (of_query,), along = call.query.finished(self.of_query)
+        (of_positive,), _ = call.positive.finished(self.of_positive.total, wants_sum=False)
+        if call.negative is not None and self.of_negative is not None:
+            (flat,), _ = call.negative.finished(self.of_negative.total, wants_sum=False)
+            of_negative = flat.reshape(call.negative_shape)
+        return of_query, of_positive, of_negative, -call.scale * along
+
+
+def _swept(call: _Call, gradients: _Gradients | None) -> Any:
+    """The value; the gradients are added up if there is room for them."""
+    losses = PanelLosses(call.query.rows, call.query.dtype, call.reduction)
+    factor = mean_factor(call.query.rows) if call.reduction == "mean" else 1.0
+    options: dict[str, Any] = {
+        "logit_scale": call.scale, "reduction": losses.reduction_of_panel, "n_threads": call.n_threads
+    }  # fmt: skip
+
+    def work(rows: slice, logits: Array) -> None:
+        targets = pairs = np.arange(rows.start, rows.stop)
+        if call.negative is not None:
+            targets = np.full(len(logits), logits.shape[1] - 1)
+            logits[:, -1] = products_of_pairs(call.query, pairs, call.positive, pairs, call.n_threads)
+        if gradients is None:
+            losses.put(rows, cross_entropy(logits, targets, **options))
+            return
+        value, slopes = cross_entropy_value_and_grad(logits, targets, grad_output=factor, out=logits, **options)
+        losses.put(rows, value)
+        gradients.add(rows, slopes)
+
+    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+        call.panels.sweep(work, call.progress)
+    return losses.value((call.query.rows,), call.query.rows)

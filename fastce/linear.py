@@ -1,0 +1,227 @@
+"""Cross entropy of a linear layer's outputs, from its inputs and weights: logits exist a panel of rows at a time."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, real_array
+from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.linear_panels import LinearCall, LinearGradients, swept
+from fastce.losses import cross_entropy_call, upstream_of
+from fastce.panels import Panels
+from fastce.progress import Progress, checked_progress
+from fastce.sparse_targets import checked_csr, is_sparse
+from fastce.tiles import MEMORY_BUDGET, checked_memory_budget
+
+
+class LinearCrossEntropyValueAndGrad(NamedTuple):
+    """The loss, and its gradients with respect to features, weights and bias (None if there is no bias)."""
+
+    value: float | Array
+    grad_features: Array
+    grad_linear_weight: Array
+    grad_linear_bias: Array | None
+
+
+def linear_cross_entropy(
+    features: Any,
+    linear_weight: Any,
+    targets: Any,
+    *,
+    linear_bias: Any = None,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    smoothing_over: str = "all",
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    """Cross entropy of ``features @ linear_weight.T + linear_bias``, which never exists as a whole.
+
+    Parameters
+    ----------
+    features : array_like, shape (..., D)
+        float32 and float64 are computed in their own dtype (the widest of the features, weights and bias), float16 and
+        bfloat16 in float32, integers and booleans in float64. Any strides; never written to.
+    linear_weight : array_like, shape (V, D)
+        One row for each class.
+    targets : array_like of int, array_like of float, or SciPy sparse array
+        As in `cross_entropy` for logits of shape (..., V) whose class axis is the last.
+    linear_bias : array_like, shape (V,), optional
+        Added to the logits.
+    weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
+        As in `cross_entropy`.
+    memory_budget : int, default: 268435456
+        Bytes that may be used beyond inputs and gradients, 256 MiB by default, if that is enough for one row of logits.
+        The more rows fit, the faster the products.
+    progress : bool or callable, optional
+        As in `clip_loss_from_features`; the steps are panels of rows.
+    n_threads : int, optional
+        Of fastce's own work. The products are NumPy's, which uses as many threads as its BLAS library is set to.
+
+    Returns
+    -------
+    float or ndarray
+        As `cross_entropy`.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As in `cross_entropy`.
+
+    Notes
+    -----
+    Rows that are ignored or have no weight are left out from the start: they take no time, whatever they hold.
+    `n_threads` changes no bit of the result; the number of threads of BLAS and the budget may.
+
+    References
+    ----------
+    .. [1] E. Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> features = np.array([[1.0, 0.5], [-0.2, 0.8]])
+    >>> linear_weight = np.array([[0.3, 0.1], [0.0, 1.0], [-0.5, 0.2]])
+    >>> round(fastce.linear_cross_entropy(features, linear_weight, [0, 1]), 10)
+    0.841047648
+    """
+    call = _checked_call(
+        features, linear_weight, targets, linear_bias, weight, sample_weight, ignore_index, label_smoothing,
+        smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress, n_threads,
+    )  # fmt: skip
+    return swept(call, None, None)
+
+
+def linear_cross_entropy_value_and_grad(
+    features: Any,
+    linear_weight: Any,
+    targets: Any,
+    *,
+    linear_bias: Any = None,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    smoothing_over: str = "all",
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    grad_output: Any = None,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Any = None,
+    n_threads: int | None = None,
+) -> LinearCrossEntropyValueAndGrad:
+    """Cross entropy of a linear layer's outputs and all of its gradients, in one sweep.
+
+    Parameters
+    ----------
+    features, linear_weight, targets, linear_bias, weight, sample_weight, ignore_index, label_smoothing, \
+smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress, n_threads
+        As in `linear_cross_entropy`.
+    grad_output : float or array_like, optional
+        As in `cross_entropy_value_and_grad`.
+
+    Returns
+    -------
+    LinearCrossEntropyValueAndGrad
+        ``value``; ``grad_features``, ``grad_linear_weight`` and ``grad_linear_bias`` in the shapes and dtypes of what
+        they belong to; the last is None without a bias.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> features = np.array([[1.0, 0.5], [-0.2, 0.8]])
+    >>> linear_weight = np.array([[0.3, 0.1], [0.0, 1.0], [-0.5, 0.2]])
+    array([[-0.1379,  0.2074],
+           [-0.0377, -0.2153]])
+    >>> fastce.linear_cross_entropy_value_and_grad(features, linear_weight, [0, 1]).grad_features.round(4)
+    """
+    call = _checked_call(
+        features, linear_weight, targets, linear_bias, weight, sample_weight, ignore_index, label_smoothing,
+        smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress, n_threads,
+    )  # fmt: skip
+    described = call.described
+    upstream = upstream_of(grad_output, described.reduction, described.logits.lead, described.targets.total_weight)
+    gradients = LinearGradients(call)
+    value = swept(call, upstream, gradients)
+    return LinearCrossEntropyValueAndGrad(value, *gradients.finished())
+
+
+def _checked_call(
+    features: Any,
+    linear_weight: Any,
+    targets: Any,
+    linear_bias: Any,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    label_smoothing: Any,
+    smoothing_over: Any,
+    logit_scale: Any,
+    softcap: Any,
+    z_loss: Any,
+    reduction: Any,
+    memory_budget: Any,
+    progress: Any,
+    n_threads: int | None,
+) -> LinearCall:
+    given = real_array(features, "features")
+    if given.ndim == 0:
+        raise ValueError("features must have at least one dimension, got a scalar")
+    matrix = given.reshape(-1, given.shape[-1]) if given.ndim != 2 else given
+    arrays = feature_arrays([matrix, linear_weight], ["features", "linear_weight"])
+    bias = None if linear_bias is None else _checked_bias(linear_bias, len(arrays[1]))
+    dtype = dtype_of_products(arrays if bias is None else [*arrays, bias])
+    logits = np.broadcast_to(np.zeros((), dtype), (*given.shape[:-1], len(arrays[1])))
+    described = cross_entropy_call(
+        logits, targets, -1, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale,
+        softcap, z_loss, reduction, n_threads,
+    )  # fmt: skip
+    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
+    counted = described.targets.counted()
+    left = Features(arrays[:1], dtype, n_threads=n_threads, numbers=counted)
+    panels = Panels(left, Features(arrays[1:], dtype, n_threads=n_threads), budget)
+    options = {
+        "weight": weight,
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+        "smoothing_over": smoothing_over,
+        "logit_scale": logit_scale,
+        "softcap": softcap,
+        "z_loss": z_loss,
+    }
+    return LinearCall(
+        panels,
+        described,
+        [given, *arrays[1:]],
+        bias,
+        _by_row(targets, matrix.shape[0]),
+        None if sample_weight is None else np.broadcast_to(sample_weight, described.logits.lead).reshape(-1),
+        counted,
+        options,
+        Progress(wanted, len(panels.row_cuts), "linear_cross_entropy"),
+        n_threads,
+    )
+
+
+def _checked_bias(value: Any, classes: int) -> Array:
+    bias = real_array(value, "linear_bias")
+    if bias.shape != (classes,):
+        raise ValueError(f"linear_bias has shape {bias.shape}, expected {(classes,)}, one number for each class")
+    return bias
+
+
+def _by_row(targets: Any, rows: int) -> Any:
+    """Checked targets, so that an index picks rows."""
+    if is_sparse(targets):
+        return checked_csr(targets)
+    array = np.asarray(targets)
+    return array.reshape(rows, *array.shape[-1:]) if array.dtype.kind not in "iu" else array.reshape(rows)

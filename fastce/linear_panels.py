@@ -1,0 +1,88 @@
+"""Linear cross entropy over panels of logits: cross_entropy in place on each, then the products with its gradient."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array, kernel_dtype
+from fastce.losses import cross_entropy, cross_entropy_value_and_grad
+from fastce.panels import PanelLosses, Panels
+from fastce.progress import Progress
+from fastce.running import CrossEntropyCall
+from fastce.threads import cut_rows, for_each
+from fastce.tiles import Gradient
+
+
+class LinearCall(NamedTuple):
+    """A checked call: features and targets as matrices and vectors of rows, of which only the ``counted`` have any."""
+
+    panels: Panels
+    described: CrossEntropyCall
+    arrays: list[Array]
+    bias: Array | None
+    targets: Any
+    sample_weight: Array | None
+    counted: Array | None
+    options: dict[str, Any]
+    progress: Progress
+    n_threads: int | None
+
+
+class LinearGradients:
+    """The gradients of features, weights and bias, as far as the panels have come."""
+
+    def __init__(self, call: LinearCall) -> None:
+        self.panels, self.bias = call.panels, call.bias
+        left, right = call.panels.left, call.panels.right
+        features = call.arrays[0]
+        self.shape = features.shape
+        self.of_features = np.zeros((features.size // max(left.width, 1), left.width), kernel_dtype(features.dtype))
+        self.of_weight = Gradient(right.rows, right)
+        self.of_bias = np.zeros(right.rows)
+
+    def add(self, rows: slice, numbers: slice | Array, slopes: Array) -> None:
+        """Add what a panel's slopes, the gradient of its logits, contribute."""
+        self.of_features[numbers] = self.panels.gradient_of_left(slopes)
+        self.panels.add_to_right(rows, slopes, self.of_weight)
+        if self.bias is not None:
+            self.of_bias += np.ones(len(slopes), slopes.dtype) @ slopes
+
+    def finished(self) -> tuple[Array, Array, Array | None]:
+        """In the shapes and dtypes of what they belong to."""
+        (of_weight,), _ = self.panels.right.finished(self.of_weight.total, wants_sum=False)
+        of_bias = None if self.bias is None else self.of_bias.astype(kernel_dtype(self.bias.dtype))
+        return self.of_features.reshape(self.shape), of_weight, of_bias
+
+
+def swept(call: LinearCall, upstream: Array | None, gradients: LinearGradients | None) -> Any:
+    """The value; the gradients are added up if there is room for them."""
+    described = call.described
+    losses = PanelLosses(described.logits.rows, described.logits.dtype, described.reduction)
+    bias = None if call.bias is None else call.bias.astype(described.logits.dtype)
+    options = call.options | {"axis": 1, "reduction": losses.reduction_of_panel, "n_threads": call.n_threads}
+
+    def work(rows: slice, logits: Array) -> None:
+        numbers = rows if call.counted is None else call.counted[rows]
+        targets = call.targets[numbers]
+        if bias is not None:
+            _add_to_rows(logits, bias, call.n_threads)
+        if call.sample_weight is not None:
+            options["sample_weight"] = call.sample_weight[numbers]
+        if gradients is None or upstream is None:
+            losses.put(numbers, cross_entropy(logits, targets, **options))
+            return
+        above = upstream[numbers] if upstream.size > 1 else float(upstream[0])
+        value, slopes = cross_entropy_value_and_grad(logits, targets, grad_output=above, out=logits, **options)
+        losses.put(numbers, value)
+        gradients.add(rows, numbers, slopes)
+
+    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+        call.panels.sweep(work, call.progress)
+    return losses.value(described.logits.lead, described.targets.total_weight)
+
+
+def _add_to_rows(logits: Array, bias: Array, n_threads: int | None) -> None:
+    def work(start: int, stop: int) -> None:
+        logits[start:stop] += bias
+
+    for_each(cut_rows(len(logits), logits.shape[1] * logits.itemsize), work, n_threads)
