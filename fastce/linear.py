@@ -140,6 +140,7 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
     >>> import numpy as np, fastce
     >>> features = np.array([[1.0, 0.5], [-0.2, 0.8]])
     >>> linear_weight = np.array([[0.3, 0.1], [0.0, 1.0], [-0.5, 0.2]])
+    >>> fastce.linear_cross_entropy_value_and_grad(features, linear_weight, [0, 1]).grad_features.round(4)
     array([[-0.1379,  0.2074],
            [-0.0377, -0.2153]])
     >>> fastce.linear_cross_entropy_value_and_grad(features, linear_weight, [0, 1]).grad_features.round(4)
