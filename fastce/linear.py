@@ -143,7 +143,6 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
     >>> fastce.linear_cross_entropy_value_and_grad(features, linear_weight, [0, 1]).grad_features.round(4)
     array([[-0.1379,  0.2074],
            [-0.0377, -0.2153]])
-    >>> fastce.linear_cross_entropy_value_and_grad(features, linear_weight, [0, 1]).grad_features.round(4)
     """
     call = _checked_call(
         features, linear_weight, targets, linear_bias, weight, sample_weight, ignore_index, label_smoothing,
