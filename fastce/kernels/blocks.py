@@ -7,6 +7,7 @@ from numba import types
 
 from fastce.kernels.exponential import scaling
 from fastce.kernels.jit import by_type, inline, outlined
+from fastce.kernels.lanes import lesser_and_top
 from fastce.kernels.memory import (
     lanes_of,
     load,
@@ -19,7 +20,7 @@ from fastce.kernels.memory import (
     to_real,
 )
 from fastce.kernels.rooms import BLOCK
-from fastce.kernels.simd import largest_lane, maximum, maximum_of_lanes, where_less
+from fastce.kernels.simd import largest_lane, maximum, maximum_of_lanes
 from fastce.kernels.vector import tanh
 
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
@@ -165,7 +166,7 @@ def largest_of_block(block, first, start, stop, _):
     end = first + stop - start
     for i in range(first, end, lanes):
         x = load_first(block, i, min(lanes, end - i), lowest)
-        tops = where_less(tops, x, x, tops)
+        _, tops = lesser_and_top(x, tops)
     return float(largest_lane(tops))
 
 

@@ -101,13 +101,13 @@ def find_largest(running, tile, classes, count, cap):
     for first in range(0, classes, step):
         for k in range(0, count, lanes_of(place)):
             send_for_next(tile, k, first, classes)
-            best = load_first(place, 0, 0, to_real(place, -math.inf))
+            tops = load_first(place, 0, 0, to_real(place, -math.inf))
             if first > 0:
-                best = load(running, HIGHEST + k)
+                tops = load(running, HIGHEST + k)
             for c in range(first, min(first + step, classes)):
                 x = logits_at(place, start + k + c * stride, readable(tile, k, count), cap)
-                best = where_less(best, x, x, best)
-            store(running, HIGHEST + k, best)
+                _, tops = lesser_and_top(x, tops)
+            store(running, HIGHEST + k, tops)
 
 
 @inline
