@@ -16,7 +16,7 @@ from fastce.kernels.memory import (
     prefetch,
     store,
     store_first,
-    store_past_cache,
+    store_whole,
     to_real,
 )
 from fastce.kernels.rooms import BLOCK
@@ -91,10 +91,8 @@ def put_vector(out, i, y, count, past_cache):
     """Write a vector of ``count`` elements from i on; past the cache, only whole ones at multiples of their size."""
     if count < lanes_of(out):
         store_first(out, i, y, count)
-    elif past_cache:
-        store_past_cache(out, i, y)
     else:
-        store(out, i, y)
+        store_whole(out, i, y, past_cache)
 
 
 @inline

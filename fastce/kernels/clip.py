@@ -26,9 +26,8 @@ from fastce.kernels.memory import (
     prefetch,
     row_pointer,
     set_element,
-    store,
     store_first,
-    store_past_cache,
+    store_whole,
     to_real,
 )
 from fastce.kernels.rooms import scratch_block
@@ -232,10 +231,7 @@ def write_gradient_of_row(
                 prefetch(row, i + AHEAD)
                 slope, product = gradient_vector(row, i, lanes, of_row, of_columns, smoothing, together, nothing)
                 products += product
-                if past_cache:
-                    store_past_cache(out, i, slope * by_scale)
-                else:
-                    store(out, i, slope * by_scale)
+                store_whole(out, i, slope * by_scale, past_cache)
                 i += lanes
             total = add_wide(total, products)
         start = stop

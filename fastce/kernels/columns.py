@@ -25,7 +25,7 @@ from fastce.kernels.memory import (
     load_first,
     prefetch,
     store,
-    store_past_cache,
+    store_whole,
     to_real,
 )
 from fastce.kernels.simd import fma, where_equal, where_less, where_zero
@@ -221,10 +221,8 @@ def put_lanes(out, place, y, how, fitting):
     whole, past_cache = how
     if not whole:
         store_where(out, place, y, fitting)
-    elif past_cache:
-        store_past_cache(out, place, y)
     else:
-        store(out, place, y)
+        store_whole(out, place, y, past_cache)
 
 
 @inline
