@@ -28,7 +28,7 @@ from fastce.kernels.blocks import (
     row_to_send_for,
     write_vectors,
 )
-from fastce.kernels.cross_entropy import fill_row, gradient_of_point, types_of_loss
+from fastce.kernels.cross_entropy import fill_row, gradient_of_point
 from fastce.kernels.exponential import exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, structure
 from fastce.kernels.memory import elements_to_boundary, finish_stores, lanes_of, row_pointer, set_element, to_real
@@ -52,7 +52,16 @@ from fastce.kernels.states import (
     finish_gradients,
 )
 from fastce.kernels.statistics import reference_of, row_pass
-from fastce.kernels.targets import capped_element, dense_part, mass_of_point, scale_of, targets_of_row, weight_of_row
+from fastce.kernels.targets import (
+    capped_element,
+    dense_part,
+    mass_of_point,
+    options_type,
+    scale_of,
+    targets_of_row,
+    targets_type,
+    weight_of_row,
+)
 
 
 class Curvature(NamedTuple):
@@ -211,9 +220,8 @@ def write_derivatives_of_row(
 
 
 def _types(storage):
-    logits, targets, options = types_of_loss(storage)
-    curvature = structure(Curvature, types.float64, types.float64)
-    return logits, targets, options, curvature, matrix(storage), matrix(storage), types.boolean
+    array, curvature = matrix(storage), structure(Curvature, types.float64, types.float64)
+    return array, targets_type(storage), options_type, curvature, array, array, types.boolean
 
 
 @kernel(_types)

@@ -53,7 +53,7 @@ from fastce.kernels.states import (
     report_misfits,
     without_offset,
 )
-from fastce.kernels.targets import Options, capped, scale_of
+from fastce.kernels.targets import capped, options_type, scale_of
 from fastce.kernels.vector import tanh
 
 
@@ -195,10 +195,9 @@ def _types(storage):
     targets = structure(
         ColumnTargets, matrix(types.int64), types.Array(real, 3, "A"), vector(real), matrix(types.float64)
     )
-    options = structure(Options, *(types.float64 for _ in Options._fields))
     narrow = structure(Narrow, *(types.boolean for _ in Narrow._fields))
     per_row = matrix(types.float64)
-    return cube, narrow, targets, options, per_row, matrix(types.uint8), per_row, cube, types.boolean
+    return cube, narrow, targets, options_type, per_row, matrix(types.uint8), per_row, cube, types.boolean
 
 
 @kernel(_types)
