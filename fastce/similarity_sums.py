@@ -1,6 +1,5 @@
 """Both directions of a loss on a similarity matrix, from one read of it: the sums of rows and of columns."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,13 +7,12 @@ import numpy as np
 
 from fastce.arguments import Array, compute_dtype
 from fastce.kernels.clip import clip_sums
-from fastce.kernels.exponential import SPARE
+from fastce.kernels.exponential import LN2, SPARE
 from fastce.kernels.softmax import row_states
 from fastce.layout import Rows
 from fastce.positives import Positives
 from fastce.threads import cut_rows, for_each
 
-LN2 = math.log(2.0)
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # exact products up to 2**20
 TRUSTED = 2.0**-60  # smaller sums, relative to their block's reference, may have lost digits
 COLUMN_BLOCKS = 16  # each keeps sums for every column, so there must not be many

@@ -47,7 +47,6 @@ from fastce.kernels.states import (
     TARGET_MASS,
     TOTAL,
     UPSTREAM,
-    X_TARGET,
     Z_MASS,
     finish_gradients,
 )
@@ -75,8 +74,8 @@ class Curvature(NamedTuple):
 def state_of_row(states):
     """What is known of the one row in the table, by number: see states.py."""
     return (
-        states[OFFSET], states[EXPONENT], states[TOTAL], states[REST], int(states[TARGET]), states[X_TARGET],
-        states[EXP_TARGET], states[TARGET_MASS], states[REST_MASS], states[Z_MASS],
+        states[OFFSET], states[EXPONENT], states[TOTAL], states[REST], int(states[TARGET]), states[EXP_TARGET],
+        states[TARGET_MASS], states[REST_MASS], states[Z_MASS],
     )  # fmt: skip
 
 
@@ -87,7 +86,7 @@ def dominating_class(row, classes, options, state, room):
     Mostly it is the class that the row's loss has left out of its sum. If it is another, the row is summed again
     without that.
     """
-    offset, exponent, total, rest, left_out, exp_y = state[0], state[1], state[2], state[3], state[4], state[6]
+    offset, exponent, total, rest, left_out, exp_y = state[0], state[1], state[2], state[3], state[4], state[5]
     if exp_y > rest:
         return left_out, exp_y, rest
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
@@ -107,9 +106,9 @@ def dominating_class(row, classes, options, state, room):
 
 
 @inline
-def factors_of_row(row, options, curvature, weight, state):
+def factors_of_row(options, curvature, weight, state):
     """(v a, factor of p in the gradient, A and B of h = p (A - B p), factor of t times the gradient in h)."""
-    mass_y, rest_mass, z_mass = state[7], state[8], state[9]
+    mass_y, rest_mass, z_mass = state[6], state[7], state[8]
     mass = rest_mass + mass_y + z_mass
     upstream = weight * options.logit_scale
     curved = upstream * options.logit_scale * curvature.factor
@@ -180,7 +179,7 @@ def write_derivatives_of_row(
     gradient, hessian = outputs
     state = state_of_row(states)
     dominating = dominating_class(row, classes, options, state, room)
-    factors = factors_of_row(row, options, curvature, weight, state)
+    factors = factors_of_row(options, curvature, weight, state)
     offset, exponent, total, left_out = state[0], state[1], state[2], state[4]
     ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
     fraction, power = math.frexp(total)
