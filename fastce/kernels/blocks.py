@@ -19,12 +19,16 @@ from fastce.kernels.memory import (
     store_whole,
     to_real,
 )
-from fastce.kernels.rooms import BLOCK
+from fastce.kernels.rooms import float64_room, real_room
 from fastce.kernels.simd import largest_lane, maximum, maximum_of_lanes
 from fastce.kernels.vector import tanh
 
+BLOCK = 2048  # elements that are prepared at a time; fits the smallest first-level cache
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
 SENT_FOR = 65_536  # elements of the next row that are asked for while this row's result is written
+
+scratch_block = real_room(BLOCK)
+wide_scratch_block = float64_room(BLOCK)
 
 
 @inline

@@ -26,6 +26,8 @@ from fastce.kernels.blocks import (
     put_vector,
     row_maximum,
     row_to_send_for,
+    scratch_block,
+    wide_scratch_block,
     write_vectors,
 )
 from fastce.kernels.cross_entropy import fill_row, gradient_of_point
@@ -33,7 +35,6 @@ from fastce.kernels.exponential import exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, structure
 from fastce.kernels.memory import elements_to_boundary, finish_stores, lanes_of, row_pointer, set_element, to_real
 from fastce.kernels.ranks import first_index
-from fastce.kernels.rooms import new_states, scratch_block, wide_scratch_block
 from fastce.kernels.row_losses import find_states
 from fastce.kernels.rows import masses_at
 from fastce.kernels.simd import fma, where_less
@@ -49,6 +50,7 @@ from fastce.kernels.states import (
     UPSTREAM,
     Z_MASS,
     finish_gradients,
+    new_states,
 )
 from fastce.kernels.statistics import reference_of, row_pass
 from fastce.kernels.targets import (

@@ -11,7 +11,7 @@ import math
 
 from numba import types
 
-from fastce.kernels.blocks import AHEAD, end_of_block, row_maximum
+from fastce.kernels.blocks import AHEAD, end_of_block, row_maximum, scratch_block
 from fastce.kernels.exponential import LN2, SPARE, add_exp, exp, not_too_large, overflow_bound, scaling
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.memory import (
@@ -30,7 +30,6 @@ from fastce.kernels.memory import (
     store_whole,
     to_real,
 )
-from fastce.kernels.rooms import scratch_block
 from fastce.kernels.rows import reference_near
 from fastce.kernels.simd import fma, where_zero
 from fastce.kernels.wide import add_wide, sum_wide, zeros_wide

@@ -12,11 +12,19 @@ import math
 
 from numba import types
 
-from fastce.kernels.blocks import capping, end_of_block, on_block, put_vector, row_to_send_for, write_vectors
+from fastce.kernels.blocks import (
+    capping,
+    end_of_block,
+    on_block,
+    put_vector,
+    row_to_send_for,
+    scratch_block,
+    wide_scratch_block,
+    write_vectors,
+)
 from fastce.kernels.exponential import add_exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, outlined, vector
 from fastce.kernels.memory import finish_stores, lanes_of, load_first, row_pointer, set_element, store_first, to_real
-from fastce.kernels.rooms import new_states, scratch_block, wide_scratch_block
 from fastce.kernels.row_losses import find_states
 from fastce.kernels.rows import masses_at
 from fastce.kernels.states import (
@@ -33,6 +41,7 @@ from fastce.kernels.states import (
     UPSTREAM,
     Z_MASS,
     finish_gradients,
+    new_states,
 )
 from fastce.kernels.targets import (
     capped_element,

@@ -18,7 +18,18 @@ from fastce.kernels.columns import (
 from fastce.kernels.exponential import exp, headroom, with_factor_1
 from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, structure, vector
 from fastce.kernels.lanes import load_numbers
-from fastce.kernels.lines import ABOVE, AT_CHOSEN, CHOSEN, FITTING, REFERENCE, SHARE, keep_for_gradient, put_into_states
+from fastce.kernels.lines import (
+    ABOVE,
+    AT_CHOSEN,
+    CHOSEN,
+    FITTING,
+    REFERENCE,
+    SHARE,
+    keep_for_gradient,
+    new_running,
+    new_sums,
+    put_into_states,
+)
 from fastce.kernels.memory import (
     element,
     elements,
@@ -32,12 +43,12 @@ from fastce.kernels.memory import (
     store_first,
     to_real,
 )
-from fastce.kernels.narrow import Narrow, put_tile, row_stride_of, tile_of, tile_width
-from fastce.kernels.rooms import GROUP, new_running, new_states, new_sums, new_tile
+from fastce.kernels.narrow import Narrow, new_tile, put_tile, row_stride_of, tile_of, tile_width
 from fastce.kernels.simd import fma, where_equal
 from fastce.kernels.states import (
     AT_TARGET,
     DISTANCES,
+    GROUP,
     LANES,
     LOSS,
     NEAR,
@@ -50,6 +61,7 @@ from fastce.kernels.states import (
     finish_states,
     leave_targets_out,
     mark_fitting,
+    new_states,
     report_misfits,
     without_offset,
 )

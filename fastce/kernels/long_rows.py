@@ -6,14 +6,14 @@ pieces are the columns of one table; running_long.py merges them, by the law in 
 
 from numba import types
 
+from fastce.kernels.blocks import scratch_block, wide_scratch_block
 from fastce.kernels.cross_entropy import write_gradient
 from fastce.kernels.jit import kernel, matrix, vector
 from fastce.kernels.memory import finish_stores, pointer, row_pointer
-from fastce.kernels.rooms import new_states, scratch_block, wide_scratch_block
 from fastce.kernels.row_losses import add_points, has_lost_digits, look_at_row
 from fastce.kernels.softmax import found_in_row, write_row
 from fastce.kernels.softmax import look_at_row as look_at_softmax
-from fastce.kernels.states import FITS, finish_gradients, finish_states
+from fastce.kernels.states import FITS, finish_gradients, finish_states, new_states
 from fastce.kernels.targets import (
     dense_mass,
     heaviest_point,

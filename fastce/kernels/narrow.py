@@ -9,11 +9,15 @@ from typing import NamedTuple
 from fastce.kernels.blocks import AHEAD
 from fastce.kernels.jit import inline, outlined
 from fastce.kernels.lanes import load_square, store_square, store_whole_square, transposed
-from fastce.kernels.lines import FITTING
+from fastce.kernels.lines import FITTING, WIDTH
 from fastce.kernels.memory import element, lanes_of, load_first, prefetch, row_pointer, set_element, store, to_real
-from fastce.kernels.rooms import GROUP, TILE, WIDTH
+from fastce.kernels.rooms import storage_room
+from fastce.kernels.states import GROUP
 
+TILE = 4096  # elements of a tile
 COPIED = 64  # classes at most that are copied into a tile where they are not adjacent
+
+new_tile = storage_room(TILE)
 
 
 class Narrow(NamedTuple):

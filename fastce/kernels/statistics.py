@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from fastce.kernels.blocks import AHEAD, guessed_maximum, on_block
+from fastce.kernels.blocks import AHEAD, BLOCK, guessed_maximum, on_block, scratch_block
 from fastce.kernels.exponential import LN2, SPARE, add_exp, exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, structure, vector
 from fastce.kernels.lanes import lesser_and_top
 from fastce.kernels.logarithm import log_times_power
 from fastce.kernels.memory import element, lanes_of, load, load_first, prefetch, row_pointer, to_real
 from fastce.kernels.ranks import first_index, maximum_and_rank, rank_in_block
-from fastce.kernels.rooms import BLOCK, scratch_block
 from fastce.kernels.rows import reference_near
 from fastce.kernels.simd import fma, maximum_of_lanes, where_less
 from fastce.kernels.states import above
