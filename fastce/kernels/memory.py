@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastce.kernels.half import _narrow, _stored_vector, _widen
-from fastce.kernels.jit import by_type, inline, real_of
+from fastce.kernels.jit import inline, real_of
 from fastce.kernels.simd import Vector, _call_llvm, _llvm_name, _splat, vector_of
 
 _INDEX = ir.IntType(64)
@@ -251,14 +251,11 @@ def set_element(typingctx, row, i, value):
     return types.void(row, types.int64, types.float64), codegen
 
 
-def to_real(row: Any, value: float) -> Any:
-    """A float64 in the dtype that the row is computed in."""
-
-
-@by_type(to_real)
-def _to_real(row: types.CPointer, value: Any) -> Any:
+@intrinsic
+def to_real(typingctx, row, value):
+    """A number in the dtype that the row is computed in."""
     real = real_of(row.dtype)
-    return lambda row, value: real(value)
+    return real(row, value), lambda context, builder, sig, args: context.cast(builder, args[1], value, real)
 
 
 @inline
