@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 from numba import types
 
 from fastce.kernels.exponential import scaling
@@ -152,7 +153,7 @@ def row_maximum(row, classes, capped_by, room):
     best = -math.inf
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        here = float(on_block(block_maximum, row, start, stop, capped_by, to_real(row, 0.0), room, ()))
+        here = np.float64(on_block(block_maximum, row, start, stop, capped_by, to_real(row, 0.0), room, ()))
         if math.isnan(here):
             return here
         best = max(best, here)
@@ -169,7 +170,7 @@ def largest_of_block(block, first, start, stop, _):
     for i in range(first, end, lanes):
         x = load_first(block, i, min(lanes, end - i), lowest)
         _, tops = lesser_and_top(x, tops)
-    return float(largest_lane(tops))
+    return np.float64(largest_lane(tops))
 
 
 @inline

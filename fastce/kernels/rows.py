@@ -90,7 +90,7 @@ def sum_of_tops(tops, but, exponent, scale, wide_room):
     total, equal = zero, zero
     for k in range(0, lanes_in(tops), LANES):
         top = load(wide_room, k)
-        e = exp(top, exponent, scaled_by)
+        e = exp(top, zero + exponent, scaled_by)
         total += where_equal(top, but, zero, e)
         equal += where_equal(top, but, e, zero)
     sum_of_equal = sum_wide((equal, zero))
