@@ -24,7 +24,7 @@ from fastce.kernels.memory import (
     store_first,
     to_real,
 )
-from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_width
+from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
 from fastce.kernels.simd import where_less
 from fastce.kernels.states import (
     EXPONENT,
@@ -181,10 +181,7 @@ def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits, past_ca
                     all_fit = False
                     report_misfits(states, here, first + group, row_pointer(misfits, o))
                 keep_for_writing(running, states, lanes, group, here)
-            written = (room, 0, width)
-            if not narrow_out:
-                to, to_start, to_stride, _ = tile_of(out, False, o, first, count, room, width, False)
-                written = (to, to_start, to_stride)
+            written = tile_to_write(out, narrow_out, o, first, room, width)
             write_results(running, tile, classes, count, written, narrow_out, all_fit, past_cache, logarithm)
             if narrow_out:
                 put_tile(room, width, count, classes, row_pointer(out, o), row_stride_of(out), first, running, all_fit)
