@@ -12,7 +12,7 @@ import numpy as np
 from fastce.arguments import Array, kernel_dtype
 from fastce.kernels.columns import NARROW
 from fastce.kernels.jit import storage_view
-from fastce.kernels.rooms import GROUP
+from fastce.kernels.states import GROUP
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES
 
 SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastce.arguments import Array
+from fastce.kernels.blocks import BLOCK
 from fastce.kernels.exponential import LN2, SPARE
-from fastce.kernels.rooms import BLOCK, GROUP
+from fastce.kernels.states import GROUP
 from fastce.threads import checked_num_threads, get_num_threads
 
 PIECE = 1 << 20  # elements; a row of more than three times as many is cut: a tenth of a millisecond must not matter

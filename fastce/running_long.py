@@ -23,11 +23,12 @@ from fastce.kernels.long_rows import (
     target_to_leave_out,
     write_gradient_of_piece,
 )
-from fastce.kernels.rooms import FIELDS, GROUP
 from fastce.kernels.states import (
     DISTANCES,
     EXPONENT,
+    FIELDS,
     FITS,
+    GROUP,
     LOSS,
     NEAR,
     OFFSET,

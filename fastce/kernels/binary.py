@@ -13,7 +13,7 @@ import math
 
 from numba import types
 
-from fastce.kernels.blocks import AHEAD
+from fastce.kernels.blocks import AHEAD, BLOCK, scratch_block
 from fastce.kernels.exponential import SPARE, exp, scaling
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.logarithm import log1p as wide_log1p
@@ -28,7 +28,6 @@ from fastce.kernels.memory import (
     store,
     to_real,
 )
-from fastce.kernels.rooms import BLOCK, scratch_block
 from fastce.kernels.simd import copysign, fma, where_less, where_zero
 from fastce.kernels.vector import log1p
 from fastce.kernels.wide import add_wide, sum_wide, zeros_wide

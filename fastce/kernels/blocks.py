@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 from numba import types
 
 from fastce.kernels.exponential import scaling
 from fastce.kernels.jit import by_type, inline, outlined
+from fastce.kernels.lanes import lesser_and_top
 from fastce.kernels.memory import (
     lanes_of,
     load,
@@ -15,15 +17,19 @@ from fastce.kernels.memory import (
     prefetch,
     store,
     store_first,
-    store_past_cache,
+    store_whole,
     to_real,
 )
-from fastce.kernels.rooms import BLOCK
-from fastce.kernels.simd import largest_lane, maximum, maximum_of_lanes, where_less
+from fastce.kernels.rooms import float64_room, real_room
+from fastce.kernels.simd import largest_lane, maximum, maximum_of_lanes
 from fastce.kernels.vector import tanh
 
+BLOCK = 2048  # elements that are prepared at a time; fits the smallest first-level cache
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
 SENT_FOR = 65_536  # elements of the next row that are asked for while this row's result is written
+
+scratch_block = real_room(BLOCK)
+wide_scratch_block = float64_room(BLOCK)
 
 
 @inline
@@ -90,10 +96,8 @@ def put_vector(out, i, y, count, past_cache):
     """Write a vector of ``count`` elements from i on; past the cache, only whole ones at multiples of their size."""
     if count < lanes_of(out):
         store_first(out, i, y, count)
-    elif past_cache:
-        store_past_cache(out, i, y)
     else:
-        store(out, i, y)
+        store_whole(out, i, y, past_cache)
 
 
 @inline
@@ -149,7 +153,7 @@ def row_maximum(row, classes, capped_by, room):
     best = -math.inf
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        here = float(on_block(block_maximum, row, start, stop, capped_by, to_real(row, 0.0), room, ()))
+        here = np.float64(on_block(block_maximum, row, start, stop, capped_by, to_real(row, 0.0), room, ()))
         if math.isnan(here):
             return here
         best = max(best, here)
@@ -165,8 +169,8 @@ def largest_of_block(block, first, start, stop, _):
     end = first + stop - start
     for i in range(first, end, lanes):
         x = load_first(block, i, min(lanes, end - i), lowest)
-        tops = where_less(tops, x, x, tops)
-    return float(largest_lane(tops))
+        _, tops = lesser_and_top(x, tops)
+    return np.float64(largest_lane(tops))
 
 
 @inline

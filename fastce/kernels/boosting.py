@@ -26,14 +26,15 @@ from fastce.kernels.blocks import (
     put_vector,
     row_maximum,
     row_to_send_for,
+    scratch_block,
+    wide_scratch_block,
     write_vectors,
 )
-from fastce.kernels.cross_entropy import fill_row, gradient_of_point, types_of_loss
+from fastce.kernels.cross_entropy import fill_row, gradient_of_point
 from fastce.kernels.exponential import exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, structure
 from fastce.kernels.memory import elements_to_boundary, finish_stores, lanes_of, row_pointer, set_element, to_real
 from fastce.kernels.ranks import first_index
-from fastce.kernels.rooms import new_states, scratch_block, wide_scratch_block
 from fastce.kernels.row_losses import find_states
 from fastce.kernels.rows import masses_at
 from fastce.kernels.simd import fma, where_less
@@ -47,12 +48,21 @@ from fastce.kernels.states import (
     TARGET_MASS,
     TOTAL,
     UPSTREAM,
-    X_TARGET,
     Z_MASS,
     finish_gradients,
+    new_states,
 )
 from fastce.kernels.statistics import reference_of, row_pass
-from fastce.kernels.targets import capped_element, dense_part, mass_of_point, scale_of, targets_of_row, weight_of_row
+from fastce.kernels.targets import (
+    capped_element,
+    dense_part,
+    mass_of_point,
+    options_type,
+    scale_of,
+    targets_of_row,
+    targets_type,
+    weight_of_row,
+)
 
 
 class Curvature(NamedTuple):
@@ -66,8 +76,8 @@ class Curvature(NamedTuple):
 def state_of_row(states):
     """What is known of the one row in the table, by number: see states.py."""
     return (
-        states[OFFSET], states[EXPONENT], states[TOTAL], states[REST], int(states[TARGET]), states[X_TARGET],
-        states[EXP_TARGET], states[TARGET_MASS], states[REST_MASS], states[Z_MASS],
+        states[OFFSET], states[EXPONENT], states[TOTAL], states[REST], int(states[TARGET]), states[EXP_TARGET],
+        states[TARGET_MASS], states[REST_MASS], states[Z_MASS],
     )  # fmt: skip
 
 
@@ -78,7 +88,7 @@ def dominating_class(row, classes, options, state, room):
     Mostly it is the class that the row's loss has left out of its sum. If it is another, the row is summed again
     without that.
     """
-    offset, exponent, total, rest, left_out, exp_y = state[0], state[1], state[2], state[3], state[4], state[6]
+    offset, exponent, total, rest, left_out, exp_y = state[0], state[1], state[2], state[3], state[4], state[5]
     if exp_y > rest:
         return left_out, exp_y, rest
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
@@ -98,9 +108,9 @@ def dominating_class(row, classes, options, state, room):
 
 
 @inline
-def factors_of_row(row, options, curvature, weight, state):
+def factors_of_row(options, curvature, weight, state):
     """(v a, factor of p in the gradient, A and B of h = p (A - B p), factor of t times the gradient in h)."""
-    mass_y, rest_mass, z_mass = state[7], state[8], state[9]
+    mass_y, rest_mass, z_mass = state[6], state[7], state[8]
     mass = rest_mass + mass_y + z_mass
     upstream = weight * options.logit_scale
     curved = upstream * options.logit_scale * curvature.factor
@@ -171,7 +181,7 @@ def write_derivatives_of_row(
     gradient, hessian = outputs
     state = state_of_row(states)
     dominating = dominating_class(row, classes, options, state, room)
-    factors = factors_of_row(row, options, curvature, weight, state)
+    factors = factors_of_row(options, curvature, weight, state)
     offset, exponent, total, left_out = state[0], state[1], state[2], state[4]
     ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
     fraction, power = math.frexp(total)
@@ -211,9 +221,8 @@ def write_derivatives_of_row(
 
 
 def _types(storage):
-    logits, targets, options = types_of_loss(storage)
-    curvature = structure(Curvature, types.float64, types.float64)
-    return logits, targets, options, curvature, matrix(storage), matrix(storage), types.boolean
+    array, curvature = matrix(storage), structure(Curvature, types.float64, types.float64)
+    return array, targets_type(storage), options_type, curvature, array, array, types.boolean
 
 
 @kernel(_types)

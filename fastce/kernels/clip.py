@@ -11,7 +11,7 @@ import math
 
 from numba import types
 
-from fastce.kernels.blocks import AHEAD, end_of_block, row_maximum
+from fastce.kernels.blocks import AHEAD, end_of_block, row_maximum, scratch_block
 from fastce.kernels.exponential import LN2, SPARE, add_exp, exp, not_too_large, overflow_bound, scaling
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.memory import (
@@ -26,12 +26,10 @@ from fastce.kernels.memory import (
     prefetch,
     row_pointer,
     set_element,
-    store,
     store_first,
-    store_past_cache,
+    store_whole,
     to_real,
 )
-from fastce.kernels.rooms import scratch_block
 from fastce.kernels.rows import reference_near
 from fastce.kernels.simd import fma, where_zero
 from fastce.kernels.wide import add_wide, sum_wide, zeros_wide
@@ -232,10 +230,7 @@ def write_gradient_of_row(
                 prefetch(row, i + AHEAD)
                 slope, product = gradient_vector(row, i, lanes, of_row, of_columns, smoothing, together, nothing)
                 products += product
-                if past_cache:
-                    store_past_cache(out, i, slope * by_scale)
-                else:
-                    store(out, i, slope * by_scale)
+                store_whole(out, i, slope * by_scale, past_cache)
                 i += lanes
             total = add_wide(total, products)
         start = stop

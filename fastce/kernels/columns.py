@@ -25,7 +25,7 @@ from fastce.kernels.memory import (
     load_first,
     prefetch,
     store,
-    store_past_cache,
+    store_whole,
     to_real,
 )
 from fastce.kernels.simd import fma, where_equal, where_less, where_zero
@@ -101,13 +101,13 @@ def find_largest(running, tile, classes, count, cap):
     for first in range(0, classes, step):
         for k in range(0, count, lanes_of(place)):
             send_for_next(tile, k, first, classes)
-            best = load_first(place, 0, 0, to_real(place, -math.inf))
+            tops = load_first(place, 0, 0, to_real(place, -math.inf))
             if first > 0:
-                best = load(running, HIGHEST + k)
+                tops = load(running, HIGHEST + k)
             for c in range(first, min(first + step, classes)):
                 x = logits_at(place, start + k + c * stride, readable(tile, k, count), cap)
-                best = where_less(best, x, x, best)
-            store(running, HIGHEST + k, best)
+                _, tops = lesser_and_top(x, tops)
+            store(running, HIGHEST + k, tops)
 
 
 @inline
@@ -221,10 +221,8 @@ def put_lanes(out, place, y, how, fitting):
     whole, past_cache = how
     if not whole:
         store_where(out, place, y, fitting)
-    elif past_cache:
-        store_past_cache(out, place, y)
     else:
-        store(out, place, y)
+        store_whole(out, place, y, past_cache)
 
 
 @inline

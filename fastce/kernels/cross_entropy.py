@@ -12,11 +12,19 @@ import math
 
 from numba import types
 
-from fastce.kernels.blocks import capping, end_of_block, on_block, put_vector, row_to_send_for, write_vectors
+from fastce.kernels.blocks import (
+    capping,
+    end_of_block,
+    on_block,
+    put_vector,
+    row_to_send_for,
+    scratch_block,
+    wide_scratch_block,
+    write_vectors,
+)
 from fastce.kernels.exponential import add_exp, exp_in_float64, scaling
-from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, structure, vector
+from fastce.kernels.jit import inline, kernel, matrix, outlined, vector
 from fastce.kernels.memory import finish_stores, lanes_of, load_first, row_pointer, set_element, store_first, to_real
-from fastce.kernels.rooms import new_states, scratch_block, wide_scratch_block
 from fastce.kernels.row_losses import find_states
 from fastce.kernels.rows import masses_at
 from fastce.kernels.states import (
@@ -33,16 +41,17 @@ from fastce.kernels.states import (
     UPSTREAM,
     Z_MASS,
     finish_gradients,
+    new_states,
 )
 from fastce.kernels.targets import (
-    Options,
-    Targets,
     capped_element,
     dense_mass,
     dense_part,
     mass_of_point,
+    options_type,
     scale_of,
     targets_of_row,
+    targets_type,
     weight_of_row,
 )
 
@@ -172,17 +181,11 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
         write_gradient(logits, i, min(i + count, rows - 1), options, targets, states, k, gradient, room, past_cache)
 
 
-def types_of_loss(storage):
-    """The Numba types of logits, targets and options."""
-    real = real_of(storage)
-    integers, floats = vector(types.int64), vector(types.float64)
-    targets = structure(Targets, integers, integers, floats, matrix(real), vector(real), floats)
-    return matrix(storage), targets, structure(Options, *(types.float64 for _ in Options._fields))
-
-
 @kernel(
     lambda storage: (
-        *types_of_loss(storage),
+        matrix(storage),
+        targets_type(storage),
+        options_type,
         vector(types.float64),
         vector(types.float64),
         matrix(storage),

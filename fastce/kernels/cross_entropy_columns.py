@@ -17,8 +17,19 @@ from fastce.kernels.columns import (
 )
 from fastce.kernels.exponential import exp, headroom, with_factor_1
 from fastce.kernels.jit import inline, kernel, matrix, outlined, real_of, structure, vector
-from fastce.kernels.lanes import load_numbers
-from fastce.kernels.lines import ABOVE, AT_CHOSEN, CHOSEN, FITTING, REFERENCE, SHARE, keep_for_gradient, put_into_states
+from fastce.kernels.lanes import load_numbers, load_real, store_real
+from fastce.kernels.lines import (
+    ABOVE,
+    AT_CHOSEN,
+    CHOSEN,
+    FITTING,
+    REFERENCE,
+    SHARE,
+    keep_for_gradient,
+    new_running,
+    new_sums,
+    put_into_states,
+)
 from fastce.kernels.memory import (
     element,
     elements,
@@ -32,12 +43,12 @@ from fastce.kernels.memory import (
     store_first,
     to_real,
 )
-from fastce.kernels.narrow import Narrow, put_tile, row_stride_of, tile_of, tile_width
-from fastce.kernels.rooms import GROUP, new_running, new_states, new_sums, new_tile
+from fastce.kernels.narrow import Narrow, new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
 from fastce.kernels.simd import fma, where_equal
 from fastce.kernels.states import (
     AT_TARGET,
     DISTANCES,
+    GROUP,
     LANES,
     LOSS,
     NEAR,
@@ -50,10 +61,11 @@ from fastce.kernels.states import (
     finish_states,
     leave_targets_out,
     mark_fitting,
+    new_states,
     report_misfits,
     without_offset,
 )
-from fastce.kernels.targets import Options, capped, scale_of
+from fastce.kernels.targets import capped, options_type, scale_of
 from fastce.kernels.vector import tanh
 
 
@@ -90,10 +102,10 @@ def look_at_targets(states, tile, first, classes, count, options, cap):
             x = element(place, start + first + y * stride + k)
         states[X_TARGET + k] = x
     if options.softcap > 0.0:
-        for k in range(count):
-            x = states[X_TARGET + k]
-            states[AT_TARGET + k] = tanh(to_real(place, x) * cap[0]) * cap[1]
-            states[X_TARGET + k] = capped(x, options)
+        for k in range(0, count, lanes_of(place)):
+            store_real(states, AT_TARGET + k, tanh(load_real(place, states, X_TARGET + k) * cap[0]) * cap[1])
+        for k in range(0, count, LANES):
+            store(states, X_TARGET + k, capped(load(states, X_TARGET + k), options))
 
 
 @inline
@@ -116,6 +128,14 @@ def weigh_targets(states, first, classes, count, probabilities, masses, options,
             of_target = load(states, at_target + k) - load(states, NEAR + k)
             store(states, DISTANCES + k, (load(states, DISTANCES + k) - of_target) * options.spread)
             store(states, REST_MASS + k, zero + options.spread * (classes - 1))
+
+
+@inline
+def look_at_rows(states, running, sums, tile, first, count, classes, options, cap, masses, probabilities, at_target):
+    """The states of a group of rows of a tile; their targets are still in the sums of exp."""
+    put_into_states(states, running, sums, lanes_of(tile[0]), first, count, masses)
+    look_at_targets(states, tile, first, classes, count, options, cap)
+    weigh_targets(states, first, classes, count, probabilities, masses, options, at_target)
 
 
 @inline
@@ -195,10 +215,9 @@ def _types(storage):
     targets = structure(
         ColumnTargets, matrix(types.int64), types.Array(real, 3, "A"), vector(real), matrix(types.float64)
     )
-    options = structure(Options, *(types.float64 for _ in Options._fields))
     narrow = structure(Narrow, *(types.boolean for _ in Narrow._fields))
     per_row = matrix(types.float64)
-    return cube, narrow, targets, options, per_row, matrix(types.uint8), per_row, cube, types.boolean
+    return cube, narrow, targets, options_type, per_row, matrix(types.uint8), per_row, cube, types.boolean
 
 
 @kernel(_types)
@@ -242,9 +261,9 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
             all_fit = True
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
-                put_into_states(states, running, sums, lanes, group, here, masses)
-                look_at_targets(states, tile, group, classes, here, options, cap)
-                weigh_targets(states, group, classes, here, probabilities, masses, options, at_target)
+                look_at_rows(
+                    states, running, sums, tile, group, here, classes, options, cap, masses, probabilities, at_target
+                )
                 leave_targets_out(states, here, scale, at_target)
                 finish_states(states, 0, here, scale, options.z_loss)
                 put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
@@ -259,10 +278,7 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
                     keep_for_gradient(running, states, lanes, group, here)
             if not with_gradient:
                 continue
-            out = room, 0, width
-            if not narrow.gradient:
-                out_room, out_start, out_stride, _ = tile_of(gradient, False, o, first, count, room, width, False)
-                out = out_room, out_start, out_stride
+            out = tile_to_write(gradient, narrow.gradient, o, first, room, width)
             rest = cap, scaled_by, masses, probabilities
             write_gradients(running, tile, classes, count, out, narrow.gradient, all_fit, past_cache, rest)
             if narrow.gradient:

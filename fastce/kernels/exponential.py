@@ -5,11 +5,14 @@ the stated relative error; tests/test_vector.py checks exp against every float32
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 
-from fastce.kernels.jit import by_type
+from fastce.kernels.jit import by_type, real_of
 from fastce.kernels.powers import geometric, has_avx512, looked_up_power, low_bits_to_exponent
 from fastce.kernels.simd import Vector, fma, polynomial, where_less
 
@@ -69,8 +72,15 @@ def scaling(row: Any, scale: Any, factor: Any) -> Any:
     """
 
 
-def with_factor_1(scaled_by: Any) -> Any:
+@intrinsic
+def with_factor_1(typingctx, scaled_by):
     """A scaling of factor 1, in words that the compiler understands: it leaves a multiplication out."""
+
+    def codegen(context, builder, sig, args):
+        factor = builder.extract_value(args[0], 5)
+        return builder.insert_value(args[0], ir.Constant(factor.type, 1.0), 5)
+
+    return scaled_by(scaled_by), codegen
 
 
 def exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
@@ -99,21 +109,28 @@ def exp_in_float64(x: float, exponent: float, scale: float) -> float:
     """exp(scale * x) / 2**exponent of one number, for what is computed once per row."""
 
 
-def largest_exponent(row: Any) -> Any:
-    """References up to 2**(+-this) leave exp exact; a row beyond is recentred first."""
+def _constant(values: dict[types.Float, float]) -> Callable[[Any], float]:
+    """A function of a row: the constant, a float64, that belongs to the dtype that it is computed in."""
+
+    @intrinsic
+    def constant(typingctx, row):
+        value = values[real_of(row.dtype)]
+        return types.float64(row), lambda context, builder, sig, args: ir.Constant(ir.DoubleType(), value)
+
+    return constant
 
 
-def headroom(row: Any) -> Any:
-    """How far above the reference, as a power of two, exp may rise before a new one is needed."""
-
-
-def overflow_bound(row: Any) -> Any:
-    """A sum of exp from here on says that the reference was too small."""
+# References up to 2**(+-this) leave exp exact; a row beyond is recentred first.
+largest_exponent = _constant(_LARGEST_EXPONENT)
+# How far above the reference, as a power of two, exp may rise before a new one is needed.
+headroom = _constant(_HEADROOM)
+# A sum of exp from here on says that the reference was too small.
+overflow_bound = _constant({real: 2.0 ** (headroom - 1.0) for real, headroom in _HEADROOM.items()})
 
 
 @by_type(scaling)
 def _scaling(row: types.CPointer, scale: types.Float, factor: types.Float) -> Any:
-    real = types.float64 if row.dtype == types.float64 else types.float32
+    real = real_of(row.dtype)
     by_table = has_avx512()
     coefficients = _EXP_TABLE[real][1] if by_table else _EXP_FLOAT32 if real == types.float32 else _EXP_FLOAT64
     nothing = real(0.0)
@@ -140,12 +157,6 @@ def _table_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
     |scale r| <= ln(2)/(2 N) and a polynomial of degree 3 (7) does. For a result not below the smallest normal number,
     T_0 >= 1 keeps T_j 2**k normal too; below, both are anything, and the last fma is masked.
     """
-
-
-@by_type(with_factor_1)
-def _with_factor_1(scaled_by: Any) -> Any:
-    one = scaled_by[5](1.0)
-    return lambda scaled_by: (*scaled_by[:5], one)
 
 
 @by_type(_table_parts)
@@ -240,21 +251,3 @@ def _exp_in_float64(x: types.Float, exponent: types.Float, scale: types.Float) -
         return exp(x, exponent, (scale, LOG2E * scale, high, low, geometric(_EXP_FLOAT64, 1.0, scale, 0.0), 1.0))
 
     return implementation
-
-
-@by_type(largest_exponent)
-def _largest_exponent_of(row: types.CPointer) -> Any:
-    value = _LARGEST_EXPONENT[types.float64 if row.dtype == types.float64 else types.float32]
-    return lambda row: value
-
-
-@by_type(overflow_bound)
-def _overflow_bound_of(row: types.CPointer) -> Any:
-    value = 2.0 ** (_HEADROOM[types.float64 if row.dtype == types.float64 else types.float32] - 1.0)
-    return lambda row: value
-
-
-@by_type(headroom)
-def _headroom_of(row: types.CPointer) -> Any:
-    value = _HEADROOM[types.float64 if row.dtype == types.float64 else types.float32]
-    return lambda row: value

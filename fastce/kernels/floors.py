@@ -18,7 +18,7 @@ from fastce.kernels.memory import (
     pointer,
     store,
     store_first,
-    store_past_cache,
+    store_whole,
     to_real,
 )
 from fastce.kernels.simd import maximum_of_lanes
@@ -65,10 +65,7 @@ def write_elements(target, value, past_cache):
             j += count
             continue
         for _ in range(whole):
-            if past_cache:
-                store_past_cache(out, j, x)
-            else:
-                store(out, j, x)
+            store_whole(out, j, x, past_cache)
             j += lanes
     finish_stores()
 

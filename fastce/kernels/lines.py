@@ -7,7 +7,7 @@ its gradient, groups of rows go through the table of states.py.
 from fastce.kernels.jit import inline
 from fastce.kernels.lanes import load_real, store_real
 from fastce.kernels.memory import load, store, to_real
-from fastce.kernels.rooms import LINE
+from fastce.kernels.rooms import float64_room, real_room
 from fastce.kernels.states import (
     DISTANCES,
     EXPONENT,
@@ -25,12 +25,18 @@ from fastce.kernels.states import (
 )
 from fastce.kernels.wide import zeros_wide
 
+WIDTH = 1024  # rows of a tile at most
+LINE = WIDTH + 16  # lines a power of two apart would push each other out of the cache
+
 # in `running`, while rows are summed up
 REFERENCE, BESIDE, HIGHEST, CHOSEN = 0 * LINE, 1 * LINE, 2 * LINE, 3 * LINE  # exponent, near, largest x, target class
 # and while they are written
 SHARE, AT_CHOSEN, ABOVE, FITTING = 1 * LINE, 4 * LINE, 5 * LINE, 6 * LINE  # factor, target's gradient, -upstream, FITS
 # in `sums`, each with a second line for what its roundings lost
 EXPS, DISTANCE_SUM, MASS_SUM = 0 * LINE, 2 * LINE, 4 * LINE
+
+new_running = real_room(7 * LINE)  # as many lines as there are above
+new_sums = float64_room(6 * LINE)  # a second one for MASS_SUM is the last
 
 
 @inline

@@ -6,35 +6,28 @@ pieces are the columns of one table; running_long.py merges them, by the law in 
 
 from numba import types
 
+from fastce.kernels.blocks import scratch_block, wide_scratch_block
 from fastce.kernels.cross_entropy import write_gradient
-from fastce.kernels.jit import kernel, matrix, real_of, structure, vector
+from fastce.kernels.jit import kernel, matrix, vector
 from fastce.kernels.memory import finish_stores, pointer, row_pointer
-from fastce.kernels.rooms import new_states, scratch_block, wide_scratch_block
 from fastce.kernels.row_losses import add_points, has_lost_digits, look_at_row
 from fastce.kernels.softmax import found_in_row, write_row
 from fastce.kernels.softmax import look_at_row as look_at_softmax
-from fastce.kernels.states import FITS, finish_gradients, finish_states
+from fastce.kernels.states import FITS, finish_gradients, finish_states, new_states
 from fastce.kernels.targets import (
-    Options,
-    Targets,
     dense_mass,
     heaviest_point,
     likeliest_class,
+    options_type,
     scale_of,
     targets_of_row,
+    targets_type,
 )
 
-
-def _targets(storage):
-    real, integers, floats = real_of(storage), vector(types.int64), vector(types.float64)
-    return structure(Targets, integers, integers, floats, matrix(real), vector(real), floats)
-
-
-_options = structure(Options, *(types.float64 for _ in Options._fields))
 _table = vector(types.float64)
 
 
-@kernel(lambda storage: (_targets(storage), _options, types.int64, vector(types.float64)))
+@kernel(lambda storage: (targets_type(storage), options_type, types.int64, vector(types.float64)))
 def target_to_leave_out(targets, options, classes, choice):
     """choice = (class, mass): the heaviest point, or without points the likeliest of all."""
     of_row = targets_of_row(targets, 0)
@@ -45,7 +38,17 @@ def target_to_leave_out(targets, options, classes, choice):
         choice[0], choice[1] = likeliest, dense_mass(of_row, options, likeliest)
 
 
-@kernel(lambda storage: (matrix(storage), _targets(storage), _options, types.int64, types.float64, _table, types.int64))
+@kernel(
+    lambda storage: (
+        matrix(storage),
+        targets_type(storage),
+        options_type,
+        types.int64,
+        types.float64,
+        _table,
+        types.int64,
+    )
+)
 def look_at_piece(logits, targets, options, left_out, at_least, states, k):
     """Column k of the states from one piece, without one class (-1: none); the reference is near this or above."""
     row = row_pointer(logits, 0)
@@ -55,7 +58,7 @@ def look_at_piece(logits, targets, options, left_out, at_least, states, k):
     )  # fmt: skip
 
 
-@kernel(lambda storage: (_targets(storage), _options, _table, types.int64))
+@kernel(lambda storage: (targets_type(storage), options_type, _table, types.int64))
 def finish_long_row(targets, options, states, count):
     """The loss of a row whose merged state stands in ``count`` columns; FITS is 0 if that has lost digits."""
     table = pointer(states)
@@ -66,14 +69,14 @@ def finish_long_row(targets, options, states, count):
     states[FITS] = 0.0 if lost else 1.0
 
 
-@kernel(lambda storage: (matrix(storage), _targets(storage), _options, _table, types.int64))
+@kernel(lambda storage: (matrix(storage), targets_type(storage), options_type, _table, types.int64))
 def add_points_of_piece(logits, targets, options, states, k):
     """Add the points of one piece, but the heaviest of the row, to loss and mass in column k."""
     scale = scale_of(options)
     add_points(row_pointer(logits, 0), options, targets_of_row(targets, 0), scale, pointer(states), k)
 
 
-@kernel(lambda storage: (_options, _table, types.int64))
+@kernel(lambda storage: (options_type, _table, types.int64))
 def finish_long_gradient(options, states, count):
     """What the gradients of a row's pieces are made of, from a finished row in ``count`` columns."""
     finish_gradients(pointer(states), count, options.softcap)
@@ -81,7 +84,7 @@ def finish_long_gradient(options, states, count):
 
 @kernel(
     lambda storage: (
-        matrix(storage), _targets(storage), _options, _table, types.int64, matrix(storage), types.boolean,
+        matrix(storage), targets_type(storage), options_type, _table, types.int64, matrix(storage), types.boolean,
     )
 )  # fmt: skip
 def write_gradient_of_piece(logits, targets, options, states, k, gradient, past_cache):

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastce.kernels.half import _narrow, _stored_vector, _widen
-from fastce.kernels.jit import by_type, inline, real_of
+from fastce.kernels.jit import inline, real_of
 from fastce.kernels.simd import Vector, _call_llvm, _llvm_name, _splat, vector_of
 
 _INDEX = ir.IntType(64)
@@ -142,8 +142,8 @@ def store(typingctx, row, i, vector):
 
 
 @intrinsic
-def store_past_cache(typingctx, row, i, vector):
-    """As `store`, at an address that is a multiple of the vector's bytes, without reading it into the cache first.
+def store_whole(typingctx, row, i, vector, past_cache):
+    """As `store`; past the cache, at an address that is a multiple of the vector's bytes, without reading it first.
 
     A plain store to memory that is not in the cache reads the line before it overwrites it: a third more traffic.
     """
@@ -151,10 +151,16 @@ def store_past_cache(typingctx, row, i, vector):
         return None
 
     def codegen(context, builder, sig, args):
-        written = _write(context, builder, sig, args, align=vector.lanes * sig.args[0].dtype.bitwidth // 8)
-        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        *written, past_cache = args
+        size = sig.args[0].dtype.bitwidth // 8
+        with builder.if_else(past_cache) as (past, into):
+            with past:
+                instruction = _write(context, builder, sig, written, align=vector.lanes * size)
+                instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+            with into:
+                _write(context, builder, sig, written, align=size)
 
-    return types.void(row, types.int64, vector), codegen
+    return types.void(row, types.int64, vector, types.boolean), codegen
 
 
 @intrinsic
@@ -245,14 +251,11 @@ def set_element(typingctx, row, i, value):
     return types.void(row, types.int64, types.float64), codegen
 
 
-def to_real(row: Any, value: float) -> Any:
-    """A float64 in the dtype that the row is computed in."""
-
-
-@by_type(to_real)
-def _to_real(row: types.CPointer, value: Any) -> Any:
+@intrinsic
+def to_real(typingctx, row, value):
+    """A number in the dtype that the row is computed in."""
     real = real_of(row.dtype)
-    return lambda row, value: real(value)
+    return real(row, value), lambda context, builder, sig, args: context.cast(builder, args[1], value, real)
 
 
 @inline
@@ -287,9 +290,5 @@ def copy_stretch(source, to_source, out, start, stop, past_cache):
             i += count
             continue
         for _ in range(whole):
-            x = load(source, i + to_source)
-            if past_cache:
-                store_past_cache(out, i, x)
-            else:
-                store(out, i, x)
+            store_whole(out, i, load(source, i + to_source), past_cache)
             i += lanes_of(out)

@@ -9,11 +9,15 @@ from typing import NamedTuple
 from fastce.kernels.blocks import AHEAD
 from fastce.kernels.jit import inline, outlined
 from fastce.kernels.lanes import load_square, store_square, store_whole_square, transposed
-from fastce.kernels.lines import FITTING
+from fastce.kernels.lines import FITTING, WIDTH
 from fastce.kernels.memory import element, lanes_of, load_first, prefetch, row_pointer, set_element, store, to_real
-from fastce.kernels.rooms import GROUP, TILE, WIDTH
+from fastce.kernels.rooms import storage_room
+from fastce.kernels.states import GROUP
 
+TILE = 4096  # elements of a tile
 COPIED = 64  # classes at most that are copied into a tile where they are not adjacent
+
+new_tile = storage_room(TILE)
 
 
 class Narrow(NamedTuple):
@@ -89,7 +93,7 @@ def row_stride_of(array):
 
 
 @inline
-def tile_of(array, is_narrow, outer, first, count, room, width, to_read=True):
+def tile_of(array, is_narrow, outer, first, count, room, width):
     """(tile, start, stride, itself): class c of row first + k is at ``tile[start + c * stride + k]``.
 
     The last is 1 where the array is its own tile, and 0 for a copy, whose vectors are whole.
@@ -97,9 +101,17 @@ def tile_of(array, is_narrow, outer, first, count, room, width, to_read=True):
     whole = row_pointer(array, outer)
     if not is_narrow:
         stride, classes = array.strides[1] // array.itemsize, array.shape[1]
-        if classes > COPIED or not to_read:
+        if classes > COPIED:
             return whole, first, stride, 1
         copy_tile(whole, first, count, stride, classes, room, width)
         return room, 0, width, 0
     fill_tile(whole, row_stride_of(array), first, count, array.shape[1], room, width)
     return room, 0, width, 0
+
+
+@inline
+def tile_to_write(array, is_narrow, outer, first, room, width):
+    """(tile, start, stride) of where results go: into the array itself, or into a room for `put_tile`."""
+    if is_narrow:
+        return room, 0, width
+    return row_pointer(array, outer), first, array.strides[1] // array.itemsize

@@ -2,10 +2,9 @@
 
 import math
 
-from fastce.kernels.blocks import block_maximum, on_block
+from fastce.kernels.blocks import BLOCK, block_maximum, on_block
 from fastce.kernels.jit import inline, outlined
 from fastce.kernels.memory import element, lanes_of, load, load_first, to_real
-from fastce.kernels.rooms import BLOCK
 from fastce.kernels.simd import maximum_of_lanes, where_less
 from fastce.kernels.wide import add_wide, sum_wide, zeros_wide
 

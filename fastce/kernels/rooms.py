@@ -1,5 +1,6 @@
 """Room on the stack for what a kernel needs on its way: no kernel allocates memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -8,14 +9,6 @@ from numba.extending import intrinsic
 
 from fastce.kernels.jit import real_of
 from fastce.kernels.simd import VECTOR_BYTES
-
-BLOCK = 2048  # elements of a row that are prepared at a time; fits the smallest first-level cache
-TILE = 4096  # elements of a tile
-GROUP = 128  # rows in a table at most
-FIELDS = 20  # of a group of rows; see states.py
-WIDTH = 1024  # rows of a tile at most
-LINE = WIDTH + 16  # lines a power of two apart would push each other out of the cache
-LINES, SUM_LINES = 7, 6  # of a tile; see lines.py
 
 
 def _room(pointer: types.CPointer, size: int) -> Any:
@@ -31,43 +24,34 @@ def _room(pointer: types.CPointer, size: int) -> Any:
     return codegen
 
 
-@intrinsic
-def scratch_block(typingctx, row):
-    """A block of a row, in the dtype that it is computed in."""
-    pointer = types.CPointer(real_of(row.dtype))
-    return pointer(row), _room(pointer, BLOCK)
+def float64_room(size: int) -> Callable[..., Any]:
+    """A function without arguments: room for so many float64s."""
+
+    @intrinsic
+    def room(typingctx):
+        pointer = types.CPointer(types.float64)
+        return pointer(), _room(pointer, size)
+
+    return room
 
 
-@intrinsic
-def wide_scratch_block(typingctx):
-    """A block of float64s."""
-    pointer = types.CPointer(types.float64)
-    return pointer(), _room(pointer, BLOCK)
+def storage_room(size: int) -> Callable[..., Any]:
+    """A function of a row or array: room for so many elements as they are stored there."""
+
+    @intrinsic
+    def room(typingctx, like):
+        pointer = types.CPointer(like.dtype)
+        return pointer(like), _room(pointer, size)
+
+    return room
 
 
-@intrinsic
-def new_tile(typingctx, array):
-    """A tile of the dtype of the array."""
-    pointer = types.CPointer(array.dtype)
-    return pointer(array), _room(pointer, TILE)
+def real_room(size: int) -> Callable[..., Any]:
+    """The same in the dtype that they are computed in."""
 
+    @intrinsic
+    def room(typingctx, like):
+        pointer = types.CPointer(real_of(like.dtype))
+        return pointer(like), _room(pointer, size)
 
-@intrinsic
-def new_running(typingctx, tile):
-    """What is known of the rows of a tile, in the dtype that they are computed in; see lines.py."""
-    pointer = types.CPointer(real_of(tile.dtype))
-    return pointer(tile), _room(pointer, LINES * LINE)
-
-
-@intrinsic
-def new_sums(typingctx):
-    """The sums of the rows of a tile; see lines.py."""
-    pointer = types.CPointer(types.float64)
-    return pointer(), _room(pointer, SUM_LINES * LINE)
-
-
-@intrinsic
-def new_states(typingctx):
-    """The states of a group of rows; see states.py."""
-    pointer = types.CPointer(types.float64)
-    return pointer(), _room(pointer, FIELDS * GROUP)
+    return room

@@ -55,7 +55,7 @@ def distances_in_float64(row, classes, left_out, reference, options, targets):
     return total
 
 
-@outlined
+@inline
 def look_at_row(row, classes, options, targets, left_out, at_least, states, k, room, wide_room):
     """Write the sums of a row without one class, and the logit and mass of that class (-1: none), to the states.
 

@@ -12,17 +12,14 @@ from its true maximum. A row beyond 2**20 in size is moved by its maximum first,
 
 import math
 
-from fastce.kernels.blocks import on_block, row_maximum
+from fastce.kernels.blocks import AHEAD, BLOCK, on_block, row_maximum
 from fastce.kernels.exponential import LN2, LOG2E, SPARE, exp, exp_in_float64, headroom, largest_exponent, scaling
 from fastce.kernels.jit import inline
 from fastce.kernels.lanes import lanes_in, lesser_and_top, store_real, where_lane
 from fastce.kernels.memory import keep_first, lanes_of, load, load_first, prefetch, to_real
-from fastce.kernels.rooms import BLOCK
 from fastce.kernels.simd import fma, largest_lane, where_equal, where_zero
+from fastce.kernels.states import LANES
 from fastce.kernels.wide import add_products, add_wide, sum_wide, zeros_wide
-
-LANES = 8  # of float64
-AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
 
 
 @inline
@@ -93,7 +90,7 @@ def sum_of_tops(tops, but, exponent, scale, wide_room):
     total, equal = zero, zero
     for k in range(0, lanes_in(tops), LANES):
         top = load(wide_room, k)
-        e = exp(top, exponent, scaled_by)
+        e = exp(top, zero + exponent, scaled_by)
         total += where_equal(top, but, zero, e)
         equal += where_equal(top, but, e, zero)
     sum_of_equal = sum_wide((equal, zero))

@@ -142,28 +142,26 @@ def maximum(typingctx, a, b):
     return ty(ty, ty), codegen
 
 
-@intrinsic
-def where_less(typingctx, a, b, yes, no):
-    """``yes`` where ``a < b``, ``no`` elsewhere (and where either is NaN)."""
-    ty = _real_like((a, b, yes, no))
+def _where(comparison: str, args: tuple[Any, ...]) -> Any:
+    ty = _real_like(args)
 
     def codegen(context, builder, sig, args):
         a, b, yes, no = args
-        return builder.select(builder.fcmp_ordered("<", a, b), yes, no)
+        return builder.select(builder.fcmp_ordered(comparison, a, b), yes, no)
 
     return ty(ty, ty, ty, ty), codegen
+
+
+@intrinsic
+def where_less(typingctx, a, b, yes, no):
+    """``yes`` where ``a < b``, ``no`` elsewhere (and where either is NaN)."""
+    return _where("<", (a, b, yes, no))
 
 
 @intrinsic
 def where_equal(typingctx, a, b, yes, no):
     """``yes`` where ``a == b``, ``no`` elsewhere."""
-    ty = _real_like((a, b, yes, no))
-
-    def codegen(context, builder, sig, args):
-        a, b, yes, no = args
-        return builder.select(builder.fcmp_ordered("==", a, b), yes, no)
-
-    return ty(ty, ty, ty, ty), codegen
+    return _where("==", (a, b, yes, no))
 
 
 @intrinsic

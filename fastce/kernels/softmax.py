@@ -4,13 +4,21 @@ import math
 
 from numba import types
 
-from fastce.kernels.blocks import guessed_maximum, on_block, put_vector, row_to_send_for, write_vectors
+from fastce.kernels.blocks import (
+    BLOCK,
+    guessed_maximum,
+    on_block,
+    put_vector,
+    row_to_send_for,
+    scratch_block,
+    wide_scratch_block,
+    write_vectors,
+)
 from fastce.kernels.exponential import exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, vector
 from fastce.kernels.memory import finish_stores, row_pointer, to_real
-from fastce.kernels.rooms import BLOCK, new_states, scratch_block, wide_scratch_block
 from fastce.kernels.rows import no_masses, row_state, sum_of_tops
-from fastce.kernels.states import EXPONENT, LOSS, OFFSET, REST, TOP, finish_logsumexp
+from fastce.kernels.states import EXPONENT, LOSS, OFFSET, REST, TOP, finish_logsumexp, new_states
 
 ROWS_AT_A_TIME = 16
 

@@ -7,11 +7,12 @@ import math
 
 from numba import types
 
+from fastce.kernels.blocks import scratch_block
 from fastce.kernels.columns import choose_references, put_lanes, sum_tile, write_tile
 from fastce.kernels.exponential import exp, headroom, scaling
 from fastce.kernels.jit import inline, kernel, matrix, outlined
 from fastce.kernels.lanes import any_nan, lesser_and_top, load_real, store_real
-from fastce.kernels.lines import ABOVE, FITTING, HIGHEST, REFERENCE, SHARE, put_into_states
+from fastce.kernels.lines import ABOVE, FITTING, HIGHEST, REFERENCE, SHARE, new_running, new_sums, put_into_states
 from fastce.kernels.memory import (
     elements,
     keep_first,
@@ -23,12 +24,12 @@ from fastce.kernels.memory import (
     store_first,
     to_real,
 )
-from fastce.kernels.narrow import put_tile, row_stride_of, tile_of, tile_width
-from fastce.kernels.rooms import GROUP, new_running, new_states, new_sums, new_tile, scratch_block
+from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
 from fastce.kernels.simd import where_less
 from fastce.kernels.states import (
     EXPONENT,
     FITS,
+    GROUP,
     LANES,
     LOSS,
     REST,
@@ -37,6 +38,7 @@ from fastce.kernels.states import (
     UPSTREAM,
     finish_logsumexp,
     mark_fitting,
+    new_states,
     report_misfits,
 )
 
@@ -179,10 +181,7 @@ def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits, past_ca
                     all_fit = False
                     report_misfits(states, here, first + group, row_pointer(misfits, o))
                 keep_for_writing(running, states, lanes, group, here)
-            written = (room, 0, width)
-            if not narrow_out:
-                to, to_start, to_stride, _ = tile_of(out, False, o, first, count, room, width, False)
-                written = (to, to_start, to_stride)
+            written = tile_to_write(out, narrow_out, o, first, room, width)
             write_results(running, tile, classes, count, written, narrow_out, all_fit, past_cache, logarithm)
             if narrow_out:
                 put_tile(room, width, count, classes, row_pointer(out, o), row_stride_of(out), first, running, all_fit)

@@ -18,11 +18,13 @@ from fastce.kernels.jit import inline, outlined
 from fastce.kernels.lanes import any_nan, split
 from fastce.kernels.logarithm import log1p, log_times_power
 from fastce.kernels.memory import keep_first, load, load_first, store
-from fastce.kernels.rooms import GROUP
+from fastce.kernels.rooms import float64_room
 from fastce.kernels.simd import float64_vector, fma, where_equal, where_less, where_zero
 
 LOWEST = -1.7976931348623157e308  # a product below has become -inf
 LANES = float64_vector.lanes
+GROUP = 128  # rows in a table at most
+FIELDS = 20  # of a row, one a line of the table
 
 # found by looking at the logits
 OFFSET, EXPONENT, NEAR = 0 * GROUP, 1 * GROUP, 2 * GROUP  # the reference; near is close to it, in the dtype of x
@@ -36,6 +38,8 @@ UPSTREAM, FACTOR, FACTOR_EXPONENT, TARGET_GRADIENT = 12 * GROUP, 13 * GROUP, 14 
 FITS = 17 * GROUP  # 1, or 0 where the row must be left to other kernels
 TOP = 18 * GROUP  # the largest x of a row in a lane: its term is not in REST yet
 AT_TARGET = 19 * GROUP  # x of the target as the sum has met it
+
+new_states = float64_room(FIELDS * GROUP)
 
 
 @inline

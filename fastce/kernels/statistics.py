@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from fastce.kernels.blocks import AHEAD, guessed_maximum, on_block
+from fastce.kernels.blocks import AHEAD, BLOCK, guessed_maximum, on_block, scratch_block
 from fastce.kernels.exponential import LN2, SPARE, add_exp, exp, exp_in_float64, scaling
 from fastce.kernels.jit import inline, kernel, matrix, structure, vector
+from fastce.kernels.lanes import lesser_and_top
 from fastce.kernels.logarithm import log_times_power
 from fastce.kernels.memory import element, lanes_of, load, load_first, prefetch, row_pointer, to_real
 from fastce.kernels.ranks import first_index, maximum_and_rank, rank_in_block
-from fastce.kernels.rooms import BLOCK, scratch_block
 from fastce.kernels.rows import reference_near
 from fastce.kernels.simd import fma, maximum_of_lanes, where_less
 from fastce.kernels.states import above
@@ -43,19 +43,18 @@ class Statistics(NamedTuple):
 
 
 @inline
-def lesser_term(x, top, sums, reference, with_entropy):
-    """The sums of e and of e d with one more vector: e is exp of the smaller of x and top, d how far that is from near.
+def add_lesser(lesser, sums, reference, with_entropy):
+    """The sums of e and of e d with one more vector that is not held back: e is its exp, d how far it is from near.
 
     A NaN goes into e. -inf becomes a number whose exp is exactly 0 as well, for 0 * inf would be NaN.
     """
     exponent, near, lowest, scaled_by = reference
     exps, products = sums
-    smaller = where_less(top, x, top, x)
     if not with_entropy:
-        return add_exp(exps, smaller, exponent, scaled_by), products
-    smaller = where_less(smaller, lowest, lowest, smaller)
-    e = exp(smaller, exponent, scaled_by)
-    return exps + e, fma(e, smaller - near, products)
+        return add_exp(exps, lesser, exponent, scaled_by), products
+    lesser = where_less(lesser, lowest, lowest, lesser)
+    e = exp(lesser, exponent, scaled_by)
+    return exps + e, fma(e, lesser - near, products)
 
 
 @inline
@@ -84,14 +83,12 @@ def add_block(block, first, row_start, row_stop, rest):
         if start + chunk <= stop:
             for i in range(start, start + chunk, lanes):
                 prefetch(block, i + AHEAD)
-                x = load(block, i)
-                sums = lesser_term(x, top, sums, reference, with_entropy)
-                top = where_less(top, x, x, top)
+                lesser, top = lesser_and_top(load(block, i), top)
+                sums = add_lesser(lesser, sums, reference, with_entropy)
         else:
             for i in range(start, stop, lanes):
-                x = load_first(block, i, stop - i, to_real(block, -math.inf))
-                sums = lesser_term(x, top, sums, reference, with_entropy)
-                top = where_less(top, x, x, top)
+                lesser, top = lesser_and_top(load_first(block, i, stop - i, to_real(block, -math.inf)), top)
+                sums = add_lesser(lesser, sums, reference, with_entropy)
         chunk_of_top = where_less(before, top, to_real(block, -number), chunk_of_top)
         state = add_wide_sums((top, chunk_of_top, exps, products), sums, with_entropy)
         number += 1
@@ -120,14 +117,14 @@ def row_pass(row, classes, y, capped_by, offset, reference, room, with_entropy, 
     at = int(-maximum_of_lanes(where_less(top, m, lowest, chunk_of_top))) * chunk
     times = sum_wide(add_wide(zeros_wide(), where_less(top, m, zero, to_real(row, 1.0))))
     nothing = load_first(row, 0, 0, zero)
-    last = lesser_term(where_less(top, m, top, lowest), m, (nothing, nothing), reference, with_entropy)
+    last = add_lesser(where_less(top, m, top, lowest), (nothing, nothing), reference, with_entropy)
     state = add_wide_sums(state, last, with_entropy)
     return float(m), at, sum_wide(state[2]), sum_wide(state[3]), times, rank
 
 
 @inline
 def reference_of(row, exponent, near, scaled_by):
-    """What `lesser_term` measures from: 2**exponent, near, and a number whose exp is 0."""
+    """What `add_lesser` measures from: 2**exponent, near, and a number whose exp is 0."""
     return to_real(row, exponent), to_real(row, near), to_real(row, (exponent - 1100.0) * LN2), scaled_by
 
 

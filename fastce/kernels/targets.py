@@ -9,7 +9,9 @@ and sparse targets), which are added one by one.
 import math
 from typing import Any, NamedTuple
 
-from fastce.kernels.jit import inline, outlined
+from numba import types
+
+from fastce.kernels.jit import inline, matrix, outlined, real_of, structure, vector
 from fastce.kernels.memory import element, pointer, prefetch, row_pointer, to_real
 from fastce.kernels.vector import tanh
 
@@ -51,6 +53,15 @@ class Targets(NamedTuple):
     probabilities: Any  # (rows, classes) in the compute dtype, or (0, 0)
     class_weight: Any  # (classes,) in the compute dtype, or (0,)
     row_weight: Any  # float64 (rows,), or (0,); 0: the row is ignored
+
+
+options_type = structure(Options, *(types.float64 for _ in Options._fields))
+
+
+def targets_type(storage):
+    """The Numba type of the targets of logits that are stored so."""
+    real, integers, floats = real_of(storage), vector(types.int64), vector(types.float64)
+    return structure(Targets, integers, integers, floats, matrix(real), vector(real), floats)
 
 
 class RowTargets(NamedTuple):
