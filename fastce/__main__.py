@@ -4,17 +4,20 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import fastce
-from fastce.profile import figure, inputs, report
+from fastce.profile import features, features_report, figure, inputs, report
 from fastce.profile.jobs import FUNCTIONS
+from fastce.profile.pairs import LOGIT_SCALE
 from fastce.profile.peers import PEERS
 from fastce.profile.problem import Problem
 from fastce.profile.run import new_report, profile
 
 BATCH = 8192
+MEMORY_LIMIT = 4.0  # GiB
 _CLEAR_LINE = "\r\x1b[K"
 
 
@@ -80,7 +83,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_profile_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--batch", type=_positive, metavar="N", help=f"rows of the matrix (default {BATCH})")
+    add("--batch", type=_positive, metavar="N", help=f"rows of the matrix, or the largest batch (default {BATCH})")
+    add("--from-features", action="store_true", help="CLIP's loss from features, for batches up to N")
+    add(
+        "--memory-limit",
+        type=_positive_number,
+        metavar="GIB",
+        help=f"what the dense way may use beside --from-features (default {MEMORY_LIMIT:g})",
+    )
     add("--classes", type=_positive, metavar="C", help="columns of the matrix (default: as many as rows)")
     add("--dtype", choices=inputs.DTYPES, help="of the matrix (default float32, or that of --input)")
     add("--op", action="extend", type=_names(FUNCTIONS), metavar="F[,F]", help="only these functions")
@@ -102,6 +112,11 @@ def _add_profile_options(parser: argparse.ArgumentParser) -> None:
 
 def _profile(options: argparse.Namespace) -> None:
     _check_outputs(options)
+    if options.from_features:
+        _profile_features(options)
+        return
+    if options.memory_limit:
+        raise inputs.InputError("--memory-limit goes with --from-features")
     problem = _problem(options)
     found, progress = new_report(problem, options.repeat), _progress()
     print(report.heading(found), flush=True)
@@ -109,16 +124,55 @@ def _profile(options: argparse.Namespace) -> None:
         problem,
         found,
         functions=options.op or FUNCTIONS,
-        peers=[peer for peer in dict.fromkeys(options.compare or ("scipy",)) if peer != "none"],
+        peers=_peers(options),
         progress=progress,
     )
     progress("")
     print(f"\n{report.tables(found)}", flush=True)
+    _write(options, report.as_json(found), partial(figure.save_figure, found))
+
+
+def _profile_features(options: argparse.Namespace) -> None:
+    for option in ("classes", "op", "targets"):
+        if getattr(options, option):
+            raise inputs.InputError(f"--{option} does not go with --from-features")
+    dense = {"scipy": "numpy", "torch": "torch"}
+    peers = _peers(options)
+    if unknown := [peer for peer in peers if peer not in dense]:
+        raise inputs.InputError(f"--compare {unknown[0]} does not go with --from-features; scipy, torch and none do")
+    if options.input:
+        image, text, origin = inputs.features_from_file(options.input, options.dtype)
+        image, text = image[: options.batch], text[: options.batch]
+    else:
+        image, text, origin = inputs.features_from_pairs(options.batch or BATCH, options.dtype or "float32")
+    problem = features.FeaturesProblem(
+        image,
+        text,
+        LOGIT_SCALE,
+        options.label_smoothing,
+        int((options.memory_limit or MEMORY_LIMIT) * 2**30),
+        options.threads or fastce.get_num_threads(),
+        origin,
+    )
+    found, progress = features.new_report(problem, options.repeat), _progress()
+    print(features_report.heading(found), flush=True)
+    features.profile(problem, found, peers=[dense[peer] for peer in peers], progress=progress)
+    progress("")
+    print(f"\n{features_report.tables(found)}", flush=True)
+    _write(options, report.as_json(found), partial(features_report.save_figure, found))
+
+
+def _peers(options: argparse.Namespace) -> list[str]:
+    return [peer for peer in dict.fromkeys(options.compare or ("scipy",)) if peer != "none"]
+
+
+def _write(options: argparse.Namespace, text: str, draw: Callable[[Path], None]) -> None:
+    """The figures into the files that were asked for."""
     try:
         if options.json:
-            options.json.write_text(report.as_json(found))
+            options.json.write_text(text)
         if options.plot:
-            figure.save_figure(found, options.plot)
+            draw(options.plot)
     except OSError as error:
         raise inputs.InputError(f"{error.filename} cannot be written: {error.strerror}") from None
 
@@ -166,6 +220,16 @@ def _positive(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
+    return number
+
+
+def _positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
     return number
 
 

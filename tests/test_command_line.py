@@ -339,3 +339,74 @@ from fastce.profile import figure, peers, report, run
 print([name for name in {heavy} if name in sys.modules])
 """
     assert run_script(source, tmp_path)[0].strip() == "[]"
+
+
+# ------------------------------------------------------------------------------------ --from-features
+def test_from_features_measures_batches_by_powers_of_two(tmp_path, capsys):
+    out, found = profiled(tmp_path, capsys, "--from-features", "--batch", 1200)
+    rows = {(row["engine"], row["batch"]): row for row in found["rows"]}
+    assert list(rows) == [(engine, batch) for batch in (512, 1024, 1200) for engine in ("fastce", "numpy")]
+    for (engine, batch), row in rows.items():
+        assert row["seconds"] > 0
+        assert row["gflop_per_s"] == pytest.approx(8 * batch**2 * 384 / row["seconds"] / 1e9)
+        assert (row["difference"] is None) if engine == "fastce" else 0 < row["difference"] < 1e-4
+        assert f"{batch:,}" in out
+
+
+def test_from_features_leaves_the_dense_way_out_beyond_the_memory_limit(tmp_path, capsys):
+    limit = 5 * 512**2 * 4 / 2**30  # four matrices of 512 x 512, not of 1024 x 1024
+    out, found = profiled(tmp_path, capsys, "--from-features", "--batch", 1024, "--memory-limit", limit)
+    assert [(row["engine"], row["batch"]) for row in found["rows"]] == [
+        ("fastce", 512),
+        ("numpy", 512),
+        ("fastce", 1024),
+    ]
+    assert "numpy: from batch 1024 on the dense way takes more than the memory limit" in out
+
+
+def test_from_features_beside_pytorch(tmp_path, capsys):
+    pytest.importorskip("torch")
+    _, found = profiled(tmp_path, capsys, "--from-features", "--batch", 300, "--compare", "torch", "--dtype", "float64")
+    ours, theirs = found["rows"]
+    assert (ours["engine"], theirs["engine"]) == ("fastce", "torch")
+    assert theirs["difference"] < 1e-12
+
+
+def test_from_features_of_a_file(tmp_path, capsys, rng):
+    path = tmp_path / "features.npz"
+    np.savez(path, image=rng.normal(size=(40, 8)), text=rng.normal(size=(40, 8)))
+    out, found = profiled(tmp_path, capsys, "--from-features", "--input", path, "--batch", 30, "--compare", "none")
+    assert [row["batch"] for row in found["rows"]] == [30]
+    assert "features.npz: 'image' and 'text', normalised" in out
+
+
+def test_from_features_draws_memory_and_time(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "batch.png"
+    profiled(tmp_path, capsys, "--from-features", "--batch", 128, "--plot", path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--classes", 5), "--classes does not go with --from-features"),
+        (("--op", "logsumexp"), "--op does not go with --from-features"),
+        (("--compare", "jax"), "--compare jax does not go with --from-features"),
+        (("--memory-limit", "0"), "must be a positive number"),
+    ],
+)
+def test_from_features_refuses_what_does_not_go_with_it(arguments, reason, capsys):
+    assert reason in refused(capsys, "--from-features", *map(str, arguments))
+
+
+def test_from_features_refuses_files_that_are_no_pairs(tmp_path, capsys, rng):
+    path = tmp_path / "features.npz"
+    np.savez(path, image=rng.normal(size=(4, 8)), text=rng.normal(size=(5, 8)))
+    assert "must hold pairs of features" in refused(capsys, "--from-features", "--input", path)
+    np.save(tmp_path / "matrix.npy", rng.normal(size=(4, 8)))
+    assert "must be a .npz" in refused(capsys, "--from-features", "--input", tmp_path / "matrix.npy")
+
+
+def test_a_memory_limit_goes_with_features_only(capsys):
+    assert "--memory-limit goes with --from-features" in refused(capsys, "--memory-limit", "1")

@@ -24,6 +24,28 @@ def from_pairs(rows: int, classes: int, dtype: str) -> tuple[Array, Array, str]:
     return similarity, targets, pairs.origin(rows, classes)
 
 
+def features_from_pairs(batch: int, dtype: str) -> tuple[Array, Array, str]:
+    """Two sides of features, and their origin, of the shipped pairs."""
+    kind = as_dtype(dtype)
+    image, text = pairs.paired_features(batch)
+    copies = "" if batch <= pairs.PAIRS else f", tiled to {batch} with Gaussian noise and normalised again"
+    origin = f"{pairs.PAIRS} real pairs (signatures and docstrings of Python functions){copies}"
+    return image.astype(kind, copy=False), text.astype(kind, copy=False), origin
+
+
+def features_from_file(path: Path, dtype: str | None) -> tuple[Array, Array, str]:
+    """Two sides of features, normalised, and their origin, of an archive of two arrays of equal shape."""
+    loaded = _load(path, "--input")
+    if not isinstance(loaded, dict):
+        raise InputError(f"--input {path} must be a .npz of two arrays of features for --from-features")
+    first, second = _checked_features(path, loaded)
+    if len(first) != len(second):
+        raise InputError(f"--input {path} must hold pairs of features, not {first.shape} and {second.shape}")
+    kind = as_dtype(dtype or "float32")
+    image, text = (pairs.normalised(side.astype(np.float64)).astype(kind) for side in (first, second))
+    return image, text, f"{path.name}: {' and '.join(map(repr, loaded))}, normalised"
+
+
 def from_file(path: Path, dtype: str | None) -> tuple[Array, Array, str]:
     """Similarity, targets and origin of a file: a matrix, or two arrays of features.
 
@@ -91,6 +113,13 @@ def _from_matrix(path: Path, matrix: Array, dtype: str | None) -> Array:
 
 
 def _from_features(path: Path, arrays: dict[str, Array], dtype: str | None) -> Array:
+    first, second = _checked_features(path, arrays)
+    kind = as_dtype(dtype or "float32")
+    check_memory(len(first), len(second), kind)
+    return pairs.similarity_of(first, second, kind)
+
+
+def _checked_features(path: Path, arrays: dict[str, Array]) -> tuple[Array, Array]:
     if len(arrays) != 2:
         raise InputError(f"--input {path} must hold two arrays of features, not {len(arrays)}")
     for name, array in arrays.items():
@@ -100,9 +129,7 @@ def _from_features(path: Path, arrays: dict[str, Array], dtype: str | None) -> A
     first, second = arrays.values()
     if first.shape[1] != second.shape[1]:
         raise InputError(f"--input {path} must hold features of equal width, not {first.shape} and {second.shape}")
-    kind = as_dtype(dtype or "float32")
-    check_memory(len(first), len(second), kind)
-    return pairs.similarity_of(first, second, kind)
+    return first, second
 
 
 def _check_numbers(path: Path, name: str, array: Array) -> None:

@@ -67,9 +67,19 @@ def similarity_matrix(rows: int, classes: int, dtype: np.dtype[Any]) -> tuple[Ar
     return similarity, targets
 
 
+def paired_features(batch: int) -> tuple[Array, Array]:
+    """The features behind `similarity_matrix` of a square: unit vectors of float32, shape (batch, 384) each."""
+    signature, docstring = (side.astype(np.float32) for side in load_pairs())
+    rng = np.random.default_rng(SEED)
+    pairs = np.arange(batch)
+    common = _noise(rng, batch, signature.shape[1])
+    texts = _noisy(docstring, pairs, pairs >= PAIRS, common + _noise(rng, *common.shape))
+    return _noisy(signature, pairs, pairs >= PAIRS, common + _noise(rng, *common.shape)), texts
+
+
 def similarity_of(first: Array, second: Array, dtype: np.dtype[Any]) -> Array:
     """Similarities of features given by the user: rows normalised, times the logit scale."""
-    images, texts = (_normalised(side.astype(np.float32)) for side in (first, second))
+    images, texts = (normalised(side.astype(np.float32)) for side in (first, second))
     similarity = np.empty((len(images), len(texts)), dtype)
     block_rows = max(1, _BLOCK_ELEMENTS // max(1, len(texts)))
     for start in range(0, len(images), block_rows):
@@ -83,9 +93,10 @@ def _noise(rng: np.random.Generator, count: int, width: int) -> Array:
 
 
 def _noisy(features: Array, pairs: Array, is_copy: Array, noise: Array) -> Array:
-    return _normalised(features[pairs % PAIRS] + noise * is_copy[:, None])
+    return normalised(features[pairs % PAIRS] + noise * is_copy[:, None])
 
 
-def _normalised(vectors: Array) -> Array:
+def normalised(vectors: Array) -> Array:
+    """Rows divided by their lengths; those of length 0 as they are."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, np.float32(1)))

@@ -18,27 +18,31 @@ HEADER = ("job", "time", "GB/s", "x floor", "floor", "extra memory", "largest er
 def heading(report: Report) -> str:
     """The machine and the input, before anything is measured."""
     about, given = report.machine, report.input
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     shape = f"{given['rows']} x {given['classes']} {given['dtype']} ({given['nbytes'] / MIB:.4g} MiB)"
-    size = f"{_count(about['cores'], 'core')}, vectors of {about['vector_bits']} bits"
-    machine = f"machine  {about['cpu']}, {size}, {_count(about['threads'], 'thread')}; {versions}"
     matrix = f"input    {shape}, label smoothing {given['label_smoothing']:g}; {given['origin']}"
-    return f"{_wrapped(machine)}\n{_wrapped(matrix)}"
+    return f"{machine_line(about)}\n{wrapped(matrix)}"
+
+
+def machine_line(about: dict[str, Any]) -> str:
+    """What the figures depend on besides the input."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    size = f"{counted(about['cores'], 'core')}, vectors of {about['vector_bits']} bits"
+    return wrapped(f"machine  {about['cpu']}, {size}, {counted(about['threads'], 'thread')}; {versions}")
 
 
 def tables(report: Report) -> str:
     """What was measured."""
     floors = [("floor", "time", "GB/s")]
-    floors += [(row.name, _time(row.seconds), f"{row.gb_per_s:.1f}") for row in report.floors]
+    floors += [(row.name, duration(row.seconds), f"{row.gb_per_s:.1f}") for row in report.floors]
     jobs: list[tuple[str, ...]] = [HEADER]
     for engine, rows in groupby(report.jobs, key=lambda row: row.engine):
         jobs.append((engine, *[""] * (len(HEADER) - 1)))
         jobs += map(_cells, rows)
-    tables = _aligned(floors, right=(1, 2)), _aligned(jobs, right=(1, 2, 3, 5))
+    tables = aligned(floors, right=(1, 2)), aligned(jobs, right=(1, 2, 3, 5))
     return "\n\n".join([*tables, _explanation(report)])
 
 
-def as_json(report: Report) -> str:
+def as_json(report: Any) -> str:
     """The whole report; NaN and infinity, which JSON does not have, as null."""
     return json.dumps(_without_non_finite(report.as_dict()), indent=2, allow_nan=False) + "\n"
 
@@ -49,7 +53,7 @@ def _cells(row: JobRow) -> tuple[str, ...]:
     memory = "-" if row.extra_bytes is None else f"{mark}{row.extra_bytes / MIB:.1f} MiB"
     return (
         f"  {name}",
-        mark + _time(row.seconds),
+        mark + duration(row.seconds),
         f"{row.gb_per_s:.1f}",
         f"{row.times_floor:.2f}",
         row.floor,
@@ -82,7 +86,7 @@ def _error(error: Error | None) -> str:
     return f"{error.absolute:.1e} ({error.units:.2g} {error.unit})"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A duration with three digits and a fitting unit."""
     for factor, unit in ((1.0, "s"), (1e3, "ms")):
         if seconds * factor >= 1:
@@ -90,16 +94,16 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     """Text in lines, aligned under the word after its label."""
     return fill(text, WIDTH, subsequent_indent=" " * 9)
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> str:
+def aligned(rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> str:
     """Columns of equal width; those numbered in `right` are set to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
