@@ -71,12 +71,25 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
         for name in ("cross_entropy", "cross_entropy_value_and_grad", "cross_entropy_grad_and_hess")
     }
     of_itself = {name: getattr(fastce, name) for name in (binary, f"{binary}_value_and_grad")}
+    from_features: dict[str, tuple[Any, ...]] = {
+        "clip_loss_from_features": (few, few),
+        "siglip_loss": (few, few, 1.0, 0.0),
+        "info_nce": (few, few),
+        "nt_xent": (few, few),
+        "sup_con": (few, labels),
+        "linear_cross_entropy": (few, np.zeros((1000, 2), dtype), labels),
+    }
     alone = {name: getattr(fastce, name) for name in (contrastive, f"{contrastive}_value_and_grad", "row_stats")}
     return (
         {name: [partial(function, x, axis=1) for x in (few, many)] for name, function in along_axis.items()}
         | {name: [partial(function, x, labels) for x in (few, many)] for name, function in of_labels.items()}
         | {name: [partial(function, few, few)] for name, function in of_itself.items()}
         | {name: [partial(function, few)] for name, function in alone.items()}
+        | {
+            name + ending: [partial(getattr(fastce, name + ending), *arguments)]
+            for name, arguments in from_features.items()
+            for ending in ("", "_value_and_grad")
+        }
     )
 
 

@@ -106,10 +106,13 @@ class Features:
 
     def gathered(self, numbers: Array) -> Array:
         """The rows of these numbers in float64, in a new array."""
-        result = np.empty((numbers.size, self.width))
-        for array, first in zip(self.arrays, self.starts[:-1], strict=True):
-            here = (numbers >= first) & (numbers < first + len(array))
-            result[here] = array[numbers[here] - first]
+        if len(self.arrays) == 1:
+            result = self.arrays[0][numbers].astype(np.float64)
+        else:
+            result = np.empty((numbers.size, self.width))
+            for array, first in zip(self.arrays, self.starts[:-1], strict=True):
+                here = (numbers >= first) & (numbers < first + len(array))
+                result[here] = array[numbers[here] - first]
         if self.inverse_lengths is not None:
             result *= self.inverse_lengths[numbers, None]
         return result

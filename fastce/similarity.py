@@ -107,6 +107,8 @@ def _few_blocks(rows: int, row_bytes: int) -> list[tuple[int, int]]:
 def _trusted(sums: Array, exponent: Array, call: SimilarityCall, n_threads: int | None, axis: int) -> Sums:
     """The sums, those that cannot be trusted computed from scratch: each row with a reference of its own."""
     doubtful = np.flatnonzero(~((sums > TRUSTED) & (sums < 2.0**99)))
+    if not doubtful.size:
+        return Sums(sums, exponent)
     array, points = (call.array, call.positives) if axis == 0 else (call.array.T, call.positives)
     owner, other = (points.rows, points.columns) if axis == 0 else (points.columns, points.rows)
     kernel = row_states.compiled(np.dtype(np.float64))
@@ -121,8 +123,7 @@ def _trusted(sums: Array, exponent: Array, call: SimilarityCall, n_threads: int 
         kernel(block, call.scale, new_sums, new_exponent)
         sums[chosen], exponent[chosen] = new_sums, new_exponent
 
-    if doubtful.size:
-        for_each(cut_rows(doubtful.size, array.shape[1] * 8), work, n_threads)
+    for_each(cut_rows(doubtful.size, array.shape[1] * 8), work, n_threads)
     return Sums(sums, exponent)
 
 
