@@ -49,17 +49,23 @@ def markdown(cases):
 
 def footnote(machine_info, cases):
     """What the figures depend on."""
-    about = machine_info["fastce"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version != "unknown")
     notes = sorted({f"{case['engine']}: {case['note']}" for case in cases if case["note"]})
     lines = [
         "Columns of engines: time as a multiple of the floor, the median over the rounds. Empty: the engine has "
         "nothing for the job, or gets it wrong.",
-        f"Measured on {about['cpu']}, {about['vector_bits']}-bit vectors, {about['cores']} cores, "
-        f"{about['threads']} threads; {versions}.",
+        versions_line(machine_info),
         *(f"{note}." for note in notes),
     ]
     return "\n".join(lines)
+
+
+def versions_line(machine_info):
+    about = machine_info["fastce"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version != "unknown")
+    return (
+        f"Measured on {about['cpu']}, {about['vector_bits']}-bit vectors, {about['cores']} cores, "
+        f"{about['threads']} threads; {versions}."
+    )
 
 
 def draw(cases, path):
@@ -85,13 +91,13 @@ def draw(cases, path):
     figure.savefig(path, dpi=150)
 
 
-def write_between_markers(path, text):
+def write_between_markers(path, text, markers=MARKERS):
     """Replace what the markers of the README enclose."""
-    before, found, rest = path.read_text().partition(MARKERS[0])
-    _, found_end, after = rest.partition(MARKERS[1])
+    before, found, rest = path.read_text().partition(markers[0])
+    _, found_end, after = rest.partition(markers[1])
     if not (found and found_end):
-        sys.exit(f"{path} has no lines {' and '.join(marker.strip() for marker in MARKERS)}")
-    path.write_text(f"{before}{MARKERS[0]}{text}\n{MARKERS[1]}{after}")
+        sys.exit(f"{path} has no lines {' and '.join(marker.strip() for marker in markers)}")
+    path.write_text(f"{before}{markers[0]}{text}\n{markers[1]}{after}")
 
 
 def main(argv=None):
