@@ -11,13 +11,13 @@ import numpy as np
 import fastce
 from fastce.profile.measure import seconds
 from fastce.profile.pairs import LOGIT_SCALE, paired_features
+from fastce.tiles import LARGEST_EDGE
 
 TEMPERATURE = 1 / LOGIT_SCALE
 BIAS = -10.0
 CLASSES_OF_ROWS = 1000  # labels of sup_con
 DENSE_BYTES = 2 << 30  # of the matrix of logits: PyTorch holds five of them, and they must fit
 PANEL = 1024  # rows whose logits are multiplied at a time, for linear_cross_entropy
-EDGE = 4096  # of other tiles
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def data_of(job: FeatureJob, dtype: str = "float32") -> FeatureData:
 def products_floor(job: FeatureJob, data: FeatureData) -> Callable[[], float]:
     """A measurement of the seconds that NumPy takes for the products alone, from those of one tile."""
     is_linear = job.function.startswith("linear")
-    rows, columns = (min(PANEL, job.rows), job.columns) if is_linear else (min(EDGE, job.rows),) * 2
+    rows, columns = (min(PANEL, job.rows), job.columns) if is_linear else (min(LARGEST_EDGE, job.rows),) * 2
     left = data.first[np.arange(rows) % len(data.first)]
     right = data.weights if is_linear else data.second[np.arange(columns) % len(data.second)]
     tile, of_left, of_right = np.empty((rows, columns), left.dtype), np.empty_like(left), np.empty_like(right)

@@ -12,7 +12,9 @@ from fastce.arguments import Array
 from fastce.features import Features
 from fastce.progress import Progress
 from fastce.targets import reduced
-from fastce.tiles import FLOPS_OF_TILE, LARGEST_EDGE, Gradient, ReadyPanel
+from fastce.tiles import FLOPS_OF_TILE, Gradient, ReadyPanel
+
+MOST_ROWS, COLUMNS_AT_A_TIME = 4096, 4096
 
 
 class Panels:
@@ -32,10 +34,10 @@ class Panels:
     def _shape(self, memory_budget: int) -> tuple[int, int]:
         """How many rows a panel has, and how many columns of it are multiplied at a time."""
         width, itemsize = self.left.width, self.left.dtype.itemsize
-        columns = LARGEST_EDGE
+        columns = COLUMNS_AT_A_TIME
         of_columns = (2 - self.right.is_ready) * columns * width * itemsize
         of_row = (self.columns + (3 - self.left.is_ready) * width) * itemsize
-        rows = max(1, min(LARGEST_EDGE, (memory_budget - of_columns) // of_row))
+        rows = max(1, min(MOST_ROWS, (memory_budget - of_columns) // of_row))
         while columns > 1 and 2.0 * rows * columns * width > FLOPS_OF_TILE:
             columns //= 2
         return rows, columns
