@@ -18,6 +18,8 @@ def cases():
         for engine in ENGINES:
             if engine == "torch chunked" and not job.function.startswith("linear"):
                 continue
+            if engine != "fastce" and job.memory_budget != feature_jobs.MEMORY_BUDGET:
+                continue
             if engine != "fastce" and job.rows * job.columns * 4 > feature_jobs.DENSE_BYTES:
                 continue
             yield pytest.param(job, engine, id=f"{job.id}-{engine}".replace(" ", "-"))

@@ -11,7 +11,7 @@ import numpy as np
 import fastce
 from fastce.profile.measure import seconds
 from fastce.profile.pairs import LOGIT_SCALE, paired_features
-from fastce.tiles import LARGEST_EDGE
+from fastce.tiles import LARGEST_EDGE, MEMORY_BUDGET
 
 TEMPERATURE = 1 / LOGIT_SCALE
 BIAS = -10.0
@@ -34,6 +34,8 @@ class FeatureJob:
         How often the matrix is multiplied.
     products : float
         How many products with the matrix of slopes, each of as many operations, the gradients need.
+    memory_budget : int
+        What fastce is given.
     """
 
     function: str
@@ -42,14 +44,16 @@ class FeatureJob:
     width: int
     sweeps: float
     products: float
+    memory_budget: int = MEMORY_BUDGET
 
     @property
     def problem(self) -> str:
-        return f"{self.rows:,} x {self.columns:,}, width {self.width}"
+        budget = "" if self.memory_budget == MEMORY_BUDGET else f", budget {self.memory_budget / 2**30:g} GiB"
+        return f"{self.rows:,} x {self.columns:,}, width {self.width}{budget}"
 
     @property
     def id(self) -> str:
-        return f"{self.function}-{self.rows}x{self.columns}x{self.width}"
+        return f"{self.function}-{self.problem}".replace(",", "").replace(" x ", "x").replace(" ", "-")
 
     @property
     def operations(self) -> float:
@@ -80,6 +84,7 @@ def job(function: str, rows: int, width: int, columns: int = 0) -> FeatureJob:
 JOBS = [
     job("clip_loss_from_features", 16_384, 512),
     job("clip_loss_from_features_value_and_grad", 16_384, 512),
+    replace(job("clip_loss_from_features_value_and_grad", 16_384, 512), memory_budget=5 << 28),  # for all tiles
     job("clip_loss_from_features_value_and_grad", 32_768, 512),
     job("siglip_loss_value_and_grad", 16_384, 512),
     job("nt_xent_value_and_grad", 8_192, 512),
@@ -152,7 +157,7 @@ def fastce_call(job: FeatureJob, data: FeatureData) -> Callable[[], Any]:
         "linear_cross_entropy": ((data.first, data.weights, data.labels), {}),
     }
     positional, options = arguments[loss]
-    return partial(function, *positional, **options)
+    return partial(function, *positional, memory_budget=job.memory_budget, **options)
 
 
 def fastce_gradients(job: FeatureJob, result: Any) -> list[Any]:
