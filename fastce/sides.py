@@ -122,7 +122,7 @@ def slopes_of_points(by_row: Side, by_column: Side, points: Positives, smoothing
 
 def _slopes(side: Side, owner: Array, mass: Array, smoothing: float, classes: int) -> Array:
     """One direction's part: a (p - target), with p - 1 = expm1(x - lse) for its digits."""
-    missing = 1.0 - (1.0 - smoothing) * mass - smoothing / max(classes, 1)
+    missing = (1.0 - mass) + smoothing * (mass - 1.0 / max(classes, 1))  # 1 - target; exactly 0 if it is 1
     with np.errstate(invalid="ignore"):
         return side.share[owner] * (np.expm1(-side.of_points) + missing)
 
