@@ -37,6 +37,12 @@ def no_positives(rows: int) -> Positives:
     return Positives(np.zeros(rows + 1, np.int64), _NOWHERE, _NOWHERE, _NO_MASS, _NO_MASS)
 
 
+def pairs(rows: Array, columns: Array, shape: tuple[int, int]) -> Positives:
+    """These pairs, in any order, all of the same weight."""
+    by_row = np.lexsort((columns, rows))
+    return _normalised(rows[by_row], columns[by_row], np.ones(rows.size), shape)
+
+
 def _from_indices(targets: Array, shape: tuple[int, int]) -> Positives:
     rows, columns = shape
     if targets.dtype.kind not in "iu":

@@ -8,10 +8,10 @@ import numpy as np
 from fastce.arguments import Array, inverse_temperature, plain_array, reduction_of
 from fastce.features import Features, dtype_of_products, feature_arrays
 from fastce.kernels.exponential import LN2
-from fastce.positives import no_positives
+from fastce.positives import pairs
 from fastce.progress import Progress, checked_progress
 from fastce.sides import Side, shares, value_of
-from fastce.similarity_tiles import TilesCall, gradients, of_temperature, sums_of_tiles
+from fastce.similarity_tiles import TilesCall, both_sides, gradients, of_temperature
 from fastce.threads import BLOCK_BYTES, in_turn
 from fastce.tiles import MEMORY_BUDGET, Tiles, checked_memory_budget
 
@@ -85,8 +85,8 @@ def sup_con(
         features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=1
     )
     with call.progress, np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        side = _side(call, classes, keep=False)
-    return value_of(side, side, call.reduction, call.tiles.left.dtype)
+        sides = _sides(call, classes, keep=False)
+    return value_of(*sides, call.reduction, call.tiles.left.dtype)
 
 
 def sup_con_value_and_grad(
@@ -127,11 +127,11 @@ def sup_con_value_and_grad(
         features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=2
     )
     with call.progress, np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        side = _side(call, classes, keep=True)
-        total = gradients(call, side, side)[0].total
-        _attract(call, classes, side, total)
+        sides = _sides(call, classes, keep=True)
+        total = gradients(call, *sides)[0].total
+        _attract(call, classes, sides[0], total)
         (gradient,), along = call.tiles.left.finished(total)
-    value = value_of(side, side, call.reduction, call.tiles.left.dtype)
+    value = value_of(*sides, call.reduction, call.tiles.left.dtype)
     return SupConValueAndGrad(value, gradient, of_temperature(along, call.scale))
 
 
@@ -154,8 +154,8 @@ def _checked_call(
     everyone = np.arange(rows.rows)
     tiles = Tiles(rows, rows, budget, n_threads)
     reporter = Progress(wanted, sweeps * len(tiles.places), "sup_con")
-    nobody = no_positives(rows.rows)
-    call = TilesCall(tiles, nobody, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)
+    couples = pairs(*classes.couples(), (rows.rows, rows.rows))
+    call = TilesCall(tiles, couples, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)
     return call, classes
 
 
@@ -177,6 +177,12 @@ class _Classes:
         self.first = np.concatenate([[0], np.cumsum(sizes)])
         self.others: Array = sizes[of_row] - 1
 
+    def couples(self) -> tuple[Array, Array]:
+        """The rows that share their label with a single other one, and those."""
+        first = self.first[:-1][np.diff(self.first) == 2]
+        one, other = self.order[first], self.order[first + 1]
+        return np.concatenate([one, other]), np.concatenate([other, one])
+
     def groups(self, rows: int) -> Iterator[tuple[Array, Array]]:
         """(row numbers, where each class begins among them): classes together, about so many rows at a time."""
         start = 0
@@ -186,24 +192,32 @@ class _Classes:
             start = stop
 
 
-def _side(call: TilesCall, classes: _Classes, keep: bool) -> Side:
-    """The losses of all rows: lse less the mean similarity with the positives."""
-    sums, _ = sums_of_tiles(call, keep)
-    mean = np.zeros(sums.exps.size)
+def _sides(call: TilesCall, classes: _Classes, keep: bool) -> tuple[Side, Side]:
+    """The losses of all rows: lse less the mean similarity with the positives, of which there are two or more.
+
+    Those of a single one may be tiny, and are computed as CLIP's. All others are at least log(2).
+    """
+    sides = both_sides(call, keep)
+    mean = np.zeros(classes.others.size)
     number = np.maximum(classes.others, 1)
 
     def work(rows: Array, of_rows: Array, mates: Array) -> None:
         mean[rows] = np.einsum("ij,ij->i", of_rows, mates) * (call.scale / number[rows])
 
     _for_each_class(call, classes, work)
-    present = classes.others > 0
-    losses = np.where(present, np.log(sums.exps) + sums.exponent * LN2 - mean, 0.0)
-    return Side(sums.exps, sums.exponent, losses, shares(present, call.reduction), np.empty(0))
+    for side in sides:
+        losses = np.log(side.total) + side.exponent * LN2 - mean
+        side.losses = np.where(classes.others > 1, losses, side.losses)
+        side.share = shares(classes.others > 0, call.reduction)
+    return sides
 
 
 def _attract(call: TilesCall, classes: _Classes, side: Side, gradient: Array) -> None:
-    """Add the part of the gradient that draws rows of the same label together; from both rows of each pair."""
-    slopes = -2.0 * call.scale * side.share / np.maximum(classes.others, 1)
+    """Add the part of the gradient that draws rows of the same label together; from both rows of each pair.
+
+    That of couples is there already.
+    """
+    slopes = np.where(classes.others > 1, -2.0 * call.scale * side.share / np.maximum(classes.others, 1), 0.0)
 
     def work(rows: Array, of_rows: Array, mates: Array) -> None:
         gradient[rows] += slopes[rows, None] * mates
