@@ -30,3 +30,13 @@ def small_blocks(monkeypatch):
         module = import_module(name)
         monkeypatch.setattr(module, "INLINE_BYTES", 1 << 16)
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 18)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Losses from features take several tiles, or panels, for batches of a few dozen."""
+    tiles, panels, infonce = (import_module(f"fastce.{name}") for name in ("tiles", "panels", "infonce"))
+    monkeypatch.setattr(tiles, "LARGEST_EDGE", 16)
+    monkeypatch.setattr(tiles, "SMALLEST_EDGE", 8)
+    monkeypatch.setattr(panels, "LARGEST_EDGE", 16)
+    monkeypatch.setattr(infonce, "QUERIES_AT_A_TIME", 16)
