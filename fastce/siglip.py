@@ -183,7 +183,7 @@ def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[An
     share = 1.0 / max(tiles.left.rows, 1) if call.reduction == "mean" else 1.0
     products = products_of_pairs(tiles.left, points.rows, tiles.right, points.columns, call.n_threads)
     of_points, slopes = _positives(call.scale * products + call.bias)
-    losses: Array = np.bincount(points.rows, of_points, tiles.left.rows)
+    losses = np.zeros(tiles.left.rows) + np.bincount(points.rows, of_points, tiles.left.rows)  # integers if none
     masked = PairsOfTiles(tiles, points.rows, points.columns)
     slopes_of_rows = np.zeros(tiles.left.rows)
     kernel = sigmoid_tile.compiled(tiles.left.dtype)
