@@ -82,7 +82,7 @@ class Features:
         """These rows as the caller gave them; of one array."""
         if self.numbers is not None:
             return np.asarray(self.arrays[0][self.numbers[rows]])
-        k = int(np.searchsorted(self.starts, rows.start, side="right")) - 1
+        k = int(np.searchsorted(self.starts[1:-1], rows.start, side="right"))
         view: Array = self.arrays[k][rows.start - self.starts[k] : rows.stop - self.starts[k]]
         return view
 
@@ -155,8 +155,8 @@ class Features:
         """1 / |row| as a column, in the dtype of the products unless that would cost it digits."""
         assert self.inverse_lengths is not None
         inverse = self.inverse_lengths[rows, None]
-        normal = (inverse >= np.finfo(self.dtype).tiny) & (inverse <= np.finfo(self.dtype).max)
-        return inverse.astype(self.dtype) if (normal | (inverse == 0.0)).all() else inverse
+        out_of_range = (inverse > np.finfo(self.dtype).max) | ((inverse < np.finfo(self.dtype).tiny) & (inverse != 0.0))
+        return inverse if out_of_range.any() else inverse.astype(self.dtype)
 
     def finished(self, gradient: Array, wants_sum: bool = True) -> tuple[list[Array], float]:
         """The gradients of the arrays, in their own dtypes, from those of the rows; and the sum of row * gradient.
