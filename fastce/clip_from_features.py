@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, fraction, positive, reduction_of
-from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.positives import positives_of
 from fastce.progress import Progress, checked_progress
 from fastce.sides import value_of
@@ -101,7 +101,7 @@ def clip_loss_from_features(
         image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
         progress, n_threads, sweeps=1,
     )  # fmt: skip
-    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+    with call.progress, quietly():
         return value_of(*both_sides(call, keep=False), call.reduction, call.tiles.left.dtype)
 
 
@@ -150,7 +150,7 @@ progress, n_threads
         image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
         progress, n_threads, sweeps=2,
     )  # fmt: skip
-    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+    with call.progress, quietly():
         sides = both_sides(call, keep=True)
         of_image, of_text = gradients(call, *sides)
         (image,), along = call.tiles.left.finished(of_image.total)

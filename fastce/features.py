@@ -13,6 +13,8 @@ import numpy as np
 from fastce.arguments import Array, compute_dtype, kernel_dtype, real_array
 from fastce.threads import cut_rows, for_each, in_turn
 
+LARGEST_POWER = 1000  # of lengths that are used as they are
+
 
 def feature_arrays(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
     """Arrays of shape (rows, width), all of the same width."""
@@ -28,6 +30,11 @@ def feature_arrays(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
 def dtype_of_products(arrays: Sequence[Array]) -> np.dtype[Any]:
     """What products of these are computed in: float32, or float64 if anything is that."""
     return np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
+
+
+def quietly() -> np.errstate:
+    """What is not finite, given or come to, shows in the result: it is worth no warning."""
+    return np.errstate(all="ignore")
 
 
 class Features:
@@ -52,6 +59,7 @@ class Features:
         self.rows = int(self.starts[-1])
         self.width = arrays[0].shape[1]
         self.n_threads = n_threads
+        self.powers: Array | None = None
         self.inverse_lengths = self._inverse_lengths() if normalized else None
 
     @property
@@ -97,9 +105,9 @@ class Features:
             if self.inverse_lengths is None:
                 panel[start:stop] = view[start:stop]
                 return
-            factor = self._factor(slice(rows.start + start, rows.start + stop))
-            with np.errstate(invalid="ignore"):
-                np.multiply(view[start:stop], factor, out=panel[start:stop], casting="unsafe")
+            here = slice(rows.start + start, rows.start + stop)
+            x = self._times_powers(view[start:stop], here)
+            np.multiply(x, self._factor(here), out=panel[start:stop], casting="unsafe")
 
         for_each(cut_rows(len(view), self.width * self.dtype.itemsize), work, self.n_threads)
         return panel
@@ -114,6 +122,7 @@ class Features:
                 here = (numbers >= first) & (numbers < first + len(array))
                 result[here] = array[numbers[here] - first]
         if self.inverse_lengths is not None:
+            result = self._times_powers(result, numbers)
             result *= self.inverse_lengths[numbers, None]
         return result
 
@@ -135,13 +144,18 @@ class Features:
         return result
 
     def _inverse_lengths(self) -> Array:
-        """1 / |row|, or 0 for rows of length 0, in float64."""
-        inverse = np.empty(self.rows)
+        """1 / |row|, or 0 for rows of length 0, in float64; of the rows times their powers of two."""
+        inverse, powers = np.empty(self.rows), np.zeros(self.rows, np.int32)
 
         def work(start: int, stop: int) -> None:
-            x = self.given(slice(start, stop)).astype(np.float64)
-            largest = np.abs(x).max(axis=1, initial=0.0)
-            with np.errstate(invalid="ignore", divide="ignore"):
+            x = np.array(self.given(slice(start, stop)), np.float64, order="C")
+            with quietly():
+                largest = np.abs(x).max(axis=1, initial=0.0)
+                extreme = (largest > 0.0) & (np.abs(np.log2(largest)) > LARGEST_POWER) & np.isfinite(largest)
+                powers[start:stop] = np.where(extreme, -np.frexp(largest)[1], 0)
+                if extreme.any():
+                    x = np.ldexp(x, powers[start:stop, None])
+                    largest = np.abs(x).max(axis=1, initial=0.0)
                 x /= largest[:, None]
                 lengths = largest * np.sqrt(np.einsum("ij,ij->i", x, x))
                 inverse[start:stop] = np.where(largest == 0.0, 0.0, 1.0 / lengths)
@@ -149,7 +163,12 @@ class Features:
         for rows in self.cuts(max(1, self.rows)):
             blocks = cut_rows(rows.stop - rows.start, self.width * 8)
             for_each([(rows.start + a, rows.start + b) for a, b in blocks], work, self.n_threads)
+        self.powers = powers if powers.any() else None
         return inverse
+
+    def _times_powers(self, x: Array, numbers: slice | Array) -> Array:
+        """These rows times the powers of two that rows need whose length has no inverse in float64: hardly ever any."""
+        return x if self.powers is None else np.ldexp(x.astype(np.float64), self.powers[numbers, None])
 
     def _factor(self, rows: slice) -> Array:
         """1 / |row| as a column, in the dtype of the products unless that would cost it digits."""
@@ -187,4 +206,5 @@ class Features:
         along = np.einsum("ij,ij->i", unit, gradient, dtype=np.float64)
         if self.inverse_lengths is not None:
             gradient = (gradient - unit * along[:, None].astype(self.dtype)) * self._factor(rows)
+            gradient = self._times_powers(gradient, rows)
         return gradient, float(along.sum())

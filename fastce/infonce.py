@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, real_array, reduction_of
-from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.losses import cross_entropy, cross_entropy_value_and_grad
 from fastce.panels import PanelLosses, Panels
 from fastce.progress import Progress, checked_progress
@@ -86,7 +86,8 @@ def info_nce(
     call = _checked_call(
         query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress, n_threads
     )
-    return _swept(call, None)
+    with call.progress, quietly():
+        return _swept(call, None)
 
 
 def info_nce_value_and_grad(
@@ -127,8 +128,9 @@ def info_nce_value_and_grad(
         query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress, n_threads
     )
     gradients = _Gradients(call)
-    value = _swept(call, gradients)
-    return InfoNceValueAndGrad(value, *gradients.finished())
+    with call.progress, quietly():
+        value = _swept(call, gradients)
+        return InfoNceValueAndGrad(value, *gradients.finished())
 
 
 class _Call(NamedTuple):
@@ -274,6 +276,5 @@ def _swept(call: _Call, gradients: _Gradients | None) -> Any:
         losses.put(rows, value)
         gradients.add(rows, slopes)
 
-    with call.progress, np.errstate(invalid="ignore", over="ignore"):
-        call.panels.sweep(work, call.progress)
+    call.panels.sweep(work, call.progress)
     return losses.value((call.query.rows,), call.query.rows)

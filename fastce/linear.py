@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, real_array
-from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.linear_panels import LinearCall, LinearGradients, swept
 from fastce.losses import cross_entropy_call, upstream_of
 from fastce.panels import Panels
@@ -96,7 +96,8 @@ def linear_cross_entropy(
         features, linear_weight, targets, linear_bias, weight, sample_weight, ignore_index, label_smoothing,
         smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress, n_threads,
     )  # fmt: skip
-    return swept(call, None, None)
+    with call.progress, quietly():
+        return swept(call, None, None)
 
 
 def linear_cross_entropy_value_and_grad(
@@ -151,8 +152,9 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
     described = call.described
     upstream = upstream_of(grad_output, described.reduction, described.logits.lead, described.targets.total_weight)
     gradients = LinearGradients(call)
-    value = swept(call, upstream, gradients)
-    return LinearCrossEntropyValueAndGrad(value, *gradients.finished())
+    with call.progress, quietly():
+        value = swept(call, upstream, gradients)
+        return LinearCrossEntropyValueAndGrad(value, *gradients.finished())
 
 
 def _checked_call(

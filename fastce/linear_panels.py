@@ -76,8 +76,7 @@ def swept(call: LinearCall, upstream: Array | None, gradients: LinearGradients |
         losses.put(numbers, value)
         gradients.add(rows, numbers, slopes)
 
-    with call.progress, np.errstate(invalid="ignore", over="ignore"):
-        call.panels.sweep(work, call.progress)
+    call.panels.sweep(work, call.progress)
     return losses.value(described.logits.lead, described.targets.total_weight)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, reduction_of
-from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.positives import positives_of
 from fastce.progress import Progress, checked_progress
 from fastce.sides import value_of
@@ -79,7 +79,7 @@ def nt_xent(
     call = _checked_call(
         first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=1
     )
-    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+    with call.progress, quietly():
         return value_of(*both_sides(call, keep=False), call.reduction, call.tiles.left.dtype)
 
 
@@ -118,7 +118,7 @@ def nt_xent_value_and_grad(
     call = _checked_call(
         first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=2
     )
-    with call.progress, np.errstate(invalid="ignore", over="ignore"):
+    with call.progress, quietly():
         sides = both_sides(call, keep=True)
         (first, second), along = call.tiles.left.finished(gradients(call, *sides)[0].total)
         value = value_of(*sides, call.reduction, call.tiles.left.dtype)

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastce.arguments import Array, finite, positive, reduction_of
 from fastce.clip_from_features import checked_shape
-from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.kernels.tiles import sigmoid_tile
 from fastce.positives import Positives, positives_of
 from fastce.progress import Progress, checked_progress
@@ -99,7 +99,7 @@ def siglip_loss(
         image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, progress,
         n_threads,
     )  # fmt: skip
-    with call.progress:
+    with call.progress, quietly():
         return _swept(call, None)[0]
 
 
@@ -145,7 +145,7 @@ n_threads
     )  # fmt: skip
     left, right = call.tiles.left, call.tiles.right
     gradients = Gradient(left.rows, left), Gradient(right.rows, right)
-    with call.progress:
+    with call.progress, quietly():
         value, of_bias = _swept(call, gradients)
         (image,), along = left.finished(gradients[0].total)
         (text,), _ = right.finished(gradients[1].total, wants_sum=False)
@@ -217,6 +217,5 @@ def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[An
 
 def _positives(z: Array) -> tuple[Array, Array]:
     """softplus(-z) and its derivative, of the pairs that belong together."""
-    with np.errstate(under="ignore"):
-        e = np.exp(-np.abs(z))
-        return np.maximum(-z, 0.0) + np.log1p(e), -np.where(z < 0.0, 1.0, e) / (1.0 + e)
+    e = np.exp(-np.abs(z))
+    return np.maximum(-z, 0.0) + np.log1p(e), -np.where(z < 0.0, 1.0, e) / (1.0 + e)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, plain_array, reduction_of
-from fastce.features import Features, dtype_of_products, feature_arrays
+from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.kernels.exponential import LN2
 from fastce.positives import pairs
 from fastce.progress import Progress, checked_progress
@@ -84,7 +84,7 @@ def sup_con(
     call, classes = _checked_call(
         features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=1
     )
-    with call.progress, np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+    with call.progress, quietly():
         sides = _sides(call, classes, keep=False)
     return value_of(*sides, call.reduction, call.tiles.left.dtype)
 
@@ -126,7 +126,7 @@ def sup_con_value_and_grad(
     call, classes = _checked_call(
         features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=2
     )
-    with call.progress, np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+    with call.progress, quietly():
         sides = _sides(call, classes, keep=True)
         total = gradients(call, *sides)[0].total
         _attract(call, classes, sides[0], total)

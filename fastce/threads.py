@@ -6,6 +6,7 @@ cannot happen here. Blocks are cut by shape alone and written to their own place
 no bit of any result.
 """
 
+import contextvars
 import itertools
 import os
 import threading
@@ -183,7 +184,7 @@ def in_turn(tasks: Sequence[tuple[Any, ...]], work: Callable[..., None], n_threa
 def _start(task: Callable[[], None], count: int) -> list[Future[None]]:
     try:
         pool = _get_pool()
-        return [pool.submit(task) for _ in range(count)]
+        return [pool.submit(contextvars.copy_context().run, task) for _ in range(count)]  # NumPy's errstate lives there
     except RuntimeError:  # the interpreter is shutting down: the caller does it all
         return []
 
