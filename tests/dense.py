@@ -203,7 +203,8 @@ def assert_gradient(gradient, expected, size, array, tolerance, what):
     """``array``: what this is the gradient of; None for a single number."""
     if array is None:
         assert type(gradient) is float
-        checks.assert_within(gradient, np.asarray(expected), tolerance * size, what)
+        bound = tolerance * size + checks.spacing(expected, np.float64) / 2
+        checks.assert_within(gradient, np.asarray(expected), bound, what)
         return
     dtype = own_dtype(array)
     assert (gradient.dtype, gradient.shape) == (dtype, np.shape(array))
