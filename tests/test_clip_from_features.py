@@ -37,7 +37,7 @@ def test_value_and_all_gradients_are_those_of_the_dense_formula(small_tiles, rng
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1.0, 2.5, 14.285714, 50.0, 100.0])
-@pytest.mark.parametrize("n", [1, 2, 3, 100, 201])
+@pytest.mark.parametrize("n", [1, 2, 3, 65, 100])
 def test_real_pairs_at_every_scale(small_tiles, n, scale, dtype):
     dense.check(CLIP, *real_pairs(n, dtype), scale)
 

@@ -36,7 +36,7 @@ def test_value_and_all_gradients_are_those_of_the_dense_formula(small_tiles, rng
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (10.0, -10.0), (100.0, -12.0), (117.0, -16.5), (2.0, 3.0)])
 def test_real_pairs_at_every_scale(small_tiles, scale, bias, dtype):
-    for n in (1, 2, 3, 120):
+    for n in (1, 2, 3, 65):
         dense.check("siglip_loss", *real_pairs(n, dtype), scale, bias)
 
 
