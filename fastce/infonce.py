@@ -187,7 +187,7 @@ def _checked_negatives(array: Array, queries: int, width: int) -> Array:
     fits = array.ndim in (2, 3) and array.shape[-1] == width and (array.ndim == 2 or array.shape[0] == queries)
     if not fits:
         raise ValueError(f"negative_keys have shape {array.shape}, expected (M, {width}) or ({queries}, M, {width})")
-    return array.reshape(-1, width) if array.ndim == 3 else array
+    return array.reshape(queries * array.shape[1], width) if array.ndim == 3 else array
 
 
 class _PanelsOfOwnKeys:

@@ -1,5 +1,6 @@
 """Cross entropy of a linear layer's outputs, from its inputs and weights: logits exist a panel of rows at a time."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,7 +179,7 @@ def _checked_call(
     given = real_array(features, "features")
     if given.ndim == 0:
         raise ValueError("features must have at least one dimension, got a scalar")
-    matrix = given.reshape(-1, given.shape[-1]) if given.ndim != 2 else given
+    matrix = given.reshape(math.prod(given.shape[:-1]), given.shape[-1]) if given.ndim != 2 else given
     arrays = feature_arrays([matrix, linear_weight], ["features", "linear_weight"])
     bias = None if linear_bias is None else _checked_bias(linear_bias, len(arrays[1]))
     dtype = dtype_of_products(arrays if bias is None else [*arrays, bias])

@@ -1,5 +1,6 @@
 """Linear cross entropy over panels of logits: cross_entropy in place on each, then the products with its gradient."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ class LinearGradients:
         left, right = call.panels.left, call.panels.right
         features = call.arrays[0]
         self.shape = features.shape
-        self.of_features = np.zeros((features.size // max(left.width, 1), left.width), kernel_dtype(features.dtype))
+        self.of_features = np.zeros((math.prod(self.shape[:-1]), left.width), kernel_dtype(features.dtype))
         self.of_weight = Gradient(right.rows, right)
         self.of_bias = np.zeros(right.rows)
 
