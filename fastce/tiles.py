@@ -91,7 +91,9 @@ class Tiles:
         return np.empty(self.shape[0] * self.shape[1], self.left.dtype)
 
     def _product(self, place: Place, room: Array) -> Array:
-        left, right = self.left_panels.of(place.rows), self.right_panels.of(place.columns)
+        left = self.left_panels.of(place.rows)
+        on_diagonal = self.symmetric and place.rows == place.columns  # one and the same array is multiplied in its way
+        right = left if on_diagonal else self.right_panels.of(place.columns)
         tile = room[: len(left) * len(right)].reshape(len(left), len(right))
         np.matmul(left, right.T, out=tile)
         return tile
