@@ -13,7 +13,11 @@ from fastce.arguments import Array, compute_dtype
 from fastce.kernels.exponential import LN2
 from fastce.positives import Positives
 
-LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # exact products up to 2**20
+LN2_HIGH, LN2_MIDDLE, LN2_LOW = (
+    0.6931471787393093,
+    1.8206359961303598e-09,
+    2.373786426741311e-18,
+)  # 28 digits each: exact products up to 2**24
 SPREAD = {"float32": 90.0, "float64": 900.0}  # of the powers of two near exp(lse) that one exp may serve
 LARGEST_EXPONENT = 2.0**19  # of a logsumexp, for a gradient computed in float32
 
@@ -70,20 +74,29 @@ def side_of(
         lead_exponent = np.full(number, -np.inf)
         lead_exponent[owner[leads]] = np.rint(x[leads] / LN2)
         exponent = np.maximum(negatives.exponent, np.where(np.isfinite(lead_exponent), lead_exponent, -np.inf))
-        exps = np.exp((x - exponent[owner] * LN2_HIGH) - exponent[owner] * LN2_LOW)
+        above = _above(x, exponent[owner])
+        exps = np.exp(above)
         rest = np.ldexp(negatives.exps, (negatives.exponent - exponent).astype(np.int64))
         rest = rest + np.bincount(owner, np.where(leads, 0.0, exps), number)
         total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
         log_total = np.log(total)
-        below = (exponent[owner] * LN2_HIGH - x) + exponent[owner] * LN2_LOW
         dominates = leads & (rest[owner] < 1e15 * exps)
-        of_points = np.where(dominates, np.log1p(rest[owner] / exps), log_total[owner] + below)
+        of_points = np.where(dominates, np.log1p(rest[owner] / exps), log_total[owner] - above)
         of_points[np.isposinf(total)[owner]] = np.nan
         losses = (1.0 - smoothing) * np.bincount(owner, mass * of_points, number)
         if mean_of_x is not None:
             losses = losses + smoothing * (log_total + exponent * LN2 - mean_of_x)
     losses[~present] = 0.0
     return Side(total, exponent, losses, shares(present, reduction), of_points)
+
+
+def _above(x: Array, exponent: Array) -> Array:
+    """x - exponent * ln(2): all partial products are exact up to 2**43; x beyond 1e17 has no digits to tell."""
+    high = np.rint(exponent * 2.0**-20) * 2.0**20
+    low, above = exponent - high, x
+    for part in (LN2_HIGH, LN2_MIDDLE, LN2_LOW):
+        above = (above - high * part) - low * part
+    return np.where(np.rint(x / LN2) == exponent, np.clip(above, -0.5, 0.5), above)
 
 
 def shares(present: Array, reduction: str) -> Array:

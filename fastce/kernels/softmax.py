@@ -73,15 +73,19 @@ def logsumexp_rows(logits, results):
 
 @kernel(lambda storage: (matrix(storage), types.float64, vector(types.float64), vector(types.float64)))
 def row_states(logits, scale, sums, exponents):
-    """The state of each row: sums[i] * 2**exponents[i] = sum(exp(scale * logits[i])), for rows of moderate size."""
+    """The state of each row: sums[i] * 2**exponents[i] = sum(exp(scale * logits[i])).
+
+    NaN for rows so large (about 6e12) that this would have lost all digits.
+    """
     states = new_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
     for i in range(logits.shape[0]):
         look_at_row(row_pointer(logits, i), logits.shape[1], scale, -math.inf, states, 0, room, wide_room)
         offset, exponent = states[OFFSET], states[EXPONENT]
         total = states[REST] + exp_in_float64(states[TOP], exponent, scale)
-        sums[i] = total if math.isfinite(offset) else math.exp(offset)
-        exponents[i] = exponent if math.isfinite(offset) else 0.0
+        beyond = math.nan if math.isfinite(offset) else math.exp(offset)
+        sums[i] = total if offset == 0.0 else beyond
+        exponents[i] = exponent if offset == 0.0 else 0.0
 
 
 @inline
