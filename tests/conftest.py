@@ -33,10 +33,21 @@ def small_blocks(monkeypatch):
 
 
 @pytest.fixture
-def small_tiles(monkeypatch):
+def edges(monkeypatch):
+    """edges(largest, smallest) sets the sizes of tiles, and of panels, of losses from features."""
+
+    def set_edges(largest, smallest):
+        tiles, panels, infonce = (import_module(f"fastce.{name}") for name in ("tiles", "panels", "infonce"))
+        monkeypatch.setattr(tiles, "LARGEST_EDGE", largest)
+        monkeypatch.setattr(tiles, "SMALLEST_EDGE", smallest)
+        monkeypatch.setattr(panels, "MOST_ROWS", largest)
+        monkeypatch.setattr(panels, "COLUMNS_AT_A_TIME", largest)
+        monkeypatch.setattr(infonce, "QUERIES_AT_A_TIME", largest)
+
+    return set_edges
+
+
+@pytest.fixture
+def small_tiles(edges):
     """Losses from features take several tiles, or panels, for batches of a few dozen."""
-    tiles, panels, infonce = (import_module(f"fastce.{name}") for name in ("tiles", "panels", "infonce"))
-    monkeypatch.setattr(tiles, "LARGEST_EDGE", 16)
-    monkeypatch.setattr(tiles, "SMALLEST_EDGE", 8)
-    monkeypatch.setattr(panels, "LARGEST_EDGE", 16)
-    monkeypatch.setattr(infonce, "QUERIES_AT_A_TIME", 16)
+    edges(16, 8)

@@ -56,13 +56,6 @@ def test_every_width(small_tiles, rng, width):
     dense.check(CLIP, images / np.sqrt(width), texts / np.sqrt(width), 3.0)
 
 
-def test_features_without_width_are_all_alike():
-    value, *gradients, of_scale = fastce.clip_loss_from_features_value_and_grad(np.ones((5, 0)), np.ones((5, 0)))
-    assert value == pytest.approx(np.log(5), rel=1e-14)
-    assert [gradient.shape for gradient in gradients] == [(5, 0), (5, 0)]
-    assert of_scale == 0
-
-
 @pytest.mark.parametrize("normalize", [False, True])
 def test_it_is_clip_loss_of_the_matrix_of_products(rng, normalize):
     images, texts = pair(rng, 40, dtype=np.float64)

@@ -203,6 +203,18 @@ def test_offsets_that_grow_along_rows_or_columns(rng, dtype):
         assert_clip((rng.normal(size=(150, 150)) + offset).astype(dtype), reduction="none")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("power", [20, 30, 42, 45, 60, 100])
+def test_similarities_beyond_all_measure_are_right_or_nan(rng, power, dtype):
+    similarity = rng.integers(-9, 10, (20, 20)).astype(dtype)
+    for matrix, scale in ((similarity, 2.0**power), (similarity * dtype(2.0**power), 1.0)):
+        expected = naive.clip_loss(matrix, logit_scale=scale, reduction="none").astype(float)
+        ours = fastce.clip_loss_value_and_grad(matrix, logit_scale=scale, reduction="none").value
+        known = ~np.isnan(ours)
+        np.testing.assert_allclose(ours[known], expected[known], rtol=1e-6 if dtype == np.float32 else 1e-12)
+        assert known.all() or power > 38
+
+
 # --------------------------------------------------------------------------------------- special values
 def test_masked_pairs_are_finite_without_smoothing(rng):
     similarity = rng.normal(size=(40, 40)).astype(np.float32)

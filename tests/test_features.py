@@ -71,7 +71,7 @@ LAYOUTS = {
 @every_loss
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_layout_gives_the_bits_of_a_plain_copy(small_tiles, rng, layout, form):
-    features = calls.features_of(form, rng, 39)
+    features = calls.features_of(form, rng, 39, 77)
     for options in ({"normalize": True}, {"normalize": False}) if form in calls.CONTRASTIVE else ({},):
         plain = calls.call(form, features, **options)
         ours = calls.call(form, [LAYOUTS[layout](a) for a in features], **options)
@@ -210,6 +210,33 @@ def test_products_beyond_the_largest_number_end_without_a_word(small_tiles, rng,
     for reduction in REDUCTIONS:
         ours = calls.call(form, features, reduction=reduction, **options)
         assert dense.bits(ours.value) == dense.bits(calls.value(form, features, reduction=reduction, **options))
+
+
+@every_contrastive_loss
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("power", [20, 30, 42, 45, 60, 100])
+def test_logits_beyond_all_measure_are_right_or_nan(rng, power, dtype, form):
+    features = [np.clip(np.rint(2 * a), -3, 3).astype(dtype) for a in calls.features_of(form, rng, 20)]  # exact
+    name = next(iter(calls.options_of(form)))
+    options = calls.options_of(form) | {name: 2.0**power if name == "logit_scale" else 2.0**-power}
+    rest, call = calls.rest_of(form, 20), {"normalize": False, "reduction": "none"}
+    expected = getattr(dense, calls.name_of(form))(*features, *rest, **(options | call)).value
+    losses = calls.value(form, features, **(options | call))
+    known = ~np.isnan(losses)
+    np.testing.assert_allclose(losses[known], expected[known].astype(float), rtol=dense.TOLERANCE[losses.dtype.name])
+    assert known.all() or power > 40
+    assert dense.bits(calls.call(form, features, **(options | call)).value) == dense.bits(losses)
+
+
+@every_loss
+@pytest.mark.parametrize("normalize", [False, True])
+def test_features_without_width_are_all_alike(rng, normalize, form):
+    features = [np.ones((*a.shape[:-1], 0)) for a in calls.features_of(form, rng)]
+    ours = calls.call(form, features, **({"normalize": normalize} if form in calls.CONTRASTIVE else {}))
+    assert [part.shape for part in ours if isinstance(part, np.ndarray)] == [a.shape for a in features]
+    choices = {"nt_xent": 17, "sup_con": 8, "info_nce, shared negatives": 8, "info_nce, own negatives": 6}.get(form, 9)
+    if form != "siglip_loss":
+        assert ours.value == pytest.approx(np.log(choices), rel=1e-14)
 
 
 @every_contrastive_loss

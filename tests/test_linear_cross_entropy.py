@@ -133,6 +133,17 @@ def test_any_leading_dimensions(small_tiles, rng, lead, targets):
     assert np.shape(losses) == lead
 
 
+def test_features_without_width_leave_the_bias_alone():
+    features, bias = np.ones((2, 3, 0)), np.array([0.0, 1.0, -2.0])
+    ours = fastce.linear_cross_entropy_value_and_grad(
+        features, np.ones((3, 0)), np.zeros((2, 3), int), linear_bias=bias
+    )
+    p = np.exp(bias) / np.exp(bias).sum()
+    assert ours.value == pytest.approx(-np.log(p[0]), rel=1e-14)
+    np.testing.assert_allclose(ours.grad_linear_bias, p - [1, 0, 0], rtol=1e-14)
+    assert (ours.grad_features.shape, ours.grad_linear_weight.shape) == ((2, 3, 0), (3, 0))
+
+
 def test_features_of_a_sequence_are_those_of_its_rows(rng):
     features, linear_weight, bias = layer(rng, 30, 11)
     labels = rng.integers(0, 11, 30)

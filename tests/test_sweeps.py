@@ -28,18 +28,12 @@ def tiny_blocks(monkeypatch):
     monkeypatch.setattr(threads, "BLOCK_BYTES", 256)
 
 
-def set_edges(monkeypatch, largest, smallest):
-    for name in ("tiles", "panels"):
-        monkeypatch.setattr(import_module(f"fastce.{name}"), "LARGEST_EDGE", largest)
-    monkeypatch.setattr(import_module("fastce.tiles"), "SMALLEST_EDGE", smallest)
-
-
 # ------------------------------------------------------------------------------------------- tiles, budgets
 @every_loss
 @pytest.mark.parametrize("budget", [1, 1500, 4000, 12_000, 40_000, 1 << 20])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_any_memory_budget_is_right(monkeypatch, rng, normalize, budget, form):
-    set_edges(monkeypatch, 64, 8)
+def test_any_memory_budget_is_right(edges, rng, normalize, budget, form):
+    edges(64, 8)
     features = calls.features_of(form, rng, 70, dtype=np.float64)
     options = calls.options_of(form) | ({"normalize": normalize} if form in calls.CONTRASTIVE else {})
     rest = calls.rest_of(form, 70)
@@ -48,16 +42,16 @@ def test_any_memory_budget_is_right(monkeypatch, rng, normalize, budget, form):
 
 @every_loss
 @pytest.mark.parametrize("n", range(1, 36))
-def test_every_size_around_the_edges_of_tiles(monkeypatch, rng, n, form):
-    set_edges(monkeypatch, 8, 4)
+def test_every_size_around_the_edges_of_tiles(edges, rng, n, form):
+    edges(8, 4)
     features, rest = calls.features_of(form, rng, n, dtype=np.float64), calls.rest_of(form, n)
     dense.check(calls.name_of(form), *features, *rest, reductions=["sum"], **calls.options_of(form))
 
 
 @pytest.mark.parametrize("form", TWICE)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_kept_tiles_are_the_bits_of_tiles_that_are_multiplied_again(monkeypatch, rng, dtype, form):
-    set_edges(monkeypatch, 16, 16)
+def test_kept_tiles_are_the_bits_of_tiles_that_are_multiplied_again(edges, monkeypatch, rng, dtype, form):
+    edges(16, 16)
     features = calls.features_of(form, rng, 40, dtype=dtype)
     tiles, products = import_module("fastce.tiles").Tiles, []
     multiply = tiles._product
@@ -79,8 +73,8 @@ def test_kept_tiles_are_the_bits_of_tiles_that_are_multiplied_again(monkeypatch,
 
 
 @pytest.mark.parametrize("form", ["nt_xent", "sup_con"])
-def test_only_half_of_the_products_of_one_side_are_multiplied(monkeypatch, rng, form):
-    set_edges(monkeypatch, 8, 8)
+def test_only_half_of_the_products_of_one_side_are_multiplied(edges, rng, form):
+    edges(8, 8)
     features = calls.features_of(form, rng, 80)
     seen = []
     calls.value(form, features, progress=lambda done, total: seen.append(total))
