@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, fraction, positive, reduction_of
-from fastce.features import Features, dtype_of_products, feature_arrays, quietly
+from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, quietly
 from fastce.positives import positives_of
 from fastce.progress import Progress, checked_progress
 from fastce.sides import value_of
@@ -185,13 +185,3 @@ def _checked_call(
     tiles = Tiles(left, right, budget, n_threads)
     reporter = Progress(wanted, sweeps * len(tiles.places), "clip_loss_from_features")
     return TilesCall(tiles, positives, _NO_PAIRS, scale, smoothing, reduction, reporter, n_threads)
-
-
-def checked_shape(arrays: list[Array], targets: Any) -> tuple[int, int]:
-    """The shape of the matrix of products: square unless targets are given."""
-    rows, columns = map(len, arrays)
-    if rows != columns and targets is None:
-        raise ValueError(
-            f"there must be as many image_features as text_features unless targets are given, got {rows} and {columns}"
-        )
-    return rows, columns

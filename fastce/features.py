@@ -27,6 +27,16 @@ def feature_arrays(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
     return arrays
 
 
+def checked_shape(arrays: Sequence[Array], targets: Any) -> tuple[int, int]:
+    """The shape of the matrix of products: square unless targets are given."""
+    rows, columns = map(len, arrays)
+    if rows != columns and targets is None:
+        raise ValueError(
+            f"there must be as many image_features as text_features unless targets are given, got {rows} and {columns}"
+        )
+    return rows, columns
+
+
 def dtype_of_products(arrays: Sequence[Array]) -> np.dtype[Any]:
     """What products of these are computed in: float32, or float64 if anything is that."""
     return np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, finite, positive, reduction_of
-from fastce.clip_from_features import checked_shape
-from fastce.features import Features, dtype_of_products, feature_arrays, quietly
+from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, quietly
 from fastce.kernels.tiles import sigmoid_tile
 from fastce.positives import Positives, positives_of
 from fastce.progress import Progress, checked_progress
