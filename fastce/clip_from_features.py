@@ -7,10 +7,10 @@ import numpy as np
 from fastce.arguments import Array, fraction, positive, reduction_of
 from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, quietly
 from fastce.positives import positives_of
-from fastce.progress import Progress, checked_progress
+from fastce.progress import Progress
 from fastce.sides import value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients
-from fastce.tiles import MEMORY_BUDGET, Tiles, checked_memory_budget
+from fastce.tiles import MEMORY_BUDGET, Tiles
 
 _NO_PAIRS = np.empty(0, np.int64), np.empty(0, np.int64)
 
@@ -179,9 +179,8 @@ def _checked_call(
         raise ValueError(f"there must be as many image_features as text_features for reduction='none', got {shape}")
     positives = positives_of(targets, shape)
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
-    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
     dtype = dtype_of_products(arrays)
     left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
-    tiles = Tiles(left, right, budget, n_threads)
-    reporter = Progress(wanted, sweeps * len(tiles.places), "clip_loss_from_features")
+    tiles = Tiles(left, right, memory_budget, n_threads)
+    reporter = Progress(progress, sweeps * len(tiles.places), "clip_loss_from_features")
     return TilesCall(tiles, positives, _NO_PAIRS, scale, smoothing, reduction, reporter, n_threads)

@@ -9,7 +9,7 @@ from fastce.arguments import Array, inverse_temperature, real_array, reduction_o
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.losses import cross_entropy, cross_entropy_value_and_grad
 from fastce.panels import PanelLosses, Panels
-from fastce.progress import Progress, checked_progress
+from fastce.progress import Progress
 from fastce.similarity_tiles import products_of_pairs
 from fastce.targets import mean_factor
 from fastce.tiles import MEMORY_BUDGET, Gradient, checked_memory_budget
@@ -167,17 +167,16 @@ def _checked_call(
         shape = array.shape
         arrays.append(_checked_negatives(array, *arrays[0].shape))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
     dtype = dtype_of_products(arrays)
     first, second, *others = (Features([array], dtype, normalize, n_threads) for array in arrays)
     panels: Panels | _PanelsOfOwnKeys
     if not others:
-        panels = Panels(first, second, budget)
+        panels = Panels(first, second, memory_budget)
     elif len(shape) == 2:
-        panels = Panels(first, others[0], budget, further_columns=1)
+        panels = Panels(first, others[0], memory_budget, further_columns=1)
     else:
-        panels = _PanelsOfOwnKeys(first, others[0], shape[1], budget)
-    reporter = Progress(wanted, len(panels.row_cuts), "info_nce")
+        panels = _PanelsOfOwnKeys(first, others[0], shape[1], memory_budget)
+    reporter = Progress(progress, len(panels.row_cuts), "info_nce")
     negative = others[0] if others else None
     return _Call(panels, first, second, negative, shape, scale, reduction, reporter, n_threads)
 
@@ -193,12 +192,11 @@ def _checked_negatives(array: Array, queries: int, width: int) -> Array:
 class _PanelsOfOwnKeys:
     """As `Panels`, where each query has negative keys of its own."""
 
-    def __init__(self, query: Features, keys: Features, number: int, memory_budget: int) -> None:
+    def __init__(self, query: Features, keys: Features, number: int, memory_budget: Any) -> None:
         self.query, self.keys, self.number = query, keys, number
-        of_query = (
-            (number * query.width if not keys.is_ready else 0) + number + 1 + 3 * query.width
-        ) * keys.dtype.itemsize
-        rows = max(1, min(QUERIES_AT_A_TIME, memory_budget // of_query))
+        copied = 0 if keys.is_ready else number * query.width
+        of_query = (copied + number + 1 + 3 * query.width) * keys.dtype.itemsize
+        rows = max(1, min(QUERIES_AT_A_TIME, checked_memory_budget(memory_budget) // of_query))
         self.row_cuts = query.cuts(rows)
         self.keys_of_panel = np.empty((0, number, query.width), keys.dtype)
 

@@ -10,9 +10,9 @@ from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.linear_panels import LinearCall, LinearGradients, swept
 from fastce.losses import cross_entropy_call, upstream_of
 from fastce.panels import Panels
-from fastce.progress import Progress, checked_progress
+from fastce.progress import Progress
 from fastce.sparse_targets import checked_csr, is_sparse
-from fastce.tiles import MEMORY_BUDGET, checked_memory_budget
+from fastce.tiles import MEMORY_BUDGET
 
 
 class LinearCrossEntropyValueAndGrad(NamedTuple):
@@ -188,10 +188,9 @@ def _checked_call(
         logits, targets, -1, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale,
         softcap, z_loss, reduction, n_threads,
     )  # fmt: skip
-    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
     counted = described.targets.counted()
     left = Features(arrays[:1], dtype, n_threads=n_threads, numbers=counted)
-    panels = Panels(left, Features(arrays[1:], dtype, n_threads=n_threads), budget)
+    panels = Panels(left, Features(arrays[1:], dtype, n_threads=n_threads), memory_budget)
     options = {
         "weight": weight,
         "ignore_index": ignore_index,
@@ -210,7 +209,7 @@ def _checked_call(
         None if sample_weight is None else np.broadcast_to(sample_weight, described.logits.lead).reshape(-1),
         counted,
         options,
-        Progress(wanted, len(panels.row_cuts), "linear_cross_entropy"),
+        Progress(progress, len(panels.row_cuts), "linear_cross_entropy"),
         n_threads,
     )
 

@@ -10,10 +10,10 @@ import numpy as np
 from fastce.arguments import Array, inverse_temperature, reduction_of
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.positives import positives_of
-from fastce.progress import Progress, checked_progress
+from fastce.progress import Progress
 from fastce.sides import value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients, of_temperature
-from fastce.tiles import MEMORY_BUDGET, Tiles, checked_memory_budget
+from fastce.tiles import MEMORY_BUDGET, Tiles
 
 
 class NtXentValueAndGrad(NamedTuple):
@@ -140,10 +140,9 @@ def _checked_call(
     if len(arrays[0]) != len(arrays[1]):
         raise ValueError(f"first_views and second_views differ in shape: {arrays[0].shape} and {arrays[1].shape}")
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
     views = Features(arrays, dtype_of_products(arrays), normalize, n_threads)
     everyone = np.arange(views.rows)
     partners = positives_of(np.roll(everyone, views.rows // 2), (views.rows, views.rows))
-    tiles = Tiles(views, views, budget, n_threads)
-    reporter = Progress(wanted, sweeps * len(tiles.places), "nt_xent")
+    tiles = Tiles(views, views, memory_budget, n_threads)
+    reporter = Progress(progress, sweeps * len(tiles.places), "nt_xent")
     return TilesCall(tiles, partners, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)

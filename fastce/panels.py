@@ -12,7 +12,7 @@ from fastce.arguments import Array
 from fastce.features import Features
 from fastce.progress import Progress
 from fastce.targets import reduced
-from fastce.tiles import FLOPS_OF_TILE, Gradient, ReadyPanel
+from fastce.tiles import FLOPS_OF_TILE, Gradient, ReadyPanel, checked_memory_budget
 
 MOST_ROWS, COLUMNS_AT_A_TIME = 4096, 4096
 
@@ -23,10 +23,10 @@ class Panels:
     Only ``memory_budget`` bytes are used beyond the features and their gradients, if that is enough for one row.
     """
 
-    def __init__(self, left: Features, right: Features, memory_budget: int, further_columns: int = 0) -> None:
+    def __init__(self, left: Features, right: Features, memory_budget: Any, further_columns: int = 0) -> None:
         self.left, self.right = left, right
         self.columns = right.rows + further_columns
-        most_rows, most_columns = self._shape(memory_budget)
+        most_rows, most_columns = self._shape(checked_memory_budget(memory_budget))
         self.row_cuts, self.column_cuts = left.cuts(most_rows), right.cuts(most_columns)
         self.room = np.empty(min(most_rows, left.rows) * self.columns, left.dtype)
         self.left_panel, self.right_panel = ReadyPanel(left, most_rows), ReadyPanel(right, most_columns)

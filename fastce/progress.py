@@ -17,7 +17,7 @@ class Progress:
 
     def __init__(self, wanted: Any, total: int, name: str) -> None:
         self.done, self.total = 0, total
-        self._show, self._close = _shown_by(wanted, total, name)
+        self._show, self._close = _shown_by(_checked(wanted), total, name)
 
     def step(self) -> None:
         """One more tile is done."""
@@ -33,7 +33,7 @@ class Progress:
         self._close()
 
 
-def checked_progress(value: Any) -> Any:
+def _checked(value: Any) -> Any:
     """None, True or a callable; False is None."""
     if value is None or value is False:
         return None

@@ -8,10 +8,10 @@ from fastce.arguments import Array, finite, positive, reduction_of
 from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, quietly
 from fastce.kernels.tiles import sigmoid_tile
 from fastce.positives import Positives, positives_of
-from fastce.progress import Progress, checked_progress
+from fastce.progress import Progress
 from fastce.similarity_tiles import PairsOfTiles, products_of_pairs
 from fastce.threads import cut_rows, for_each
-from fastce.tiles import MEMORY_BUDGET, Gradient, Place, Tiles, checked_memory_budget
+from fastce.tiles import MEMORY_BUDGET, Gradient, Place, Tiles
 
 
 class SiglipValueAndGrad(NamedTuple):
@@ -166,14 +166,11 @@ def _checked_call(
     arrays = feature_arrays([image_features, text_features], ["image_features", "text_features"])
     points = positives_of(targets, checked_shape(arrays, targets))
     scale, bias = positive(logit_scale, "logit_scale"), finite(logit_bias, "logit_bias")
-    reduction, budget, wanted = (
-        reduction_of(reduction),
-        checked_memory_budget(memory_budget),
-        checked_progress(progress),
-    )
+    reduction = reduction_of(reduction)
     left, right = (Features([array], dtype_of_products(arrays), normalize, n_threads) for array in arrays)
-    tiles = Tiles(left, right, budget, n_threads)
-    return _Call(tiles, points, scale, bias, reduction, Progress(wanted, len(tiles.places), "siglip_loss"), n_threads)
+    tiles = Tiles(left, right, memory_budget, n_threads)
+    reporter = Progress(progress, len(tiles.places), "siglip_loss")
+    return _Call(tiles, points, scale, bias, reduction, reporter, n_threads)
 
 
 def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[Any, float]:

@@ -9,11 +9,11 @@ from fastce.arguments import Array, inverse_temperature, plain_array, reduction_
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.kernels.exponential import LN2
 from fastce.positives import pairs
-from fastce.progress import Progress, checked_progress
+from fastce.progress import Progress
 from fastce.sides import Side, shares, value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients, of_temperature
 from fastce.threads import BLOCK_BYTES, in_turn
-from fastce.tiles import MEMORY_BUDGET, Tiles, checked_memory_budget
+from fastce.tiles import MEMORY_BUDGET, Tiles
 
 
 class SupConValueAndGrad(NamedTuple):
@@ -149,11 +149,10 @@ def _checked_call(
     arrays = feature_arrays([features], ["features"])
     classes = _Classes(_checked_labels(labels, arrays[0]))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    budget, wanted = checked_memory_budget(memory_budget), checked_progress(progress)
     rows = Features(arrays, dtype_of_products(arrays), normalize, n_threads)
     everyone = np.arange(rows.rows)
-    tiles = Tiles(rows, rows, budget, n_threads)
-    reporter = Progress(wanted, sweeps * len(tiles.places), "sup_con")
+    tiles = Tiles(rows, rows, memory_budget, n_threads)
+    reporter = Progress(progress, sweeps * len(tiles.places), "sup_con")
     couples = pairs(*classes.couples(), (rows.rows, rows.rows))
     call = TilesCall(tiles, couples, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)
     return call, classes

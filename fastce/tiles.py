@@ -38,7 +38,8 @@ class Tiles:
     added to the gradients.
     """
 
-    def __init__(self, left: Features, right: Features, memory_budget: int, n_threads: int | None) -> None:
+    def __init__(self, left: Features, right: Features, memory_budget: Any, n_threads: int | None) -> None:
+        memory_budget = checked_memory_budget(memory_budget)
         self.left, self.right = left, right
         self.n_threads = n_threads
         self.symmetric = left is right
