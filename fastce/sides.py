@@ -91,7 +91,7 @@ def side_of(
 
 
 def _above(x: Array, exponent: Array) -> Array:
-    """X - exponent * ln(2): all partial products are exact up to 2**43; x beyond 1e17 has no digits to tell."""
+    """How far x lies above exponent * ln(2): partial products are exact up to 2**43, and 1e17 has no digits to tell."""
     high = np.rint(exponent * 2.0**-20) * 2.0**20
     low, above = exponent - high, x
     for part in (LN2_HIGH, LN2_MIDDLE, LN2_LOW):

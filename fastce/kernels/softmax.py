@@ -75,7 +75,7 @@ def logsumexp_rows(logits, results):
 def row_states(logits, scale, sums, exponents):
     """The state of each row: sums[i] * 2**exponents[i] = sum(exp(scale * logits[i])).
 
-    NaN for rows so large (about 6e12) that this would have lost all digits.
+    NaN for rows beyond about 7e11, for which one power of two is not enough.
     """
     states = new_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
