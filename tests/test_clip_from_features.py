@@ -210,6 +210,21 @@ def test_logits_of_hundred_thousands(small_tiles, rng, scale, dtype):
     dense.check(CLIP, images, texts, scale, label_smoothing=0.1)
 
 
+@pytest.mark.parametrize("power", [40, 60, 100])
+def test_pairs_that_belong_together_beyond_all_measure_cost_nothing(power):
+    ours = fastce.clip_loss_from_features_value_and_grad(np.eye(20), np.eye(20), 2.0**power)
+    assert (ours.value, ours.grad_logit_scale) == (0, 0)
+    assert not ours.grad_image_features.any()
+
+
+@pytest.mark.parametrize("power", [10, 20, 30, 39])
+def test_two_that_are_equally_right_share_the_probability_at_any_size(power):
+    twice, targets = np.eye(10).repeat(2, 0), np.arange(20) // 2 * 2  # columns of odd numbers belong to nobody
+    losses = fastce.clip_loss_from_features(twice, twice, 2.0**power, targets=targets, reduction="none")
+    exact = np.log(2) * np.tile([1, 0.5], 10)
+    np.testing.assert_allclose(losses, exact, rtol=1e-15)
+
+
 def test_rows_far_apart_in_size(small_tiles, rng):
     images, texts = pair(rng, 40, dtype=np.float64)
     images *= 10.0 ** rng.integers(-8, 4, (40, 1))

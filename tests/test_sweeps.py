@@ -137,6 +137,20 @@ def test_nothing_warns_or_raises_in_any_thread(small_tiles, tiny_blocks, rng, ba
         assert dense.bits(strict) == dense.bits(quiet)
 
 
+def test_all_threads_of_a_call_have_the_error_handling_of_its_caller():
+    for_each, together, seen = import_module("fastce.threads").for_each, threading.Barrier(3), {}
+
+    def work(start, stop):
+        together.wait(timeout=60)  # three threads have a block each
+        seen[start] = threading.get_ident(), np.geterr()
+
+    with np.errstate(over="ignore", divide="raise"):
+        expected = np.geterr()
+        for_each([(0, 1), (1, 2), (2, 3)], work, 3)
+    assert len({ident for ident, _ in seen.values()}) == 3
+    assert [errors for _, errors in seen.values()] == [expected] * 3
+
+
 def test_four_python_threads_at_once_give_the_results_of_one():
     rng = np.random.default_rng(3)
     inputs = {form: calls.features_of(form, rng, 200, 20, np.float64) for form in calls.ALL}
