@@ -20,6 +20,7 @@ from fastce.similarity import SimilarityCall, sums_of_negatives, write_gradient
 from fastce.threads import cut_rows, for_each
 from fastce.tiles import Gradient, Place, Tiles
 
+PAIRS_AT_A_TIME = 64  # whose features, gathered, stay in a first-level cache
 LOWEST_EXPONENT = -(2.0**60)  # of a sum of nothing
 
 
@@ -53,9 +54,9 @@ def products_of_pairs(left: Features, rows: Array, right: Features, columns: Arr
     products = np.empty(rows.size)
 
     def work(start: int, stop: int) -> None:
-        with np.errstate(invalid="ignore"):
-            a, b = left.gathered(rows[start:stop]), right.gathered(columns[start:stop])
-            products[start:stop] = np.einsum("ij,ij->i", a, b)
+        for first in range(start, stop, PAIRS_AT_A_TIME):
+            some = slice(first, min(first + PAIRS_AT_A_TIME, stop))
+            products[some] = np.einsum("ij,ij->i", left.gathered(rows[some]), right.gathered(columns[some]))
 
     for_each(cut_rows(rows.size, left.width * 8), work, n_threads)
     return products
