@@ -47,11 +47,10 @@ def _from_indices(targets: Array, shape: tuple[int, int]) -> Positives:
     rows, columns = shape
     if targets.dtype.kind not in "iu":
         raise TypeError(
-            f"targets of clip_loss must be class indices (integers) or a scipy.sparse array of weights, got dtype "
-            f"{targets.dtype}"
+            f"targets must be class indices (integers) or a SciPy sparse array of weights, got dtype {targets.dtype}"
         )
     if targets.shape != (rows,):
-        raise ValueError(f"targets have shape {targets.shape}, expected {(rows,)} for similarity of shape {shape}")
+        raise ValueError(f"targets have shape {targets.shape}, expected {(rows,)} for {rows} x {columns} pairs")
     chosen = targets.astype(np.int64)
     wrong = chosen.view(np.uint64) >= columns
     if wrong.any():
@@ -62,13 +61,13 @@ def _from_indices(targets: Array, shape: tuple[int, int]) -> Positives:
 
 def _from_sparse(targets: Any, shape: tuple[int, int]) -> Positives:
     if targets.ndim != 2 or targets.shape != shape:
-        raise ValueError(f"sparse targets have shape {targets.shape}, expected the shape of similarity, {shape}")
+        raise ValueError(f"sparse targets have shape {targets.shape}, expected {shape}: one number for each pair")
     if targets.dtype.kind not in "fiub":
         raise TypeError(f"sparse targets must hold real numbers, got dtype {targets.dtype}")
     matrix = checked_csr(targets)
     weight = matrix.data.astype(np.float64)
     if weight.size and not (weight.min() >= 0 and weight.max() < np.inf):
-        raise ValueError("sparse targets of clip_loss must be finite and not negative")
+        raise ValueError("sparse targets must be finite and not negative")
     rows = np.repeat(np.arange(shape[0]), np.diff(matrix.indptr))
     there = weight > 0
     return _normalised(rows[there], matrix.indices[there].astype(np.int64), weight[there], shape)

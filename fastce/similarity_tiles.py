@@ -20,7 +20,7 @@ from fastce.similarity import SimilarityCall, sums_of_negatives, write_gradient
 from fastce.threads import cut_rows, for_each
 from fastce.tiles import Gradient, Place, Tiles
 
-PAIRS_AT_A_TIME = 64  # whose features, gathered, stay in a first-level cache
+PAIRS_AT_A_TIME = 64  # whose features, gathered, stay in the cache
 LOWEST_EXPONENT = -(2.0**60)  # of a sum of nothing
 
 
