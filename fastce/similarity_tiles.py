@@ -23,6 +23,8 @@ from fastce.tiles import Gradient, Place, Tiles
 PAIRS_AT_A_TIME = 64  # whose features, gathered, stay in the cache
 LOWEST_EXPONENT = -(2.0**60)  # of a sum of nothing
 
+_NO_SLOPES = np.empty(0)
+
 
 class TilesCall(NamedTuple):
     """A checked call of a contrastive loss on features. Pairs ``without`` similarity are as if they were not there."""
@@ -65,21 +67,16 @@ def products_of_pairs(left: Features, rows: Array, right: Features, columns: Arr
 def _means(call: TilesCall) -> tuple[Array, Array]:
     """The mean of x over each row and each column."""
     left, right = call.tiles.left, call.tiles.right
-    with np.errstate(invalid="ignore"):
-        return (
-            left.times(right.sum()) * (call.scale / max(right.rows, 1)),
-            right.times(left.sum()) * (call.scale / max(left.rows, 1)),
-        )
+    return (
+        left.times(right.sum()) * (call.scale / max(right.rows, 1)),
+        right.times(left.sum()) * (call.scale / max(left.rows, 1)),
+    )
 
 
 def sums_of_tiles(call: TilesCall, keep: bool) -> tuple[Sums, Sums]:
     """The sums over the negatives of every row and every column: the first sweep."""
     tiles = call.tiles
-    masked = PairsOfTiles(
-        tiles,
-        np.concatenate([call.positives.rows, call.without[0]]),
-        np.concatenate([call.positives.columns, call.without[1]]),
-    )
+    masked = _pairs_apart(call)
     by_row = _nothing(tiles.left.rows)
     by_column = by_row if tiles.symmetric else _nothing(tiles.right.rows)
 
@@ -95,6 +92,14 @@ def sums_of_tiles(call: TilesCall, keep: bool) -> tuple[Sums, Sums]:
     return by_row, by_column
 
 
+def _pairs_apart(call: TilesCall) -> "PairsOfTiles":
+    """The pairs that tiles are not asked about: the positives, then those that are not there."""
+    (rows, columns), positives = call.without, call.positives
+    return PairsOfTiles(
+        call.tiles, np.concatenate([positives.rows, rows]), np.concatenate([positives.columns, columns])
+    )
+
+
 def _as_matrix(tile: Array, scale: float) -> SimilarityCall:
     """The tile as a matrix without positives."""
     return SimilarityCall(tile, Rows(tile), no_positives(len(tile)), scale, 0.0, "sum")
@@ -108,8 +113,7 @@ def _merge(into: Sums, place: slice, new: Sums) -> None:
     """Add the sums of further elements of these rows (or columns)."""
     exps, exponent = into.exps[place], into.exponent[place]
     top = np.maximum(exponent, new.exponent)
-    with np.errstate(under="ignore"):
-        exps[:] = np.ldexp(exps, _as_power(exponent - top)) + np.ldexp(new.exps, _as_power(new.exponent - top))
+    exps[:] = np.ldexp(exps, _as_power(exponent - top)) + np.ldexp(new.exps, _as_power(new.exponent - top))
     exponent[:] = top
 
 
@@ -120,20 +124,12 @@ def _as_power(exponent: Array) -> Array:
 
 def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient, Gradient]:
     """The gradients of the rows of both sides: the second sweep. They are one and the same for the same features."""
-    tiles, points = call.tiles, call.positives
+    tiles = call.tiles
     weight = 1.0 if tiles.symmetric else 0.5  # an element above the diagonal stands for the one below, too
     factors = gradient_factors(by_row, by_column, call.smoothing, tiles.left.dtype, weight)
-    slopes = np.concatenate(
-        [
-            slopes_of_points(by_row, by_column, points, call.smoothing, weight) * call.scale,
-            np.zeros(call.without[0].size),
-        ]
-    )
-    given = PairsOfTiles(
-        tiles,
-        np.concatenate([points.rows, call.without[0]]),
-        np.concatenate([points.columns, call.without[1]]),
-    )
+    of_positives = slopes_of_points(by_row, by_column, call.positives, call.smoothing, weight)
+    slopes = np.concatenate([of_positives * call.scale, np.zeros(call.without[0].size)])
+    given = _pairs_apart(call)
     of_left = Gradient(tiles.left.rows, tiles.left)
     of_right = of_left if tiles.symmetric else Gradient(tiles.right.rows, tiles.right)
 
@@ -148,9 +144,6 @@ def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient,
 
     tiles.sweep(work, call.progress)
     return of_left, of_right
-
-
-_NO_SLOPES = np.empty(0)
 
 
 def of_temperature(along: float, scale: float) -> float:
