@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 import fastce
+from fastce.products import MEMORY_BUDGET
 from fastce.profile.measure import seconds
 from fastce.profile.pairs import LOGIT_SCALE, paired_features
-from fastce.tiles import LARGEST_EDGE, MEMORY_BUDGET
+from fastce.tiles import LARGEST_EDGE
 
 TEMPERATURE = 1 / LOGIT_SCALE
 BIAS = -10.0

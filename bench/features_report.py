@@ -49,9 +49,10 @@ def _mebibytes(case):
 def footnote(machine_info):
     """What the figures mean and depend on."""
     return (
-        "x products: over NumPy's matrix products of the same tiles alone. Extra memory: beyond the inputs, gradients "
-        "included, within the default budget of 256 MiB. Error: the largest of a gradient, relative to its largest "
-        "element, against float64 on 1,024 rows.\n" + versions_line(machine_info)
+        "x products: over NumPy's matrix products of the same tiles alone, all of them; tiles that are kept save some. "
+        "Extra memory: beyond the inputs, gradients included, with a budget of 256 MiB unless another is named. Error: "
+        "the largest of a gradient, relative to its largest element (or of the value), against float64 on 1,024 "
+        "rows.\n" + versions_line(machine_info)
     )
 
 

@@ -136,6 +136,8 @@ def _profile_features(options: argparse.Namespace) -> None:
     for option in ("classes", "op", "targets"):
         if getattr(options, option):
             raise inputs.InputError(f"--{option} does not go with --from-features")
+    if options.dtype in ("float16", "bfloat16"):
+        raise inputs.InputError("--from-features takes float32 and float64: NumPy multiplies half precision slowly")
     dense = {"scipy": "numpy", "torch": "torch"}
     peers = _peers(options)
     if unknown := [peer for peer in peers if peer not in dense]:

@@ -233,6 +233,3 @@ def _overlaps_itself(array: Array) -> bool:
 
 def class_index_error(row: int, index: Any, classes: int) -> IndexError:
     return IndexError(f"targets in row {row} hold class index {index}, accepted are 0 to {classes - 1}")
-
-
-# --- sparse ----------------------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ import numpy as np
 from fastce.arguments import Array, fraction, positive, reduction_of
 from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, quietly
 from fastce.positives import positives_of
+from fastce.products import MEMORY_BUDGET
 from fastce.progress import Progress
 from fastce.sides import value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients
-from fastce.tiles import MEMORY_BUDGET, Tiles
+from fastce.tiles import Tiles
 
 _NO_PAIRS = np.empty(0, np.int64), np.empty(0, np.int64)
 

@@ -71,13 +71,13 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
         for name in ("cross_entropy", "cross_entropy_value_and_grad", "cross_entropy_grad_and_hess")
     }
     of_itself = {name: getattr(fastce, name) for name in (binary, f"{binary}_value_and_grad")}
-    from_features: dict[str, tuple[Any, ...]] = {
-        "clip_loss_from_features": (few, few),
-        "siglip_loss": (few, few, 1.0, 0.0),
-        "info_nce": (few, few),
-        "nt_xent": (few, few),
-        "sup_con": (few, labels),
-        "linear_cross_entropy": (few, np.zeros((1000, 2), dtype), labels),
+    from_features: dict[str, list[tuple[Any, ...]]] = {
+        "clip_loss_from_features": [(few, few)],
+        "siglip_loss": [(few, few, 1.0, 0.0)],
+        "info_nce": [(few, few), (few, few, np.zeros((1000, 2), dtype))],
+        "nt_xent": [(few, few)],
+        "sup_con": [(few, labels)],
+        "linear_cross_entropy": [(few, np.zeros((classes, 2), dtype), labels) for classes in (2, 1000)],
     }
     alone = {name: getattr(fastce, name) for name in (contrastive, f"{contrastive}_value_and_grad", "row_stats")}
     return (
@@ -86,8 +86,8 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
         | {name: [partial(function, few, few)] for name, function in of_itself.items()}
         | {name: [partial(function, few)] for name, function in alone.items()}
         | {
-            name + ending: [partial(getattr(fastce, name + ending), *arguments)]
-            for name, arguments in from_features.items()
+            name + ending: [partial(getattr(fastce, name + ending), *arguments) for arguments in calls]
+            for name, calls in from_features.items()
             for ending in ("", "_value_and_grad")
         }
     )

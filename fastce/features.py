@@ -14,6 +14,7 @@ from fastce.arguments import Array, compute_dtype, kernel_dtype, real_array
 from fastce.threads import cut_rows, for_each, in_turn
 
 LARGEST_POWER = 1000  # of lengths that are used as they are
+BYTES_OF_PAIRS = 1 << 18  # of features that are gathered at a time, and stay in the cache
 
 
 def feature_arrays(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
@@ -218,3 +219,17 @@ class Features:
             gradient = (gradient - unit * along[:, None].astype(self.dtype)) * self._factor(rows)
             gradient = self._times_powers(gradient, rows)
         return gradient, float(along.sum())
+
+
+def products_of_pairs(left: Features, rows: Array, right: Features, columns: Array, n_threads: int | None) -> Array:
+    """left[rows[k]] @ right[columns[k]] for every k, in float64."""
+    products = np.empty(rows.size)
+    at_a_time = max(1, BYTES_OF_PAIRS // (8 * max(left.width, 1)))
+
+    def work(start: int, stop: int) -> None:
+        for first in range(start, stop, at_a_time):
+            some = slice(first, min(first + at_a_time, stop))
+            products[some] = np.einsum("ij,ij->i", left.gathered(rows[some]), right.gathered(columns[some]))
+
+    for_each(cut_rows(rows.size, left.width * 8), work, n_threads)
+    return products

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, real_array, reduction_of
-from fastce.features import Features, dtype_of_products, feature_arrays, quietly
+from fastce.features import Features, dtype_of_products, feature_arrays, products_of_pairs, quietly
 from fastce.losses import cross_entropy, cross_entropy_value_and_grad
 from fastce.panels import PanelLosses, Panels
+from fastce.products import MEMORY_BUDGET, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
-from fastce.similarity_tiles import products_of_pairs
 from fastce.targets import mean_factor
-from fastce.tiles import MEMORY_BUDGET, Gradient, checked_memory_budget
 
 QUERIES_AT_A_TIME = 4096
 
@@ -49,7 +48,8 @@ def info_nce(
     query, positive_key : array_like, shape (N, D)
         Row i of one belongs to row i of the other. Dtypes and strides as in `clip_loss_from_features`.
     negative_keys : array_like, shape (M, D) or (N, M, D), optional
-        Shared by all queries, or M for each. By default the positive keys of all other queries.
+        Shared by all queries, or M for each (copied, if these are not contiguous). By default the positive keys of all
+        other queries.
     temperature : float, default: 0.1
         Positive divisor of the products.
     normalize : bool, default: True
@@ -173,10 +173,10 @@ def _checked_call(
     if not others:
         panels = Panels(first, second, memory_budget)
     elif len(shape) == 2:
-        panels = Panels(first, others[0], memory_budget, further_columns=1)
+        panels = Panels(first, others[0], memory_budget, 1, bytes_of_row=3 * first.width * dtype.itemsize)
     else:
         panels = _PanelsOfOwnKeys(first, others[0], shape[1], memory_budget)
-    reporter = Progress(progress, len(panels.row_cuts), "info_nce")
+    reporter = Progress(progress, len(panels.row_cuts), "info_nce", "panel")
     negative = others[0] if others else None
     return _Call(panels, first, second, negative, shape, scale, reduction, reporter, n_threads)
 
@@ -198,13 +198,14 @@ class _PanelsOfOwnKeys:
         of_query = (copied + number + 1 + 3 * query.width) * keys.dtype.itemsize
         rows = max(1, min(QUERIES_AT_A_TIME, checked_memory_budget(memory_budget) // of_query))
         self.row_cuts = query.cuts(rows)
+        self.ready_keys = ReadyPanel(keys, min(rows, query.rows) * number)
         self.keys_of_panel = np.empty((0, number, query.width), keys.dtype)
 
     def sweep(self, work: Callable[[slice, Array], None], progress: Progress) -> None:
         """work(rows, panel) for every panel; the last column is the caller's to fill."""
         for rows in self.row_cuts:
             count = rows.stop - rows.start
-            keys = self.keys.panel(slice(rows.start * self.number, rows.stop * self.number))
+            keys = self.ready_keys.of(slice(rows.start * self.number, rows.stop * self.number))
             self.keys_of_panel = keys.reshape(count, self.number, self.query.width)
             panel = np.empty((count, self.number + 1), self.keys.dtype)
             np.matmul(self.keys_of_panel, self.query.panel(rows)[:, :, None], out=panel[:, :-1, None])

@@ -10,9 +10,9 @@ from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.linear_panels import LinearCall, LinearGradients, swept
 from fastce.losses import cross_entropy_call, upstream_of
 from fastce.panels import Panels
+from fastce.products import MEMORY_BUDGET
 from fastce.progress import Progress
 from fastce.sparse_targets import checked_csr, is_sparse
-from fastce.tiles import MEMORY_BUDGET
 
 
 class LinearCrossEntropyValueAndGrad(NamedTuple):
@@ -49,7 +49,8 @@ def linear_cross_entropy(
     ----------
     features : array_like, shape (..., D)
         float32 and float64 are computed in their own dtype (the widest of the features, weights and bias), float16 and
-        bfloat16 in float32, integers and booleans in float64. Any strides; never written to.
+        bfloat16 in float32, integers and booleans in float64. Any strides, but more than two dimensions are copied if
+        they are not contiguous; never written to.
     linear_weight : array_like, shape (V, D)
         One row for each class.
     targets : array_like of int, array_like of float, or SciPy sparse array
@@ -190,7 +191,10 @@ def _checked_call(
     )  # fmt: skip
     counted = described.targets.counted()
     left = Features(arrays[:1], dtype, n_threads=n_threads, numbers=counted)
-    panels = Panels(left, Features(arrays[1:], dtype, n_threads=n_threads), memory_budget)
+    right = Features(arrays[1:], dtype, n_threads=n_threads)
+    by_row = _by_row(targets, matrix.shape[0])
+    copied = right.rows * by_row.dtype.itemsize if counted is not None and by_row.ndim == 2 else 0
+    panels = Panels(left, right, memory_budget, bytes_of_row=copied)
     options = {
         "weight": weight,
         "ignore_index": ignore_index,
@@ -205,11 +209,11 @@ def _checked_call(
         described,
         [given, *arrays[1:]],
         bias,
-        _by_row(targets, matrix.shape[0]),
+        by_row,
         None if sample_weight is None else np.broadcast_to(sample_weight, described.logits.lead).reshape(-1),
         counted,
         options,
-        Progress(progress, len(panels.row_cuts), "linear_cross_entropy"),
+        Progress(progress, len(panels.row_cuts), "linear_cross_entropy", "panel"),
         n_threads,
     )
 

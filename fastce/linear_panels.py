@@ -8,10 +8,10 @@ import numpy as np
 from fastce.arguments import Array, kernel_dtype
 from fastce.losses import cross_entropy, cross_entropy_value_and_grad
 from fastce.panels import PanelLosses, Panels
+from fastce.products import Gradient
 from fastce.progress import Progress
 from fastce.running import CrossEntropyCall
 from fastce.threads import cut_rows, for_each
-from fastce.tiles import Gradient
 
 
 class LinearCall(NamedTuple):

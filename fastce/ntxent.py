@@ -10,10 +10,11 @@ import numpy as np
 from fastce.arguments import Array, inverse_temperature, reduction_of
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.positives import positives_of
+from fastce.products import MEMORY_BUDGET
 from fastce.progress import Progress
 from fastce.sides import value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients, of_temperature
-from fastce.tiles import MEMORY_BUDGET, Tiles
+from fastce.tiles import Tiles
 
 
 class NtXentValueAndGrad(NamedTuple):

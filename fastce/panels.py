@@ -10,35 +10,40 @@ import numpy as np
 
 from fastce.arguments import Array
 from fastce.features import Features
+from fastce.products import FLOPS_AT_A_TIME, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
 from fastce.targets import reduced
-from fastce.tiles import FLOPS_OF_TILE, Gradient, ReadyPanel, checked_memory_budget
 
-MOST_ROWS, COLUMNS_AT_A_TIME = 4096, 4096
+MOST_ROWS, COLUMNS_AT_A_TIME, LEAST_COLUMNS = 4096, 4096, 64
 
 
 class Panels:
     """Panels of left @ right.T, with room for further columns at their right end.
 
-    Only ``memory_budget`` bytes are used beyond the features and their gradients, if that is enough for one row.
+    Only ``memory_budget`` bytes are used beyond the features and their gradients, if that is enough for one row. The
+    caller's work takes ``bytes_of_row`` of them for each row of a panel.
     """
 
-    def __init__(self, left: Features, right: Features, memory_budget: Any, further_columns: int = 0) -> None:
+    def __init__(
+        self, left: Features, right: Features, memory_budget: Any, further_columns: int = 0, bytes_of_row: int = 0
+    ) -> None:
         self.left, self.right = left, right
         self.columns = right.rows + further_columns
-        most_rows, most_columns = self._shape(checked_memory_budget(memory_budget))
+        most_rows, most_columns = self._shape(checked_memory_budget(memory_budget), bytes_of_row)
         self.row_cuts, self.column_cuts = left.cuts(most_rows), right.cuts(most_columns)
         self.room = np.empty(min(most_rows, left.rows) * self.columns, left.dtype)
         self.left_panel, self.right_panel = ReadyPanel(left, most_rows), ReadyPanel(right, most_columns)
 
-    def _shape(self, memory_budget: int) -> tuple[int, int]:
+    def _shape(self, memory_budget: int, bytes_of_row: int) -> tuple[int, int]:
         """How many rows a panel has, and how many columns of it are multiplied at a time."""
         width, itemsize = self.left.width, self.left.dtype.itemsize
-        columns = COLUMNS_AT_A_TIME
-        of_columns = (2 - self.right.is_ready) * columns * width * itemsize
-        of_row = (self.columns + (3 - self.left.is_ready) * width) * itemsize
-        rows = max(1, min(MOST_ROWS, (memory_budget - of_columns) // of_row))
-        while columns > 1 and 2.0 * rows * columns * width > FLOPS_OF_TILE:
+        columns = max(1, min(COLUMNS_AT_A_TIME, self.right.rows))
+        of_column = (2 - self.right.is_ready) * width * itemsize
+        while columns > LEAST_COLUMNS and columns * of_column > memory_budget // 2:
+            columns //= 2
+        of_row = bytes_of_row + (self.columns + (3 - self.left.is_ready) * width) * itemsize
+        rows = max(1, min(MOST_ROWS, (memory_budget - columns * of_column) // max(of_row, 1)))
+        while columns > 1 and 2.0 * rows * columns * width > FLOPS_AT_A_TIME:
             columns //= 2
         return rows, columns
 

@@ -10,14 +10,15 @@ SECONDS_BETWEEN_LINES = 0.5
 
 
 class Progress:
-    """Counts the tiles of a call. ``wanted`` is None, True, or a callable(done, total).
+    """Counts the tiles (or panels) of a call. ``wanted`` is None, True, or a callable(done, total).
 
     It is called from the thread that made the call, after every tile; what it raises stops the call.
     """
 
-    def __init__(self, wanted: Any, total: int, name: str) -> None:
+    def __init__(self, wanted: Any, total: int, name: str, unit: str = "tile") -> None:
+        self.wanted = _checked(wanted)
         self.done, self.total = 0, total
-        self._show, self._close = _shown_by(_checked(wanted), total, name)
+        self.name, self.unit = name, unit
 
     def step(self) -> None:
         """One more tile is done."""
@@ -25,6 +26,7 @@ class Progress:
         self._show(self.done, self.total)
 
     def __enter__(self) -> "Progress":
+        self._show, self._close = _shown_by(self.wanted, self.total, self.name, self.unit)
         return self
 
     def __exit__(
@@ -46,7 +48,7 @@ def _nothing() -> None:
     pass
 
 
-def _shown_by(wanted: Any, total: int, name: str) -> tuple[Callable[[int, int], Any], Callable[[], Any]]:
+def _shown_by(wanted: Any, total: int, name: str, unit: str) -> tuple[Callable[[int, int], Any], Callable[[], Any]]:
     """(what shows the progress, what ends that)."""
     if wanted is None:
         return lambda done, total: None, _nothing
@@ -55,17 +57,17 @@ def _shown_by(wanted: Any, total: int, name: str) -> tuple[Callable[[int, int], 
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        line = _Line(name)
+        line = _Line(name, unit)
         return line.show, line.close
-    bar = tqdm(total=total, desc=name, unit="tile")
+    bar = tqdm(total=total, desc=name, unit=unit)
     return lambda done, total: bar.update(), bar.close
 
 
 class _Line:
     """One line on stderr, written over now and then."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, unit: str) -> None:
+        self.name, self.unit = name, unit
         self.start = self.last = monotonic()
         self.has_written = False
 
@@ -74,7 +76,7 @@ class _Line:
         if done < total and now - self.last < SECONDS_BETWEEN_LINES:
             return
         self.last, self.has_written = now, True
-        text = f"\r{self.name}: {done} of {total} tiles, {now - self.start:.1f} s"
+        text = f"\r{self.name}: {done} of {total} {self.unit}s, {now - self.start:.1f} s"
         print(text, end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, finite, positive, reduction_of
-from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, quietly
+from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, products_of_pairs, quietly
 from fastce.kernels.tiles import sigmoid_tile
 from fastce.positives import Positives, positives_of
+from fastce.products import MEMORY_BUDGET, Gradient
 from fastce.progress import Progress
-from fastce.similarity_tiles import PairsOfTiles, products_of_pairs
+from fastce.similarity_tiles import PairsOfTiles
 from fastce.threads import cut_rows, for_each
-from fastce.tiles import MEMORY_BUDGET, Gradient, Place, Tiles
+from fastce.tiles import Place, Tiles
 
 
 class SiglipValueAndGrad(NamedTuple):
@@ -167,7 +168,10 @@ def _checked_call(
     points = positives_of(targets, checked_shape(arrays, targets))
     scale, bias = positive(logit_scale, "logit_scale"), finite(logit_bias, "logit_bias")
     reduction = reduction_of(reduction)
-    left, right = (Features([array], dtype_of_products(arrays), normalize, n_threads) for array in arrays)
+    dtype = dtype_of_products(arrays)
+    if scale < float(np.finfo(dtype).tiny) or max(scale, abs(bias)) > float(np.finfo(dtype).max):
+        dtype = np.dtype(np.float64)
+    left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
     tiles = Tiles(left, right, memory_budget, n_threads)
     reporter = Progress(progress, len(tiles.places), "siglip_loss")
     return _Call(tiles, points, scale, bias, reduction, reporter, n_threads)

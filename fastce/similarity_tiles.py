@@ -11,16 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fastce.arguments import Array
-from fastce.features import Features
+from fastce.features import products_of_pairs
 from fastce.layout import Rows
 from fastce.positives import Positives, no_positives
+from fastce.products import Gradient
 from fastce.progress import Progress
 from fastce.sides import Side, Sums, gradient_factors, side_of, slopes_of_points
 from fastce.similarity import SimilarityCall, sums_of_negatives, write_gradient
-from fastce.threads import cut_rows, for_each
-from fastce.tiles import Gradient, Place, Tiles
+from fastce.tiles import Place, Tiles
 
-PAIRS_AT_A_TIME = 64  # whose features, gathered, stay in the cache
 LOWEST_EXPONENT = -(2.0**60)  # of a sum of nothing
 
 _NO_SLOPES = np.empty(0)
@@ -49,19 +48,6 @@ def both_sides(call: TilesCall, keep: bool) -> tuple[Side, Side]:
         side_of(by_row, points.rows, points.row_mass, x, means[0], call.smoothing, call.reduction),
         side_of(by_column, points.columns, points.column_mass, x, means[1], call.smoothing, call.reduction),
     )
-
-
-def products_of_pairs(left: Features, rows: Array, right: Features, columns: Array, n_threads: int | None) -> Array:
-    """left[rows[k]] @ right[columns[k]] for every k, in float64."""
-    products = np.empty(rows.size)
-
-    def work(start: int, stop: int) -> None:
-        for first in range(start, stop, PAIRS_AT_A_TIME):
-            some = slice(first, min(first + PAIRS_AT_A_TIME, stop))
-            products[some] = np.einsum("ij,ij->i", left.gathered(rows[some]), right.gathered(columns[some]))
-
-    for_each(cut_rows(rows.size, left.width * 8), work, n_threads)
-    return products
 
 
 def _means(call: TilesCall) -> tuple[Array, Array]:

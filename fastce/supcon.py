@@ -9,11 +9,12 @@ from fastce.arguments import Array, inverse_temperature, plain_array, reduction_
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.kernels.exponential import LN2
 from fastce.positives import pairs
+from fastce.products import MEMORY_BUDGET
 from fastce.progress import Progress
 from fastce.sides import Side, shares, value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients, of_temperature
 from fastce.threads import BLOCK_BYTES, in_turn
-from fastce.tiles import MEMORY_BUDGET, Tiles
+from fastce.tiles import Tiles
 
 
 class SupConValueAndGrad(NamedTuple):
@@ -86,7 +87,7 @@ def sup_con(
     )
     with call.progress, quietly():
         sides = _sides(call, classes, keep=False)
-    return value_of(*sides, call.reduction, call.tiles.left.dtype)
+        return value_of(*sides, call.reduction, call.tiles.left.dtype)
 
 
 def sup_con_value_and_grad(
@@ -131,7 +132,7 @@ def sup_con_value_and_grad(
         total = gradients(call, *sides)[0].total
         _attract(call, classes, sides[0], total)
         (gradient,), along = call.tiles.left.finished(total)
-    value = value_of(*sides, call.reduction, call.tiles.left.dtype)
+        value = value_of(*sides, call.reduction, call.tiles.left.dtype)
     return SupConValueAndGrad(value, gradient, of_temperature(along, call.scale))
 
 
@@ -160,7 +161,7 @@ def _checked_call(
 
 def _checked_labels(labels: Any, features: Array) -> Array:
     array = plain_array(labels, "labels")
-    if array.dtype.kind not in "iu" and array.size:
+    if array.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, got dtype {array.dtype}")
     if array.shape != (len(features),):
         raise ValueError(f"labels have shape {array.shape}, expected {(len(features),)}: one for each row of features")

@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array, integer
+from fastce.arguments import Array
 from fastce.features import Features
+from fastce.products import FLOPS_AT_A_TIME, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
-from fastce.threads import cut_rows, for_each
 
-MEMORY_BUDGET = 256 << 20  # bytes
 LARGEST_EDGE, SMALLEST_EDGE = 2048, 256  # rows or columns of a tile: products are fast, and 16 MiB stay in a cache
-FLOPS_OF_TILE = 2.0**35  # Ctrl-C is heard between products
 
 
 class Place(NamedTuple):
@@ -61,7 +59,7 @@ class Tiles:
     def _edge(self, memory_budget: int) -> int:
         edge = LARGEST_EDGE
         while edge > SMALLEST_EDGE and (
-            self._working_bytes(edge) > memory_budget or 2.0 * edge * edge * self.left.width > FLOPS_OF_TILE
+            self._working_bytes(edge) > memory_budget or 2.0 * edge * edge * self.left.width > FLOPS_AT_A_TIME
         ):
             edge //= 2
         return edge
@@ -99,62 +97,12 @@ class Tiles:
         np.matmul(left, right.T, out=tile)
         return tile
 
-    def add_to_gradients(self, place: Place, slopes: Array, of_left: "Gradient", of_right: "Gradient") -> None:
+    def add_to_gradients(self, place: Place, slopes: Array, of_left: Gradient, of_right: Gradient) -> None:
         """Add slopes @ right to the one and slopes.T @ left to the other, on the diagonal of both only once."""
         of_left.add(place.rows, slopes, self.right_panels.of(place.columns))
         if not (self.symmetric and place.rows == place.columns):
             of_right.add(place.columns, slopes.T, self.left_panels.of(place.rows))
 
 
-class Gradient:
-    """The gradient of the rows of some features: a sum of products, added up in the dtype that they are computed in."""
-
-    def __init__(self, rows: int, features: Features) -> None:
-        self.total = np.zeros((rows, features.width), features.dtype)
-        self.begun: set[int] = set()
-        self.room = self.total[:0]
-        self.n_threads = features.n_threads
-
-    def add(self, rows: slice, slopes: Array, panel: Array) -> None:
-        """Add slopes @ panel to these rows, always the same slices."""
-        total = self.total[rows]
-        if rows.start not in self.begun:
-            np.matmul(slopes, panel, out=total)
-            self.begun.add(rows.start)
-            return
-        if len(self.room) < len(total):
-            self.room = np.empty_like(total)
-        product = np.matmul(slopes, panel, out=self.room[: len(total)])
-
-        def work(start: int, stop: int) -> None:
-            total[start:stop] += product[start:stop]
-
-        for_each(cut_rows(len(total), total.shape[1] * total.itemsize), work, self.n_threads)
-
-
-class ReadyPanel:
-    """The panel that was asked for last: made ready once, while a row of tiles goes by."""
-
-    def __init__(self, features: Features, length: int) -> None:
-        self.features = features
-        self.room = np.empty((0 if features.is_ready else length, features.width), features.dtype)
-        self.rows = slice(0, 0)
-        self.panel = self.room[:0]
-
-    def of(self, rows: slice) -> Array:
-        """These rows, ready to be multiplied."""
-        if rows != self.rows:
-            self.panel, self.rows = self.features.panel(rows, self.room), rows
-        return self.panel
-
-
 def _longest(cuts: list[slice]) -> int:
     return max((cut.stop - cut.start for cut in cuts), default=0)
-
-
-def checked_memory_budget(value: Any) -> int:
-    """Bytes, at least 1."""
-    budget = integer(value, "memory_budget")
-    if budget < 1:
-        raise ValueError(f"memory_budget must be a positive number of bytes, got {budget}")
-    return budget

@@ -394,6 +394,7 @@ def test_from_features_draws_memory_and_time(tmp_path, capsys):
         (("--op", "logsumexp"), "--op does not go with --from-features"),
         (("--compare", "jax"), "--compare jax does not go with --from-features"),
         (("--memory-limit", "0"), "must be a positive number"),
+        (("--dtype", "float16"), "takes float32 and float64"),
     ],
 )
 def test_from_features_refuses_what_does_not_go_with_it(arguments, reason, capsys):

@@ -184,3 +184,9 @@ def test_the_results_are_named(rng):
     ours = fastce.info_nce_value_and_grad(*keys(rng, "shared", 3))
     names = ("value", "grad_query", "grad_positive_key", "grad_negative_keys", "grad_temperature")
     assert ours._fields == names
+
+
+@pytest.mark.parametrize("shape", [None, (0, 0), (0, 3, 0)])
+def test_nothing_at_all_has_no_mean(shape):
+    nothing = np.zeros((0, 0))
+    assert np.isnan(fastce.info_nce(nothing, nothing, None if shape is None else np.zeros(shape)))

@@ -280,3 +280,15 @@ def test_nobody_at_all(reduction):
             assert ours.value.shape == (0,)
         else:
             assert np.isnan(ours.value) if reduction == "mean" else ours.value == 0
+
+
+def test_a_loss_beyond_float32_does_not_warn():
+    features = np.full((3, 2), 1.5e19, np.float32)
+    features[0] = -features[0]
+    losses = fastce.sup_con(features, [0, 0, 0], normalize=False, temperature=0.1, reduction="none")
+    assert losses.shape == (3,)
+
+
+def test_labels_are_integers_even_if_there_are_none():
+    with pytest.raises(TypeError, match="labels must be integers"):
+        fastce.sup_con(np.zeros((0, 3)), [])

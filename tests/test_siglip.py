@@ -164,3 +164,12 @@ def test_the_results_are_named(rng):
     ours = fastce.siglip_loss_value_and_grad(*pair(rng, 3), 1.0, 0.0)
     names = ("value", "grad_image_features", "grad_text_features", "grad_logit_scale", "grad_logit_bias")
     assert ours._fields == names
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(1e-46, 0.5), (1e39, -3.0), (2.0, -1e39)])
+def test_scales_and_biases_that_float32_does_not_have(rng, scale, bias):
+    images, texts = (rng.normal(size=(6, 4)).astype(np.float32) for _ in range(2))
+    images *= np.float32(1e-38) if scale > 1e30 else np.float32(1)
+    z = scale * (images.astype(float) @ texts.T.astype(float)) + bias
+    expected = (np.logaddexp(0, z).sum() - np.trace(z)) / 6
+    assert fastce.siglip_loss(images, texts, scale, bias) == pytest.approx(expected, rel=1e-6)

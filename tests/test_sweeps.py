@@ -110,6 +110,58 @@ for form in [f for f in calls.ALL if "own" not in f]:
         assert int(extra) <= (16 + 32) << 20, f"{form} took {int(extra) / 2**20:.1f} MiB"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a record of resident memory that can be set back")
+def test_wide_features_and_own_keys_keep_to_the_budget(tmp_path):
+    out, _ = run_script(
+        """
+import numpy as np
+import fastce
+from fastce.profile.measure import extra_memory
+
+rng = np.random.default_rng(0)
+
+def extra_of(name, *arrays, **options):
+    function = getattr(fastce, f"{name}_value_and_grad")
+    function(*arrays, **options)  # compiles
+    extra, result = extra_memory(lambda: function(*arrays, **options))
+    print(name, None if extra is None else extra - sum(part.nbytes for part in result if isinstance(part, np.ndarray)))
+
+wide = rng.normal(size=(4, 16384)).astype(np.float32)
+extra_of("linear_cross_entropy", wide, rng.normal(size=(4096, 16384)).astype(np.float32), np.arange(4), memory_budget=1)
+query, own = rng.normal(size=(2000, 64)).astype(np.float32), rng.normal(size=(2000, 200, 64)).astype(np.float32)
+extra_of("info_nce", query, query, own, memory_budget=24 << 20)
+""",
+        tmp_path,
+    )
+    budgets = {"linear_cross_entropy": 1, "info_nce": 24 << 20}
+    for line in out.splitlines():
+        name, extra = line.split()
+        if extra == "None":
+            pytest.skip("the system does not tell")
+        assert int(extra) <= budgets[name] + (32 << 20), f"{name} took {int(extra) / 2**20:.1f} MiB"
+
+
+def test_wide_features_are_multiplied_many_rows_at_a_time(rng):
+    steps = []
+    features, weights = (
+        rng.normal(size=(300, 16384)).astype(np.float32),
+        rng.normal(size=(10, 16384)).astype(np.float32),
+    )
+    fastce.linear_cross_entropy(
+        features, weights, np.arange(300) % 10, progress=lambda done, total: steps.append(total)
+    )
+    assert steps == [1]
+
+
+@every_loss
+def test_a_call_that_is_refused_opens_no_bar(monkeypatch, rng, form):
+    bars = stub_of_tqdm(monkeypatch)
+    wrong = {"grad_output": "no"} if form == "linear_cross_entropy" else {"memory_budget": 0}
+    with pytest.raises((TypeError, ValueError)):
+        calls.call(form, calls.features_of(form, rng), progress=True, **wrong)
+    assert not bars
+
+
 # -------------------------------------------------------------------------------------------------- threads
 @every_loss
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -248,7 +300,8 @@ def test_without_tqdm_progress_is_a_line_on_stderr(small_tiles, monkeypatch, cap
     ours = calls.call(form, features, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert f"{calls.name_of(form)}: {totals[0]} of {totals[0]} tiles" in err
+    unit = "panels" if calls.name_of(form) in ("info_nce", "linear_cross_entropy") else "tiles"
+    assert f"{calls.name_of(form)}: {totals[0]} of {totals[0]} {unit}" in err
     assert err.endswith("\n")
     assert dense.bits(ours) == dense.bits(calls.call(form, features))
 
