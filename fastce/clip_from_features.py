@@ -83,8 +83,8 @@ def clip_loss_from_features(
     Notes
     -----
     `n_threads` changes no bit of the result. The number of threads that BLAS uses may change its products in the last
-    digits, and so may another `memory_budget`, by other tiles. Half precision is converted a tile at a time. Gradients of
-    a narrower dtype than the products are added up in the dtype of the products, in arrays that come on top of the
+    digits, and so may another `memory_budget`, by other tiles. Half precision is converted a tile at a time. Gradients
+    of a narrower dtype than the products are added up in the dtype of the products, in arrays that come on top of the
     budget; so does what is known of each row and of each positive, about a hundred bytes.
 
     References
