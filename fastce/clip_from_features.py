@@ -183,6 +183,6 @@ def _checked_call(
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
     dtype = dtype_of_products(arrays)
     left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
-    tiles = Tiles(left, right, memory_budget, n_threads)
+    tiles = Tiles(left, right, memory_budget)
     reporter = Progress(progress, sweeps * len(tiles.places), "clip_loss_from_features")
     return TilesCall(tiles, positives, _NO_PAIRS, scale, smoothing, reduction, reporter, n_threads)

@@ -7,7 +7,6 @@ import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, real_array, reduction_of
 from fastce.features import Features, dtype_of_products, feature_arrays, products_of_pairs, quietly
-from fastce.losses import cross_entropy, cross_entropy_value_and_grad
 from fastce.panels import PanelLosses, Panels
 from fastce.products import MEMORY_BUDGET, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
@@ -258,22 +257,18 @@ class _Gradients:
 def _swept(call: _Call, gradients: _Gradients | None) -> Any:
     """The value; the gradients are added up if there is room for them."""
     losses = PanelLosses(call.query.rows, call.query.dtype, call.reduction)
-    factor = mean_factor(call.query.rows) if call.reduction == "mean" else 1.0
-    options: dict[str, Any] = {
-        "logit_scale": call.scale, "reduction": losses.reduction_of_panel, "n_threads": call.n_threads
-    }  # fmt: skip
+    factor = None
+    if gradients is not None:
+        factor = mean_factor(call.query.rows) if call.reduction == "mean" else 1.0
 
     def work(rows: slice, logits: Array) -> None:
         targets = pairs = np.arange(rows.start, rows.stop)
         if call.negative is not None:
             targets = np.full(len(logits), logits.shape[1] - 1)
             logits[:, -1] = products_of_pairs(call.query, pairs, call.positive, pairs, call.n_threads)
-        if gradients is None:
-            losses.put(rows, cross_entropy(logits, targets, **options))
-            return
-        value, slopes = cross_entropy_value_and_grad(logits, targets, grad_output=factor, out=logits, **options)
-        losses.put(rows, value)
-        gradients.add(rows, slopes)
+        losses.take(rows, logits, targets, factor, logit_scale=call.scale, n_threads=call.n_threads)
+        if gradients is not None:
+            gradients.add(rows, logits)
 
     call.panels.sweep(work, call.progress)
     return losses.value((call.query.rows,), call.query.rows)

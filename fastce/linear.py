@@ -207,7 +207,7 @@ def _checked_call(
     return LinearCall(
         panels,
         described,
-        [given, *arrays[1:]],
+        given,
         bias,
         by_row,
         None if sample_weight is None else np.broadcast_to(sample_weight, described.logits.lead).reshape(-1),

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, kernel_dtype
-from fastce.losses import cross_entropy, cross_entropy_value_and_grad
 from fastce.panels import PanelLosses, Panels
 from fastce.products import Gradient
 from fastce.progress import Progress
@@ -19,7 +18,7 @@ class LinearCall(NamedTuple):
 
     panels: Panels
     described: CrossEntropyCall
-    arrays: list[Array]
+    features: Array
     bias: Array | None
     targets: Any
     sample_weight: Array | None
@@ -35,9 +34,8 @@ class LinearGradients:
     def __init__(self, call: LinearCall) -> None:
         self.panels, self.bias = call.panels, call.bias
         left, right = call.panels.left, call.panels.right
-        features = call.arrays[0]
-        self.shape = features.shape
-        self.of_features = np.zeros((math.prod(self.shape[:-1]), left.width), kernel_dtype(features.dtype))
+        self.shape = call.features.shape
+        self.of_features = np.zeros((math.prod(self.shape[:-1]), left.width), kernel_dtype(call.features.dtype))
         self.of_weight = Gradient(right.rows, right)
         self.of_bias = np.zeros(right.rows)
 
@@ -60,7 +58,7 @@ def swept(call: LinearCall, upstream: Array | None, gradients: LinearGradients |
     described = call.described
     losses = PanelLosses(described.logits.rows, described.logits.dtype, described.reduction)
     bias = None if call.bias is None else call.bias.astype(described.logits.dtype)
-    options = call.options | {"axis": 1, "reduction": losses.reduction_of_panel, "n_threads": call.n_threads}
+    options = call.options | {"n_threads": call.n_threads}
 
     def work(rows: slice, logits: Array) -> None:
         numbers = rows if call.counted is None else call.counted[rows]
@@ -69,13 +67,12 @@ def swept(call: LinearCall, upstream: Array | None, gradients: LinearGradients |
             _add_to_rows(logits, bias, call.n_threads)
         if call.sample_weight is not None:
             options["sample_weight"] = call.sample_weight[numbers]
-        if gradients is None or upstream is None:
-            losses.put(numbers, cross_entropy(logits, targets, **options))
-            return
-        above = upstream[numbers] if upstream.size > 1 else float(upstream[0])
-        value, slopes = cross_entropy_value_and_grad(logits, targets, grad_output=above, out=logits, **options)
-        losses.put(numbers, value)
-        gradients.add(rows, numbers, slopes)
+        above = None
+        if upstream is not None:
+            above = upstream[numbers] if upstream.size > 1 else float(upstream[0])
+        losses.take(numbers, logits, targets, above, **options)
+        if gradients is not None:
+            gradients.add(rows, numbers, logits)
 
     call.panels.sweep(work, call.progress)
     return losses.value(described.logits.lead, described.targets.total_weight)

@@ -144,6 +144,6 @@ def _checked_call(
     views = Features(arrays, dtype_of_products(arrays), normalize, n_threads)
     everyone = np.arange(views.rows)
     partners = positives_of(np.roll(everyone, views.rows // 2), (views.rows, views.rows))
-    tiles = Tiles(views, views, memory_budget, n_threads)
+    tiles = Tiles(views, views, memory_budget)
     reporter = Progress(progress, sweeps * len(tiles.places), "nt_xent")
     return TilesCall(tiles, partners, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastce.arguments import Array
 from fastce.features import Features
+from fastce.losses import cross_entropy, cross_entropy_value_and_grad
 from fastce.products import FLOPS_AT_A_TIME, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
 from fastce.targets import reduced
@@ -75,12 +76,16 @@ class PanelLosses:
 
     def __init__(self, rows: int, dtype: np.dtype[Any], reduction: str) -> None:
         self.reduction = reduction
-        self.reduction_of_panel = "none" if reduction == "none" else "sum"
         self.kept = np.zeros(rows if reduction == "none" else 0, dtype)
         self.total = 0.0
 
-    def put(self, rows: slice | Array, value: Any) -> None:
-        """Take what cross_entropy has returned for these rows."""
+    def take(self, rows: slice | Array, logits: Array, targets: Any, grad_output: Any, **options: Any) -> None:
+        """Add the losses of these rows; the logits become their gradient, if there is a ``grad_output``."""
+        options |= {"axis": 1, "reduction": "none" if self.reduction == "none" else "sum"}
+        if grad_output is None:
+            value = cross_entropy(logits, targets, **options)
+        else:
+            value, _ = cross_entropy_value_and_grad(logits, targets, grad_output=grad_output, out=logits, **options)
         if self.reduction == "none":
             self.kept[rows] = value
         else:

@@ -172,7 +172,7 @@ def _checked_call(
     if scale < float(np.finfo(dtype).tiny) or max(scale, abs(bias)) > float(np.finfo(dtype).max):
         dtype = np.dtype(np.float64)
     left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
-    tiles = Tiles(left, right, memory_budget, n_threads)
+    tiles = Tiles(left, right, memory_budget)
     reporter = Progress(progress, len(tiles.places), "siglip_loss")
     return _Call(tiles, points, scale, bias, reduction, reporter, n_threads)
 

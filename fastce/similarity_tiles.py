@@ -6,7 +6,8 @@ in the tiles they are masked. The second sweep turns each tile into its gradient
 features of either side.
 """
 
-from typing import NamedTuple
+import functools
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +26,8 @@ LOWEST_EXPONENT = -(2.0**60)  # of a sum of nothing
 _NO_SLOPES = np.empty(0)
 
 
-class TilesCall(NamedTuple):
+@dataclass(frozen=True)
+class TilesCall:
     """A checked call of a contrastive loss on features. Pairs ``without`` similarity are as if they were not there."""
 
     tiles: Tiles
@@ -36,6 +38,14 @@ class TilesCall(NamedTuple):
     reduction: str
     progress: Progress
     n_threads: int | None
+
+    @functools.cached_property
+    def pairs_apart(self) -> "PairsOfTiles":
+        """The pairs that tiles are not asked about: the positives, then those that are not there."""
+        (rows, columns), positives = self.without, self.positives
+        return PairsOfTiles(
+            self.tiles, np.concatenate([positives.rows, rows]), np.concatenate([positives.columns, columns])
+        )
 
 
 def both_sides(call: TilesCall, keep: bool) -> tuple[Side, Side]:
@@ -62,12 +72,11 @@ def _means(call: TilesCall) -> tuple[Array, Array]:
 def sums_of_tiles(call: TilesCall, keep: bool) -> tuple[Sums, Sums]:
     """The sums over the negatives of every row and every column: the first sweep."""
     tiles = call.tiles
-    masked = _pairs_apart(call)
     by_row = _nothing(tiles.left.rows)
     by_column = by_row if tiles.symmetric else _nothing(tiles.right.rows)
 
     def work(place: Place, tile: Array) -> None:
-        _, rows, columns = masked.of(place)
+        _, rows, columns = call.pairs_apart.of(place)
         tile[rows, columns] = -np.inf
         of_rows, of_columns, _ = sums_of_negatives(_as_matrix(tile, call.scale), call.n_threads)
         _merge(by_row, place.rows, of_rows)
@@ -76,14 +85,6 @@ def sums_of_tiles(call: TilesCall, keep: bool) -> tuple[Sums, Sums]:
 
     tiles.sweep(work, call.progress, keep)
     return by_row, by_column
-
-
-def _pairs_apart(call: TilesCall) -> "PairsOfTiles":
-    """The pairs that tiles are not asked about: the positives, then those that are not there."""
-    (rows, columns), positives = call.without, call.positives
-    return PairsOfTiles(
-        call.tiles, np.concatenate([positives.rows, rows]), np.concatenate([positives.columns, columns])
-    )
 
 
 def _as_matrix(tile: Array, scale: float) -> SimilarityCall:
@@ -115,7 +116,6 @@ def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient,
     factors = gradient_factors(by_row, by_column, call.smoothing, tiles.left.dtype, weight)
     of_positives = slopes_of_points(by_row, by_column, call.positives, call.smoothing, weight)
     slopes = np.concatenate([of_positives * call.scale, np.zeros(call.without[0].size)])
-    given = _pairs_apart(call)
     of_left = Gradient(tiles.left.rows, tiles.left)
     of_right = of_left if tiles.symmetric else Gradient(tiles.right.rows, tiles.right)
 
@@ -124,7 +124,7 @@ def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient,
             of_rows=factors.of_rows[place.rows], of_columns=np.ascontiguousarray(factors.of_columns[:, place.columns])
         )
         write_gradient(_as_matrix(tile, call.scale), of_tile, _NO_SLOPES, tile, call.n_threads)
-        chosen, rows, columns = given.of(place)
+        chosen, rows, columns = call.pairs_apart.of(place)
         tile[rows, columns] = slopes[chosen]
         tiles.add_to_gradients(place, tile, of_left, of_right)
 

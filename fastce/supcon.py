@@ -152,7 +152,7 @@ def _checked_call(
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
     rows = Features(arrays, dtype_of_products(arrays), normalize, n_threads)
     everyone = np.arange(rows.rows)
-    tiles = Tiles(rows, rows, memory_budget, n_threads)
+    tiles = Tiles(rows, rows, memory_budget)
     reporter = Progress(progress, sweeps * len(tiles.places), "sup_con")
     couples = pairs(*classes.couples(), (rows.rows, rows.rows))
     call = TilesCall(tiles, couples, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)

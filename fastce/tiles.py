@@ -36,10 +36,9 @@ class Tiles:
     added to the gradients.
     """
 
-    def __init__(self, left: Features, right: Features, memory_budget: Any, n_threads: int | None) -> None:
+    def __init__(self, left: Features, right: Features, memory_budget: Any) -> None:
         memory_budget = checked_memory_budget(memory_budget)
         self.left, self.right = left, right
-        self.n_threads = n_threads
         self.symmetric = left is right
         edge = self._edge(memory_budget)
         row_cuts, column_cuts = left.cuts(edge), right.cuts(edge)
