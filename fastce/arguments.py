@@ -3,10 +3,12 @@
 import functools
 import math
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
+
+from fastce.dispatch import is_on_device
 
 Array = np.ndarray[Any, Any]
 
@@ -23,8 +25,8 @@ def plain_array(value: Any, name: str) -> Array:
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost: fill or select its elements first")
-    if hasattr(value, "__cuda_array_interface__"):
-        raise TypeError(f"{name} is on a GPU; fastce computes on the CPU: copy it to a NumPy array first")
+    if is_on_device(value):
+        raise TypeError(f"{name} is on a GPU; this function computes on the CPU only: copy it to a NumPy array first")
     return np.asarray(value)
 
 
@@ -181,25 +183,43 @@ def _first_bad(values: Array) -> float:
 # --- out -------------------------------------------------------------------------------------------------------------
 
 
+PARTLY_REPLACES = "out overlaps the input in part; it must be the input itself or share no memory with it"
+SHARES_MEMORY = "out must not share memory with the targets or the weights"
+
+
+class Receiver(NamedTuple):
+    """What is checked of an ``out``, wherever it is; strides are in bytes."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    strides: tuple[int, ...]
+    itemsize: int
+    is_writable: bool
+
+
+def check_receiver(out: Receiver, shape: tuple[int, ...], dtype: Any) -> None:
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, expected {shape}")
+    if out.dtype != dtype:
+        raise ValueError(f"out has dtype {out.dtype}, expected {dtype}")
+    if not out.is_writable:
+        raise ValueError("out must be writable, got a read-only array")
+    if _overlaps_itself(out):
+        raise ValueError(f"out must not overlap itself, got an array of strides {out.strides}")
+
+
 def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_replace: Array, inputs: list[Any]) -> Array:
     """``out``, or a new array. It may be the input that it replaces; it must not overlap any input otherwise."""
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if out.shape != shape:
-        raise ValueError(f"out has shape {out.shape}, expected {shape}")
-    if out.dtype != dtype:
-        raise ValueError(f"out has dtype {out.dtype}, expected {dtype}")
-    if not out.flags.writeable:
-        raise ValueError("out must be writable, got a read-only array")
-    if _overlaps_itself(out):
-        raise ValueError(f"out must not overlap itself, got an array of strides {out.strides}")
+    check_receiver(Receiver(out.shape, out.dtype, out.strides, out.itemsize, out.flags.writeable), shape, dtype)
     if not _same_memory(out, may_replace) and overlap(out, may_replace):
-        raise ValueError("out overlaps the input in part; it must be the input itself or share no memory with it")
+        raise ValueError(PARTLY_REPLACES)
     for other in inputs:
         if isinstance(other, np.ndarray) and overlap(out, other):
-            raise ValueError("out must not share memory with the targets or the weights")
+            raise ValueError(SHARES_MEMORY)
     return out
 
 
@@ -221,12 +241,12 @@ def overlap(a: Array, b: Array) -> bool:
         return True
 
 
-def _overlaps_itself(array: Array) -> bool:
+def _overlaps_itself(out: Receiver) -> bool:
     """Whether some step along one axis is shorter than what the smaller steps span."""
-    span = array.itemsize
-    for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+    span = out.itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(out.strides, out.shape, strict=True) if n > 1):
         if stride < span:
-            return array.size > 0
+            return 0 not in out.shape
         span += stride * (length - 1)
     return False
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, fraction, positive, reduction_of
+from fastce.dispatch import by_device
 from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, quietly
 from fastce.positives import positives_of
 from fastce.products import MEMORY_BUDGET
@@ -25,6 +26,7 @@ class ClipFromFeaturesValueAndGrad(NamedTuple):
     grad_logit_scale: float
 
 
+@by_device
 def clip_loss_from_features(
     image_features: Any,
     text_features: Any,
@@ -107,6 +109,7 @@ def clip_loss_from_features(
         return value_of(*both_sides(call, keep=False), call.reduction, call.tiles.left.dtype)
 
 
+@by_device
 def clip_loss_from_features_value_and_grad(
     image_features: Any,
     text_features: Any,

@@ -39,6 +39,23 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def cuda_devices() -> str:
+    """The GPUs that arrays can be on, in words; no context is created on them."""
+    installed = _version("numba-cuda")  # numba.cuda alone says nothing: some versions of Numba bring it along
+    if installed == "not installed":
+        return "numba-cuda is not installed"
+    try:
+        from numba import cuda
+
+        found = [
+            f"{getattr(gpu, 'name', 'simulator')} (compute capability {'.'.join(map(str, gpu.compute_capability))})"
+            for gpu in cuda.list_devices()
+        ]
+    except Exception:  # no driver, one that is too old, a broken installation: each has errors of its own
+        found = []
+    return f"numba-cuda {installed}, {', '.join(found) or 'no device'}"
+
+
 def show_config() -> None:
     """Print versions, CPU, vector width, threads, cache folder and CUDA device.
 
@@ -56,7 +73,7 @@ def show_config() -> None:
     print(f"CPU: {cpu_name()}, {os.cpu_count()} cores, vectors of {vector_bits()} bits")
     print(f"threads: {get_num_threads()}")
     print(f"cache of compiled kernels: {cache_folder() or 'off (FASTCE_CACHE=0)'}")
-    print("CUDA: not supported by this version")
+    print(f"CUDA: {cuda_devices()}")
 
 
 def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from fastce.arguments import Array, checked_out, fraction, positive, real_array, reduction_of
+from fastce.dispatch import by_device
 from fastce.layout import Rows
 from fastce.positives import positives_of
 from fastce.sides import gradient_factors, slopes_of_points, value_of
@@ -17,6 +18,7 @@ class ClipValueAndGrad(NamedTuple):
     grad_logit_scale: float
 
 
+@by_device
 def clip_loss(
     similarity: Any,
     targets: Any = None,
@@ -74,6 +76,7 @@ def clip_loss(
     return value_of(*both_sides(call, n_threads), call.reduction, call.similarity.dtype)
 
 
+@by_device
 def clip_loss_value_and_grad(
     similarity: Any,
     targets: Any = None,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, real_array, reduction_of
+from fastce.dispatch import by_device
 from fastce.features import Features, dtype_of_products, feature_arrays, products_of_pairs, quietly
 from fastce.panels import PanelLosses, Panels
 from fastce.products import MEMORY_BUDGET, Gradient, ReadyPanel, checked_memory_budget
@@ -25,6 +26,7 @@ class InfoNceValueAndGrad(NamedTuple):
     grad_temperature: float
 
 
+@by_device
 def info_nce(
     query: Any,
     positive_key: Any,
@@ -89,6 +91,7 @@ def info_nce(
         return _swept(call, None)
 
 
+@by_device
 def info_nce_value_and_grad(
     query: Any,
     positive_key: Any,

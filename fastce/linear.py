@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, real_array
+from fastce.dispatch import by_device
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.linear_panels import LinearCall, LinearGradients, swept
 from fastce.losses import cross_entropy_call, upstream_of
@@ -24,6 +25,7 @@ class LinearCrossEntropyValueAndGrad(NamedTuple):
     grad_linear_bias: Array | None
 
 
+@by_device
 def linear_cross_entropy(
     features: Any,
     linear_weight: Any,
@@ -102,6 +104,7 @@ def linear_cross_entropy(
         return swept(call, None, None)
 
 
+@by_device
 def linear_cross_entropy_value_and_grad(
     features: Any,
     linear_weight: Any,

@@ -15,6 +15,7 @@ from fastce.arguments import (
     real_array,
     reduction_of,
 )
+from fastce.dispatch import by_device
 from fastce.kernels.targets import Options
 from fastce.layout import Rows
 from fastce.running import CrossEntropyCall, run
@@ -70,6 +71,7 @@ def cross_entropy_call(
     return CrossEntropyCall(array, axis, rows, described, options, reduction_of(reduction))
 
 
+@by_device
 def cross_entropy(
     logits: Any,
     targets: Any,
@@ -165,6 +167,7 @@ def cross_entropy(
     return run(call, None, None, n_threads)
 
 
+@by_device
 def cross_entropy_value_and_grad(
     logits: Any,
     targets: Any,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, reduction_of
+from fastce.dispatch import by_device
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.positives import positives_of
 from fastce.products import MEMORY_BUDGET
@@ -26,6 +27,7 @@ class NtXentValueAndGrad(NamedTuple):
     grad_temperature: float
 
 
+@by_device
 def nt_xent(
     first_views: Any,
     second_views: Any,
@@ -84,6 +86,7 @@ def nt_xent(
         return value_of(*both_sides(call, keep=False), call.reduction, call.tiles.left.dtype)
 
 
+@by_device
 def nt_xent_value_and_grad(
     first_views: Any,
     second_views: Any,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, finite, positive, reduction_of
+from fastce.dispatch import by_device
 from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, products_of_pairs, quietly
 from fastce.kernels.tiles import sigmoid_tile
 from fastce.positives import Positives, positives_of
@@ -35,6 +36,7 @@ class _Call(NamedTuple):
     n_threads: int | None
 
 
+@by_device
 def siglip_loss(
     image_features: Any,
     text_features: Any,
@@ -103,6 +105,7 @@ def siglip_loss(
         return _swept(call, None)[0]
 
 
+@by_device
 def siglip_loss_value_and_grad(
     image_features: Any,
     text_features: Any,

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import Array, checked_out, kernel_dtype, plain_array, real_array, reduced_axes
+from fastce.dispatch import by_device
 from fastce.layout import Rows
 from fastce.running_special import logsumexp_over, softmax_over
 from fastce.threads import checked_num_threads, cut_rows, for_each
@@ -15,6 +16,7 @@ def _is_scipys(array: Array) -> bool:
     return bool(array.dtype.kind == "c" or (array.dtype.kind == "f" and array.dtype.itemsize > 8))
 
 
+@by_device
 def logsumexp(
     a: Any,
     axis: int | tuple[int, ...] | None = None,
@@ -113,6 +115,7 @@ def _signed_logsumexp(
     return _as_scipy_shapes(np.where(signs < 0, dtype.type(np.nan), results), array, axes, keepdims)
 
 
+@by_device
 def softmax(
     x: Any,
     axis: int | tuple[int, ...] | None = None,
@@ -147,6 +150,7 @@ def softmax(
     return _softmax(x, axis, out, n_threads, logarithm=False)
 
 
+@by_device
 def log_softmax(
     x: Any,
     axis: int | tuple[int, ...] | None = None,

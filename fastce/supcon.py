@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, plain_array, reduction_of
+from fastce.dispatch import by_device
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.kernels.exponential import LN2
 from fastce.positives import pairs
@@ -25,6 +26,7 @@ class SupConValueAndGrad(NamedTuple):
     grad_temperature: float
 
 
+@by_device
 def sup_con(
     features: Any,
     labels: Any,
@@ -90,6 +92,7 @@ def sup_con(
         return value_of(*sides, call.reduction, call.tiles.left.dtype)
 
 
+@by_device
 def sup_con_value_and_grad(
     features: Any,
     labels: Any,

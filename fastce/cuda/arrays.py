@@ -1,0 +1,265 @@
+"""Arrays on a GPU, of any library, as kernels see them: a pointer, a shape, strides in elements and a dtype's name."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from fastce.arguments import PARTLY_REPLACES, SHARES_MEMORY, Receiver, check_receiver
+from fastce.cuda.libraries import CuPy, Library, Torch, is_numba, is_torch, library_of
+from fastce.dispatch import UNKNOWN_DEVICE, device_of
+
+_PLAIN_DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
+_FLAT_DTYPES = {name: np.dtype(name) for name in _PLAIN_DTYPES.split()}
+_FLAT_DTYPES["bfloat16"] = np.dtype(np.uint16)  # NumPy, and so Numba, has no bfloat16: kernels take its bits
+_READ_ONLY_LIBRARIES = ("jax", "jaxlib")  # their arrays never change, though DLPack does not say so
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceArray:
+    """An array on a GPU: what the caller gave, and where and how its elements lie."""
+
+    given: Any
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+    dtype_name: str  # "float32", "bfloat16", ...
+    pointer: int  # to element (0, ..., 0)
+    is_writable: bool
+    library: Library
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def flat_dtype(self) -> "np.dtype[Any]":
+        """The dtype of `flat`: uint16 for bfloat16."""
+        return _FLAT_DTYPES[self.dtype_name]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return self.flat_dtype.itemsize
+
+    @property
+    def device(self) -> int:
+        """The id of the GPU."""
+        return self.library.device
+
+    @property
+    def origin(self) -> int:
+        """The index of element (0, ..., 0) in `flat`; not 0 if a stride is negative."""
+        return -sum(min(0, stride * (length - 1)) for stride, length in self._steps())
+
+    @property
+    def flat_size(self) -> int:
+        """The number of elements from the first to the last in memory, those between them included."""
+        return 1 + sum(abs(stride) * (length - 1) for stride, length in self._steps()) if self.size else 0
+
+    def flat(self) -> Any:
+        """The memory from the first to the last element, as a one-dimensional array of Numba.
+
+        Element (i, j, ...) is at ``origin + i * strides[0] + j * strides[1] + ...``.
+        """
+        if hasattr(self.given, "_ary"):  # of the simulator
+            return type(self.given)(_flat_on_host(self.given._ary, self.flat_size).view(self.flat_dtype))
+        interface = {
+            "shape": (self.flat_size,),
+            "strides": None,
+            "typestr": self.flat_dtype.str,
+            "data": (self.extent()[0], not self.is_writable),
+            "version": 3,
+        }
+        with self.library.on_device():
+            return cuda.from_cuda_array_interface(interface, owner=self.given, sync=False)
+
+    def extent(self) -> tuple[int, int]:
+        """The addresses of the first byte and after the last; all bytes between them count as the array's."""
+        first = self.pointer - self.origin * self.itemsize
+        return first, first + self.flat_size * self.itemsize
+
+    def is_same_memory(self, other: "DeviceArray") -> bool:
+        """Whether element for element both are the same."""
+        return (
+            self.pointer == other.pointer
+            and self.shape == other.shape
+            and self._steps() == other._steps()
+            and self.dtype_name == other.dtype_name
+        )
+
+    def overlaps(self, other: "DeviceArray") -> bool:
+        """Whether the extents have bytes in common, by which interleaved columns overlap too."""
+        (start, stop), (other_start, other_stop) = self.extent(), other.extent()
+        return max(start, other_start) < min(stop, other_stop)
+
+    def _steps(self) -> list[tuple[int, int]]:
+        """Stride and length of each axis along which there is a step to make."""
+        return [(s, n) for s, n in zip(self.strides, self.shape, strict=True) if n > 1]
+
+
+def _flat_on_host(array: "np.ndarray[Any, Any]", flat_size: int) -> "np.ndarray[Any, Any]":
+    """The memory of a simulated array from its first to its last element, without a copy."""
+    if flat_size == 0:
+        return np.empty(0, array.dtype)
+    # The element that comes first in memory is the last one along every axis of negative stride.
+    corner = array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
+    return np.lib.stride_tricks.as_strided(corner, (flat_size,), (array.itemsize,))
+
+
+# --- arrays of the caller --------------------------------------------------------------------------------------------
+
+
+def device_array(value: Any, name: str, reader: Library | None = None) -> DeviceArray:
+    """See an array on a GPU as kernels do, ready to be read in the reader's stream; nothing is copied.
+
+    Parameters
+    ----------
+    value : array on a GPU
+        Of Numba, PyTorch, CuPy, or of any library with DLPack or the CUDA array interface.
+    name : str
+        What it is called in error messages.
+    reader : Library, optional
+        In whose stream kernels read it; by default its own library's. What another library, or Numba in another
+        stream, has still to write into it is waited for there.
+
+    Returns
+    -------
+    DeviceArray
+        Keeps `value` alive.
+
+    Raises
+    ------
+    TypeError
+        If this is no dense array of real numbers on a GPU, or a PyTorch tensor that requires grad.
+    """
+    if (device := device_of(value)) is None:
+        raise TypeError(f"{name} must be an array on a GPU, got {type(value).__name__}")
+    if is_torch(value):
+        _refuse_unlike_its_memory(value, name)
+    library = library_of(value, _where(value) if device == UNKNOWN_DEVICE else device)
+    reader = library if reader is None else reader
+    if is_numba(value) and reader.name == library.name and reader.owns(value):
+        return _of_numba(value, name, library)
+    in_order = isinstance(library, (Torch, CuPy)) and reader == library
+    with reader.on_device():
+        view = _strided_view(value, -1 if in_order else reader.consumer)
+        strides = _contiguous(view.shape) if view.strides is None else tuple(view.strides)
+        dtype_name = _dtype_name(value, view, name)
+    is_writable = not view.readonly and type(value).__module__.split(".")[0] not in _READ_ONLY_LIBRARIES
+    return DeviceArray(value, tuple(view.shape), strides, dtype_name, int(view.ptr), is_writable, library)
+
+
+def _dtype_name(value: Any, view: Any, name: str) -> str:
+    """From the array itself if possible: a view has a dtype for bfloat16 only where ml_dtypes is installed."""
+    own_name = str(getattr(value, "dtype", None)).removeprefix("torch.")
+    return own_name if own_name in _FLAT_DTYPES else _checked_dtype(view.dtype, name)
+
+
+def _checked_dtype(dtype: Any, name: str) -> str:
+    """The name of a dtype of any library."""
+    dtype_name = str(dtype).removeprefix("torch.")
+    if dtype_name in _FLAT_DTYPES:
+        return dtype_name
+    if getattr(dtype, "byteorder", "=") == ">":
+        raise TypeError(f"{name} has dtype {dtype}, which is byte-swapped: convert it to the byte order of the GPU")
+    raise TypeError(f"{name} must hold real numbers, got dtype {dtype_name}")
+
+
+def _refuse_unlike_its_memory(tensor: Any, name: str) -> None:
+    """PyTorch's tensors that are more, or less, than their elements in memory."""
+    _checked_dtype(tensor.dtype, name)
+    if str(tensor.layout) != "torch.strided":
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+    if tensor.requires_grad:
+        raise TypeError(f"{name} requires grad, but fastce records nothing for autograd: give {name}.detach()")
+    if tensor.is_neg():  # its elements are the negative of what is in memory; DLPack passes that over
+        raise TypeError(f"{name} is a lazily negated view: give {name}.resolve_neg()")
+
+
+def _where(value: Any) -> int:
+    """The GPU of an array that does not say it: the driver knows."""
+    return int(_strided_view(value, -1).device_id)
+
+
+def _strided_view(value: Any, consumer: int) -> Any:
+    from cuda.core.utils import StridedMemoryView  # the simulator runs where this does not
+
+    return StridedMemoryView.from_any_interface(value, stream_ptr=consumer)
+
+
+def _of_numba(array: Any, name: str, library: Library) -> DeviceArray:
+    dtype_name, itemsize, shape = _checked_dtype(array.dtype, name), array.dtype.itemsize, tuple(array.shape)
+    if any(stride % itemsize for stride in array.strides):
+        raise ValueError(
+            f"{name} has strides {tuple(array.strides)}, which are no multiples of {itemsize} bytes: copy it"
+        )
+    strides = tuple(stride // itemsize for stride in array.strides)
+    if hasattr(array, "_ary"):  # of the simulator
+        pointer, is_writable = array._ary.ctypes.data, array._ary.flags.writeable
+    else:
+        pointer, is_writable = array.device_ctypes_pointer.value or 0, True
+    return DeviceArray(array, shape, strides, dtype_name, pointer, is_writable, library)
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def is_sparse(value: Any) -> bool:
+    """Whether this is a sparse matrix of CuPy or PyTorch."""
+    return hasattr(value, "tocsr") or (is_torch(value) and str(value.layout) != "torch.strided")
+
+
+def csr_arrays(matrix: Any, name: str, reader: Library | None = None) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """The values of a sparse matrix, the column of each, and where in them each row begins; other formats than CSR are
+    converted by their library.
+    """
+    if is_torch(matrix):
+        csr = matrix.to_sparse_csr()
+        parts = csr.values(), csr.col_indices(), csr.crow_indices()
+    else:
+        csr = matrix.tocsr()
+        parts = csr.data, csr.indices, csr.indptr
+    values, columns, starts = (device_array(part, name, reader) for part in parts)
+    return values, columns, starts
+
+
+# --- new arrays, and out ---------------------------------------------------------------------------------------------
+
+
+def empty(library: Library, shape: tuple[int, ...], dtype_name: str) -> DeviceArray:
+    """A new array of the caller's library, on its GPU and in its current stream."""
+    return device_array(library.new(shape, dtype_name), "a new array", library)
+
+
+def zeros(library: Library, shape: tuple[int, ...], dtype_name: str) -> DeviceArray:
+    """As `empty`, of zeros."""
+    return device_array(library.new(shape, dtype_name, zero=True), "a new array", library)
+
+
+def checked_out(
+    out: Any, shape: tuple[int, ...], dtype_name: str, may_replace: DeviceArray, inputs: list[DeviceArray | None]
+) -> DeviceArray:
+    """``out``, or a new array. It may be the input that it replaces; it must not overlap any input otherwise.
+
+    Arrays overlap where their extents in memory do: columns of one matrix overlap, though no element is shared.
+    """
+    if out is None:
+        return empty(may_replace.library, shape, dtype_name)
+    array = device_array(out, "out", may_replace.library)
+    byte_strides = tuple(stride * array.itemsize for stride in array.strides)
+    receiver = Receiver(array.shape, array.dtype_name, byte_strides, array.itemsize, array.is_writable)
+    check_receiver(receiver, shape, dtype_name)
+    if not array.is_same_memory(may_replace) and array.overlaps(may_replace):
+        raise ValueError(PARTLY_REPLACES)
+    if any(other is not None and array.overlaps(other) for other in inputs):
+        raise ValueError(SHARES_MEMORY)
+    return array

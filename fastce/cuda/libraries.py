@@ -1,0 +1,181 @@
+"""The library that an array on a GPU comes from: its streams, and new arrays of it. None is imported by this module."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numba import config, cuda
+
+from fastce.dispatch import UNKNOWN_DEVICE, device_of
+
+_LEGACY_STREAM = 1  # how DLPack, and the driver, call the default stream, whose pointer is 0
+
+
+@contextlib.contextmanager
+def memory_errors(what: str) -> Iterator[None]:
+    """Any library's way to say that a GPU is full, as a MemoryError that names what was to be put there."""
+    try:
+        yield
+    except Exception as error:
+        # by name: PyTorch's and CuPy's classes are theirs, Numba's and the driver's errors hold the driver's constant
+        names = {base.__name__ for base in type(error).__mro__}
+        if names.isdisjoint({"OutOfMemoryError", "MemoryError"}) and "CUDA_ERROR_OUT_OF_MEMORY" not in str(error):
+            raise
+        raise MemoryError(f"the GPU has not enough free memory for {what}") from error
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library's arrays on one GPU, and the stream that it works in now."""
+
+    device: int
+
+    name: ClassVar[str]
+
+    @property
+    def stream_pointer(self) -> int:
+        """The driver's handle of the current stream; 0 is the default stream."""
+        raise NotImplementedError
+
+    @property
+    def stream(self) -> Any:
+        """The current stream as kernels are launched on it; 0 is the default stream."""
+        pointer = self.stream_pointer
+        if pointer == 0:
+            return 0
+        with self.on_device():
+            return cuda.external_stream(pointer)
+
+    @property
+    def consumer(self) -> int:
+        """The current stream as arrays of other libraries are asked to be ready in it."""
+        return self.stream_pointer or _LEGACY_STREAM
+
+    def on_device(self) -> Any:
+        """A context in which this GPU is the one that Numba launches kernels on."""
+        return cuda.gpus[self.device]
+
+    def owns(self, value: Any) -> bool:
+        """Whether this is an array of this library, on this GPU, in the order of the current stream."""
+        raise NotImplementedError
+
+    def new(self, shape: tuple[int, ...], dtype_name: str, *, zero: bool = False) -> Any:
+        """A new array of the library, of zeros or of anything."""
+        size = int(np.prod(shape, dtype=object)) * numpy_dtype(dtype_name).itemsize
+        with memory_errors(f"an array of shape {shape} and dtype {dtype_name} ({size} bytes)"):
+            return self._new(shape, dtype_name, zero)
+
+    def _new(self, shape: tuple[int, ...], dtype_name: str, zero: bool) -> Any:
+        raise NotImplementedError
+
+
+class Torch(Library):
+    """PyTorch."""
+
+    name = "torch"
+
+    @property
+    def stream_pointer(self) -> int:
+        return int(sys.modules["torch"].cuda.current_stream(self.device).cuda_stream)
+
+    def owns(self, value: Any) -> bool:
+        return is_torch(value)
+
+    def _new(self, shape: tuple[int, ...], dtype_name: str, zero: bool) -> Any:
+        torch = sys.modules["torch"]
+        make = torch.zeros if zero else torch.empty
+        return make(shape, dtype=getattr(torch, dtype_name), device=f"cuda:{self.device}")
+
+
+class CuPy(Library):
+    """CuPy."""
+
+    name = "cupy"
+
+    @property
+    def stream_pointer(self) -> int:
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(self.device):
+            return int(cupy.cuda.get_current_stream().ptr)
+
+    def owns(self, value: Any) -> bool:
+        return is_cupy(value)
+
+    def _new(self, shape: tuple[int, ...], dtype_name: str, zero: bool) -> Any:
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(self.device):
+            return (cupy.zeros if zero else cupy.empty)(shape, numpy_dtype(dtype_name))
+
+
+@dataclass(frozen=True)
+class Numba(Library):
+    """Numba, and its simulator; also what libraries without an own class here, as JAX, are given arrays of."""
+
+    bound_stream: Any = 0  # of the caller's array: Numba has no current one
+
+    name = "numba"
+
+    @property
+    def stream_pointer(self) -> int:
+        return _handle(self.bound_stream)
+
+    @property
+    def stream(self) -> Any:
+        return self.bound_stream
+
+    def owns(self, value: Any) -> bool:
+        return is_numba(value) and _handle(value.stream) == self.stream_pointer
+
+    def _new(self, shape: tuple[int, ...], dtype_name: str, zero: bool) -> Any:
+        with self.on_device():
+            array = cuda.device_array(shape, numpy_dtype(dtype_name), stream=self.bound_stream)
+            if zero and config.ENABLE_CUDASIM:
+                array[...] = 0
+            elif zero and array.size:
+                cuda.cudadrv.driver.device_memset(array, 0, array.nbytes, self.bound_stream)
+        return array
+
+
+def _handle(stream: Any) -> int:
+    """The driver's handle of a stream of Numba, which calls the default one 0."""
+    return int(getattr(stream, "handle", 0) or 0)
+
+
+def is_torch(value: Any) -> bool:
+    """Whether this is a PyTorch tensor."""
+    return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
+
+
+def is_cupy(value: Any) -> bool:
+    """Whether this is a CuPy array."""
+    return "cupy" in sys.modules and isinstance(value, sys.modules["cupy"].ndarray)
+
+
+def is_numba(value: Any) -> bool:
+    """Whether this is an array of Numba or of its simulator."""
+    return bool(getattr(value, "__cuda_ndarray__", False))
+
+
+def library_of(value: Any, device: int | None = None) -> Library:
+    """The library of an array on a GPU, on the array's GPU unless another is named."""
+    on = device_of(value) if device is None else device
+    if on is None or on == UNKNOWN_DEVICE:
+        raise ValueError(f"an array of type {type(value).__name__} does not say which GPU it is on")
+    if is_torch(value):
+        return Torch(on)
+    if is_cupy(value):
+        return CuPy(on)
+    return Numba(on, value.stream) if is_numba(value) else Numba(on)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """NumPy's dtype of this name; bfloat16 is that of ml_dtypes."""
+    if name == "bfloat16":
+        try:
+            import ml_dtypes  # noqa: F401  (gives NumPy the dtype)
+        except ImportError:
+            raise ImportError("new arrays of bfloat16 that are not PyTorch's need the package ml_dtypes") from None
+    return np.dtype(name)

@@ -1,0 +1,130 @@
+"""Where a call is computed: on the CPU, or on the GPU that its arrays lie on. Decided by the arrays alone."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import chain
+from types import NoneType
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+UNKNOWN_DEVICE = -1  # on some GPU: the array does not say which
+
+# Exactly these types are never on a GPU; most calls hold nothing else, and are not looked at further.
+_HOST_TYPES = frozenset({
+    np.ndarray, np.bool_, np.int32, np.int64, np.float32, np.float64, bool, int, float, str, NoneType, list, tuple
+})  # fmt: skip
+_CUDA_MEMORY = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
+
+
+def device_of(value: Any) -> int | None:
+    """The id of the GPU that an array or a sparse matrix lies on, `UNKNOWN_DEVICE` if it does not say, or None."""
+    if type(value) in _HOST_TYPES:
+        return None
+    if getattr(value, "__cuda_ndarray__", False):  # Numba's, or of its simulator
+        return _numba_device(value)
+    # Before the interfaces: a PyTorch tensor that requires grad, or is sparse, raises when it is asked for them.
+    if (is_cuda := getattr(value, "is_cuda", None)) is not None:
+        return int(value.get_device()) if is_cuda else None
+    if hasattr(value, "tocsr"):  # of scipy.sparse or of cupyx.scipy.sparse
+        return device_of(getattr(value, "data", None))
+    if hasattr(value, "__dlpack_device__"):
+        try:
+            kind, device = value.__dlpack_device__()
+        except Exception:  # of any kind: a JAX array that is traced or spread over devices. It is none that we can read
+            return None
+        return int(device) if kind in _CUDA_MEMORY else None
+    return UNKNOWN_DEVICE if hasattr(value, "__cuda_array_interface__") else None
+
+
+def _numba_device(value: Any) -> int:
+    try:
+        return int(value.gpu_data.context.device.id)
+    except AttributeError:
+        return 0 if hasattr(value, "_ary") else UNKNOWN_DEVICE  # the simulator has one device
+
+
+def is_on_device(value: Any) -> bool:
+    """Whether a GPU holds this array or sparse matrix."""
+    return device_of(value) is not None
+
+
+def by_device(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a public function compute on the GPU, by its namesake in `fastce.cuda`, what lies on a GPU.
+
+    Parameters
+    ----------
+    function : callable
+        The function for arrays in the memory of the CPU.
+
+    Returns
+    -------
+    callable
+        The same for arrays of either kind. Arrays of both kinds in one call, or of two GPUs, are a TypeError.
+        Zero-dimensional arrays are numbers: they may be anywhere.
+    """
+    names = tuple(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def on_either(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _HOST_TYPES.issuperset(map(type, args)) and _HOST_TYPES.issuperset(map(type, kwargs.values())):
+            return function(*args, **kwargs)
+        if any(map(is_on_device, chain(args, kwargs.values()))):
+            given = dict(zip(names, args, strict=False)) | kwargs  # too many: the function itself complains
+            if _are_on_device(given):
+                return cast(R, _cuda_function(function.__name__)(*args, **kwargs))
+        return function(*args, **kwargs)
+
+    return on_either
+
+
+def _are_on_device(given: dict[str, Any]) -> bool:
+    """Whether all arrays among the arguments lie on one GPU, not on the CPU; at least one argument is on a GPU."""
+    arrays = {name: value for name, value in given.items() if name != "axis" and _is_array(value)}
+    if not arrays:
+        return True  # numbers only, on a GPU: logsumexp of one
+    here = [name for name, value in arrays.items() if not is_on_device(value)]
+    there = {name: device for name, value in arrays.items() if (device := device_of(value)) is not None}
+    if here and there:
+        raise TypeError(
+            f"{next(iter(there))} is on a GPU but {here[0]} is not: it is a {type(given[here[0]]).__name__} in the "
+            "memory of the CPU; all arrays of a call must be in one place"
+        )
+    known = [(name, device) for name, device in there.items() if device != UNKNOWN_DEVICE]
+    for name, device in known[1:]:
+        first, expected = known[0]
+        if device != expected:
+            raise TypeError(
+                f"{first} is on GPU {expected} but {name} is on GPU {device}: all arrays of a call must be in one place"
+            )
+    return bool(there)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether this holds an array or a sparse matrix, wherever it is; numbers and arrays without dimensions do not."""
+    if isinstance(value, (list, tuple)):
+        return True
+    if getattr(value, "ndim", 1) == 0:
+        return False
+    return hasattr(value, "__array__") or hasattr(value, "tocsr") or is_on_device(value)
+
+
+def _cuda_function(name: str) -> Callable[..., Any]:
+    """The function of this name for arrays on a GPU."""
+    return cast(Callable[..., Any], _cuda_functions().named(name))
+
+
+@functools.cache
+def _cuda_functions() -> Any:
+    if find_spec("numba_cuda") is None:  # not numba.cuda, which some versions of Numba bring along
+        raise ImportError(
+            "arrays on a GPU need the package numba-cuda: pip install fastce[cuda12] or fastce[cuda13], "
+            "by the version of CUDA that the driver supports"
+        )
+    return import_module("fastce.cuda.functions")
