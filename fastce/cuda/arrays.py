@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from fastce.arguments import PARTLY_REPLACES, SHARES_MEMORY, Receiver, check_receiver
+from fastce.arguments import PARTLY_REPLACES, SHARES_MEMORY, Array, Receiver, check_receiver
 from fastce.cuda.libraries import CuPy, Library, Torch, is_numba, is_torch, library_of
 from fastce.dispatch import UNKNOWN_DEVICE, device_of
 
@@ -40,7 +40,7 @@ class DeviceArray:
         return math.prod(self.shape)
 
     @property
-    def flat_dtype(self) -> "np.dtype[Any]":
+    def flat_dtype(self) -> np.dtype[Any]:
         """The dtype of `flat`: uint16 for bfloat16."""
         return _FLAT_DTYPES[self.dtype_name]
 
@@ -105,7 +105,7 @@ class DeviceArray:
         return [(s, n) for s, n in zip(self.strides, self.shape, strict=True) if n > 1]
 
 
-def _flat_on_host(array: "np.ndarray[Any, Any]", flat_size: int) -> "np.ndarray[Any, Any]":
+def _flat_on_host(array: Array, flat_size: int) -> Array:
     """The memory of a simulated array from its first to its last element, without a copy."""
     if flat_size == 0:
         return np.empty(0, array.dtype)

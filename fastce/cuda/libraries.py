@@ -1,6 +1,7 @@
 """The library that an array on a GPU comes from: its streams, and new arrays of it. None is imported by this module."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Library:
 
     def new(self, shape: tuple[int, ...], dtype_name: str, *, zero: bool = False) -> Any:
         """A new array of the library, of zeros or of anything."""
-        size = int(np.prod(shape, dtype=object)) * numpy_dtype(dtype_name).itemsize
+        size = math.prod(shape) * (2 if dtype_name == "bfloat16" else np.dtype(dtype_name).itemsize)
         with memory_errors(f"an array of shape {shape} and dtype {dtype_name} ({size} bytes)"):
             return self._new(shape, dtype_name, zero)
 

@@ -251,7 +251,8 @@ def test_another_librarys_array_is_waited_for_in_the_readers_stream(fake_torch):
     assert fake_torch.asked[-1] == 4096
 
 
-def test_new_arrays_for_tensors_are_tensors(fake_torch):
+def test_new_arrays_for_tensors_are_tensors(fake_torch, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)  # PyTorch's bfloat16 needs no other package
     made = zeros(libraries.Torch(0), (2, 3), "bfloat16")
     assert (type(made.given), made.dtype_name, made.library) == (FakeTensor, "bfloat16", libraries.Torch(0))
 
@@ -269,6 +270,12 @@ def test_new_arrays_for_tensors_are_tensors(fake_torch):
 def test_tensors_that_are_not_their_memory_are_refused(fake_torch, options, words):
     with pytest.raises(TypeError, match=words):
         device_array(FakeTensor(**options), "logits")
+
+
+def test_bfloat16_of_other_libraries_needs_ml_dtypes(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match="bfloat16 that are not PyTorch's need the package ml_dtypes"):
+        zeros(libraries.Numba(0), (2,), "bfloat16")
 
 
 def test_the_parts_of_a_sparse_matrix():
