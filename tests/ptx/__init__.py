@@ -1,0 +1,7 @@
+"""A small interpreter of PTX, so that CUDA kernels run, with every access checked, where there is no GPU."""
+
+from .machine import launch, load
+from .memory import Memory, MemoryFault, Pointer
+from .parse import PtxError
+
+__all__ = ["Memory", "MemoryFault", "Pointer", "PtxError", "launch", "load"]

@@ -1,0 +1,85 @@
+"""How an instruction without side effects becomes a closure (block, mask); ``mask`` None means all threads."""
+
+import numpy as np
+
+from .program import DTYPES
+
+
+class Table(dict):
+    """Opcode -> what builds its closure from (program, instruction)."""
+
+    def of(self, *names):
+        def enter(build):
+            self.update(dict.fromkeys(names, build))
+            return build
+
+        return enter
+
+
+def kind_of(program, slot):
+    """The dtype of a slot."""
+    spec = program.slots[slot]
+    return np.dtype(spec[1] if spec[0] in ("value", "waste") else spec[2])
+
+
+def copying(target, source):
+    def run(block, mask):
+        values = block.values
+        if mask is None:
+            np.copyto(values[target], values[source], casting="unsafe")
+        else:
+            np.copyto(values[target], values[source], where=mask, casting="unsafe")
+
+    return run
+
+
+def elementwise(function, target, *sources):
+    """Any function of whole arrays. It runs for all threads: what the others have is computed and dropped."""
+
+    def run(block, mask):
+        values = block.values
+        result = function(*[values[s] for s in sources])
+        if mask is None:
+            np.copyto(values[target], result, casting="unsafe")
+        else:
+            np.copyto(values[target], result, where=mask, casting="unsafe")
+
+    return run
+
+
+def ufunc(program, function, target, *sources):
+    """A NumPy ufunc, which writes straight to its target where all threads take part."""
+    kinds = {kind_of(program, s) for s in (target, *sources)}
+    if len(kinds) > 1 and kind_of(program, target) != np.bool_:
+        return elementwise(function, target, *sources)
+    if len(sources) == 1:
+        (a,) = sources
+
+        def run_one(block, mask):
+            values = block.values
+            if mask is None:
+                function(values[a], values[target])
+            else:
+                np.copyto(values[target], function(values[a]), where=mask)
+
+        return run_one
+    a, b = sources
+
+    def run_two(block, mask):
+        values = block.values
+        if mask is None:
+            function(values[a], values[b], values[target])
+        else:
+            np.copyto(values[target], function(values[a], values[b]), where=mask)
+
+    return run_two
+
+
+def typed(program, item, function, dtype=None):
+    """``function`` of the operands, all of the type that the opcode ends with."""
+    dtype = dtype or DTYPES[item.parts[-1]]
+    sources = [program.read(o, dtype) for o in item.operands[1:]]
+    target = program.write(item.operands[0], dtype)
+    if isinstance(function, np.ufunc) and len(sources) < 3:
+        return ufunc(program, function, target, *sources)
+    return elementwise(function, target, *sources)
