@@ -68,7 +68,7 @@ def ufunc(program, function, target, *sources):
     def run_two(block, mask):
         values = block.values
         if mask is None:
-            function(values[a], values[b], values[target])
+            function(values[a], values[b], out=values[target])
         else:
             np.copyto(values[target], function(values[a], values[b]), where=mask)
 

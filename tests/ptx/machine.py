@@ -15,7 +15,7 @@ from .report import Report
 PHASE = access.PHASE
 GONE = 1 << 40  # the program counter of a thread that has left
 OPERATIONS = {
-    **moves.OPERATIONS, **integers.OPERATIONS, **floats.OPERATIONS, **convert.OPERATIONS, **access.OPERATIONS,
+    **moves.OPERATIONS, **floats.OPERATIONS, **integers.OPERATIONS, **convert.OPERATIONS, **access.OPERATIONS,
     "bar": warps.barrier,
 }  # fmt: skip
 
