@@ -13,8 +13,8 @@ cuda = pytest.importorskip("numba.cuda")
 
 from llvmlite import ir  # noqa: E402
 from numba import float32, float64, int32, int64, types, uint32, uint64  # noqa: E402
-from numba.cuda.types import float16  # noqa: E402
 from numba.cuda.extending import intrinsic  # noqa: E402
+from numba.cuda.types import float16  # noqa: E402
 
 ALL = 0xFFFFFFFF
 RNG = np.random.default_rng(5)
@@ -152,7 +152,9 @@ def logsumexp_rows(x, out):
     if cuda.threadIdx.x == 0:
         for w in range(1, cuda.blockDim.x // 32):
             new = max(top, maxima[w])
-            whole = whole * math.exp(float64(top) - float64(new)) + sums[w] * math.exp(float64(maxima[w]) - float64(new))
+            whole = whole * math.exp(float64(top) - float64(new)) + sums[w] * math.exp(
+                float64(maxima[w]) - float64(new)
+            )
             top = new
         out[row] = float64(top) + math.log(whole)
 
@@ -273,7 +275,15 @@ def test_integers(dtype):
     n = b & dtype(31)
     clz = np.array([bits - len(bin(int(v) % 2**bits)) + 2 if v else bits for v in b])
     popc = np.array([bin(int(v) % 2**bits).count("1") for v in a])
-    expected = [a // b, a % b, a * b - (a & b) + (a | ~b), a >> n, a << n, np.minimum(a, b) ^ np.maximum(a, -b), clz + popc]
+    expected = [
+        a // b,
+        a % b,
+        a * b - (a & b) + (a | ~b),
+        a >> n,
+        a << n,
+        np.minimum(a, b) ^ np.maximum(a, -b),
+        clz + popc,
+    ]
     for got, want in zip(out, expected[:5], strict=False):
         assert (got == want.astype(dtype)).all()
     assert (out[6] == expected[6]).all()
@@ -508,6 +518,7 @@ def copying(x, y):
 
 # What NVVM makes of other things, in PTX written by hand
 
+
 def single(instruction, result, *inputs, extra=""):
     """A kernel that does one instruction: ``d`` from ``a``, ``b`` and ``c``, each with its own type."""
     names = "abc"[: len(inputs)]
@@ -572,12 +583,17 @@ BITS = [
     ("prmt.b32 d, a, b, 0xF280;", "u4", (A, B), lambda a, b: prmt(a, b, 0xF280)),
     ("cvt.sat.u8.s32 %i, a; mov.b32 d, %i;", "u4", (A,), lambda a: min(max(signed(a), 0), 255)),
     ("cvt.s32.s8 d, a;", "u4", (A,), lambda a: signed(a & 255, 8)),
-    ("mov.b64 {%x, %y}, a; mov.b64 d, {%y, %x};", "u8", (L,), lambda a: (a << 32 | a >> 32)),
+    ("mov.b64 {%x, %y}, a; mov.b64 d, {%y, %x};", "u8", (L,), lambda a: a << 32 | a >> 32),
     ("setp.lo.or.u32 %p1|%p2, a, b, %p0; selp.b32 d, 3, 5, !%p1;", "u4", (A, B), lambda a, b: 5 if a < b else 3),
     ("add.cc.u32 %i, a, b; addc.u32 d, 0, 0;", "u4", (A, B), lambda a, b: (a + b) >> 32),
     ("sub.cc.u32 %i, a, b; subc.u32 d, 7, 0;", "u4", (A, B), lambda a, b: 7 - (a < b)),
     ("div.s32 d, a, b;", "u4", (A, B | np.uint32(1)), lambda a, b: int(math.trunc(signed(a) / signed(b)))),
-    ("rem.s64 d, a, b;", "u8", (L, M), lambda a, b: int(math.copysign(1, signed(a, 64))) * (abs(signed(a, 64)) % abs(signed(b, 64)))),
+    (
+        "rem.s64 d, a, b;",
+        "u8",
+        (L, M),
+        lambda a, b: int(math.copysign(1, signed(a, 64))) * (abs(signed(a, 64)) % abs(signed(b, 64))),
+    ),
     ("slct.b32.s32 d, a, b, c;", "u4", (A, B, A), lambda a, b, c: a if signed(c) >= 0 else b),
 ]
 
@@ -599,7 +615,9 @@ def test_instructions_on_integers(case):
     wanted = [v % 2**bits for v in scalar(expected, *arrays)]
     if "div" in text:
         wanted = [abs(signed(int(a))) // abs(signed(int(b))) for a, b in zip(*arrays, strict=True)]
-        wanted = [w if (a ^ b) < 2**31 else -w % 2**32 for w, a, b in zip(wanted, *(x.tolist() for x in arrays), strict=True)]
+        wanted = [
+            w if (a ^ b) < 2**31 else -w % 2**32 for w, a, b in zip(wanted, *(x.tolist() for x in arrays), strict=True)
+        ]
     assert got.tolist() == wanted
 
 
@@ -609,7 +627,9 @@ G = np.concatenate([RNG.normal(size=90) * 10.0 ** RNG.integers(-3, 12, 90), [np.
 """Numbers that integers may or may not hold."""
 
 
-@pytest.mark.parametrize(("mode", "function"), [("rni", np.rint), ("rzi", np.trunc), ("rmi", np.floor), ("rpi", np.ceil)])
+@pytest.mark.parametrize(
+    ("mode", "function"), [("rni", np.rint), ("rzi", np.trunc), ("rmi", np.floor), ("rpi", np.ceil)]
+)
 @pytest.mark.parametrize(("kind", "dtype"), [("s32", "i4"), ("u32", "u4"), ("s64", "i8"), ("u64", "u8")])
 def test_floats_become_integers(mode, function, kind, dtype):
     got = do(f"cvt.{mode}.{kind}.f64 d, a;", dtype, G)

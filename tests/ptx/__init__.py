@@ -2,6 +2,6 @@
 
 from .machine import launch, load
 from .memory import Memory, MemoryFault, Pointer
-from .parse import PtxError
+from .syntax import PtxError
 
 __all__ = ["Memory", "MemoryFault", "Pointer", "PtxError", "launch", "load"]

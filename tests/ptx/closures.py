@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .program import DTYPES
+from .syntax import DTYPES
 
 
 class Table(dict):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .parse import PtxError
+from .syntax import PtxError
 
 
 def go(labels, _follow, target):

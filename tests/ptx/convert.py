@@ -5,7 +5,7 @@ import numpy as np
 from .closures import Table, elementwise
 from .floats import finished, narrow
 from .moves import bfloat, flush
-from .program import DTYPES
+from .syntax import DTYPES
 
 OPERATIONS = Table()
 ROUNDINGS = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}

@@ -13,7 +13,7 @@ import numpy as np
 
 from .closures import Table, elementwise, typed, ufunc
 from .moves import bfloat, flush
-from .program import DTYPES
+from .syntax import DTYPES
 
 FLOATS = ("f16", "f16x2", "bf16", "bf16x2", "f32", "f64")
 OPERATIONS = Table()

@@ -3,8 +3,9 @@
 import numpy as np
 
 from .closures import Table, elementwise, kind_of, typed, ufunc
-from .floats import FLOATS, OPERATIONS as FLOAT_OPERATIONS
-from .program import DTYPES
+from .floats import FLOATS
+from .floats import OPERATIONS as FLOAT_OPERATIONS
+from .syntax import DTYPES
 
 OPERATIONS = Table()
 CARRY = ("register", ("carry", "carry"), "|b1")
@@ -214,7 +215,12 @@ def counts(program, item):
         flipped = np.unpackbits(a[::-1].copy().view(np.uint8), bitorder="little")[::-1]
         return np.packbits(flipped, bitorder="little").view(a.dtype)
 
-    functions = {"popc": np.bitwise_count, "clz": lambda a: np.uint32(bits) - leading(a), "bfind": find, "brev": reverse}
+    functions = {
+        "popc": np.bitwise_count,
+        "clz": lambda a: np.uint32(bits) - leading(a),
+        "bfind": find,
+        "brev": reverse,
+    }
     return elementwise(functions[name], target, program.read(item.operands[1], dtype))
 
 
@@ -229,7 +235,9 @@ def bfe(program, item):
         up = np.maximum(bits - start.astype(np.int64) - length, 0).astype(dtype)
         kept = (bits - np.maximum(length, 1)).astype(dtype)
         if dtype.kind == "u":
-            mask = np.where(length >= bits, dtype.type(2**bits - 1), (dtype.type(1) << length.astype(dtype)) - dtype.type(1))
+            mask = np.where(
+                length >= bits, dtype.type(2**bits - 1), (dtype.type(1) << length.astype(dtype)) - dtype.type(1)
+            )
             return a >> start.astype(dtype) & mask
         sign = a >> dtype.type(bits - 1)  # stands for all that is above the number
         return np.where(length == 0, np.where(start >= bits, sign, 0), (a << up) >> kept)

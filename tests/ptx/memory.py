@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .parse import PtxError
+from .syntax import PtxError
 
 SHARED, LOCAL = 0x0100_0000_0000, 0x0200_0000_0000  # where generic addresses find shared and local memory
 GLOBAL, VARIABLES = 0x7000_0000_0000, 0x6000_0000_0000

@@ -4,8 +4,7 @@ import numpy as np
 
 from .closures import Table, copying, elementwise, typed, ufunc
 from .memory import LOCAL, SHARED, WINDOW
-from .parse import SIZES, Group, Name, PtxError
-from .program import DTYPES
+from .syntax import DTYPES, SIZES, Group, Name, PtxError
 
 OPERATIONS = Table()
 COMPARE = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater}
@@ -56,7 +55,9 @@ def mov(program, item):
         return together(*pieces(program, source.items, target, size, unpack=False))
     dtype = DTYPES["pred" if item.parts[-1] == "pred" else f"u{8 * size}"] if size < 16 else None
     if dtype is None:
-        halves = [[program.slot("part", (program.frame.number, o.name), "<u8", i) for o in item.operands] for i in (0, 1)]
+        halves = [
+            [program.slot("part", (program.frame.number, o.name), "<u8", i) for o in item.operands] for i in (0, 1)
+        ]
         return together(*(copying(*pair) for pair in halves))
     if isinstance(source, Name) and source.name.startswith(("%clock", "%globaltimer")):
         return clock(program.write(target, dtype))

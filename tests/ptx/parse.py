@@ -1,11 +1,8 @@
 """Read the text of a PTX module: its variables, its functions, and every instruction with its operands."""
 
 import re
-from dataclasses import dataclass, field
 
-SIZES = {"pred": 1, "b8": 1, "u8": 1, "s8": 1, "b16": 2, "u16": 2, "s16": 2, "f16": 2, "bf16": 2}
-SIZES |= {"b32": 4, "u32": 4, "s32": 4, "f32": 4, "f16x2": 4, "bf16x2": 4}
-SIZES |= {"b64": 8, "u64": 8, "s64": 8, "f64": 8, "b128": 16}
+from .syntax import SIZES, Address, Function, Group, Instruction, Module, Name, Number, PtxError, Variable, integer
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 # Directives that end with their line and mean nothing here.
@@ -13,82 +10,6 @@ LINE = re.compile(r"^\s*\.(version|target|address_size|file|loc|branchprotect)\b
 LABEL = re.compile(r"\s*([\w$%]+)\s*:(?!:)")
 RANGE = re.compile(r"(.+?)<(\d+)>$")
 NUMBER = re.compile(r"-?(0[fF][0-9a-fA-F]{8}|0[dD][0-9a-fA-F]{16}|0[xX][0-9a-fA-F]+U?|\d+\.\d*([eE][-+]?\d+)?|\d+U?)$")
-
-
-class PtxError(Exception):
-    """The module cannot be read, or the kernel did something that a GPU would not survive."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """A register, special register, label or variable, perhaps with an offset in bytes."""
-
-    name: str
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class Number:
-    """A literal, as written."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Address:
-    """What stands in brackets."""
-
-    base: Name | Number
-    offset: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """Several operands: ``{a, b}``, ``(a, b)`` or ``a|b``; ``!a`` is a group of one."""
-
-    kind: str
-    items: tuple
-
-
-@dataclass
-class Instruction:
-    """One instruction: its guard is a predicate and whether that is negated."""
-
-    opcode: str
-    operands: list
-    text: str
-    guard: tuple[str, bool] | None = None
-    scope: tuple = ()
-
-    @property
-    def parts(self):
-        return self.opcode.split(".")
-
-
-@dataclass
-class Variable:
-    """A variable of a state space; ``size`` 0 is an array as long as the launch says."""
-
-    name: str
-    space: str
-    type: str
-    align: int
-    size: int
-    values: list | None = None
-
-
-@dataclass
-class Function:
-    """A kernel or device function: ``body`` holds instructions and labels (as plain strings)."""
-
-    name: str
-    entry: bool
-    results: list
-    parameters: list
-    body: list = field(default_factory=list)
-    registers: dict = field(default_factory=dict)
-    variables: dict = field(default_factory=dict)
-    tables: dict = field(default_factory=dict)
 
 
 def split(text):
@@ -114,10 +35,6 @@ def closing(text, start):
         if depth == 0:
             return start + match.start()
     raise PtxError("a brace is not closed")
-
-
-def integer(text):
-    return int(text.rstrip("U"), 0) if not re.fullmatch(r"0\d+", text) else int(text, 8)
 
 
 def variable(text):
@@ -259,18 +176,6 @@ class Body:
         opcode, _, operands = rest.partition(" ")
         found = [self.operand(o) for o in split(operands)]
         self.function.body.append(Instruction(opcode, found, text, guard, self.path))
-
-
-@dataclass
-class Module:
-    """All functions and module variables, by name."""
-
-    functions: dict = field(default_factory=dict)
-    variables: dict = field(default_factory=dict)
-
-    @property
-    def entries(self):
-        return [f.name for f in self.functions.values() if f.entry]
 
 
 def header(text):

@@ -3,8 +3,7 @@
 import numpy as np
 
 from .closures import Table
-from .parse import Group
-from .program import DTYPES
+from .syntax import DTYPES, Group
 
 SYNCS = Table()
 BITS = np.uint32(1) << np.arange(32, dtype=np.uint32)
