@@ -82,10 +82,8 @@ class Access:
             if bad.any():
                 bad_of_all = np.zeros(address.size, bool)
                 bad_of_all[np.flatnonzero(chosen)[bad]] = True
-                at = int(here[bad][0])
-                self.fault(
-                    block, f"out of bounds of {space} memory ({memory.describe(at)})", address, threads, bad_of_all
-                )
+                why = f"out of bounds of {space} memory ({memory.describe(int(here[bad][0]))})"
+                self.fault(block, why, address, threads, bad_of_all)
             which = np.flatnonzero(chosen)
             yield from self.allocations(block, space, here, which if threads is None else threads[which])
 
@@ -182,6 +180,5 @@ def store(program, item):
 
 def writable(access, block, allocation, threads, addresses):
     if not allocation.writable:
-        access.fault(
-            block, f"write to read-only memory ({allocation.name})", addresses, threads, np.ones(len(addresses), bool)
-        )
+        everyone = np.ones(len(addresses), bool)
+        access.fault(block, f"write to read-only memory ({allocation.name})", addresses, threads, everyone)

@@ -64,8 +64,18 @@ class Block:
         self.launch, self.program, self.report = launch, launch.program, launch.report
         self.memory = launch.memory
         count = self.count = int(np.prod(launch.shape))
-        self.index = index
         self.threads = np.arange(count)
+        self.local = np.zeros((count, self.program.local_end), np.uint8)
+        self.stack = Memory()
+        for name, (at, size) in self.program.local.items():
+            self.stack.insert(Allocation(name, at, size))
+        self.values = self.bind()
+        self.start(index)
+
+    def start(self, index):
+        """Begin anew, as another block; registers and local memory keep what the last one left, as on a GPU."""
+        self.index = index
+        count, launch = self.count, self.launch
         self.alive = np.ones(count, bool)
         self.group = self.living = count
         self.converged, self.at = True, 0
@@ -75,13 +85,12 @@ class Block:
         self.steps = self.phase = 0
         self.warp_phase = np.zeros(count, np.int64)
         self.rested = False
-        self.local = np.zeros((count, self.program.local_end), np.uint8)
-        self.shared, self.stack = Memory(), Memory()
+        self.shared = Memory()
         for name, (at, size) in self.program.shared.items():
             self.shared.insert(Shared(name, at, size or launch.dynamic, launch.races))
-        for name, (at, size) in self.program.local.items():
-            self.stack.insert(Allocation(name, at, size))
-        self.values = self.bind()
+        for values, (kind, key, *_) in zip(self.values, self.program.slots, strict=True):
+            if kind == "special" and key.startswith("%ctaid"):
+                values[:] = index["xyz".find(key[-1])]
 
     def bind(self):
         stores, values = {}, []
@@ -101,7 +110,7 @@ class Block:
             elif kind == "waste":
                 values.append(np.zeros(self.count, np.dtype(key)))
             elif kind == "special" and key.startswith("%ctaid"):
-                values.append(np.full(self.count, self.index["xyz".find(key[-1])], np.dtype(rest[0])))
+                values.append(np.zeros(self.count, np.dtype(rest[0])))
             else:
                 if number not in common:
                     common[number] = self.launch.value(number, (kind, key, *rest), self.count)

@@ -33,8 +33,11 @@ def copying(target, source):
     return run
 
 
-def elementwise(function, target, *sources):
-    """Any function of whole arrays. It runs for all threads: what the others have is computed and dropped."""
+def elementwise(function, target, *sources, compact=False):
+    """Any function of whole arrays. It runs for all threads: what the others have is computed and dropped.
+
+    ``compact`` is for functions that are slow for odd numbers: they get those of the running threads only.
+    """
 
     def run(block, mask):
         values = block.values
@@ -44,7 +47,14 @@ def elementwise(function, target, *sources):
         else:
             np.copyto(values[target], result, where=mask, casting="unsafe")
 
-    return run
+    def run_compact(block, mask):
+        if mask is None:
+            run(block, mask)
+        else:
+            values = block.values
+            values[target][mask] = function(*[values[s][mask] for s in sources])
+
+    return run_compact if compact else run
 
 
 def ufunc(program, function, target, *sources):
@@ -75,11 +85,11 @@ def ufunc(program, function, target, *sources):
     return run_two
 
 
-def typed(program, item, function, dtype=None):
+def typed(program, item, function, dtype=None, compact=False):
     """``function`` of the operands, all of the type that the opcode ends with."""
     dtype = dtype or DTYPES[item.parts[-1]]
     sources = [program.read(o, dtype) for o in item.operands[1:]]
     target = program.write(item.operands[0], dtype)
     if isinstance(function, np.ufunc) and len(sources) < 3:
         return ufunc(program, function, target, *sources)
-    return elementwise(function, target, *sources)
+    return elementwise(function, target, *sources, compact=compact)

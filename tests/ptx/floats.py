@@ -82,9 +82,10 @@ def fma64(a, b, c):
     vh, vl = two_sum(up, th)
     result = vh + odd_sum(tl, vl)
     # The splitting above fails for huge factors, and the products' errors vanish for tiny ones.
-    size, other = np.abs(up), np.abs(c)
-    bad = ~((size > 1e-250) & (size < 1e290) & (np.abs(a) < 1e290) & (np.abs(b) < 1e290) & (other < 1e300))
-    if bad.any():
+    size = np.abs(up)
+    most = np.maximum(np.maximum(np.abs(a), np.abs(b)), np.maximum(size, np.abs(c)))
+    if not (np.minimum.reduce(size) > 1e-250 and np.maximum.reduce(most) < 1e290):
+        bad = ~((size > 1e-250) & (most < 1e290))
         exact_zero = bad & ((a == 0) | (b == 0))  # and a product that is not finite needs no care either
         plain = exact_zero | ~(np.isfinite(a) & np.isfinite(b) & np.isfinite(c))
         result = np.where(plain & bad, up + c, result)
@@ -134,9 +135,9 @@ def packed(function, kind):
     return function
 
 
-def build(program, item, function, kind=None):
-    kind = kind or item.parts[-1]
-    return typed(program, item, packed(finished(function, item), kind), DTYPES[kind])
+def build(program, item, function, compact=False):
+    kind = item.parts[-1]
+    return typed(program, item, packed(finished(function, item), kind), DTYPES[kind], compact)
 
 
 def arithmetic(name):
@@ -171,7 +172,7 @@ def fma(program, item):
     if kind == "f64":
         if rounding != "rn":
             raise KeyError(rounding)
-        return build(program, item, fma64)
+        return build(program, item, fma64, compact=True)
 
     def function(a, b, c):
         a, b, c = a.astype(np.float64), b.astype(np.float64), c.astype(np.float64)
@@ -202,10 +203,8 @@ def sign(program, item):
 @OPERATIONS.of("min", "max")
 def extreme(program, item):
     least = item.parts[0] == "min"
-    if "NaN" in item.parts:
-        function = np.minimum if least else np.maximum
-    else:
-        function = np.fmin if least else np.fmax
+    names = ("minimum", "maximum") if "NaN" in item.parts else ("fmin", "fmax")
+    function = getattr(np, names[0 if least else 1])
 
     def run(a, b):
         # -0 counts as less than +0

@@ -14,10 +14,9 @@ from .report import Report
 from .shared import initial
 from .syntax import DTYPES, PtxError
 
-OPERATIONS = {
-    **moves.OPERATIONS, **floats.OPERATIONS, **integers.OPERATIONS, **convert.OPERATIONS, **access.OPERATIONS, **atomics.OPERATIONS,
-    "bar": warps.barrier,
-}  # fmt: skip
+OPERATIONS = {"bar": warps.barrier}
+for part in (moves, floats, integers, convert, access, atomics):  # integers know what to leave to floats
+    OPERATIONS.update(part.OPERATIONS)
 
 
 @lru_cache(maxsize=64)
@@ -66,7 +65,7 @@ def fill(program, memory, args):
 
 
 def launch(
-    text, name, grid, block, args, dynamic_shared=0, memory=None, resident=16, turn=4000, limit=10**9, races=False
+    text, name, grid, block, args, dynamic_shared=0, *, memory=None, resident=16, turn=4000, limit=10**7, races=False
 ):
     """Run a kernel and return a Report; its arrays are changed in place.
 
@@ -98,15 +97,14 @@ def schedule(state, resident, turn, limit):
     """Run the blocks in the order of their indices, a few at once."""
     x, y, z = state.grid
     left = iter([(i, j, k) for k in range(z) for j in range(y) for i in range(x)])
-    running = [Block(state, index) for index, _ in zip(left, range(resident), strict=False)]
+    running = [Block(state, index) for _, index in zip(range(resident), left, strict=False)]
     while running:
         for block in list(running):
             if block.run(turn):
                 if block.steps > limit:
-                    raise PtxError(
-                        f"hangs after {block.steps} instructions: block {block.index} of {state.program.name}"
-                    )
-                continue
-            running.remove(block)
-            if (index := next(left, None)) is not None:
-                running.append(Block(state, index))
+                    raise PtxError(f"hangs after {block.steps} instructions: {block.where(0)}")
+            elif (index := next(left, None)) is not None:
+                block.start(index)
+                running.append(running.pop(running.index(block)))  # the youngest comes last
+            else:
+                running.remove(block)

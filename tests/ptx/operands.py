@@ -101,9 +101,7 @@ class Operands:
         raise PtxError(f"{self.name}: an operand that cannot be read: {operand}")
 
     def of_register(self, name, size, dtype):
-        if dtype.itemsize > size or (dtype.kind == "b") != (
-            size == 1 and self.frame.function.registers[name] == "pred"
-        ):
+        if dtype.itemsize > size or (dtype.kind == "b") != (self.frame.function.registers[name] == "pred"):
             raise PtxError(f"{self.name}: {name} is no {dtype}")
         key = (self.frame.number, name)
         self.registers[key] = size

@@ -146,7 +146,7 @@ class Body:
                     kind, inner = ranges[match.group(1)]
                     self.function.registers[name + inner] = kind
                     return name + inner
-                match = re.fullmatch(r"(%s\d)(\d+)" % re.escape(match.group(1)), name)
+                match = re.fullmatch(rf"({re.escape(match.group(1))}\d)(\d+)", name)
         return name
 
     def operand(self, text):

@@ -96,11 +96,7 @@ class Program(Operands):
 
     def instruction(self, item, callers):
         base = item.parts[0]
-        guard = (
-            self.predicate(Group("!", (Name(item.guard[0]),)) if item.guard[1] else Name(item.guard[0]))
-            if (item.guard)
-            else None
-        )
+        guard = (self.read(Name(item.guard[0]), np.bool_), item.guard[1]) if item.guard else None
         jump = base in ("bra", "brx", "exit", "ret", "call", "bar", "barrier", "trap", "brkpt")
         sync = base in self.syncs or ".sync" in item.opcode
         self.current().opcodes.append(item.opcode)
@@ -122,6 +118,8 @@ class Program(Operands):
             self.close("trap", item.text)
         elif base == "call":
             self.call(item, callers)
+        elif "cluster" in item.parts:
+            raise PtxError(f"unknown instruction: {item.text}")
         elif base in ("bar", "barrier") and "warp" not in item.parts:
             self.close("barrier", item, self.operations["bar"](self, item))
         elif sync:

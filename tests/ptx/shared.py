@@ -32,9 +32,8 @@ def initial(address, variable, program):
         else:  # the address of another variable
             name, generic = (text[8:-1], True) if text.startswith("generic(") else (text, False)
             space, place = program.places[name]
-            at[:] = np.frombuffer(
-                np.uint64(place + (SHARED if generic and space == "shared" else 0)).tobytes(), np.uint8
-            )
+            place += SHARED if generic and space == "shared" else 0
+            at[:] = np.frombuffer(np.uint64(place).tobytes(), np.uint8)
     return allocation
 
 
