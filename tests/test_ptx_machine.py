@@ -163,6 +163,27 @@ def test_the_end_of_an_array_is_seen():
 FUNCTIONS = ["exp", "exp2", "expm1", "log", "log1p", "log2", "tanh", "sqrt", "sin", "cos"]
 
 
+@cuda.jit(device=True, inline="never")
+def both(x, y):
+    return x * y, x - y
+
+
+def through_functions(x, y, out):
+    i = cuda.grid(1)
+    if i < x.size:
+        product, difference = both(x[i], y[i])
+        again, _ = both(product, difference)
+        out[i] = again
+
+
+def test_device_functions_need_no_device():
+    x, y = RNG.normal(size=(2, 100))
+    out = np.zeros(100)
+    report = run(through_functions, 1, 128, x, y, out)
+    assert (out == (x * y) * (x - y)).all()
+    assert report.executed("call", warps=True) in (0, 8)  # LLVM may put the body in the calls' places
+
+
 def doubled(x):
     i = cuda.grid(1)
     x[i] *= float64(2)

@@ -1,6 +1,8 @@
 """Kernels of numba-cuda as PTX: the compiler needs no GPU and no driver."""
 
 from functools import cache
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
@@ -9,12 +11,18 @@ from .machine import launch
 
 @cache
 def compile_kernel(function, *kinds, **options):
-    """The PTX of a Python function for arguments of these Numba types; ``cc`` is (9, 0) unless told."""
+    """The PTX of a Python function for arguments of these Numba types; ``cc`` is (9, 0) unless told.
+
+    What Numba links in from C++, such as the operators of float16, is not there; conversions of float16 are.
+    """
     from numba import cuda, types
 
     options = {"cc": (9, 0)} | options
-    function = getattr(function, "py_func", function)
-    return cuda.compile(function, types.void(*kinds), device=False, abi="numba", **options)[0]
+    # Device functions, alone, are compiled for the device of this machine, which there may not be.
+    device = SimpleNamespace(compute_capability=options["cc"])
+    with mock.patch.object(cuda.dispatcher, "get_current_device", lambda: device):
+        function = getattr(function, "py_func", function)
+        return cuda.compile(function, types.void(*kinds), device=False, abi="numba", **options)[0]
 
 
 def kind_of(argument):

@@ -6,6 +6,7 @@ from .closures import Table
 from .syntax import DTYPES, Group
 
 SYNCS = Table()
+NOTHING = np.uint32(0x7FC0DEAD)  # a NaN, also as the upper half of a float64
 BITS = np.uint32(1) << np.arange(32, dtype=np.uint32)
 
 
@@ -65,6 +66,8 @@ def shfl(program, item):
         other = np.where(inside, other, lane)
         thread = np.minimum(block.threads - lane + other, block.count - 1)
         result = values[source][thread]
+        if mask is not None:  # what a thread that does not take part gives is not defined
+            result = np.where(mask[thread], result, NOTHING)
         if valid is not None:
             store(block, mask, valid, inside)
         store(block, mask, target, result)
