@@ -26,11 +26,11 @@ def single(instruction, result, *inputs, extra=""):
     return f".visible .entry k({parameters})\n{{\n{registers}\n" + "\n".join(lines) + f"\n}}\n{extra}"
 
 
-def do(instruction, result, *arrays):
+def do(instruction, result, *arrays, extra=""):
     names = [f"b{8 * a.itemsize}" for a in arrays]
     out = np.zeros(arrays[0].size, result)
     memory = Memory()
-    text = single(instruction, f"b{8 * out.itemsize}", *names)
+    text = single(instruction, f"b{8 * out.itemsize}", *names, extra=extra)
     launch(text, None, 1, out.size, [memory.put(a) for a in (*arrays, out)], memory=memory)
     return out
 
@@ -215,6 +215,49 @@ def test_calls_and_tables_of_jumps():
 def test_what_is_unknown_is_named():
     with pytest.raises(PtxError, match=r"unknown instruction: frobnicate\.f32 d, a"):
         do("frobnicate.f32 d, a;", "f4", F)
+
+
+def test_named_barriers_hold_a_part_of_the_block():
+    text = """
+    .reg .b32 %w; shr.u32 %w, %i, 5; setp.eq.u32 %p1, %w, 0; mov.b32 d, 0;
+    @%p1 bra PRODUCE;
+    setp.eq.u32 %p1, %w, 1;
+    @%p1 bra CONSUME;
+    bra DONE;
+    PRODUCE: st.shared.u32 [box], 5; bar.arrive 1, 64; mov.b32 d, 1; bra DONE;
+    CONSUME: bar.sync 1, 64; ld.shared.u32 d, [box];
+    DONE: bar.sync 0;
+    """
+    extra = ".shared .align 4 .b8 box[4];"
+    memory, x, out = Memory(), np.zeros(96, "u4"), np.zeros(96, "u4")
+    given = [memory.put(x), memory.put(out)]
+    launch(single(text, "b32", "b32", extra=extra), None, 1, 96, given, memory=memory)
+    assert out.tolist() == [1] * 32 + [5] * 32 + [0] * 32
+
+
+ATOMICS = [
+    ("inc", "u32", 5, lambda old: 0 if old >= 5 else old + 1),
+    ("dec", "u32", 5, lambda old: 5 if old == 0 or old > 5 else old - 1),
+    ("exch", "b32", 9, lambda old: 9),
+    ("max", "s32", 40, lambda old: max(old, 40)),
+    ("or", "b32", 24, lambda old: old | 24),
+    ("add", "u32", 3, lambda old: old + 3),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "given", "step"), ATOMICS, ids=lambda case: case)
+@pytest.mark.parametrize("space", ["shared", "generic"])
+def test_atomics_take_turns(name, kind, given, step, space):
+    address = {"shared": "box", "generic": "%g"}[space]
+    text = f"""
+    .reg .b64 %g; cvta.shared.u64 %g, box; st.shared.u32 [box], 3; bar.sync 0;
+    atom{".shared" if space == "shared" else ""}.{name}.{kind} d, [{address}], {given};
+    """
+    got = do(text, "u4", np.zeros(40, "u4"), extra=".shared .align 4 .b8 box[4];")
+    expected = [3]
+    while len(expected) < 40:
+        expected.append(step(expected[-1]))
+    assert got.tolist() == expected
 
 
 def test_warps_reduce_and_elect():

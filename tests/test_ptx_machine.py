@@ -403,6 +403,7 @@ def unwritten(out):
 def test_shared_memory_never_written_must_not_be_read():
     with pytest.raises(MemoryFault, match=r"never written.*thread \(32, 0, 0\)"):
         run(unwritten, 1, 64, np.zeros(64, "i4"))
+    run(unwritten, 1, 64, np.zeros(64, "i4"), unwritten=False)
 
 
 def beyond(x, at):
@@ -449,6 +450,67 @@ def test_dynamic_shared_memory():
     assert (x == expected).all()
     with pytest.raises(MemoryFault, match="out of bounds of shared"):
         run(dynamic, 1, 96, x, dynamic_shared=95 * 4)
+
+
+def two_views(x):
+    """Dynamic shared memory is the same for both; it lies behind the static."""
+    first, floats, ints = cuda.shared.array(8, int32), cuda.shared.array(0, float32), cuda.shared.array(0, int32)
+    i = cuda.threadIdx.x
+    first[i % 8] = 7
+    floats[i] = x[i]
+    cuda.syncthreads()
+    ints[i] ^= -(2**31)
+    x[i] = floats[i] * first[i % 8]
+
+
+def test_dynamic_shared_memory_is_one():
+    x = RNG.normal(size=32).astype("f4")
+    expected = -7 * x
+    run(two_views, 1, 32, x, dynamic_shared=128)
+    assert (x == expected).all()
+
+
+def halving(x, whole):
+    """A tree in one warp, with a barrier of the warp or without."""
+    box = cuda.shared.array(64, float32)
+    i = cuda.threadIdx.x
+    box[i] = x[i]
+    step = 16
+    while step:
+        if whole:
+            cuda.syncwarp(ALL)
+        first = box[(i & 32) + (i & (step - 1)) + step]
+        second = box[(i & 32) + (i & (step - 1))]
+        if whole:
+            cuda.syncwarp(ALL)
+        box[i] = first + second
+        step //= 2
+    x[i] = box[i]
+
+
+def test_barriers_of_a_warp_order_its_own_memory():
+    x = np.arange(64, dtype="f4")
+    run(halving, 1, 64, x, np.bool_(True), races=True)
+    assert (x == np.repeat([np.arange(32).sum(), np.arange(32, 64).sum()], 32)).all()
+    with pytest.raises(MemoryFault, match="race"):
+        run(halving, 1, 64, x, np.bool_(False), races=True)
+
+
+def leaving(x, n):
+    """Some threads leave before the barrier: the others do not wait for them."""
+    box = cuda.shared.array(64, float32)
+    i = cuda.threadIdx.x
+    if i >= n:
+        return
+    box[i] = x[i]
+    cuda.syncthreads()
+    x[i] = box[n - 1 - i]
+
+
+def test_a_barrier_waits_for_none_that_has_left():
+    x = np.arange(64, dtype="f4")
+    run(leaving, 1, 64, x, np.int64(50))
+    assert x.tolist() == [*range(49, -1, -1), *range(50, 64)]
 
 
 def local_array(x, out, k):

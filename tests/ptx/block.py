@@ -26,6 +26,7 @@ class Launch:
     dynamic: int
     report: Report
     races: bool = False
+    unwritten: bool = True
     shared_values: dict = field(default_factory=dict)
 
     def value(self, number, spec, threads):
@@ -87,7 +88,7 @@ class Block:
         self.rested = False
         self.shared = Memory()
         for name, (at, size) in self.program.shared.items():
-            self.shared.insert(Shared(name, at, size or launch.dynamic, launch.races))
+            self.shared.insert(Shared(name, at, size or launch.dynamic, launch.races, launch.unwritten))
         for values, (kind, key, *_) in zip(self.values, self.program.slots, strict=True):
             if kind == "special" and key.startswith("%ctaid"):
                 values[:] = index["xyz".find(key[-1])]

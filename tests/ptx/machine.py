@@ -65,7 +65,19 @@ def fill(program, memory, args):
 
 
 def launch(
-    text, name, grid, block, args, dynamic_shared=0, *, memory=None, resident=16, turn=4000, limit=10**7, races=False
+    text,
+    name,
+    grid,
+    block,
+    args,
+    dynamic_shared=0,
+    *,
+    memory=None,
+    resident=16,
+    turn=4000,
+    limit=10**7,
+    races=False,
+    unwritten=True,
 ):
     """Run a kernel and return a Report; its arrays are changed in place.
 
@@ -73,12 +85,14 @@ def launch(
     takes: arrays, NumPy scalars (a plain number is an int64 or float64), tuples of them, or Pointers. ``memory`` is
     a Memory in which some arrays were put before. At most ``resident`` blocks run at once, each for ``turn``
     instructions before the next has its turn; after ``limit`` instructions of one block it is said to hang.
+    ``races`` looks for accesses to shared memory that no barrier separates (a warp's own barriers count within it);
+    ``unwritten`` False lets shared memory be read that was never written.
     """
     program, memory = load(text, name), memory or Memory()
     grid, shape = (tuple((*(v if isinstance(v, tuple) else (v,)), 1, 1)[:3]) for v in (grid, block))
     parameters = fill(program, memory, args)
     report = Report(program.segments)
-    state = Launch(program, grid, shape, memory, parameters, dynamic_shared, report, races)
+    state = Launch(program, grid, shape, memory, parameters, dynamic_shared, report, races, unwritten)
     memory.upload()
     extra = [memory.insert(parameters)]
     try:

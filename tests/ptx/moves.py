@@ -185,6 +185,11 @@ def nothing(_program, _item):
     return lambda block, mask: None
 
 
+@OPERATIONS.of("createpolicy")
+def policy(program, item):
+    return elementwise(np.zeros_like, (target := program.write(item.operands[0], np.uint64)), target)
+
+
 @OPERATIONS.of("nanosleep")
 def nanosleep(_program, _item):
     def run(block, _mask):

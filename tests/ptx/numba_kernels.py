@@ -20,7 +20,7 @@ def compile_kernel(function, *kinds, **options):
     options = {"cc": (9, 0)} | options
     # Device functions, alone, are compiled for the device of this machine, which there may not be.
     device = SimpleNamespace(compute_capability=options["cc"])
-    with mock.patch.object(cuda.dispatcher, "get_current_device", lambda: device):
+    with mock.patch.object(cuda.dispatcher, "get_current_device", return_value=device):
         function = getattr(function, "py_func", function)
         return cuda.compile(function, types.void(*kinds), device=False, abi="numba", **options)[0]
 

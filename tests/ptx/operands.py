@@ -8,6 +8,7 @@ from .memory import VARIABLES
 from .syntax import SIZES, Group, Name, Number, PtxError, literal
 
 PARAMETERS = 0x5000_0000_0000
+DYNAMIC = 1 << 24  # where dynamic shared memory begins
 APART = 256  # bytes at least between two variables of shared or local memory, which a GPU lays side by side
 SPECIAL = ("%tid.", "%ntid.", "%ctaid.", "%nctaid.", "%laneid", "%warpid", "%nwarpid", "%lanemask_", "%smid", "%nsmid")
 SPECIAL += ("%gridid", "%dynamic_smem_size")
@@ -48,10 +49,12 @@ class Operands:
 
     def share(self, key, variable):
         """The address in shared memory of a variable, the same in each copy of its function."""
+        if not variable.size:  # all that is as long as the launch says is one
+            self.shared["dynamic"] = (DYNAMIC, 0)
+            return DYNAMIC
         if key not in self.shared:
             self.shared[key] = (self.shared_end, variable.size)
-            if variable.size:
-                self.shared_end += -(-(variable.size + APART) // APART) * APART
+            self.shared_end += -(-(variable.size + APART) // APART) * APART
         return self.shared[key][0]
 
     def reserve(self, key, variable, checked):

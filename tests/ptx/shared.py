@@ -6,19 +6,20 @@ from .memory import SHARED, UNSIGNED, Allocation
 from .syntax import DTYPES, literal
 
 PHASE = 1 << 20  # between two barriers of the block; the meetings of warps count within
+SEVERAL = -2
 
 
 class Shared(Allocation):
     """A variable of shared memory, with what was written to it, and by whom if races are looked for."""
 
-    def __init__(self, name, start, size, races):
+    def __init__(self, name, start, size, races=False, unwritten=True):
         super().__init__(name, start, size)
         self.written = np.zeros(self.bytes.size, np.uint8)
         self.written_views = {width: self.written.view(kind) for width, kind in UNSIGNED.items()}
-        self.all_written = False
+        self.all_written = not unwritten  # reads need no check then
         self.phases = None
-        if races:  # of each byte: the phase of the last write and read, and by which thread (-2: by several)
-            self.phases = {kind: np.full((2, self.bytes.size), -1) for kind in ("read", "written")}
+        if races:  # for each byte: the phase of the last read or write, the thread and the warp
+            self.phases = {kind: np.full((3, self.bytes.size), -1) for kind in ("read", "written")}
 
 
 def initial(address, variable, program):
@@ -57,21 +58,20 @@ def races(access, block, allocation, offset, threads, addresses, kind):
     me = block.threads if threads is None else threads
     ours, others = allocation.phases[kind], allocation.phases["written"]
     checks = (others,) if kind == "read" else (others, allocation.phases["read"])
-    now = block.phase
+    now, warp = block.phase, me // 32
     for byte in range(access.width):
         at = offset + byte
-        for phases in checks:
-            then, by = phases[0][at], phases[1][at]
-            apart = (by != me) & ((then // PHASE == now // PHASE) | (then < 0)) & (then >= 0)
-            same_warp = (by >= 0) & (by // 32 == me // 32) & (phases[0][at] < block.warp_phase[me])
-            bad = apart & ~same_warp
-            if bad.any():
-                access.fault(block, f"race ({allocation.name})", addresses, threads, bad)
-        before = (ours[0][at] // PHASE == now // PHASE) & (ours[0][at] >= 0) & (ours[1][at] != me)
-        ours[0][at] = now
-        ours[1][at] = np.where(before, -2, me)
-        several = np.bincount(at - at.min())[at - at.min()] > 1
-        if several.any():
-            if kind == "written":
-                access.fault(block, f"race ({allocation.name})", addresses, threads, several)
-            ours[1][at] = np.where(several, -2, ours[1][at])
+        for then, thread, of_warp in checks:
+            ordered = (then[at] // PHASE != now // PHASE) | (thread[at] == me)
+            ordered |= (of_warp[at] == warp) & (then[at] < block.warp_phase[me])
+            if not ordered.all():
+                access.fault(block, f"race ({allocation.name})", addresses, threads, ~ordered)
+        then, thread, of_warp = ours
+        before = then[at] // PHASE == now // PHASE
+        earlier, earlier_warp = thread[at], of_warp[at]
+        then[at], thread[at], of_warp[at] = now, me, warp
+        other = thread[at] != me  # the last one of several stands there
+        if kind == "written" and other.any():
+            access.fault(block, f"race ({allocation.name})", addresses, threads, other)
+        thread[at[other | (before & (earlier != me))]] = SEVERAL
+        of_warp[at[(of_warp[at] != warp) | (before & (earlier_warp != warp))]] = SEVERAL
