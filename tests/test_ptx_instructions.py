@@ -235,6 +235,25 @@ def test_named_barriers_hold_a_part_of_the_block():
     assert out.tolist() == [1] * 32 + [5] * 32 + [0] * 32
 
 
+def test_threads_meet_again_wherever_the_text_has_its_blocks():
+    text = """
+    .reg .b32 %k, %j; mov.b32 d, 0; mov.b32 %k, 0; bra HEAD;
+    JOIN: mul.lo.u32 d, d, 3; add.u32 %k, %k, 1; setp.lt.u32 %p1, %k, 8; @%p1 bra HEAD; bra DONE;
+    ODD: add.u32 d, d, 100; bra JOIN;
+    HEAD: add.u32 %j, %i, %k; and.b32 %j, %j, 1; setp.eq.u32 %p1, %j, 1; @%p1 bra ODD;
+    add.u32 d, d, 10; bra JOIN;
+    DONE:
+    """
+    memory, x, out = Memory(), np.zeros(64, "u4"), np.zeros(64, "u4")
+    given = [memory.put(x), memory.put(out)]
+    report = launch(single(text, "b32", "b32"), None, 1, 64, given, memory=memory)
+    expected = np.zeros(64, "u4")
+    for k in range(8):
+        expected = 3 * (expected + np.where((np.arange(64) + k) % 2 == 1, 100, 10))
+    assert out.tolist() == expected.tolist()
+    assert report.executed("mul.lo", warps=True) == 2 * 8
+
+
 ATOMICS = [
     ("inc", "u32", 5, lambda old: 0 if old >= 5 else old + 1),
     ("dec", "u32", 5, lambda old: 5 if old == 0 or old > 5 else old - 1),

@@ -11,6 +11,7 @@ from .report import Report
 from .shared import PHASE, Shared
 from .syntax import PtxError
 
+PATIENCE, AHEAD = 4, 64  # turns without, and then segments with, those threads that others keep from running
 GONE = 1 << 40  # the program counter of a thread that has left
 
 
@@ -79,13 +80,13 @@ class Block:
         count, launch = self.count, self.launch
         self.alive = np.ones(count, bool)
         self.group = self.living = count
-        self.converged, self.at = True, 0
+        self.converged, self.at = True, self.program.start
         self.pc = np.zeros(count, np.int64)
         self.waiting, self.held = np.zeros(count, bool), np.full(count, -1)
         self.arrivals = {}
         self.steps = self.phase = 0
         self.warp_phase = np.zeros(count, np.int64)
-        self.rested = False
+        self.rested, self.hungry = False, 0
         self.shared = Memory()
         for name, (at, size) in self.program.shared.items():
             self.shared.insert(Shared(name, at, size or launch.dynamic, launch.races, launch.unwritten))
@@ -192,8 +193,8 @@ class Block:
         """Execute about ``budget`` instructions, or until a thread rests or all have left."""
         segments, start = self.program.segments, self.steps
         threads, passes = self.report.threads, self.report.warps
-        unlike = 0 if self.converged else 64  # see choose
-        self.rested = False
+        unlike = AHEAD if self.hungry >= PATIENCE else 0  # see choose
+        self.rested, ran = False, np.zeros(self.count, bool)
         while self.living and self.steps - start < budget and not self.rested:
             if self.converged:
                 at, self.group = self.at, self.living
@@ -201,6 +202,7 @@ class Block:
             else:
                 at, mask = self.choose(unlike > 0)
                 unlike -= 1
+                ran |= mask
                 if self.converged:
                     continue
             segment = segments[at]
@@ -216,13 +218,15 @@ class Block:
                     self.at = target
                 else:
                     self.pc[mask] = target
+        starved = not self.converged and (self.alive & (self.held < 0) & ~self.waiting & ~ran).any()
+        self.hungry = self.hungry % PATIENCE + 1 if starved else 0
         return bool(self.living)
 
     def choose(self, last):
         """The group that runs next: of the threads that can run those with the smallest program counter.
 
-        At the start of each turn it is the largest for a while, since threads that spin at a small one may wait
-        for others of their own block.
+        When some did not run for a few turns it is the largest for a while, since threads that spin at a small one
+        may wait for others of their own block.
         """
         ready = self.alive & (self.held < 0)
         able = ready & ~self.waiting

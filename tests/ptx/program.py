@@ -9,6 +9,7 @@ import numpy as np
 
 from . import control
 from .operands import Frame, Operands
+from .order import order
 from .syntax import Group, Name, PtxError
 
 
@@ -42,9 +43,28 @@ class Program(Operands):
         self.parameter_bytes = -(-at // 16) * 16 + 16
         self.copy(entry, places, None, ())
         self.local_end = -(-self.local_end // 16) * 16
+        self.arrange()
+
+    def arrange(self):
+        """Give each segment its place and its end."""
+        ways = [self.ways(number, *segment.leave) for number, segment in enumerate(self.segments)]
+        places = order(set(range(len(ways))), ways)
+        where = {number: place for place, number in enumerate(places)}
+        labels = {name: where[number] for name, number in self.labels.items()}
         for number, segment in enumerate(self.segments):
             kind, *rest = segment.leave
-            segment.end = getattr(control, kind)(self.labels, number + 1, *rest)
+            segment.end = getattr(control, kind)(labels, where.get(number + 1), *rest)
+        self.start = where[0]
+        self.segments = [self.segments[number] for number in places]
+
+    def ways(self, number, kind, *rest):
+        """The segments that can follow one."""
+        if kind in ("exit", "trap"):
+            return []
+        if kind in ("barrier", "sync"):
+            return [number + 1]
+        names = {"go": rest, "branch": rest[2:], "table": rest[-1]}[kind]
+        return [self.labels[name] for name in names]
 
     # Code
 
