@@ -1,0 +1,45 @@
+"""Kernels of numba-cuda as PTX: the compiler needs no GPU and no driver."""
+
+from functools import cache
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+
+from .machine import launch
+
+
+@cache
+def compile_kernel(function, *kinds, **options):
+    """The PTX of a Python function for arguments of these Numba types; ``cc`` is (9, 0) unless told.
+
+    What Numba links in from C++, such as the operators of float16, is not there; conversions of float16 are.
+    """
+    from numba import cuda, types
+
+    options = {"cc": (9, 0)} | options
+    # Device functions, alone, are compiled for the device of this machine, which there may not be.
+    device = SimpleNamespace(compute_capability=options["cc"])
+    with mock.patch.object(cuda.dispatcher, "get_current_device", return_value=device):
+        function = getattr(function, "py_func", function)
+        return cuda.compile(function, types.void(*kinds), device=False, abi="numba", **options)[0]
+
+
+def kind_of(argument):
+    """The Numba type of an argument: arrays are C-contiguous or have any strides."""
+    from numba import types
+    from numba.cuda.types import float16
+
+    if isinstance(argument, tuple):
+        return types.Tuple([kind_of(part) for part in argument])
+    dtype = np.asarray(argument).dtype
+    kind = float16 if dtype == np.float16 else getattr(types, "boolean" if dtype.kind == "b" else dtype.name)
+    if not isinstance(argument, np.ndarray):
+        return kind
+    return types.Array(kind, argument.ndim, "C" if argument.flags.c_contiguous else "A")
+
+
+def run(function, grid, block, *args, dynamic_shared=0, **options):
+    """Compile a kernel for these arguments and launch it; ``options`` are those of ``launch``."""
+    text = compile_kernel(function, *(kind_of(a) for a in args))
+    return launch(text, None, grid, block, args, dynamic_shared, **options)
