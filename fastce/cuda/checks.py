@@ -1,0 +1,123 @@
+"""What is checked on the device before a loss is computed; the host reads the verdict with the result, once.
+
+A kernel that finds something wrong leaves a mark in the report, and the kernels after it write nothing.
+"""
+
+import functools
+
+import numpy as np
+from numba import cuda
+
+from fastce.cuda.jobs import BAD_STRUCTURE, BAD_TARGET, FACTOR, IS_BAD, TOTAL_WEIGHT
+from fastce.cuda.primitives import device, kernel, load_real, store_real
+from fastce.cuda.states import BOARD
+from fastce.cuda.sums import sum_of_block
+
+THREADS = 256
+AXES = 6  # of strided arrays at most
+
+
+@device
+def mark(report, field, k, count):
+    """Note that item k of ``count`` is bad; the first one of all stays."""
+    cuda.atomic.max(report, field, np.float64(count - k))
+
+
+@device
+def strided_place(k, shape, strides):
+    """Where item k, in C order, of a strided array is."""
+    place = 0
+    for axis in range(AXES - 1, -1, -1):
+        place += (k % shape[axis]) * strides[axis]
+        k //= shape[axis]
+    return place
+
+
+@functools.cache
+def copy_kernel(from_float: bool, to_float: bool):
+    """Copy from strides to strides, and from one dtype to another; floats may be of 16 bits."""
+
+    @kernel(THREADS, 4)
+    def copy(source, origin, strides, into, into_origin, into_strides, shape, count):
+        step = np.int64(cuda.gridDim.x) * cuda.blockDim.x
+        for k in range(np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x, count, step):
+            here = origin + strided_place(k, shape, strides)
+            there = into_origin + strided_place(k, shape, into_strides)
+            if to_float:
+                store_real(into, there, load_real(source, here) if from_float else source[here])
+            else:
+                into[there] = source[here]
+
+    return copy
+
+
+@kernel(THREADS, 4)
+def check_weights(weights, count, report, field):
+    """Mark the first weight that is negative or not finite."""
+    step = np.int64(cuda.gridDim.x) * cuda.blockDim.x
+    for k in range(np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x, count, step):
+        if not 0.0 <= weights[k] < np.inf:
+            mark(report, field, k, count)
+
+
+@kernel(THREADS, 4)
+def check_class_indices(targets, rows, classes, per_block, report, totals):
+    """Mark the first class index out of range, and add up the weights of the rows of each block."""
+    board = cuda.shared.array(BOARD, np.float64)
+    first = np.int64(cuda.blockIdx.x) * per_block
+    total = 0.0
+    for i in range(first + cuda.threadIdx.x, min(first + per_block, rows), cuda.blockDim.x):
+        c = np.int64(targets.classes[i])
+        if c == targets.ignore_index:
+            continue
+        if c < 0 or c >= classes:
+            mark(report, BAD_TARGET, i, rows)
+            continue
+        weight = targets.row_weight[i] if targets.row_weight.size > 0 else 1.0
+        if targets.class_weight.size > 0:
+            weight *= targets.class_weight[c]
+        total += weight
+    total = sum_of_block(total, board)
+    if cuda.threadIdx.x == 0:
+        totals[cuda.blockIdx.x] = total
+
+
+@kernel(THREADS, 4)
+def check_sparse(targets, rows, classes, stored, report):
+    """Mark the first row of a sparse matrix with an index out of range, or that is not in canonical form."""
+    step = np.int64(cuda.gridDim.x) * cuda.blockDim.x
+    for i in range(np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x, rows, step):
+        first, end = np.int64(targets.first_points[i]), np.int64(targets.first_points[i + 1])
+        if first < 0 or end < first or end > stored or (i == 0 and first != 0):
+            mark(report, BAD_STRUCTURE, i, rows)
+            continue
+        before = np.int64(-1)
+        for k in range(first, end):
+            c = np.int64(targets.classes[k])
+            if c < 0 or c >= classes:
+                mark(report, BAD_TARGET, i, rows)
+                break
+            if c <= before:
+                mark(report, BAD_STRUCTURE, i, rows)
+                break
+            before = c
+
+
+@kernel(THREADS, 4)
+def finish_checks(totals, count, known, is_mean, upstream, report):
+    """One block: the total weight, and what gradients are multiplied by: upstream, for means / total weight."""
+    board = cuda.shared.array(BOARD, np.float64)
+    total = 0.0
+    for k in range(cuda.threadIdx.x, count, cuda.blockDim.x):
+        total += totals[k]
+    total = known + sum_of_block(total, board)
+    if cuda.threadIdx.x > 0:
+        return
+    report[TOTAL_WEIGHT] = total
+    factor = upstream
+    if is_mean:
+        factor = upstream / total if total > 0.0 else 0.0
+    report[FACTOR] = factor
+    for field in range(IS_BAD):
+        if report[field] > 0.0:
+            report[IS_BAD] = 1.0

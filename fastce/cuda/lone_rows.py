@@ -1,0 +1,99 @@
+"""A row for each thread: for class axes that are not the last, and whatever else has strides of its own.
+
+Threads that are side by side take rows that are, so that they read and write stretches of memory. A row is read twice,
+or three times where its classes have masses; the second time it mostly comes from a cache.
+"""
+
+import functools
+import math
+
+import numpy as np
+from numba import cuda
+
+from fastce.cuda.elements import element_by, mass_by, written_by
+from fastce.cuda.endings import ending_by, upstream_of_row, weight_of_row
+from fastce.cuda.jobs import IS_BAD, NO_MASS, Job
+from fastce.cuda.points import distances_by, mass_at_by, points_by
+from fastce.cuda.primitives import device, kernel, store_real, to_real
+from fastce.cuda.states import pushed, reference_of, with_block
+
+THREADS = 256
+BLOCK = 32  # elements that are added up in the dtype of the reals
+
+
+@device
+def first_of_row(i, inner, cube):
+    """Where class 0 of row i is; ``inner`` rows follow each other before the next outer one."""
+    return cube.origin + (i // inner) * cube.outer_step + (i % inner) * cube.inner_step
+
+
+@functools.cache
+def state_by(job: Job, element):
+    """The state of a row that one thread looks at; its element c is number first + c * step."""
+    distances_of, mass_of, has_masses = distances_by(job, element), mass_by(job), job.dense != NO_MASS
+
+    @device
+    def of_block(logits, first, step, begin, end, like, options):
+        top, rest = to_real(like, -math.inf), options.zero
+        for c in range(begin, end):
+            top, rest = pushed(top, rest, element(logits, first + c * step, options), options)
+        return top, rest
+
+    @device
+    def state_of(logits, first, step, classes, points, of_row, mass_step, targets, like, options):
+        top, rest = of_block(logits, first, step, 0, min(BLOCK, classes), like, options)
+        whole = (np.float64(top), np.float64(rest))
+        for begin in range(BLOCK, classes, BLOCK):
+            top, rest = of_block(logits, first, step, begin, min(begin + BLOCK, classes), like, options)
+            whole = with_block(whole, top, rest, like, options)
+        reference = to_real(like, reference_of(whole[0], 0.0))
+        distance, total = distances_of(logits, first, step, points, reference, 0, 1, targets, like, options)
+        if has_masses:
+            for c in range(classes):
+                mass = mass_of(c, of_row + c * mass_step, targets, like, options)
+                if mass != 0.0:
+                    distance += mass * (reference - element(logits, first + c * step, options))
+                    total += mass
+        return whole[0], whole[1], np.float64(distance), np.float64(total)
+
+    return state_of
+
+
+@functools.cache
+def lone_rows_kernel(job: Job):
+    """The kernel for rows of any strides."""
+    element, mass_of, mass_at = element_by(job), mass_by(job), mass_at_by(job)
+    state_of, points_of, ending, written = state_by(job, element), points_by(job), ending_by(job), written_by(job)
+    writes = job.writes
+
+    @kernel(THREADS, 3)
+    def lone_rows(
+        logits, out, rows, classes, inner, cube, out_cube, mass_cube, targets, options, upstream, report, results
+    ):
+        i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        if i >= rows or report[IS_BAD] > 0.0:
+            return
+        weight = weight_of_row(i, targets)
+        first_out, step = first_of_row(i, inner, out_cube), out_cube.class_step
+        if weight == 0.0:
+            store_real(results, i, 0.0)
+            if writes:
+                for c in range(classes):
+                    store_real(out, first_out + c * step, 0.0)
+            return
+        first, of_row = first_of_row(i, inner, cube), first_of_row(i, inner, mass_cube)
+        points = points_of(i, logits, targets, options)
+        state = state_of(
+            logits, first, cube.class_step, classes, points, of_row, mass_cube.class_step, targets, logits, options
+        )
+        above = upstream_of_row(i, upstream, report) if writes else 1.0
+        result, row = ending(state, weight, above, logits, options)
+        store_real(results, i, result)
+        if writes:
+            for c in range(classes):
+                mass = mass_of(c, of_row + c * mass_cube.class_step, targets, logits, options)
+                mass += mass_at(c, points, logits, targets, options)
+                y = element(logits, first + c * cube.class_step, options)
+                store_real(out, first_out + c * step, written(y, mass, row, options))
+
+    return lone_rows

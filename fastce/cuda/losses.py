@@ -1,0 +1,118 @@
+"""cross_entropy and its gradient for arrays on a GPU."""
+
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments import choice, class_axis, fraction, integer, not_negative, number, positive, reduction_of
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty
+from fastce.cuda.jobs import CROSS_ENTROPY, Job, options_of
+from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of, size_of
+from fastce.cuda.run import Call, run
+from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
+from fastce.dispatch import is_on_device
+from fastce.losses import ValueAndGrad
+from fastce.targets import reduced, smoothing
+
+
+def float_array(value: Any, name: str) -> DeviceArray:
+    """An array of floats; integers and booleans are converted to float64."""
+    array = device_array(value, name)
+    return array if array.dtype_name in FLOATS else contiguous(array, "float64")
+
+
+def real_of(array: DeviceArray) -> np.dtype[Any]:
+    """What elements of this array are computed in."""
+    return np.dtype(np.float64 if array.dtype_name == "float64" else np.float32)
+
+
+def readable_rows(array: DeviceArray, axis: int) -> Rows:
+    """The rows of an array: where it is, or of a copy if no kernel can read it there."""
+    rows = rows_of(array, axis) or rows_of(contiguous(array), axis)
+    assert rows is not None
+    return rows
+
+
+def upstream_of(grad_output: Any, call: "CrossEntropy") -> tuple[float, DeviceArray | None]:
+    """What row gradients are multiplied by: a number, and one more for each row if there are such."""
+    if grad_output is None or not is_on_device(grad_output):
+        return 1.0 if grad_output is None else number(grad_output, "grad_output"), None
+    array = device_array(grad_output, "grad_output", call.logits.library)
+    if array.ndim > 0 and (call.reduction != "none" or array.shape != call.lead):
+        expected = f"{call.lead} or a number" if call.reduction == "none" else "a number"
+        raise ValueError(f"grad_output has shape {array.shape}, expected {expected}")
+    return 1.0, contiguous(array, "float64")
+
+
+class CrossEntropy:
+    """A checked call of cross_entropy."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.logits = float_array(given["logits"], "logits")
+        self.axis = class_axis(self.logits, given["axis"], "logits")  # type: ignore[arg-type]  # ndim and shape do
+        self.lead = self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
+        self.classes = self.logits.shape[self.axis]
+        self.reduction = reduction_of(given["reduction"])
+        over = choice(given["smoothing_over"], "smoothing_over", ("all", "others"))
+        keep, spread = smoothing(fraction(given["label_smoothing"], "label_smoothing"), over, self.classes)
+        self.softcap = 0.0 if given["softcap"] is None else positive(given["softcap"], "softcap")
+        self.real = real_of(self.logits)
+        self.options = options_of(
+            self.real,
+            positive(given["logit_scale"], "logit_scale"),
+            self.softcap,
+            not_negative(given["z_loss"], "z_loss"),
+            keep,
+            spread,
+        )
+        self.targets: DeviceTargets = described_targets(
+            given["targets"],
+            self.logits,
+            self.axis,
+            weight=given["weight"],
+            sample_weight=given["sample_weight"],
+            ignore_index=integer(given["ignore_index"], "ignore_index"),
+            spread=spread,
+            real=self.real.name,
+        )
+
+    def run(self, upstream: tuple[float, DeviceArray | None], out: DeviceArray | None) -> Any:
+        """The value; the gradient goes to ``out`` if that is given."""
+        logits, library = self.logits, self.logits.library
+        rows = size_of(self.lead)
+        results = empty(library, self.lead, self.real.name) if self.reduction == "none" else None
+        check(self.targets, rows, self.classes, self.reduction == "mean", upstream[0])
+        job = Job(
+            CROSS_ENTROPY, out is not None, self.targets.points, self.targets.dense, self.softcap > 0.0,
+            self.real == np.float64,
+        )  # fmt: skip
+        above = self.targets.arrays.row_weight[:0] if upstream[1] is None else upstream[1].flat()
+        call = Call(job, self.options, self.targets.arrays, self.targets.mass_rows, above, self.targets.report)
+        if rows:
+            written = None if out is None else rows_of(out, self.axis)
+            room = written
+            if out is not None and written is None:
+                room = rows_of(empty(library, out.shape, out.dtype_name), self.axis)
+            run(call, readable_rows(logits, self.axis), room, results)
+        total_loss, total_weight = verdict(self.targets, rows, self.classes)
+        if rows and out is not None and written is None and room is not None:
+            copy(room.array, out)
+        return results.given if results is not None else reduced(total_loss, self.reduction, total_weight)
+
+
+def cross_entropy(**given: Any) -> Any:
+    """See `fastce.cross_entropy`."""
+    return CrossEntropy(given).run((1.0, None), None)
+
+
+def cross_entropy_value_and_grad(**given: Any) -> ValueAndGrad:
+    """See `fastce.cross_entropy_value_and_grad`."""
+    call = CrossEntropy(given)
+    upstream = upstream_of(given["grad_output"], call)
+    inputs = [
+        device_array(given[name], name, call.logits.library)
+        for name in ("targets", "weight", "sample_weight")
+        if given[name] is not None and not hasattr(given[name], "tocsr")
+    ]
+    out = checked_out(given["out"], call.logits.shape, call.logits.dtype_name, call.logits, inputs)
+    return ValueAndGrad(call.run(upstream, out), out.given)

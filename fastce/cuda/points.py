@@ -1,0 +1,135 @@
+"""The classes that a row's target names: one class index, or the points of a row of a sparse matrix."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.cuda.jobs import CLASS_INDICES, NO_TARGETS, SPARSE, Job
+from fastce.cuda.primitives import device, load_real, to_real
+
+
+class Points(NamedTuple):
+    """The points of a row: a class index and its mass; or, of a sparse matrix, the numbers of the first and the end."""
+
+    first: Any
+    end: Any
+    mass: Any
+
+
+@device
+def _times_class_weight(mass, c, like, targets):
+    return mass * to_real(like, load_real(targets.class_weight, c)) if targets.class_weight.size > 0 else mass
+
+
+@device
+def no_points(options):
+    """The points of a row that does not count."""
+    return Points(np.int64(0), np.int64(0), options.zero)
+
+
+@device
+def _no_points(i, like, targets, options):
+    return no_points(options)
+
+
+@device
+def _class_index(i, like, targets, options):
+    c = np.int64(targets.classes[i])
+    return Points(c, c, _times_class_weight(options.keep, c, like, targets))
+
+
+@device
+def _points_of_sparse_row(i, like, targets, options):
+    return Points(np.int64(targets.first_points[i]), np.int64(targets.first_points[i + 1]), options.zero)
+
+
+@functools.cache
+def points_by(job: Job):
+    """The points of row i."""
+    return {NO_TARGETS: _no_points, CLASS_INDICES: _class_index, SPARSE: _points_of_sparse_row}[job.points]
+
+
+@device
+def _first_from(c, points, targets):
+    """The number of the first point whose class is c or higher."""
+    low, high = points.first, points.end
+    while low < high:
+        middle = (low + high) // 2
+        if targets.classes[middle] < c:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@device
+def _mass_of_sparse_point(k, like, targets, options):
+    mass = options.keep * to_real(like, load_real(targets.masses, k))
+    return _times_class_weight(mass, targets.classes[k], like, targets)
+
+
+@functools.cache
+def mass_at_by(job: Job):
+    """The mass of the row's points at class c."""
+
+    @device
+    def none(c, points, like, targets, options):
+        return options.zero
+
+    @device
+    def of_index(c, points, like, targets, options):
+        return points.mass if c == points.first else options.zero
+
+    @device
+    def of_sparse(c, points, like, targets, options):
+        k = _first_from(c, points, targets)
+        if k < points.end and targets.classes[k] == c:
+            return _mass_of_sparse_point(k, like, targets, options)
+        return options.zero
+
+    return {NO_TARGETS: none, CLASS_INDICES: of_index, SPARSE: of_sparse}[job.points]
+
+
+@functools.cache
+def are_near_by(job: Job):
+    """Whether some point of the row is in classes c to c + count."""
+
+    @device
+    def none(c, count, points, targets):
+        return False
+
+    @device
+    def index(c, count, points, targets):
+        return c <= points.first < c + count
+
+    @device
+    def of_sparse(c, count, points, targets):
+        k = _first_from(c, points, targets)
+        return k < points.end and targets.classes[k] < c + count
+
+    return {NO_TARGETS: none, CLASS_INDICES: index, SPARSE: of_sparse}[job.points]
+
+
+@functools.cache
+def distances_by(job: Job, element):
+    """(distance, mass) of the row's points that fall to this thread; ``element`` is how a class's y is found."""
+    is_index = job.points == CLASS_INDICES
+    is_sparse = job.points == SPARSE
+
+    @device
+    def distances(source, first, step, points, reference, lane, lanes, targets, like, options):
+        distance, total = 0.0, 0.0
+        if is_index and lane == 0 and points.mass != 0.0:
+            distance += points.mass * (reference - element(source, first + points.first * step, options))
+            total += points.mass
+        if is_sparse:
+            for k in range(points.first + lane, points.end, lanes):
+                mass = _mass_of_sparse_point(k, like, targets, options)
+                if mass != 0.0:
+                    y = element(source, first + np.int64(targets.classes[k]) * step, options)
+                    distance += mass * (reference - y)
+                    total += mass
+        return distance, total
+
+    return distances

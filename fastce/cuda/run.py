@@ -1,0 +1,166 @@
+"""Which kernel takes the rows of a call, and how it is launched."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from numba import config, cuda
+
+from fastce.cuda.arrays import DeviceArray, empty, zeros
+from fastce.cuda.few_classes import MOST_CLASSES, few_classes_kernel
+from fastce.cuda.jobs import KNOWN_STATES, PROBABILITIES, STATES_ONLY, TOTAL_LOSS, WHOLE, Cube, Job, Options, Shape, Targets
+from fastce.cuda.layout import Rows, lanes_of, launch
+from fastce.cuda.libraries import Library
+from fastce.cuda.lone_rows import THREADS as LONE_THREADS
+from fastce.cuda.lone_rows import lone_rows_kernel
+from fastce.cuda.parts import FIELDS
+from fastce.cuda.primitives import ROOM_CHUNKS
+from fastce.cuda.rows import THREADS, rows_kernel
+from fastce.cuda.sums import PER_BLOCK, sum_up
+from fastce.cuda.sums import THREADS as SUM_THREADS
+
+CHUNKS_OF_THREAD = ROOM_CHUNKS // THREADS
+FEWEST_LANES = 4
+BLOCKS_OF_MULTIPROCESSOR = 2  # that surely run at once
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a kernel is told of a call, beside the arrays of its rows."""
+
+    job: Job
+    options: Options
+    targets: Targets
+    mass_rows: Rows | None  # of probabilities
+    upstream: Any
+    report: DeviceArray
+
+
+def run(call: Call, logits: Rows, out: Rows | None, results: DeviceArray | None) -> None:
+    """Compute the result of each row into ``results``, or their sum into the report, and write ``out``."""
+    if _is_few(call, logits, out):
+        per_block = 128 if call.job.is_float64 else 256
+        blocks = -(-logits.count // per_block)
+        into = results if results is not None else empty(logits.array.library, (blocks,), "float64")
+        _run_few_classes(call, logits, out, into, per_block, results is None)
+        count = blocks
+    else:
+        into = results if results is not None else empty(logits.array.library, (logits.count,), "float64")
+        (_run_rows if _is_matrix(call, logits, out) else _run_lone_rows)(call, logits, out, into)
+        count = logits.count
+    if results is None:
+        add_up(into, count, call.report, TOTAL_LOSS)
+
+
+def _all(call: Call, logits: Rows, out: Rows | None) -> list[Rows]:
+    return [rows for rows in (logits, out, call.mass_rows) if rows is not None]
+
+
+def _is_matrix(call: Call, logits: Rows, out: Rows | None) -> bool:
+    return all(rows.is_matrix for rows in _all(call, logits, out))
+
+
+def _is_aligned(logits: Rows, out: Rows | None) -> bool:
+    """Whether chunks of the logits and of what is written lie alike."""
+    lanes = lanes_of(logits.array)
+    return out is None or (
+        logits.phase(lanes) == out.phase(lanes) and (logits.count <= 1 or (logits.step - out.step) % lanes == 0)
+    )
+
+
+def _is_few(call: Call, logits: Rows, out: Rows | None) -> bool:
+    return (
+        logits.classes <= MOST_CLASSES
+        and _is_matrix(call, logits, out)
+        and all(rows.step == rows.classes for rows in _all(call, logits, out))
+        and _is_aligned(logits, out)
+    )
+
+
+def _written(logits: Rows, out: Rows | None) -> Any:
+    """What kernels get to write to: an empty array for those that write nothing."""
+    return logits.array.flat()[:0] if out is None else out.array.flat()
+
+
+def _run_few_classes(
+    call: Call, logits: Rows, out: Rows | None, results: DeviceArray, per_block: int, adds_up: bool
+) -> None:
+    launch(
+        few_classes_kernel(call.job, logits.classes, per_block), -(-logits.count // per_block), per_block, logits.array,
+        logits.array.flat(), _written(logits, out), logits.count, logits.phase(lanes_of(logits.array)), call.targets,
+        call.options, call.upstream, call.report.flat(), results.flat(), adds_up,
+    )  # fmt: skip
+
+
+def _run_lone_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) -> None:
+    nowhere = Cube(0, 0, 0, 0)
+    launch(
+        lone_rows_kernel(call.job), -(-logits.count // LONE_THREADS), LONE_THREADS, logits.array,
+        logits.array.flat(), _written(logits, out), logits.count, logits.classes, logits.inner, logits.cube,
+        nowhere if out is None else out.cube, nowhere if call.mass_rows is None else call.mass_rows.cube, call.targets,
+        call.options, call.upstream, call.report.flat(), results.flat(),
+    )  # fmt: skip
+
+
+def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) -> None:
+    lanes = lanes_of(logits.array)
+    chunks = -(-(logits.classes + lanes - 1) // lanes)
+    parts = -(-chunks // ROOM_CHUNKS)
+    threads = FEWEST_LANES
+    while threads < THREADS and chunks > threads * CHUNKS_OF_THREAD:
+        threads *= 2
+    shape = Shape(
+        logits.count, logits.classes, logits.step, 0 if out is None else out.step,
+        0 if call.mass_rows is None else call.mass_rows.step, logits.phase(lanes), _is_aligned(logits, out),
+        parts, -(-chunks // parts), WHOLE,
+    )  # fmt: skip
+    library = logits.array.library
+    of_states = empty(library, (logits.count * parts * FIELDS if parts > 1 else 1,), "float64")
+    of_posted = zeros(library, (logits.count + 1 if parts > 1 else 1,), "int32")
+    states, posted = of_states.flat(), of_posted.flat()
+    per_block = THREADS // threads
+    blocks = logits.count * parts if parts > 1 else -(-logits.count // per_block)
+    kernel, written = rows_kernel(call.job), _written(logits, out)
+    for stage in stages(call.job, parts):
+        launch(
+            kernel, blocks, (threads, per_block), logits.array,
+            logits.array.flat(), written, shape._replace(stage=stage), call.targets, call.options, call.upstream,
+            call.report.flat(), results.flat(), states, posted,
+        )  # fmt: skip
+
+
+def stages(job: Job, parts: int) -> list[int]:
+    """Parts of rows wait for each other if all of a row's run at once; else their states are found first."""
+    if parts == 1 or not job.writes or parts <= blocks_at_once():
+        return [WHOLE]
+    return [STATES_ONLY, KNOWN_STATES]
+
+
+def blocks_at_once() -> int:
+    """Blocks that surely run at once; the simulator runs one."""
+    if config.ENABLE_CUDASIM:
+        return 1
+    return int(cuda.get_current_device().MULTIPROCESSOR_COUNT) * BLOCKS_OF_MULTIPROCESSOR
+
+
+def sums_of_blocks(library: Library, values: Any, count: int) -> tuple[DeviceArray, int]:
+    """The sums of blocks of numbers, and how many blocks there are."""
+    blocks = max(1, -(-count // PER_BLOCK))
+    totals = empty(library, (blocks,), "float64")
+    launch(sum_up, blocks, SUM_THREADS, totals, values, count, PER_BLOCK, totals.flat(), 0)
+    return totals, blocks
+
+
+def add_up(values: DeviceArray, count: int, report: DeviceArray, field: int) -> None:
+    """The sum of numbers in float64, in the same order every time, as a field of the report."""
+    totals, blocks = sums_of_blocks(values.library, values.flat(), count)
+    launch(sum_up, 1, SUM_THREADS, totals, totals.flat(), blocks, blocks, report.flat(), field)
+
+
+def numbers_of(array: DeviceArray) -> Any:
+    """The elements as a NumPy array, once the device has come to them."""
+    with array.library.on_device():
+        stream = array.library.stream
+        numbers = array.flat().copy_to_host(stream=stream)
+        if stream:
+            stream.synchronize()
+    return numbers

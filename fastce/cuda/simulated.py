@@ -1,0 +1,152 @@
+"""Plain twins of `fastce.cuda.primitives` for Numba's simulator, where a thread of a GPU is a thread of Python.
+
+A chunk is a tuple of reals here, and a room a list of them.
+"""
+
+import math
+import threading
+
+import numpy as np
+from numba import cuda
+
+ROOM_CHUNKS = 2048
+_LOCK = threading.Lock()
+
+
+def device(function):
+    return cuda.jit(device=True)(function)
+
+
+def kernel(*bounds):
+    return cuda.jit
+
+
+# --- elements --------------------------------------------------------------------------------------------------------
+
+
+def _real(array):
+    return np.float64 if array.dtype == np.float64 else np.float32
+
+
+def lanes_of(array):
+    return 16 // array.dtype.itemsize
+
+
+def to_real(array, value):
+    return _real(array)(value)
+
+
+def load_real(array, k):
+    element = array[k]
+    if array.dtype == np.uint16:  # bfloat16
+        return (np.uint32(element) << np.uint32(16)).view(np.float32)
+    return _real(array)(element)
+
+
+def _rounded(array, value):
+    if array.dtype != np.uint16:
+        return array.dtype.type(value)
+    bits = int(np.float32(value).view(np.uint32))
+    if math.isnan(value):
+        return np.uint16(bits >> 16 | 0x40)
+    return np.uint16(bits + 0x7FFF + (bits >> 16 & 1) >> 16)  # to nearest even
+
+
+def store_real(array, k, value):
+    with np.errstate(over="ignore"):
+        array[k] = _rounded(array, value)
+
+
+def load_fresh(array, k):
+    return array[k]
+
+
+# --- chunks ----------------------------------------------------------------------------------------------------------
+
+
+def load_chunk(array, k):
+    return load_part(array, k, k, k + lanes_of(array))
+
+
+def load_part(array, k, start, stop):
+    lowest = to_real(array, -math.inf)
+    return tuple(load_real(array, j) if start <= j < stop else lowest for j in range(k, k + lanes_of(array)))
+
+
+def store_part(array, k, start, stop, chunk):
+    for j, value in enumerate(chunk, k):
+        if start <= j < stop:
+            store_real(array, j, value)
+
+
+def store_chunk(array, k, chunk):
+    store_part(array, k, k, k + len(chunk), chunk)
+
+
+def reals_of(array, chunk):
+    return chunk
+
+
+def new_reals(array):
+    return np.empty(lanes_of(array), _real(array))
+
+
+def chunk_of(array, reals):
+    return tuple(reals)
+
+
+def chunk_room():
+    return _of_block("chunks", lambda: [None] * ROOM_CHUNKS)
+
+
+def fetch(room, slot, array, k):
+    room[slot] = load_chunk(array, k)
+
+
+def wait_for_fetched():
+    pass
+
+
+def hold(room, slot, chunk):
+    room[slot] = chunk
+
+
+def held(room, slot):
+    return room[slot]
+
+
+# --- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+def exp2(x):
+    return np.exp2(x)
+
+
+def fma(a, b, c):
+    return type(a)(np.longdouble(a) * np.longdouble(b) + np.longdouble(c))
+
+
+def largest(a, b):
+    return np.maximum(a, b)
+
+
+def smallest(a, b):
+    return np.minimum(a, b)
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def _of_block(name, make):
+    """One object for all threads of the block that asks."""
+    with _LOCK:
+        return threading.current_thread()._manager.__dict__.setdefault(f"fastce_{name}", make())
+
+
+def from_lane(value, distance):
+    board, thread = _of_block("lanes", dict), threading.current_thread()
+    board[thread.thread_id] = value
+    thread.syncthreads()
+    result = board[thread.thread_id ^ distance]
+    thread.syncthreads()
+    return result

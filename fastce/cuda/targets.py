@@ -1,0 +1,206 @@
+"""The targets and weights of a call, made ready for kernels and checked on the device."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments import class_index_error
+from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse, zeros
+from fastce.cuda.checks import THREADS, check_class_indices, check_sparse, check_weights, finish_checks
+from fastce.cuda.jobs import (
+    BAD_CLASS_WEIGHT,
+    BAD_ROW_WEIGHT,
+    BAD_STRUCTURE,
+    BAD_TARGET,
+    CLASS_INDICES,
+    CLASS_WEIGHTS,
+    NO_MASS,
+    NO_TARGETS,
+    PROBABILITIES,
+    REPORT,
+    SPARSE,
+    SPREAD,
+    TOTAL_LOSS,
+    TOTAL_WEIGHT,
+    Targets,
+)
+from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, launch, rows_of
+from fastce.cuda.libraries import Library
+from fastce.cuda.run import numbers_of, sums_of_blocks
+from fastce.cuda.sums import PER_BLOCK
+
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+@dataclass
+class DeviceTargets:
+    """What rows are compared with, as kernels take it, and where the verdict of the checks will be."""
+
+    points: int
+    dense: int
+    arrays: Targets
+    mass_rows: Rows | None
+    report: DeviceArray
+    kept: list[DeviceArray]  # alive while kernels run
+
+
+class _Reader:
+    """Reads the arrays of one call, all in the order of its stream; what it makes stays alive with it."""
+
+    def __init__(self, logits: DeviceArray) -> None:
+        self.library = logits.library
+        self.kept: list[DeviceArray] = []
+
+    def keep(self, array: DeviceArray) -> DeviceArray:
+        self.kept.append(array)
+        return array
+
+    def read(self, value: Any, name: str) -> DeviceArray:
+        return self.keep(device_array(value, name, self.library))
+
+
+def no_targets(library: Library, real: str) -> Targets:
+    """What kernels without targets get: empty arrays, which need no memory to last."""
+    indices, reals, float64s = (empty(library, (1,), name).flat()[:0] for name in ("int64", real, "float64"))
+    return Targets(indices, indices, reals, reals, reals, float64s, -1)
+
+
+def described_targets(
+    targets: Any,
+    logits: DeviceArray,
+    axis: int,
+    *,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: int,
+    spread: float,
+    real: str,
+) -> DeviceTargets:
+    """The targets of logits, whose shapes are checked here; their values `check` looks at."""
+    reader = _Reader(logits)
+    lead, classes = logits.shape[:axis] + logits.shape[axis + 1 :], logits.shape[axis]
+    per_class = None if weight is None else reader.keep(_weights(reader, weight, "weight", (classes,), real))
+    per_row = None
+    if sample_weight is not None:
+        per_row = reader.keep(_weights(reader, sample_weight, "sample_weight", lead, "float64"))
+    dense = NO_MASS if spread == 0.0 else SPREAD if per_class is None else CLASS_WEIGHTS
+    nothing = no_targets(logits.library, real)
+    indices, first_points, masses, probabilities = nothing[:4]
+    points, mass_rows = NO_TARGETS, None
+    if is_sparse(targets):
+        points = SPARSE
+        of_masses, of_columns, of_starts = (reader.keep(part) for part in csr_arrays(targets, "targets", reader.library))
+        _check_sparse_shape(of_starts, tuple(targets.shape), lead, classes)
+        masses = reader.keep(contiguous(of_masses, real)).flat()
+        indices, first_points = reader.keep(contiguous(of_columns)).flat(), reader.keep(contiguous(of_starts)).flat()
+    else:
+        given = reader.read(targets, "targets")
+        if given.dtype_name in _INTEGERS:
+            points = CLASS_INDICES
+            _check_shape(given.shape, lead, logits.shape)
+            indices = reader.keep(contiguous(given)).flat()
+        elif given.dtype_name in FLOATS:
+            dense = PROBABILITIES
+            mass_rows = _probabilities(reader, given, logits, axis)
+            probabilities = mass_rows.array.flat()
+        else:
+            raise TypeError(
+                "targets must be class indices (integers), class probabilities (floats) or a sparse array, got dtype "
+                f"{given.dtype_name}"
+            )
+    if points != CLASS_INDICES and ignore_index >= 0:
+        raise ValueError(f"ignore_index applies to class indices, got {ignore_index} with targets of probabilities")
+    arrays = Targets(
+        indices, first_points, masses, probabilities,
+        nothing.class_weight if per_class is None else per_class.flat(),
+        nothing.row_weight if per_row is None else per_row.flat(),
+        ignore_index,
+    )  # fmt: skip
+    report = reader.keep(zeros(logits.library, (REPORT,), "float64"))
+    return DeviceTargets(points, dense, arrays, mass_rows, report, reader.kept)
+
+
+def _weights(reader: _Reader, value: Any, name: str, shape: tuple[int, ...], dtype_name: str) -> DeviceArray:
+    array = reader.read(value, name)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    return contiguous(array, dtype_name)
+
+
+def _probabilities(reader: _Reader, given: DeviceArray, logits: DeviceArray, axis: int) -> Rows:
+    if given.shape != logits.shape:
+        raise ValueError(f"targets of probabilities have shape {given.shape}, but logits have {logits.shape}")
+    rows = rows_of(given, axis)
+    return rows if rows is not None else rows_of(reader.keep(contiguous(given)), axis)  # type: ignore[return-value]
+
+
+def _check_shape(shape: tuple[int, ...], lead: tuple[int, ...], logits_shape: tuple[int, ...]) -> None:
+    if shape != lead:
+        raise ValueError(
+            f"targets of class indices have shape {shape}, expected {lead} for logits of shape {logits_shape}"
+        )
+
+
+def _check_sparse_shape(starts: DeviceArray, shape: tuple[int, ...], lead: tuple[int, ...], classes: int) -> None:
+    rows = int(np.prod(lead, dtype=np.int64))
+    if shape != (rows, classes) or starts.size != rows + 1:
+        raise ValueError(f"sparse targets have shape {shape}, expected {(rows, classes)}: one row per row of logits")
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def check(described: DeviceTargets, rows: int, classes: int, is_mean: bool, upstream: float) -> None:
+    """Have the device look at all targets and weights, and find the total weight of the rows."""
+    arrays, report = described.arrays, described.report
+    flat = report.flat()
+    for weights, bad in ((arrays.class_weight, BAD_CLASS_WEIGHT), (arrays.row_weight, BAD_ROW_WEIGHT)):
+        if weights.size:
+            launch(check_weights, blocks_for(weights.size), THREADS, report, weights, weights.size, flat, bad)
+    blocks, known = 0, float(rows)
+    totals = described.report
+    if described.points == CLASS_INDICES:
+        blocks, known = max(1, -(-rows // PER_BLOCK)), 0.0
+        totals = empty(report.library, (blocks,), "float64")
+        launch(check_class_indices, blocks, THREADS, report, arrays, rows, classes, PER_BLOCK, flat, totals.flat())
+    elif described.points == SPARSE:
+        stored = arrays.classes.size
+        launch(check_sparse, blocks_for(rows), THREADS, report, arrays, rows, classes, stored, flat)
+    if described.points != CLASS_INDICES and arrays.row_weight.size:
+        known = 0.0
+        totals, blocks = sums_of_blocks(report.library, arrays.row_weight, rows)
+    described.kept.append(totals)
+    launch(finish_checks, 1, THREADS, report, totals.flat(), blocks, known, is_mean, upstream, flat)
+
+
+def verdict(described: DeviceTargets, rows: int, classes: int) -> tuple[float, float]:
+    """(total loss, total weight), or the error of whatever was found wrong: the host waits for the device here."""
+    report = numbers_of(described.report)
+    if report[BAD_CLASS_WEIGHT] > 0.0:
+        raise _weight_error("weight", described.arrays.class_weight, classes - int(report[BAD_CLASS_WEIGHT]))
+    if report[BAD_ROW_WEIGHT] > 0.0:
+        raise _weight_error("sample_weight", described.arrays.row_weight, rows - int(report[BAD_ROW_WEIGHT]))
+    if report[BAD_TARGET] > 0.0:
+        row = rows - int(report[BAD_TARGET])
+        raise class_index_error(row, _bad_index(described, row, classes), classes)
+    if report[BAD_STRUCTURE] > 0.0:
+        raise ValueError(
+            f"sparse targets are inconsistent, or their indices not sorted and unique, in row "
+            f"{rows - int(report[BAD_STRUCTURE])}"
+        )
+    return float(report[TOTAL_LOSS]), float(report[TOTAL_WEIGHT])
+
+
+def _weight_error(name: str, weights: Any, k: int) -> ValueError:
+    return ValueError(f"{name} must be finite and not negative, got {float(weights[k : k + 1].copy_to_host()[0])}")
+
+
+def _bad_index(described: DeviceTargets, row: int, classes: int) -> int:
+    """The first class index out of range of this row."""
+    arrays = described.arrays
+    first, end = row, row + 1
+    if described.points == SPARSE:
+        first, end = (int(k) for k in arrays.first_points[row : row + 2].copy_to_host())
+    indices = arrays.classes[first:end].copy_to_host()
+    return next(int(c) for c in indices if not 0 <= int(c) < classes)
