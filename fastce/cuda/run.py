@@ -7,14 +7,24 @@ from numba import config, cuda
 
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.few_classes import MOST_CLASSES, few_classes_kernel
-from fastce.cuda.jobs import KNOWN_STATES, PROBABILITIES, STATES_ONLY, TOTAL_LOSS, WHOLE, Cube, Job, Options, Shape, Targets
+from fastce.cuda.jobs import (
+    KNOWN_STATES,
+    STATES_ONLY,
+    TOTAL_LOSS,
+    WHOLE,
+    Cube,
+    Job,
+    Options,
+    Shape,
+    Targets,
+)
 from fastce.cuda.layout import Rows, lanes_of, launch
 from fastce.cuda.libraries import Library
 from fastce.cuda.lone_rows import THREADS as LONE_THREADS
 from fastce.cuda.lone_rows import lone_rows_kernel
-from fastce.cuda.parts import FIELDS
 from fastce.cuda.primitives import ROOM_CHUNKS
 from fastce.cuda.rows import THREADS, rows_kernel
+from fastce.cuda.states import FIELDS
 from fastce.cuda.sums import PER_BLOCK, sum_up
 from fastce.cuda.sums import THREADS as SUM_THREADS
 
