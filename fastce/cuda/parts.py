@@ -9,17 +9,20 @@ import math
 import numpy as np
 from numba import cuda
 
+from fastce.cuda.jobs import KNOWN_STATES
 from fastce.cuda.primitives import device, from_lane, load_fresh, pause
 from fastce.cuda.states import FIELDS, WARP, merged
 
 
 @device
-def take_part(posted, rows, parts, ticket):
+def take_part(posted, ticket, shape):
     """(row, part) of the next ticket, the same for all threads of a block; the last of ``posted`` counts tickets."""
     if cuda.threadIdx.x == 0:
-        ticket[0] = cuda.atomic.add(posted, rows, 1)
+        ticket[0] = cuda.blockIdx.x  # nobody waits where states are known
+        if shape.stage != KNOWN_STATES:
+            ticket[0] = cuda.atomic.add(posted, shape.rows, 1)
     cuda.syncthreads()
-    number, parts = np.uint32(ticket[0]), np.uint32(parts)  # divided in 32 bits, which is much faster
+    number, parts = np.uint32(ticket[0]), np.uint32(shape.parts)  # divided in 32 bits, which is much faster
     return np.int64(number // parts), np.int64(number % parts)
 
 

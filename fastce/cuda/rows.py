@@ -94,7 +94,7 @@ def rows_kernel(job: Job):
         ticket = cuda.shared.array(1, np.int32)
         i, part = np.int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y, np.int64(0)
         if shape.parts > 1:
-            i, part = take_part(posted, shape.rows, shape.parts, ticket)
+            i, part = take_part(posted, ticket, shape)
         weight = weight_of_row(i, targets) if i < shape.rows else 0.0
         counts = weight != 0.0
         whole_piece = piece_of_row(logits, i, part, shape)

@@ -24,7 +24,7 @@ from fastce.cuda.lone_rows import THREADS as LONE_THREADS
 from fastce.cuda.lone_rows import lone_rows_kernel
 from fastce.cuda.primitives import ROOM_CHUNKS
 from fastce.cuda.rows import THREADS, rows_kernel
-from fastce.cuda.states import FIELDS
+from fastce.cuda.states import FIELDS, WARP
 from fastce.cuda.sums import PER_BLOCK, sum_up
 from fastce.cuda.sums import THREADS as SUM_THREADS
 
@@ -115,9 +115,7 @@ def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) 
     lanes = lanes_of(logits.array)
     chunks = -(-(logits.classes + lanes - 1) // lanes)
     parts = -(-chunks // ROOM_CHUNKS)
-    threads = FEWEST_LANES
-    while threads < THREADS and chunks > threads * CHUNKS_OF_THREAD:
-        threads *= 2
+    threads = lanes_for(chunks)
     shape = Shape(
         logits.count, logits.classes, logits.step, 0 if out is None else out.step,
         0 if call.mass_rows is None else call.mass_rows.step, logits.phase(lanes), _is_aligned(logits, out),
@@ -136,6 +134,14 @@ def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) 
             logits.array.flat(), written, shape._replace(stage=stage), call.targets, call.options, call.upstream,
             call.report.flat(), results.flat(), states, posted,
         )  # fmt: skip
+
+
+def lanes_for(chunks: int) -> int:
+    """Threads for a row of so many chunks: a warp or a part of one, else all threads of a block."""
+    lanes = FEWEST_LANES
+    while lanes <= WARP and chunks > lanes * CHUNKS_OF_THREAD:
+        lanes *= 2
+    return lanes if lanes <= WARP else THREADS
 
 
 def stages(job: Job, parts: int) -> list[int]:
