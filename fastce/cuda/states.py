@@ -85,6 +85,12 @@ def with_block(whole, top, rest, like, options):
 
 
 @device
+def first_warp_of_row(lanes):
+    """Where on the board the warps of this thread's row stand, if a row has several: a block may have several rows."""
+    return cuda.threadIdx.y * (lanes // WARP)
+
+
+@device
 def largest_of_row(value, like, lanes, board):
     """The largest value of all lanes."""
     distance = 1
@@ -92,10 +98,11 @@ def largest_of_row(value, like, lanes, board):
         value = largest(value, from_lane(value, distance))
         distance *= 2
     if lanes > WARP:
+        first = first_warp_of_row(lanes)
         if cuda.threadIdx.x % WARP == 0:
-            board[0, cuda.threadIdx.x // WARP] = value
+            board[0, first + cuda.threadIdx.x // WARP] = value
         cuda.syncthreads()
-        for warp in range(lanes // WARP):
+        for warp in range(first, first + lanes // WARP):
             value = largest(value, to_real(like, board[0, warp]))
         cuda.syncthreads()
     return value
@@ -114,12 +121,13 @@ def sums_of_row(top, rest, distance, mass, reference, lanes, board, options):
         mass += from_lane(mass, step)
         step *= 2
     if lanes > WARP:
+        first = first_warp_of_row(lanes)
         if cuda.threadIdx.x % WARP == 0:
-            warp = cuda.threadIdx.x // WARP
+            warp = first + cuda.threadIdx.x // WARP
             board[0, warp], board[1, warp], board[2, warp], board[3, warp] = top, rest, distance, mass
         cuda.syncthreads()
-        best, rest, distance, mass = board[0, 0], board[1, 0], board[2, 0], board[3, 0]
-        for warp in range(1, lanes // WARP):
+        best, rest, distance, mass = board[0, first], board[1, first], board[2, first], board[3, first]
+        for warp in range(first + 1, first + lanes // WARP):
             low = smallest(best, board[0, warp])
             rest += board[1, warp] + np.float64(exp_of(options.zero + low - reference, options))
             best = largest(best, board[0, warp])
