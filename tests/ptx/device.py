@@ -9,6 +9,7 @@ Where the interpreter puts an array, it is as far from a multiple of 256 bytes a
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -70,12 +71,13 @@ class Device:
 
     @staticmethod
     def array(array: Any) -> Array:
-        return Array(array)
+        """The array itself, wherever it lies and whatever its strides are."""
+        return Array(np.asarray(array))
 
     @staticmethod
     def new(shape: Any, dtype: Any = np.float64, **_: Any) -> Array:
         """An array of whatever was there before: NaN, or -1."""
-        array = np.empty(shape, dtype)
+        array = aligned(shape, dtype)
         array.reshape(-1).view(np.uint8)[:] = 255
         return Array(array)
 
@@ -110,6 +112,15 @@ class Device:
             memory.put(array, extent(array)[0] % 256 // array.itemsize)
         report = launch(text, None, grid, block, in_numpy(args), memory=memory, **self.options)
         self.launches.append(Launched(kernel.py_func, grid, block, text, report))
+
+
+def aligned(shape: Any, dtype: Any = np.float64, offset: int = 0) -> Any:
+    """A new array of NumPy whose first element lies ``offset`` elements after a multiple of 256 bytes."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize
+    memory = np.zeros(size + 512 + offset * dtype.itemsize, np.uint8)
+    start = -memory.ctypes.data % 256 + offset * dtype.itemsize
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def arrays_in(args: Any) -> list:
