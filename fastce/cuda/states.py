@@ -88,7 +88,7 @@ def with_block(whole, top, rest, like, options):
     return both[0], both[1]
 
 
-# --- over the threads of a row: ``lanes`` of them, a power of two; all threads of the block take part ----------------
+# --- over the threads of a row: ``lanes`` of them, a part of a warp, or all threads of the block ----------------------
 
 
 @device
