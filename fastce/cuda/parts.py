@@ -18,10 +18,13 @@ PAUSE = 64  # nanoseconds between two looks at what has been posted
 
 @device
 def take_part(posted, rows, parts):
-    """(row, part) of the next ticket, the same for all threads of a block; the last of ``posted`` counts tickets."""
+    """(row, part) of the next ticket, the same for all threads of a block; the last of ``posted`` counts tickets.
+
+    A second launch on the same rows goes on counting where the first one ended.
+    """
     ticket = cuda.shared.array(1, np.int32)
     if cuda.threadIdx.x == 0:
-        ticket[0] = cuda.atomic.add(posted, rows, 1)
+        ticket[0] = cuda.atomic.add(posted, rows, 1) % (rows * parts)
     cuda.syncthreads()
     return ticket[0] // parts, ticket[0] % parts
 
