@@ -30,6 +30,7 @@ from fastce.cuda.sums import THREADS as SUM_THREADS
 
 CHUNKS_OF_THREAD = ROOM_CHUNKS // THREADS
 FEWEST_LANES = 4
+ROWS_OF_BLOCK = 256  # of few classes; half as many of float64
 BLOCKS_OF_MULTIPROCESSOR = 2  # that surely run at once
 
 
@@ -48,7 +49,7 @@ class Call:
 def run(call: Call, logits: Rows, out: Rows | None, results: DeviceArray | None) -> None:
     """Compute the result of each row into ``results``, or their sum into the report, and write ``out``."""
     if _is_few(call, logits, out):
-        per_block = 128 if call.job.is_float64 else 256
+        per_block = ROWS_OF_BLOCK // 2 if call.job.is_float64 else ROWS_OF_BLOCK
         blocks = -(-logits.count // per_block)
         into = results if results is not None else empty(logits.array.library, (blocks,), "float64")
         _run_few_classes(call, logits, out, into, per_block, results is None)

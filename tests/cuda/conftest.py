@@ -1,6 +1,7 @@
 """Tests of kernels: NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda. Those marked gpu need a device instead."""
 
 import os
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,3 +29,37 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device and numba-cuda"))
         elif not (IS_SIMULATED and HAS_NUMBA_CUDA):
             item.add_marker(pytest.mark.skip(reason="needs numba-cuda and NUMBA_ENABLE_CUDASIM=1"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def turns():
+    """Threads of the simulator take turns, which is quicker."""
+    if IS_SIMULATED and HAS_NUMBA_CUDA:
+        from numba.cuda.simulator import kernel
+        from turns import Turns
+
+        kernel.BlockManager = Turns
+
+
+@pytest.fixture
+def device():
+    """Where a test runs."""
+    from devices import Simulator
+
+    return Simulator()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 64 threads, which hold 128 chunks: rows of a few hundred classes take all of a block, or several."""
+    threads, chunks = 64, 128
+    modules = [import_module(f"fastce.cuda.{name}") for name in ("checks", "layout", "rows", "run", "sums", "targets")]
+    for module in modules:
+        for name in ("THREADS", "SUM_THREADS", "LONE_THREADS"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, threads)
+        if hasattr(module, "ROOM_CHUNKS"):
+            monkeypatch.setattr(module, "ROOM_CHUNKS", chunks)
+    run = import_module("fastce.cuda.run")
+    monkeypatch.setattr(run, "CHUNKS_OF_THREAD", chunks // threads)
+    monkeypatch.setattr(run, "ROWS_OF_BLOCK", threads)
