@@ -153,14 +153,17 @@ def pause():
     time.sleep(0.001)
 
 
-def from_lane(value, distance):
-    """Threads of a warp wait for each other only, as those of other warps may be elsewhere."""
+def meet_warp():
+    """Wait for the threads of the own warp only, since others may be elsewhere."""
     thread = threading.current_thread()
     warp, threads = thread.thread_id // 32, math.prod(thread._manager._block_dim)
-    board = _of_block(f"lanes{warp}", dict)
-    all_here = _of_block(f"barrier{warp}", lambda: threading.Barrier(min(32, threads - 32 * warp)))
-    board[thread.thread_id] = value
-    all_here.wait(PATIENCE)
-    result = board[thread.thread_id ^ distance]
-    all_here.wait(PATIENCE)
+    _of_block(f"warp{warp}", lambda: threading.Barrier(min(32, threads - 32 * warp))).wait(PATIENCE)
+
+
+def from_lane(value, distance):
+    board, thread = _of_block("lanes", dict), threading.current_thread().thread_id
+    board[thread] = value
+    meet_warp()
+    result = board[thread ^ distance]
+    meet_warp()
     return result

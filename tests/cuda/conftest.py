@@ -36,9 +36,11 @@ def turns():
     """Threads of the simulator take turns, which is quicker."""
     if IS_SIMULATED and HAS_NUMBA_CUDA:
         from numba.cuda.simulator import kernel
-        from turns import Turns
+        from turns import Turns, meet_warp
 
-        kernel.BlockManager = Turns
+        from fastce.cuda import simulated
+
+        kernel.BlockManager, simulated.meet_warp = Turns, meet_warp
 
 
 @pytest.fixture
