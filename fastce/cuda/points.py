@@ -99,7 +99,7 @@ def distances_by(job: Job, element):
 
     @device
     def distances(source, first, step, points, reference, lane, lanes, targets, like, options):
-        distance, total = 0.0, 0.0
+        distance, total = np.float64(0.0), np.float64(0.0)
         if is_index and lane == 0 and points.mass != 0.0:
             distance += points.mass * (reference - element(source, first + points.first * step, options))
             total += points.mass
