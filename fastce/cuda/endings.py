@@ -56,9 +56,9 @@ def ending_by(job: Job):
             result *= weight
             upstream *= weight * options.logit_scale
             multiplier *= upstream
-        if top == -math.inf and (is_loss or is_written):
+        if math.isinf(top) and (is_loss or is_written):
             result = multiplier = math.nan
-            tail = to_real(like, math.nan)
+            tail = to_real(like, 0.0 if top > 0.0 else math.nan)  # log_softmax of what stands beside inf is -inf
         reference = to_real(like, reference_of(top, 0.0))
         factor = to_real(like, multiplier / (1.0 + rest))
         return np.float64(result), Row(reference, factor, to_real(like, upstream), tail)

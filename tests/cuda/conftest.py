@@ -1,4 +1,6 @@
-"""Tests of kernels: NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda. Those marked gpu need a device instead."""
+"""Tests of kernels: NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda, and without the variable those marked ptx, which
+run compiled kernels with the interpreter of tests/ptx. Those marked gpu need a device instead.
+"""
 
 import os
 from importlib import import_module
@@ -27,6 +29,9 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("gpu"):
             if not has_device:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device and numba-cuda"))
+        elif item.get_closest_marker("ptx"):
+            if IS_SIMULATED or not HAS_NUMBA_CUDA:
+                item.add_marker(pytest.mark.skip(reason="needs numba-cuda, and not its simulator"))
         elif not (IS_SIMULATED and HAS_NUMBA_CUDA):
             item.add_marker(pytest.mark.skip(reason="needs numba-cuda and NUMBA_ENABLE_CUDASIM=1"))
 
