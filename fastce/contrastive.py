@@ -123,16 +123,19 @@ def clip_loss_value_and_grad(
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
+def check_similarity(shape: tuple[int, ...], targets: Any, reduction: str) -> None:
+    """A matrix, square unless targets are given and reduced."""
+    if len(shape) != 2:
+        raise ValueError(f"similarity must have two dimensions, got shape {shape}")
+    if shape[0] != shape[1] and (targets is None or reduction == "none"):
+        why = "unless targets are given" if targets is None else "for reduction='none'"
+        raise ValueError(f"similarity must be square {why}, got shape {shape}")
+
+
 def _checked_call(
     similarity: Any, targets: Any, logit_scale: Any, label_smoothing: Any, reduction: Any
 ) -> SimilarityCall:
     array = real_array(similarity, "similarity")
-    if array.ndim != 2:
-        raise ValueError(f"similarity must have two dimensions, got shape {array.shape}")
-    rows, columns = array.shape
-    reduction = reduction_of(reduction)
-    if rows != columns and (targets is None or reduction == "none"):
-        why = "unless targets are given" if targets is None else "for reduction='none'"
-        raise ValueError(f"similarity must be square {why}, got shape {array.shape}")
+    check_similarity(array.shape, targets, reduction_of(reduction))
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
     return SimilarityCall(array, Rows(array), positives_of(targets, array.shape), scale, smoothing, reduction)

@@ -37,6 +37,11 @@ def no_positives(rows: int) -> Positives:
     return Positives(np.zeros(rows + 1, np.int64), _NOWHERE, _NOWHERE, _NO_MASS, _NO_MASS)
 
 
+def no_indices(dtype: Any) -> TypeError:
+    """The complaint about targets of another dtype than integers."""
+    return TypeError(f"targets must be class indices (integers) or a SciPy sparse array of weights, got dtype {dtype}")
+
+
 def pairs(rows: Array, columns: Array, shape: tuple[int, int]) -> Positives:
     """These pairs, in any order, all of the same weight."""
     by_row = np.lexsort((columns, rows))
@@ -46,9 +51,7 @@ def pairs(rows: Array, columns: Array, shape: tuple[int, int]) -> Positives:
 def _from_indices(targets: Array, shape: tuple[int, int]) -> Positives:
     rows, columns = shape
     if targets.dtype.kind not in "iu":
-        raise TypeError(
-            f"targets must be class indices (integers) or a SciPy sparse array of weights, got dtype {targets.dtype}"
-        )
+        raise no_indices(targets.dtype)
     if targets.shape != (rows,):
         raise ValueError(f"targets have shape {targets.shape}, expected {(rows,)} for {rows} x {columns} pairs")
     chosen = targets.astype(np.int64)

@@ -9,6 +9,10 @@ from typing import Any
 import fastce
 
 _HOME = {
+    "clip_loss": "contrastive",
+    "clip_loss_from_features": "clip_from_features",
+    "clip_loss_from_features_value_and_grad": "clip_from_features",
+    "clip_loss_value_and_grad": "contrastive",
     "cross_entropy": "losses",
     "cross_entropy_value_and_grad": "losses",
     "log_softmax": "special",

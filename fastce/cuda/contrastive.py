@@ -1,0 +1,43 @@
+"""clip_loss and its gradient for arrays on a GPU."""
+
+from typing import Any
+
+from fastce.arguments import fraction, positive, reduction_of
+from fastce.contrastive import ClipValueAndGrad, check_similarity
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty
+from fastce.cuda.losses import float_array
+from fastce.cuda.positives import device_positives
+from fastce.cuda.similarity import Similarity
+
+
+def clip_loss(**given: Any) -> Any:
+    """See `fastce.clip_loss`."""
+    array, call = _checked_call(given)
+    if array.size:
+        call.read(array)
+        call.take_sides()
+    return call.value()[0]
+
+
+def clip_loss_value_and_grad(**given: Any) -> ClipValueAndGrad:
+    """See `fastce.clip_loss_value_and_grad`."""
+    array, call = _checked_call(given)
+    targets = given["targets"]
+    inputs = [] if targets is None or hasattr(targets, "tocsr") else [device_array(targets, "targets", array.library)]
+    out = checked_out(given["out"], array.shape, array.dtype_name, array, inputs)
+    if array.size:
+        call.read(array)
+        call.take_sides()
+        call.write_gradient(array, out)
+    value, grad_logit_scale = call.value()
+    return ClipValueAndGrad(value, out.given, grad_logit_scale)
+
+
+def _checked_call(given: dict[str, Any]) -> tuple[DeviceArray, Similarity]:
+    array = float_array(given["similarity"], "similarity")
+    reduction = reduction_of(given["reduction"])
+    check_similarity(array.shape, given["targets"], reduction)
+    shape = (array.shape[0], array.shape[1])
+    positives = device_positives(given["targets"], shape, array.library)
+    scale, smoothing = positive(given["logit_scale"], "logit_scale"), fraction(given["label_smoothing"], "label_smoothing")
+    return array, Similarity(array.library, shape, array.dtype_name, positives, scale, smoothing, reduction)
