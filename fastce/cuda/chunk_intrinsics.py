@@ -7,6 +7,8 @@ from numba.cuda.extending import intrinsic
 from fastce.cuda.emit import (
     CHUNK,
     CHUNK_BYTES,
+    DOUBLE,
+    FLOAT,
     INDEX,
     SHARED,
     VOID,
@@ -244,3 +246,48 @@ def held(typingctx, room, slot):
         return context.make_tuple(builder, CHUNK, parts_of(builder, words, WORDS))
 
     return CHUNK(room, slot), generate
+
+
+@intrinsic
+def room_in(typingctx, array):
+    """The address in shared memory of an array there: reals are put and got by it without 64-bit arithmetic."""
+
+    def generate(context, builder, signature, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        return builder.ptrtoint(builder.addrspacecast(data, data.type.pointee.as_pointer(SHARED)), WORD)
+
+    return types.uint32(array), generate
+
+
+def _place(context, builder, signature, args):
+    """The address of real k of a room, from the first three arguments."""
+    k = builder.trunc(int64_arg(context, builder, signature, args, 2), WORD)
+    width = real_type(signature.args[1]).bitwidth // 8
+    return builder.add(args[0], builder.mul(k, ir.Constant(WORD, width)))
+
+
+@intrinsic
+def get_real(typingctx, room, array, k):
+    """Real k of a room."""
+    bits = real_type(array).bitwidth
+    kind, letter = {32: (FLOAT, "f"), 64: (DOUBLE, "d")}[bits]
+
+    def generate(context, builder, signature, args):
+        place = [_place(context, builder, signature, args)]
+        return ptx(builder, kind, f"ld.shared.f{bits} $0, [$1];", f"={letter},r,~{{memory}}", place)
+
+    return real_type(array)(room, array, k), generate
+
+
+@intrinsic
+def put_real(typingctx, room, array, k, value):
+    """Put a real into a room as number k."""
+    bits = real_type(array).bitwidth
+    letter = {32: "f", 64: "d"}[bits]
+
+    def generate(context, builder, signature, args):
+        operands = [_place(context, builder, signature, args), args[3]]
+        ptx(builder, VOID, f"st.shared.f{bits} [$0], $1;", f"r,{letter},~{{memory}}", operands)
+        return context.get_dummy_value()
+
+    return types.void(room, array, k, real_type(array)), generate

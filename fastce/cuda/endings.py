@@ -60,7 +60,7 @@ def ending_by(job: Job):
             result = multiplier = math.nan
             tail = to_real(like, 0.0 if top > 0.0 else math.nan)  # log_softmax of what stands beside inf is -inf
         reference = to_real(like, reference_of(top, 0.0))
-        factor = to_real(like, multiplier / (1.0 + rest))
+        factor = to_real(like, multiplier) / (options.one + to_real(like, rest))
         return np.float64(result), Row(reference, factor, to_real(like, upstream), tail)
 
     return ending

@@ -1,121 +1,171 @@
 """Few classes: a row for each thread, from shared memory, which a block fills and empties in whole chunks.
 
-The block's rows are one stretch of memory. In shared memory an element is left out after every 32, so that the threads
-of a warp, each at the same class of its own row, find it in different banks, whatever the number of classes.
+The block's rows are one stretch of memory. In shared memory a row takes an odd number of places, so that the threads of
+a warp, each at the same class of its own row, find it in different banks. Then a row is in its thread's registers.
 """
 
 import functools
+import math
 
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import shown_by, value_by
+from fastce.cuda.elements import mass_by, shown_by, value_by
 from fastce.cuda.endings import ending_by, upstream_of_row, weight_of_row
-from fastce.cuda.jobs import IS_BAD, Job
-from fastce.cuda.lone_rows import state_by
-from fastce.cuda.points import points_by
+from fastce.cuda.jobs import IS_BAD, NO_MASS, Job
+from fastce.cuda.points import distances_by, points_by
 from fastce.cuda.primitives import (
     chunk_of,
     device,
+    get_real,
     kernel,
     lanes_of,
+    largest,
     load_chunk,
-    load_part,
+    load_real,
     new_reals,
+    put_real,
     reals_of,
+    room_in,
     store_chunk,
-    store_part,
     store_real,
+    to_real,
 )
-from fastce.cuda.states import MOST_WARPS
+from fastce.cuda.states import MOST_WARPS, reference_of, with_term
 from fastce.cuda.sums import sum_of_block
 
-THREADS = 256
 MOST_CLASSES = 32
-BANKS = 32
-MOST_LANES = 8
-
-
-@device
-def placed(k):
-    """Where element k is in shared memory."""
-    return k + k // BANKS
 
 
 @functools.cache
-def element_in_room_by(job: Job):
-    """y of an element in shared memory."""
-    shown = shown_by(job)
+def place_by(classes: int):
+    """Where in shared memory element k of the block is: rows of an even number of classes are one place apart."""
 
     @device
-    def element(room, k, options):
-        return shown(room[placed(k)], options)
+    def after_gaps(k):
+        return k + np.int64(np.uint32(k) // np.uint32(classes))
 
-    return element
+    @device
+    def as_it_is(k):
+        return k
 
-
-@device
-def fill(room, logits, start, stop, before):
-    """Bring elements start to stop into shared memory, from place ``before`` on."""
-    lanes = lanes_of(logits)
-    window = start - before
-    for k in range(window + cuda.threadIdx.x * lanes, stop, cuda.blockDim.x * lanes):
-        is_whole = k >= start and k + lanes <= stop
-        reals = reals_of(logits, load_chunk(logits, k) if is_whole else load_part(logits, k, start, stop))
-        for lane in range(lanes):
-            room[placed(k - window + lane)] = reals[lane]
-    cuda.syncthreads()
+    return as_it_is if classes % 2 else after_gaps
 
 
-@device
-def empty(room, out, start, stop, before):
+@functools.cache
+def fill_by(classes: int):
+    """Bring elements start to stop into shared memory; the first chunk may begin before."""
+    place_of = place_by(classes)
+
+    @device
+    def fill(room, logits, start, stop, before):
+        lanes = lanes_of(logits)
+        k = start - before + cuda.threadIdx.x * lanes
+        while k < stop:
+            if k >= start and k + lanes <= stop:
+                reals = reals_of(logits, load_chunk(logits, k))
+                for lane in range(lanes):
+                    put_real(room, logits, place_of(k - start + lane), reals[lane])
+            else:
+                for j in range(max(k, start), min(k + lanes, stop)):
+                    put_real(room, logits, place_of(j - start), load_real(logits, j))
+            k += cuda.blockDim.x * lanes
+        cuda.syncthreads()
+
+    return fill
+
+
+@functools.cache
+def empty_by(classes: int):
     """Store what is in shared memory as elements start to stop."""
-    cuda.syncthreads()
-    lanes, values = lanes_of(out), new_reals(out)
-    window = start - before
-    for k in range(window + cuda.threadIdx.x * lanes, stop, cuda.blockDim.x * lanes):
-        for lane in range(lanes):
-            values[lane] = room[placed(k - window + lane)]
-        if k >= start and k + lanes <= stop:
-            store_chunk(out, k, chunk_of(out, values))
-        else:
-            store_part(out, k, start, stop, chunk_of(out, values))
+    place_of = place_by(classes)
+
+    @device
+    def empty(room, out, start, stop, before):
+        cuda.syncthreads()
+        lanes, values = lanes_of(out), new_reals(out)
+        k = start - before + cuda.threadIdx.x * lanes
+        while k < stop:
+            if k >= start and k + lanes <= stop:
+                for lane in range(lanes):
+                    values[lane] = get_real(room, out, place_of(k - start + lane))
+                store_chunk(out, k, chunk_of(out, values))
+            else:
+                for j in range(max(k, start), min(k + lanes, stop)):
+                    store_real(out, j, get_real(room, out, place_of(j - start)))
+            k += cuda.blockDim.x * lanes
+
+    return empty
+
+
+@functools.cache
+def state_by(job: Job, classes: int):
+    """The state of a row in registers; its elements stand in shared memory too, from ``first`` on."""
+    shown, mass_of, has_masses = shown_by(job), mass_by(job), job.dense != NO_MASS
+
+    @device
+    def element(room_and_like, k, options):
+        return shown(get_real(room_and_like[0], room_and_like[1], k), options)
+
+    distances_of = distances_by(job, element)
+
+    @device
+    def state_of(ys, room, first, points, i, targets, like, options):
+        top = to_real(like, -math.inf)
+        for c in range(classes):
+            top = largest(top, ys[c])
+        reference = reference_of(top, options.zero)
+        sums = (to_real(like, -math.inf), to_real(like, 0.0), to_real(like, 0.0))
+        for c in range(classes):
+            sums = with_term(sums, ys[c], reference, options)
+        distance, total = distances_of((room, like), first, 1, points, reference, 0, 1, targets, like, options)
+        if has_masses:
+            for c in range(classes):
+                mass = mass_of(c, i * classes + c, targets, like, options)
+                if mass != 0.0:
+                    distance += mass * (reference - ys[c])
+                    total += mass
+        rest = sums[1] + sums[2] * options.ln2
+        return np.float64(top), np.float64(rest), np.float64(distance), np.float64(total)
+
+    return state_of
 
 
 @functools.cache
 def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
     """The kernel for rows of so many adjacent classes that follow each other without a gap."""
-    element, value_of = element_in_room_by(job), value_by(job)
-    state_of, points_of, ending = state_by(job, element), points_by(job), ending_by(job)
-    elements = rows_of_block * classes + MOST_LANES
-    writes, places = job.writes, elements + elements // BANKS + 1
-    real = np.float64 if job.is_float64 else np.float32
+    shown, value_of, state_of, points_of = shown_by(job), value_by(job), state_by(job, classes), points_by(job)
+    ending, fill, empty, writes = ending_by(job), fill_by(classes), empty_by(classes), job.writes
+    real, step = np.float64 if job.is_float64 else np.float32, classes | 1
+    places = rows_of_block * step + 16
 
-    @kernel(rows_of_block, 3)
+    @kernel(rows_of_block, 6)
     def few_classes(logits, out, rows, phase, targets, options, upstream, report, results, adds_up):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
-        room = cuda.shared.array(places, real)  # on a line of its own: by that the simulator knows it
+        room = room_in(cuda.shared.array(places, real))
         board = cuda.shared.array(MOST_WARPS, np.float64)
-        first = np.int64(cuda.blockIdx.x) * rows_of_block
-        start, stop = first * classes, min(first + rows_of_block, rows) * classes
-        before = (phase + start) % lanes_of(logits)
+        ys = cuda.local.array(classes, real)
+        block = np.int64(cuda.blockIdx.x) * rows_of_block
+        start, stop = block * classes, min(block + rows_of_block, rows) * classes
+        before = (phase + start) & (lanes_of(logits) - 1)
         fill(room, logits, start, stop, before)
-        i, result = first + cuda.threadIdx.x, 0.0
+        i, first, result = block + cuda.threadIdx.x, cuda.threadIdx.x * step, 0.0
         weight = weight_of_row(i, targets) if i < rows else 0.0
-        place = before + cuda.threadIdx.x * classes
         if weight != 0.0:
+            for c in range(classes):
+                ys[c] = shown(get_real(room, logits, first + c), options)
             points = points_of(i, logits, targets, options)
-            state = state_of(room, place, 1, classes, points, i * classes, 1, targets, logits, options)
+            state = state_of(ys, room, first, points, i, targets, logits, options)
             above = upstream_of_row(i, upstream, report) if writes else 1.0
             result, row = ending(state, weight, above, logits, options)
             if writes:
                 for c in range(classes):
-                    y = element(room, place + c, options)
-                    room[placed(place + c)] = value_of(y, c, i * classes + c, row, points, targets, logits, options)
+                    value = value_of(ys[c], c, i * classes + c, row, points, targets, logits, options)
+                    put_real(room, logits, first + c, value)
         elif writes and i < rows:
             for c in range(classes):
-                room[placed(place + c)] = options.zero
+                put_real(room, logits, first + c, options.zero)
         if writes:
             empty(room, out, start, stop, before)
         if adds_up:

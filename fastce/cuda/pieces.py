@@ -15,7 +15,6 @@ from fastce.cuda.primitives import (
     chunk_of,
     device,
     fetch,
-    fma,
     held,
     hold,
     lanes_of,
@@ -23,7 +22,6 @@ from fastce.cuda.primitives import (
     load_part,
     new_reals,
     reals_of,
-    smallest,
     store_chunk,
     store_part,
     store_real,
@@ -31,7 +29,7 @@ from fastce.cuda.primitives import (
     top_of_chunk,
     wait_for_fetched,
 )
-from fastce.cuda.states import power_of
+from fastce.cuda.states import with_term
 
 
 class Piece(NamedTuple):
@@ -148,32 +146,26 @@ def top_by(job: Job):
 
 @functools.cache
 def sums_by(job: Job):
-    """(own top, rest, distance, mass) of a piece.
-
-    With the (2**t, c) of `power_of`, sum of exp = sum of 2**t + ln(2) * sum of 2**t c.
-    """
+    """(own top, rest, distance, mass) of a piece."""
     y_of, mass_of, has_masses = y_by(job), mass_by(job), job.dense != NO_MASS
 
     @device
     def sums_of(logits, room, piece, reference, shape, targets, options):
         lanes, of_row, k = lanes_of(logits), piece.i * shape.probabilities_step, piece.first
-        top, powers, corrections = to_real(logits, -math.inf), to_real(logits, 0.0), to_real(logits, 0.0)
+        sums = (to_real(logits, -math.inf), to_real(logits, 0.0), to_real(logits, 0.0))
         distance, total = to_real(logits, 0.0), to_real(logits, 0.0)
         while k < piece.end:
             reals, first = reals_of(logits, held(room, piece.slot + k)), k * lanes - piece.before
             for lane in range(lanes):
                 y = y_of(reals[lane], first + lane, shape.classes, options)
-                power, c = power_of(smallest(top, y) - reference, options)
-                top = largest(top, y)
-                powers += power
-                corrections = fma(power, c, corrections)
+                sums = with_term(sums, y, reference, options)
                 if has_masses and 0 <= first + lane < shape.classes:
                     mass = mass_of(first + lane, of_row + first + lane, targets, logits, options)
                     if mass != 0.0:
                         distance += mass * (reference - y)
                         total += mass
             k += cuda.blockDim.x
-        return top, np.float64(powers) + np.float64(corrections) * LN2, np.float64(distance), np.float64(total)
+        return sums[0], np.float64(sums[1]) + np.float64(sums[2]) * LN2, np.float64(distance), np.float64(total)
 
     return sums_of
 

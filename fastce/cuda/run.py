@@ -30,7 +30,7 @@ from fastce.cuda.sums import THREADS as SUM_THREADS
 
 CHUNKS_OF_THREAD = ROOM_CHUNKS // THREADS
 FEWEST_LANES = 4
-ROWS_OF_BLOCK = 256  # of few classes; half as many of float64
+ROWS_OF_BLOCK = 128  # of few classes
 BLOCKS_OF_MULTIPROCESSOR = 2  # that surely run at once
 
 
@@ -49,10 +49,9 @@ class Call:
 def run(call: Call, logits: Rows, out: Rows | None, results: DeviceArray | None) -> None:
     """Compute the result of each row into ``results``, or their sum into the report, and write ``out``."""
     if _is_few(call, logits, out):
-        per_block = ROWS_OF_BLOCK // 2 if call.job.is_float64 else ROWS_OF_BLOCK
-        blocks = -(-logits.count // per_block)
+        blocks = -(-logits.count // ROWS_OF_BLOCK)
         into = results if results is not None else empty(logits.array.library, (blocks,), "float64")
-        _run_few_classes(call, logits, out, into, per_block, results is None)
+        _run_few_classes(call, logits, out, into, results is None)
         count = blocks
     else:
         into = results if results is not None else empty(logits.array.library, (logits.count,), "float64")
@@ -92,9 +91,8 @@ def _written(logits: Rows, out: Rows | None) -> Any:
     return logits.array.flat()[:0] if out is None else out.array.flat()
 
 
-def _run_few_classes(
-    call: Call, logits: Rows, out: Rows | None, results: DeviceArray, per_block: int, adds_up: bool
-) -> None:
+def _run_few_classes(call: Call, logits: Rows, out: Rows | None, results: DeviceArray, adds_up: bool) -> None:
+    per_block = ROWS_OF_BLOCK
     launch(
         few_classes_kernel(call.job, logits.classes, per_block), -(-logits.count // per_block), per_block, logits.array,
         logits.array.flat(), _written(logits, out), logits.count, logits.phase(lanes_of(logits.array)), call.targets,
@@ -114,7 +112,7 @@ def _run_lone_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceAr
 
 def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) -> None:
     lanes = lanes_of(logits.array)
-    chunks = -(-(logits.classes + lanes - 1) // lanes)
+    chunks = most_chunks(logits, lanes)
     parts = -(-chunks // ROOM_CHUNKS)
     threads = lanes_for(chunks)
     shape = Shape(
@@ -135,6 +133,12 @@ def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) 
             logits.array.flat(), written, shape._replace(stage=stage), call.targets, call.options, call.upstream,
             call.report.flat(), results.flat(), states, posted,
         )  # fmt: skip
+
+
+def most_chunks(logits: Rows, lanes: int) -> int:
+    """The chunks that a row takes, which is one more where rows begin between multiples of 16 bytes."""
+    is_aligned = logits.phase(lanes) == 0 and (logits.step % lanes == 0 or logits.count <= 1)
+    return -(-(logits.classes + (0 if is_aligned else lanes - 1)) // lanes)
 
 
 def lanes_for(chunks: int) -> int:

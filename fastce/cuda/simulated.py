@@ -121,6 +121,18 @@ def held(room, slot):
     return room[slot]
 
 
+def room_in(array):
+    return array
+
+
+def get_real(room, array, k):
+    return room[k]
+
+
+def put_real(room, array, k, value):
+    room[k] = _real(array)(value)
+
+
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 

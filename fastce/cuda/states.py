@@ -43,6 +43,14 @@ def exp_of(distance, options):
 
 
 @device
+def with_term(sums, y, reference, options):
+    """(top, sum of 2**t, sum of 2**t c) with one more element, or with the top if that is less; see `power_of`."""
+    top, powers, corrections = sums
+    power, c = power_of(smallest(top, y) - reference, options)
+    return largest(top, y), powers + power, fma(power, c, corrections)
+
+
+@device
 def rough_exp_of(distance, options):
     """The same without c: within 1 eps of it, absolutely."""
     return exp2(distance * options.scale)
