@@ -106,7 +106,12 @@ def _all_jobs():
 
 
 JOBS = _all_jobs()
-QUICK_JOBS = [_gradient(ONE_SHAPE), _gradient(dtype="bfloat16"), CudaJob("logsumexp", ONE_SHAPE), _gradient(KEY_SHAPES[2])]
+QUICK_JOBS = [
+    _gradient(ONE_SHAPE),
+    _gradient(dtype="bfloat16"),
+    CudaJob("logsumexp", ONE_SHAPE),
+    _gradient(KEY_SHAPES[2]),
+]
 
 
 def chosen(words: list[str], jobs: list[CudaJob]) -> list[CudaJob]:

@@ -72,7 +72,7 @@ def footnote(machine, cases):
         f"{name}: {times['note']}" for case in cases for name, times in case["engines"].items() if times.get("note")
     }
     lines = [
-        "Columns of engines: milliseconds on the device, the median; with a star, the host was not ahead of the device, "
+        "Columns of engines: milliseconds on the device, the median; with a star, the host was not ahead of it "
         "and its pauses count. Of it: the bytes that the job must read and write (each matrix once, class indices, "
         "results) over fastce's time, as a fraction of the device-to-device copy of the logits. Read: PyTorch's sum "
         "over the same bytes as float32. A call: by the wall's clock, Python and a wait for the result included.",

@@ -111,9 +111,7 @@ class Stopwatch:
 class Turns:
     """Measures several calls in turns, each time on the next buffer."""
 
-    def __init__(
-        self, stopwatch: Stopwatch, buffers: int, restore: Callable[[int], None], tell: Callable[[str], None]
-    ):
+    def __init__(self, stopwatch: Stopwatch, buffers: int, restore: Callable[[int], None], tell: Callable[[str], None]):
         self.stopwatch, self.buffers, self.restore, self.tell = stopwatch, buffers, restore, tell
         self._next = 0
 

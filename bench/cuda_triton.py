@@ -8,7 +8,9 @@ LARGEST_BLOCK = 32768
 
 
 @triton.jit
-def cross_entropy_rows(logits, out, targets, losses, classes, smoothing, scale, WRITES: tl.constexpr, BLOCK: tl.constexpr):
+def cross_entropy_rows(
+    logits, out, targets, losses, classes, smoothing, scale, WRITES: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     logits += row * classes
     out += row * classes
