@@ -86,15 +86,6 @@ class Stopwatch:
             self._spins[key] = min(2 * spin, LONGEST_SPIN)
         return start.elapsed_time(end) / 1e3, all(marks)
 
-    def clean_device_seconds(self, key: Any, call: Callable[[], Any], again: Callable[[], None]) -> tuple[float, bool]:
-        """The same, tried until the host is ahead; ``again`` undoes the call."""
-        for _ in range(ATTEMPTS):
-            seconds, is_clean = self.device_seconds(key, call)
-            again()
-            if is_clean:
-                break
-        return seconds, is_clean
-
     def call_seconds(self, call: Callable[[int], Any], buffers: int, calls: int) -> tuple[float, float]:
         """Of one call of many: by the wall's clock, and by events around all of them."""
         start, end = (self.cuda.Event(enable_timing=True) for _ in range(2))
@@ -132,9 +123,15 @@ class Turns:
         }
 
     def _once(self, name, call):
+        """Tried until the host is ahead, on another buffer each time: the cache holds the end of the last one."""
         self.tell(name)
-        k = self._next = (self._next + 1) % self.buffers
-        return self.stopwatch.clean_device_seconds(name, lambda: call(k), lambda: self.restore(k))
+        for _ in range(ATTEMPTS):
+            k = self._next = (self._next + 1) % self.buffers
+            seconds, is_clean = self.stopwatch.device_seconds(name, lambda k=k: call(k))
+            self.restore(k)
+            if is_clean:
+                break
+        return seconds, is_clean
 
     def _calls(self, name, call, calls_at_once):
         self.tell(name)
