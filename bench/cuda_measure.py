@@ -20,10 +20,10 @@ class DeviceLostError(Exception):
 
 def floors(problem: Problem) -> dict[str, Callable[[int], Any]]:
     """What is measured beside each job: copying the logits, and reading them (PyTorch's sum, of floats of 32 bits)."""
-    into = torch.empty_like(problem.original)
+    into = [torch.empty_like(problem.original) for _ in range(min(2, problem.buffers))]
     whole = problem.original.numel() // 2 * 2
     words = [x.view(-1)[:whole].view(torch.float32) for x in problem.logits]
-    calls = {COPY: lambda k: into.copy_(problem.logits[k])}
+    calls = {COPY: lambda k: into[k % len(into)].copy_(problem.logits[k])}
     return calls if problem.job.place else calls | {READ: lambda k: torch.sum(words[k])}
 
 

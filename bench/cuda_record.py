@@ -45,11 +45,11 @@ def _options(argv):
     parser.add_argument("--sweep", action="store_true", help="try launch parameters, into sweep.json")
     parser.add_argument("--add", action="store_true", help="keep what the output holds, and measure what it does not")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: bench/results/cuda.json")
-    parser.add_argument("--repeats", type=int, help=f"of each engine (default {REPEATS}; quick {QUICK_REPEATS})")
+    parser.add_argument("--repeats", type=int, help=f"of each engine (default {REPEATS}, or {QUICK_REPEATS})")
     parser.add_argument("--limit", type=float, default=150.0, help="seconds for a job, compilation included (150)")
     parser.add_argument("--minutes", type=float, default=9.0, help="no job is begun after these (9)")
     options = parser.parse_args(argv)
-    options.repeats = options.repeats or (QUICK_REPEATS if options.quick else REPEATS)
+    options.repeats = options.repeats or (QUICK_REPEATS if options.quick or options.sweep else REPEATS)
     if options.quick and options.output == OUTPUT:
         options.output = OUTPUT.with_name("cuda_quick.json")
     return options
@@ -121,6 +121,11 @@ def _sweep(options):
         try:
             worker.start()
             found[config.name] = _fractions(worker, jobs, options)
+        except UnavailableError as error:
+            if not found:
+                raise  # there is no GPU
+            print(error)
+            continue
         finally:
             worker.stop()
         print(f"{config.name}: {[round(value, 3) for value in found[config.name].values()]}", flush=True)

@@ -29,7 +29,7 @@ def serve(connection: Any, config: Config | None) -> None:
     try:
         torch = torch_with_device()
         if config is not None:
-            config.apply()
+            _apply(config)
         connection.send(("machine", described(torch)))
     except UnavailableError as error:
         connection.send(("unavailable", str(error)))
@@ -51,6 +51,13 @@ def serve(connection: Any, config: Config | None) -> None:
                 return
         del measurement
         _free(torch)
+
+
+def _apply(config: Config) -> None:
+    try:
+        config.apply()
+    except Exception as error:
+        raise UnavailableError(f"{config.name}: {type(error).__name__}: {error}") from error
 
 
 def _works(torch: Any) -> bool:
