@@ -9,31 +9,31 @@ LARGEST_BLOCK = 32768
 
 @triton.jit
 def cross_entropy_rows(
-    logits, out, targets, losses, classes, smoothing, scale, WRITES: tl.constexpr, BLOCK: tl.constexpr
+    logits, out, targets, losses, smoothing, scale, CLASSES: tl.constexpr, WRITES: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
-    logits += row * classes
-    out += row * classes
+    logits += row * CLASSES
+    out += row * CLASSES
     target = tl.load(targets + row)
     at_target = tl.load(logits + target).to(tl.float32)  # first: ``out`` may be the logits
     top = float("-inf")
     total = 0.0
     plain_sum = 0.0
-    for start in range(0, classes, BLOCK):
+    for start in range(0, CLASSES, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        x = tl.load(logits + columns, mask=columns < classes, other=float("-inf")).to(tl.float32)
+        x = tl.load(logits + columns, mask=columns < CLASSES, other=float("-inf")).to(tl.float32)
         higher = tl.maximum(top, tl.max(x))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(x - higher))
-        plain_sum += tl.sum(tl.where(columns < classes, x, 0.0))
+        plain_sum += tl.sum(tl.where(columns < CLASSES, x, 0.0))
         top = higher
     lse = top + tl.log(total)
-    tl.store(losses + row, lse - (1.0 - smoothing) * at_target - smoothing * plain_sum / classes)
+    tl.store(losses + row, lse - (1.0 - smoothing) * at_target - smoothing * plain_sum / CLASSES)
     if WRITES:
-        for start in range(0, classes, BLOCK):
+        for start in range(0, CLASSES, BLOCK):
             columns = start + tl.arange(0, BLOCK)
-            x = tl.load(logits + columns, mask=columns < classes, other=float("-inf")).to(tl.float32)
-            gradient = tl.exp(x - lse) - smoothing / classes - tl.where(columns == target, 1.0 - smoothing, 0.0)
-            tl.store(out + columns, (gradient * scale).to(out.dtype.element_ty), mask=columns < classes)
+            x = tl.load(logits + columns, mask=columns < CLASSES, other=float("-inf")).to(tl.float32)
+            gradient = tl.exp(x - lse) - smoothing / CLASSES - tl.where(columns == target, 1.0 - smoothing, 0.0)
+            tl.store(out + columns, (gradient * scale).to(out.dtype.element_ty), mask=columns < CLASSES)
 
 
 def settings(classes):
@@ -48,7 +48,7 @@ def cross_entropy(logits, targets, smoothing, out=None):
     block, warps = settings(classes)
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     cross_entropy_rows[(rows,)](
-        logits, logits if out is None else out, targets, losses, classes, smoothing, 1.0 / rows,
-        WRITES=out is not None, BLOCK=block, num_warps=warps,
+        logits, logits if out is None else out, targets, losses, smoothing, 1.0 / rows,
+        CLASSES=classes, WRITES=out is not None, BLOCK=block, num_warps=warps,
     )  # fmt: skip
     return losses.mean()

@@ -11,6 +11,7 @@ from cuda_jobs import CudaJob
 from cuda_machine import UnavailableError, cache_bytes, described, torch_with_device
 from cuda_sweep import Config
 
+DEVICE = "cuda"
 START_LIMIT = 180.0  # seconds until a process has its GPU
 
 
@@ -38,7 +39,7 @@ def serve(connection: Any, config: Config | None) -> None:
 
     while (request := connection.recv()) is not None:
         measurement = Measurement(
-            request.job, "cuda", torch.cuda, cache_bytes(torch), lambda what: connection.send(("at", what))
+            request.job, DEVICE, torch.cuda, cache_bytes(torch), lambda what: connection.send(("at", what))
         )
         try:
             connection.send(("case", measurement.run(request.engines, request.repeats)))

@@ -315,6 +315,68 @@ def test_a_machine_without_a_device(target, words):
     worker.stop()
 
 
+@pytest.fixture
+def answers(on_cpu, monkeypatch):
+    """What the other process answers to requests, on the memory of the CPU."""
+    import torch
+
+    def answers(requests, config=None):
+        sent, left = [], [*requests, None]
+        connection = types.SimpleNamespace(send=sent.append, recv=lambda: left.pop(0))
+        cuda_worker.serve(connection, config)
+        return [answer for answer in sent if answer[0] != "at"], left
+
+    properties = types.SimpleNamespace(
+        name="A GPU", major=9, minor=0, multi_processor_count=132, total_memory=1 << 37, L2_cache_size=50 << 20
+    )
+    cuda = FakeCuda()
+    cuda.get_device_properties, cuda.empty_cache = lambda device: properties, lambda: None
+    device = types.SimpleNamespace(cuda=cuda, version=types.SimpleNamespace(cuda="13.0"), compiler=torch.compiler)
+    monkeypatch.setattr(cuda_worker, "torch_with_device", lambda: device)
+    monkeypatch.setattr(cuda_worker, "DEVICE", "cpu")
+    answers.cuda = cuda
+    return answers
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_other_process_measures(answers):
+    gradient = CudaJob("cross_entropy_value_and_grad", (33, 35), place="out")
+    (machine, first, second), _ = answers([Request(job, ["fastce", "torch"], 3) for job in (JOB, gradient)])
+    assert machine[0] == "machine"
+    assert machine[1]["device"] == "A GPU"
+    assert machine[1]["cache_bytes"] == 50 << 20
+    assert [kind for kind, _ in (first, second)] == ["case", "case"]
+    record = {"machine": machine[1], "cases": [first[1], second[1]]}
+    assert "A GPU, 132 multiprocessors" in cuda_report.footnote(record["machine"], record["cases"])
+    assert json.loads(json.dumps(record)) == record
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_other_process_ends_when_the_device_is_lost(answers, on_cpu, monkeypatch):
+    def illegal(job, problem):
+        def lost():
+            raise RuntimeError("an illegal memory access was encountered")
+
+        answers.cuda.synchronize = lost
+        raise RuntimeError("launch failed")
+
+    monkeypatch.setitem(on_cpu, "torch", replace(on_cpu["torch"], prepare=illegal))
+    (_, answer), left = answers([Request(JOB, ["fastce", "torch"], 3)] * 2)
+    assert answer[0] == "lost"
+    assert "RuntimeError: launch failed; afterwards RuntimeError: an illegal" in answer[1]
+    assert len(left) == 2  # neither the next job nor the end was asked for
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_configuration_of_another_version_is_said(answers, monkeypatch):
+    def no_such(self):
+        raise AttributeError("fastce.cuda.run has no FEWEST_LANES")
+
+    monkeypatch.setattr(cuda_sweep.Config, "apply", no_such)
+    answer, _ = answers([], cuda_sweep.Config(fewest_lanes=32))
+    assert answer == [("unavailable", "fewest_lanes 32: AttributeError: fastce.cuda.run has no FEWEST_LANES")]
+
+
 # ------------------------------------------------------------------------------------------------ record and report
 def times(seconds, **more):
     return {
