@@ -11,6 +11,7 @@ from cuda_problem import Problem
 from cuda_timing import CALLS, CALLS_OF_SMALL, Stopwatch, Turns
 
 WARM_UP = 2  # calls on each of the first buffers, after the one that is checked
+PROFILED = 5  # calls
 COPY, READ = "copy", "read"
 
 
@@ -85,6 +86,19 @@ class Measurement:
         turns = Turns(Stopwatch(self.cuda), problem.buffers, problem.restore, self.tell)
         times = turns.measure(calls, repeats, CALLS_OF_SMALL if self.job.is_small else CALLS)
         return self._case(problem, times)
+
+    def kernels(self, name: str) -> dict[str, float]:
+        """Seconds on the device in each kernel of a call of an engine, as PyTorch's profiler sees them."""
+        if name not in self.works:
+            return {}
+        self.tell(name)
+        activities = torch.profiler.ProfilerActivity
+        with torch.profiler.profile(activities=[activities.CPU, activities.CUDA]) as profile:
+            for _ in range(PROFILED):
+                self.works[name].call(0)
+            self.cuda.synchronize()
+        times = {event.key: event.self_device_time_total for event in profile.key_averages()}  # in microseconds
+        return {key: time / 1e6 / PROFILED for key, time in times.items() if time > 0}
 
     def _prepare(self, name, problem):
         """An engine that fails is noted; only a device that is lost ends the job."""

@@ -43,6 +43,7 @@ def _options(argv):
     parser.add_argument("--list", action="store_true", help="print the ids of the jobs, and do nothing")
     parser.add_argument("--quick", action="store_true", help="four jobs, without engines that compile for seconds")
     parser.add_argument("--sweep", action="store_true", help="try launch parameters, into sweep.json")
+    parser.add_argument("--kernels", action="store_true", help="time each kernel of fastce by itself as well")
     parser.add_argument("--add", action="store_true", help="keep what the output holds, and measure what it does not")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: bench/results/cuda.json")
     parser.add_argument("--repeats", type=int, help=f"of each engine (default {REPEATS}, or {QUICK_REPEATS})")
@@ -75,15 +76,17 @@ def _measure_all(worker, jobs, options):
         record["cases"] = json.loads(options.output.read_text())["cases"]
     known = {case["id"] for case in record["cases"]}
     jobs = [job for job in jobs if job.id not in known]
-    began, left = time.monotonic(), []
+    began, left, engines = time.monotonic(), [], engines_of(options.engines, options.quick)
     for number, job in enumerate(jobs):
         if time.monotonic() - began > 60 * options.minutes:
             left = jobs[number:]
             break
         start = time.monotonic()
-        case = worker.case_of(Request(job, engines_of(options.engines, options.quick), options.repeats))
+        case = worker.case_of(Request(job, engines, options.repeats, options.kernels))
         record["cases"].append(case)
         _write(options.output, record)
+        for name, seconds in case.get("kernels", {}).items():
+            print(f"    {1e3 * seconds:8.4f} ms  {name[:100]}")
         print(f"{_line(case)}  ({time.monotonic() - start:.0f} s)", flush=True)
     print(f"\n{cuda_report.markdown(record['cases'])}\n\n{cuda_report.footnote(record['machine'], record['cases'])}")
     for line in cuda_report.failures(record["cases"]):

@@ -22,6 +22,7 @@ class Request:
     job: CudaJob
     engines: list[str]
     repeats: int
+    kernels: bool = False  # whether to time the kernels of fastce one by one
 
 
 def serve(connection: Any, config: Config | None) -> None:
@@ -42,7 +43,10 @@ def serve(connection: Any, config: Config | None) -> None:
             request.job, DEVICE, torch.cuda, cache_bytes(torch), lambda what: connection.send(("at", what))
         )
         try:
-            connection.send(("case", measurement.run(request.engines, request.repeats)))
+            case = measurement.run(request.engines, request.repeats)
+            if request.kernels:
+                case["kernels"] = measurement.kernels("fastce")
+            connection.send(("case", case))
         except DeviceLostError as error:
             connection.send(("lost", str(error)))
             return

@@ -14,6 +14,7 @@ import cuda_record
 import cuda_report
 import cuda_sweep
 import cuda_timing
+import cuda_worker
 import pytest
 from cuda_jobs import JOBS, CudaJob, buffers_for, chosen
 from cuda_machine import UnavailableError
@@ -349,6 +350,9 @@ def test_the_other_process_measures(answers):
     record = {"machine": machine[1], "cases": [first[1], second[1]]}
     assert "A GPU, 132 multiprocessors" in cuda_report.footnote(record["machine"], record["cases"])
     assert json.loads(json.dumps(record)) == record
+    (_, (kind, case)), _ = answers([Request(JOB, ["fastce"], 3, kernels=True)])
+    assert kind == "case"
+    assert case["kernels"] == {}  # no device has run any
 
 
 @pytest.mark.filterwarnings("ignore")
