@@ -9,8 +9,6 @@ from importlib import import_module
 
 from cuda_jobs import JOBS, CudaJob
 
-WORDS_OF_CHUNK = 4
-
 
 @dataclass(frozen=True)
 class Config:
@@ -47,7 +45,7 @@ class Config:
     def apply(self) -> None:
         """Change fastce; before fastce.cuda is imported for anything else."""
         if self.room_chunks is not None:
-            _set("chunk_intrinsics", ROOM_CHUNKS=self.room_chunks, ROOM_WORDS=self.room_chunks * WORDS_OF_CHUNK)
+            _set("chunk_intrinsics", ROOM_CHUNKS=self.room_chunks)
         if self.threads is not None:
             _set("rows", THREADS=self.threads)
         if self.blocks is not None:
@@ -80,16 +78,17 @@ def _set(module_name: str, **values) -> None:
 
 CONFIGS = [
     Config(),
-    Config(blocks=2),
-    Config(blocks=3),
-    Config(blocks=5),
-    Config(room_chunks=1024),
-    Config(room_chunks=1536),
-    Config(room_chunks=2560),
-    Config(threads=128, blocks=6),
+    Config(blocks=4),
+    Config(blocks=8),
+    Config(threads=256, blocks=2),
+    Config(threads=256, blocks=4),
     Config(threads=512, blocks=2),
+    Config(room_chunks=1024),
+    Config(room_chunks=1024, blocks=8),
+    Config(room_chunks=1536, blocks=8),
+    Config(room_chunks=2560),
+    Config(chunks_of_thread=8),
     Config(chunks_of_thread=4),
-    Config(chunks_of_thread=2),
     Config(fewest_lanes=32),
     Config(waits=False),
 ]
