@@ -59,6 +59,8 @@ def ending_by(job: Job):
         if top == -math.inf and (is_loss or is_written):
             result = multiplier = math.nan
             tail = to_real(like, math.nan)
+        if top == math.inf and not is_loss:  # as SciPy has it: softmax is NaN, log_softmax -inf but where +inf is
+            multiplier, tail = math.nan, to_real(like, 0.0)
         reference = to_real(like, reference_of(top, 0.0))
         factor = to_real(like, multiplier / (1.0 + rest))
         return np.float64(result), Row(reference, factor, to_real(like, upstream), tail)
