@@ -12,7 +12,7 @@ from numba import cuda
 
 from fastce.cuda.elements import element_by, mass_by, value_by
 from fastce.cuda.endings import ending_by, upstream_of_row, weight_of_row
-from fastce.cuda.jobs import IS_BAD, NO_MASS, Job
+from fastce.cuda.jobs import IS_BAD, NO_MASS, SPREAD, Job
 from fastce.cuda.points import distances_by, points_by
 from fastce.cuda.primitives import device, kernel, store_real, to_real
 from fastce.cuda.states import pushed, reference_of, with_block
@@ -31,6 +31,7 @@ def first_of_row(i, inner, cube):
 def state_by(job: Job, element):
     """The state of a row that one thread looks at; its element c is number first + c * step."""
     distances_of, mass_of, has_masses = distances_by(job, element), mass_by(job), job.dense != NO_MASS
+    all_alike = job.dense == SPREAD
 
     @device
     def of_block(logits, first, step, begin, end, like, options):
@@ -38,6 +39,18 @@ def state_by(job: Job, element):
         for c in range(begin, end):
             top, rest = pushed(top, rest, element(logits, first + c * step, options), options)
         return top, rest
+
+    @device
+    def of_masses(logits, first, step, begin, end, of_row, mass_step, reference, targets, like, options):
+        """(distance, mass); a mass that all classes have is not added up, but multiplied by their number."""
+        distance, total = np.float64(0.0), np.float64(0.0)
+        for c in range(begin, end):
+            mass = mass_of(c, of_row + c * mass_step, targets, like, options)
+            if mass != 0.0:
+                distance += mass * (reference - element(logits, first + c * step, options))
+                if not all_alike:
+                    total += mass
+        return distance, total
 
     @device
     def state_of(logits, first, step, classes, points, of_row, mass_step, targets, like, options):
@@ -49,11 +62,15 @@ def state_by(job: Job, element):
         reference = to_real(like, reference_of(whole[0], 0.0))
         distance, total = distances_of(logits, first, step, points, reference, 0, 1, targets, like, options)
         if has_masses:
-            for c in range(classes):
-                mass = mass_of(c, of_row + c * mass_step, targets, like, options)
-                if mass != 0.0:
-                    distance += mass * (reference - element(logits, first + c * step, options))
-                    total += mass
+            for begin in range(0, classes, BLOCK):
+                more = of_masses(
+                    logits, first, step, begin, min(begin + BLOCK, classes), of_row, mass_step, reference, targets,
+                    like, options,
+                )  # fmt: skip
+                distance += more[0]
+                total += more[1]
+        if all_alike:
+            total += np.float64(options.spread) * classes
         return whole[0], whole[1], np.float64(distance), np.float64(total)
 
     return state_of

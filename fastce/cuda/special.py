@@ -53,24 +53,33 @@ def _softmax(kind: int, given: dict[str, Any]) -> Any:
 
 
 def _in_order(array: DeviceArray, axes: tuple[int, ...]) -> DeviceArray:
-    """The array with these axes last."""
+    """The array with these axes last, if they are several."""
+    if len(axes) == 1:
+        return array
     order = (*(axis for axis in range(array.ndim) if axis not in axes), *axes)
     shape = tuple(array.shape[axis] for axis in order)
     return dataclasses.replace(array, shape=shape, strides=tuple(array.strides[axis] for axis in order))
 
 
 def _rows(array: DeviceArray, axes: tuple[int, ...]) -> tuple[Rows, DeviceArray | None]:
-    """The array's rows; and, if no kernel can take them where they are, the copy of it whose rows they are."""
-    if len(axes) == 1 and (rows := rows_of(array, axes[0])) is not None:
-        return rows, None
-    if (rows := rows_over(array, axes)) is not None:
+    """The array's rows; and, if no kernel can take them where they are, the copy of it whose rows they are.
+
+    Kernels count the rows of all arrays of a call alike: those around one axis as outer and inner ones, all others as
+    one sequence, whether the array is copied or not.
+    """
+    if (rows := _rows_where_they_are(array, axes)) is not None:
         return rows, None
     ordered = _in_order(array, axes)
     copied = empty(array.library, ordered.shape, array.dtype_name)
     copy(ordered, copied)
-    rows = rows_over(copied, tuple(range(array.ndim - len(axes), array.ndim)))
+    last = axes if len(axes) == 1 else tuple(range(array.ndim - len(axes), array.ndim))
+    rows = _rows_where_they_are(copied, last)
     assert rows is not None
     return rows, copied
+
+
+def _rows_where_they_are(array: DeviceArray, axes: tuple[int, ...]) -> Rows | None:
+    return rows_of(array, axes[0]) if len(axes) == 1 else rows_over(array, axes)
 
 
 def _run(kind: int, rows: Rows, out: Rows | None, results: DeviceArray) -> None:
