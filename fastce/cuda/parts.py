@@ -21,7 +21,7 @@ def take_part(posted, rows, parts):
     """(row, part) of the next ticket, the same for all threads of a block; the last of ``posted`` counts tickets."""
     ticket = cuda.shared.array(1, np.int32)
     if cuda.threadIdx.x == 0:
-        ticket[0] = cuda.atomic.add(posted, rows, 1)
+        ticket[0] = cuda.atomic.add(posted, rows, 1) % (rows * parts)  # a second stage goes on counting
     cuda.syncthreads()
     return ticket[0] // parts, ticket[0] % parts
 
