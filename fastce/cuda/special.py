@@ -23,7 +23,7 @@ def logsumexp(**given: Any) -> Any:
     kept = [1 if axis in axes else n for axis, n in enumerate(array.shape)]
     shape = kept if given["keepdims"] else [n for axis, n in enumerate(array.shape) if axis not in axes]
     results = empty(array.library, tuple(shape), array.dtype_name)
-    rows, _ = _rows(array, axes)
+    ((rows, _),) = _rows_of_all([array], axes)
     _run(LOGSUMEXP, rows, None, results)
     return results.given
 
@@ -43,8 +43,7 @@ def _softmax(kind: int, given: dict[str, Any]) -> Any:
     axes = reduced_axes(array, given["axis"])  # type: ignore[arg-type]
     out = checked_out(given["out"], array.shape, array.dtype_name, array, [])
     if array.size:
-        source, _ = _rows(array, axes)
-        written, copied = _rows(out, axes)
+        (source, _), (written, copied) = _rows_of_all([array, out], axes)
         results = empty(array.library, (source.count,), "float64")
         _run(kind, source, written, results)
         if copied is not None:
@@ -59,10 +58,17 @@ def _in_order(array: DeviceArray, axes: tuple[int, ...]) -> DeviceArray:
     return dataclasses.replace(array, shape=shape, strides=tuple(array.strides[axis] for axis in order))
 
 
+def _rows_of_all(arrays: list[DeviceArray], axes: tuple[int, ...]) -> list[tuple[Rows, DeviceArray | None]]:
+    """The rows of arrays of one shape, told into outer and inner ones alike; and the copies that they are of, if any."""
+    if len(axes) == 1:
+        rows = [rows_of(array, axes[0]) for array in arrays]
+        if None not in rows:
+            return [(some, None) for some in rows]  # type: ignore[misc]
+    return [_rows(array, axes) for array in arrays]
+
+
 def _rows(array: DeviceArray, axes: tuple[int, ...]) -> tuple[Rows, DeviceArray | None]:
-    """The array's rows; and, if no kernel can take them where they are, the copy of it whose rows they are."""
-    if len(axes) == 1 and (rows := rows_of(array, axes[0])) is not None:
-        return rows, None
+    """The array's rows, all outer; and, if no kernel can take them where they are, the copy of it whose rows they are."""
     if (rows := rows_over(array, axes)) is not None:
         return rows, None
     ordered = _in_order(array, axes)
