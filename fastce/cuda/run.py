@@ -31,6 +31,7 @@ from fastce.cuda.sums import THREADS as SUM_THREADS
 CHUNKS_OF_THREAD = ROOM_CHUNKS // THREADS
 FEWEST_LANES = 4
 ROWS_OF_BLOCK = 128  # of few classes
+LINE_CHUNKS = 8  # of 128 bytes: parts of rows begin at multiples of them
 BLOCKS_OF_MULTIPROCESSOR = 2  # that surely run at once
 
 
@@ -118,7 +119,7 @@ def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) 
     shape = Shape(
         logits.count, logits.classes, logits.step, 0 if out is None else out.step,
         0 if call.mass_rows is None else call.mass_rows.step, logits.phase(lanes), _is_aligned(logits, out),
-        parts, -(-chunks // parts), WHOLE,
+        parts, -(-chunks // (parts * LINE_CHUNKS)) * LINE_CHUNKS, WHOLE,
     )  # fmt: skip
     library = logits.array.library
     of_states = empty(library, (logits.count * parts * FIELDS if parts > 1 else 1,), "float64")

@@ -69,17 +69,25 @@ class Memory:
         at = self.allocations.index(allocation)
         del self.allocations[at], self.starts[at]
 
+    def holds(self, array):
+        """The allocation that an array was put into, or one that it is a view of; or None."""
+        low, high = extent(array)
+        for known in self.allocations:
+            if known.source and known.source[0] <= low and high <= known.source[1] and high > low:
+                return known
+        return None
+
     def put(self, array, offset=0, name=None):
         """Allocate the memory of ``array``, its first element ``offset`` elements after a multiple of 256 bytes.
 
         An array within one that was put before is found there; so put the base first and pass its views.
         """
         low, high = extent(array)
+        if (known := self.holds(array)) is not None:
+            if offset:
+                raise PtxError(f"{known.name} is there already, with an offset of its own")
+            return Pointer(known.start + low - known.source[0])
         for known in self.allocations:
-            if known.source and known.source[0] <= low and high <= known.source[1] and high > low:
-                if offset:
-                    raise PtxError(f"{known.name} is there already, with an offset of its own")
-                return Pointer(known.start + low - known.source[0])
             if known.source and known.source[0] < high and low < known.source[1]:
                 raise PtxError(f"this array overlaps {known.name}: put their common base first")
         start = self.next + offset * array.itemsize
