@@ -29,6 +29,7 @@ from fastce.cuda.primitives import (
     to_real,
 )
 from fastce.cuda.similarity_tiles import (
+    BLOCKS,
     ROWS_OF_BLOCK,
     THREADS,
     four_chunks,
@@ -168,7 +169,7 @@ def gradient_kernel(is_diagonal: bool, is_smoothed: bool):
     """The kernel that writes dL/dy = s dL/dx, and for each block the sum of y dL/dx; ``out`` may be the array itself."""
     write_row = write_row_by(is_diagonal, is_smoothed)
 
-    @kernel(THREADS, 4)
+    @kernel(THREADS, BLOCKS)
     def gradient(array, out, matrix, into, options, rows, columns, points, slopes, sums):
         board = cuda.shared.array(BOARD, np.float64)
         references, shares, spreads = new_reals(array), new_reals(array), new_reals(array)

@@ -20,7 +20,7 @@ from fastce.cuda.similarity_states import MERGE_THREADS, TOGETHER, merge, states
 from fastce.cuda.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
 from fastce.cuda.states import WARP
 
-ENOUGH_BLOCKS = 1024  # to keep all multiprocessors busy
+ENOUGH_BLOCKS = 2048  # to keep all multiprocessors busy
 HIGHEST = 1024  # rows of a tile
 CHUNK_BYTES = 16
 VALUE, OF_SCALE = range(2)  # what the host reads in the end

@@ -23,7 +23,7 @@ from fastce.cuda.primitives import (
     smallest,
     to_real,
 )
-from fastce.cuda.similarity_tiles import MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
+from fastce.cuda.similarity_tiles import BLOCKS, MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
 from fastce.cuda.states import WARP, exp_of, pushed, reference_of, with_block
 
 WARPS = THREADS // WARP
@@ -112,7 +112,7 @@ def states_kernel(is_float64: bool, has_totals: bool):
     real = np.float64 if is_float64 else np.float32
     room, room_of_totals = (WARPS, MOST_WIDTH), (WARPS, MOST_WIDTH if has_totals else 1)
 
-    @kernel(THREADS, 4)
+    @kernel(THREADS, BLOCKS)
     def states(array, matrix, options, row_tops, row_rests, row_totals, column_tops, column_rests, column_totals):
         board_of_tops = cuda.shared.array(room, real)
         board_of_rests = cuda.shared.array(room, real)
