@@ -10,7 +10,7 @@ from numba import cuda
 
 from fastce.cuda.jobs import BAD_STRUCTURE, BAD_TARGET, FACTOR, IS_BAD, TOTAL_WEIGHT
 from fastce.cuda.primitives import device, kernel, load_real, store_real
-from fastce.cuda.states import BOARD
+from fastce.cuda.states import MOST_WARPS
 from fastce.cuda.sums import sum_of_block
 
 THREADS = 256
@@ -63,7 +63,7 @@ def check_weights(weights, count, report, field):
 @kernel(THREADS, 4)
 def check_class_indices(targets, rows, classes, per_block, report, totals):
     """Mark the first class index out of range, and add up the weights of the rows of each block."""
-    board = cuda.shared.array(BOARD, np.float64)
+    board = cuda.shared.array(MOST_WARPS, np.float64)
     first = np.int64(cuda.blockIdx.x) * per_block
     total = 0.0
     for i in range(first + cuda.threadIdx.x, min(first + per_block, rows), cuda.blockDim.x):
@@ -106,7 +106,7 @@ def check_sparse(targets, rows, classes, stored, report):
 @kernel(THREADS, 4)
 def finish_checks(totals, count, known, is_mean, upstream, report):
     """One block: the total weight, and what gradients are multiplied by: upstream, for means / total weight."""
-    board = cuda.shared.array(BOARD, np.float64)
+    board = cuda.shared.array(MOST_WARPS, np.float64)
     total = 0.0
     for k in range(cuda.threadIdx.x, count, cuda.blockDim.x):
         total += totals[k]

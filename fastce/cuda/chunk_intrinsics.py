@@ -17,6 +17,7 @@ from fastce.cuda.emit import (
     bits_of,
     element_of,
     elements_of,
+    extreme,
     int64_arg,
     lane_count,
     parts_of,
@@ -29,7 +30,6 @@ from fastce.cuda.emit import (
 
 ROOM_CHUNKS = 2048  # of a block: 32 KiB of shared memory
 
-ROOM_WORDS = ROOM_CHUNKS * WORDS
 FOUR_WORDS = ir.LiteralStructType([WORD] * WORDS)
 MINUS_INFINITY = {
     types.float32: 0xFF800000,
@@ -119,6 +119,30 @@ def reals_of(typingctx, array, chunk):
 
 
 @intrinsic
+def top_of_chunk(typingctx, array, chunk):
+    """The largest element of a chunk of this array, NaN if there is one; halves are compared two at a time."""
+
+    def generate(context, builder, signature, args):
+        dtype, values = array.dtype, parts_of(builder, args[1], WORDS)
+        if bits_of(array) == 16:
+            name = "f16x2" if dtype == types.float16 else "bf16x2"
+            code = f"max.NaN.{name} $0, $1, $2;"
+            word = _folded(values, lambda a, b: ptx(builder, WORD, code, "=r,r,r", [a, b], stays=False))
+            values = [word]
+        reals = [real_of(builder, dtype, e) for e in elements_of(builder, values, bits_of(array))]
+        return _folded(reals, lambda a, b: extreme(builder, "max", a, b))
+
+    return real_type(array)(array, chunk), generate
+
+
+def _folded(values, function):
+    """function of pairs, and of pairs of those, until one is left."""
+    while len(values) > 1:
+        values = [function(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
+
+
+@intrinsic
 def new_reals(typingctx, array):
     """Room for the elements of a chunk of this array, in registers if it is indexed by constants."""
     kind = types.Array(real_type(array), 1, "C")
@@ -153,19 +177,25 @@ def chunk_of(typingctx, array, reals):
 
 @intrinsic
 def chunk_room(typingctx):
-    """Room for the chunks of a block, in shared memory. Each thread reads only what it has put there itself."""
-    kind = types.Array(types.uint32, 1, "C")
+    """Room for the chunks of a block, in shared memory: its address there.
+
+    Each thread reads only what it has put there itself.
+    """
 
     def generate(context, builder, signature, args):
         name = builder.module.get_unique_name("chunk_room")
-        room = ir.GlobalVariable(builder.module, ir.ArrayType(WORD, ROOM_WORDS), name, addrspace=SHARED)
+        room = ir.GlobalVariable(builder.module, ir.ArrayType(WORD, ROOM_CHUNKS * WORDS), name, addrspace=SHARED)
         room.linkage, room.align = "internal", CHUNK_BYTES
         room.initializer = ir.Constant(room.type.pointee, ir.Undefined)
-        generic = builder.addrspacecast(room, room.type.pointee.as_pointer())
-        data = builder.bitcast(generic, WORD.as_pointer())
-        return array_of(context, builder, kind, data, ROOM_WORDS)
+        return builder.ptrtoint(room, WORD)
 
-    return kind(), generate
+    return types.uint32(), generate
+
+
+def _slot(context, builder, signature, args):
+    """The address of a slot, from the first two arguments."""
+    slot = builder.trunc(int64_arg(context, builder, signature, args, 1), WORD)
+    return builder.add(args[0], builder.mul(slot, ir.Constant(WORD, CHUNK_BYTES)))
 
 
 @intrinsic
@@ -173,14 +203,9 @@ def fetch(typingctx, room, slot, array, k):
     """Begin to copy elements k to k + lanes, aligned to 16 bytes, into a slot of the room; it passes no register."""
 
     def generate(context, builder, signature, args):
-        first = builder.mul(int64_arg(context, builder, signature, args, 1), ir.Constant(INDEX, WORDS))
-        into = address_of(context, builder, room, args[0], first)
         source = address_of(context, builder, array, args[2], int64_arg(context, builder, signature, args, 3))
-        code = (
-            "{ .reg .u64 into, source; cvta.to.shared.u64 into, $0; cvta.to.global.u64 source, $1; "
-            "cp.async.cg.shared.global [into], [source], 16; }"
-        )
-        ptx(builder, VOID, code, "l,l,~{memory}", [into, source])
+        into = _slot(context, builder, signature, args)
+        ptx(builder, VOID, "cp.async.cg.shared.global [$0], [$1], 16;", "r,l,~{memory}", [into, source])
         return context.get_dummy_value()
 
     return types.void(room, slot, array, k), generate
@@ -202,11 +227,8 @@ def hold(typingctx, room, slot, chunk):
     """Put a chunk into a slot of the room."""
 
     def generate(context, builder, signature, args):
-        first = builder.mul(int64_arg(context, builder, signature, args, 1), ir.Constant(INDEX, WORDS))
-        address = address_of(context, builder, room, args[0], first)
-        words = parts_of(builder, args[2], WORDS)
-        code = "{ .reg .u64 into; cvta.to.shared.u64 into, $0; st.shared.v4.b32 [into], {$1, $2, $3, $4}; }"
-        ptx(builder, VOID, code, "l,r,r,r,r,~{memory}", [address, *words])
+        words = [_slot(context, builder, signature, args), *parts_of(builder, args[2], WORDS)]
+        ptx(builder, VOID, "st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r,~{memory}", words)
         return context.get_dummy_value()
 
     return types.void(room, slot, chunk), generate
@@ -217,10 +239,8 @@ def held(typingctx, room, slot):
     """The chunk in a slot of the room."""
 
     def generate(context, builder, signature, args):
-        first = builder.mul(int64_arg(context, builder, signature, args, 1), ir.Constant(INDEX, WORDS))
-        address = address_of(context, builder, room, args[0], first)
-        code = "{ .reg .u64 source; cvta.to.shared.u64 source, $4; ld.shared.v4.b32 {$0, $1, $2, $3}, [source]; }"
-        words = ptx(builder, FOUR_WORDS, code, "=r,=r,=r,=r,l,~{memory}", [address])
+        code, into = "ld.shared.v4.b32 {$0, $1, $2, $3}, [$4];", [_slot(context, builder, signature, args)]
+        words = ptx(builder, FOUR_WORDS, code, "=r,=r,=r,=r,r,~{memory}", into)
         return context.make_tuple(builder, CHUNK, parts_of(builder, words, WORDS))
 
     return CHUNK(room, slot), generate

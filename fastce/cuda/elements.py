@@ -13,6 +13,7 @@ from fastce.cuda.jobs import (
     SPREAD,
     Job,
 )
+from fastce.cuda.points import mass_at_by
 from fastce.cuda.primitives import device, load_real, to_real
 from fastce.cuda.states import exp_of, rough_exp_of
 
@@ -75,28 +76,55 @@ def mass_by(job: Job):
 
 @functools.cache
 def written_by(job: Job):
-    """What becomes of an element y of a row in the end; ``mass`` is all that its class has of the target.
+    """What becomes of an element y of a row in the end, but for what a gradient loses by the masses of its target.
 
-    The gradient is upstream ((sum of q + 2 z lse) p - q) times dx/dlogit; ``factor`` holds what p's exp is multiplied
-    by.
+    The gradient is upstream ((sum of q + 2 z lse) p - q) times dx/dlogit; ``row.factor`` holds all that the exp of p is
+    multiplied by, ``row.upstream`` what q is.
     """
 
-    is_capped = job.is_capped
+    @device
+    def gradient(y, row, options):
+        return row.factor * rough_exp_of(y - row.reference, options)
 
     @device
-    def gradient(y, mass, row, options):
-        slope = options.logit_scale
-        if is_capped:
-            share = y / options.softcap
-            slope *= options.one - share * share
-        return (row.factor * rough_exp_of(y - row.reference, options) - row.upstream * mass) * slope
-
-    @device
-    def probability(y, mass, row, options):
+    def probability(y, row, options):
         return row.factor * exp_of(y - row.reference, options)
 
     @device
-    def log_probability(y, mass, row, options):
+    def log_probability(y, row, options):
         return (y - row.reference) - row.tail
 
     return {CROSS_ENTROPY: gradient, SOFTMAX: probability, LOG_SOFTMAX: log_probability}.get(job.of, probability)
+
+
+@functools.cache
+def slope_by(job: Job):
+    """A gradient with respect to capped logits becomes one with respect to logits; logit_scale is in it already."""
+
+    @device
+    def of_capped(y, gradient, options):
+        share = y / options.softcap
+        return gradient * (options.one - share * share)
+
+    @device
+    def as_it_is(y, gradient, options):
+        return gradient
+
+    return of_capped if job.is_capped else as_it_is
+
+
+@functools.cache
+def value_by(job: Job):
+    """What becomes of one element y of class c in the end, with all that its class has of the target."""
+    written, slope_of, mass_of, mass_at = written_by(job), slope_by(job), mass_by(job), mass_at_by(job)
+    is_gradient = job.of == CROSS_ENTROPY
+
+    @device
+    def value_of(y, c, at, row, points, targets, like, options):
+        value = written(y, row, options)
+        if is_gradient:
+            mass = mass_of(c, at, targets, like, options) + mass_at(c, points, like, targets, options)
+            value = slope_of(y, value - row.upstream * mass, options)
+        return value
+
+    return value_of

@@ -99,3 +99,12 @@ def element_of(builder, dtype, real):
         return builder.bitcast(real, ir.IntType(dtype.bitwidth))
     name = "f16" if dtype == types.float16 else "bf16"
     return ptx(builder, HALF, f"cvt.rn.{name}.f32 $0, $1;", "=h,f", [real], stays=False)
+
+
+def extreme(builder, instruction, a, b):
+    """The larger (max) or smaller (min) of two reals, NaN if either is, unlike Python's and the device library's."""
+    if a.type == FLOAT:
+        return ptx(builder, FLOAT, f"{instruction}.NaN.f32 $0, $1, $2;", "=f,f,f", [a, b], stays=False)
+    comparison = {"max": ">", "min": "<"}[instruction]
+    chosen = builder.select(builder.fcmp_ordered(comparison, a, b), a, b)
+    return builder.select(builder.fcmp_unordered("uno", a, a), a, chosen)

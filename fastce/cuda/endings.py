@@ -54,12 +54,13 @@ def ending_by(job: Job):
                 result += options.z_loss * lse * lse
                 multiplier += 2.0 * options.z_loss * lse
             result *= weight
-            multiplier *= upstream * weight
-        if top == -math.inf and (is_loss or is_written):
+            upstream *= weight * options.logit_scale
+            multiplier *= upstream
+        if math.isinf(top) and (is_loss or is_written):
             result = multiplier = math.nan
-            tail = to_real(like, math.nan)
+            tail = to_real(like, 0.0 if top > 0.0 else math.nan)  # log_softmax of what stands beside inf is -inf
         reference = to_real(like, reference_of(top, 0.0))
         factor = to_real(like, multiplier / (1.0 + rest))
-        return np.float64(result), Row(reference, factor, to_real(like, upstream * weight), tail)
+        return np.float64(result), Row(reference, factor, to_real(like, upstream), tail)
 
     return ending

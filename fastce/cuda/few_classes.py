@@ -5,16 +5,15 @@ of a warp, each at the same class of its own row, find it in different banks, wh
 """
 
 import functools
-import math
 
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import mass_by, shown_by, written_by
+from fastce.cuda.elements import shown_by, value_by
 from fastce.cuda.endings import ending_by, upstream_of_row, weight_of_row
 from fastce.cuda.jobs import IS_BAD, Job
 from fastce.cuda.lone_rows import state_by
-from fastce.cuda.points import mass_at_by, points_by
+from fastce.cuda.points import points_by
 from fastce.cuda.primitives import (
     chunk_of,
     device,
@@ -27,9 +26,8 @@ from fastce.cuda.primitives import (
     store_chunk,
     store_part,
     store_real,
-    to_real,
 )
-from fastce.cuda.states import BOARD, WARP
+from fastce.cuda.states import MOST_WARPS
 from fastce.cuda.sums import sum_of_block
 
 THREADS = 256
@@ -87,8 +85,8 @@ def empty(room, out, start, stop, before):
 @functools.cache
 def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
     """The kernel for rows of so many adjacent classes that follow each other without a gap."""
-    element, mass_of, mass_at = element_in_room_by(job), mass_by(job), mass_at_by(job)
-    state_of, points_of, ending, written = state_by(job, element), points_by(job), ending_by(job), written_by(job)
+    element, value_of = element_in_room_by(job), value_by(job)
+    state_of, points_of, ending = state_by(job, element), points_by(job), ending_by(job)
     elements = rows_of_block * classes + MOST_LANES
     writes, places = job.writes, elements + elements // BANKS + 1
     real = np.float64 if job.is_float64 else np.float32
@@ -98,7 +96,7 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
         room = cuda.shared.array(places, real)  # on a line of its own: by that the simulator knows it
-        board = cuda.shared.array(BOARD, np.float64)
+        board = cuda.shared.array(MOST_WARPS, np.float64)
         first = np.int64(cuda.blockIdx.x) * rows_of_block
         start, stop = first * classes, min(first + rows_of_block, rows) * classes
         before = (phase + start) % lanes_of(logits)
@@ -113,9 +111,8 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
             result, row = ending(state, weight, above, logits, options)
             if writes:
                 for c in range(classes):
-                    mass = mass_of(c, i * classes + c, targets, logits, options)
-                    mass += mass_at(c, points, logits, targets, options)
-                    room[placed(place + c)] = written(element(room, place + c, options), mass, row, options)
+                    y = element(room, place + c, options)
+                    room[placed(place + c)] = value_of(y, c, i * classes + c, row, points, targets, logits, options)
         elif writes and i < rows:
             for c in range(classes):
                 room[placed(place + c)] = options.zero

@@ -1,5 +1,6 @@
 """Single elements, arithmetic and threads, as compiled code: see `fastce.cuda.primitives`."""
 
+import numpy as np
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import cgutils, types
@@ -12,6 +13,7 @@ from fastce.cuda.emit import (
     address_of,
     bits_of,
     element_of,
+    extreme,
     int64_arg,
     lane_count,
     pointer_to,
@@ -74,7 +76,9 @@ def store_real(typingctx, array, k, value):
 
     def generate(context, builder, signature, args):
         pointer = pointer_to(context, builder, array, args[0], int64_arg(context, builder, signature, args, 1))
-        builder.store(element_of(builder, array.dtype, context.cast(builder, args[2], value, real_type(array))), pointer)
+        builder.store(
+            element_of(builder, array.dtype, context.cast(builder, args[2], value, real_type(array))), pointer
+        )
         return context.get_dummy_value()
 
     return types.void(array, k, value), generate
@@ -110,25 +114,19 @@ def exp2(typingctx, x):
     return x(x), generate
 
 
-def _extreme(instruction, comparison):
-    """NaN if either is NaN, unlike Python's, PTX's own and the device library's."""
-
+def _extreme(instruction):
     @intrinsic
-    def extreme(typingctx, a, b):
+    def chosen(typingctx, a, b):
         def generate(context, builder, signature, args):
-            if a == types.float32:
-                return ptx(builder, FLOAT, f"{instruction}.NaN.f32 $0, $1, $2;", "=f,f,f", list(args), stays=False)
-            one, other = args
-            chosen = builder.select(builder.fcmp_ordered(comparison, one, other), one, other)
-            return builder.select(builder.fcmp_unordered("uno", one, one), one, chosen)
+            return extreme(builder, instruction, *args)
 
         return a(a, a), generate
 
-    return extreme
+    return chosen
 
 
-largest = _extreme("max", ">")
-smallest = _extreme("min", "<")
+largest = _extreme("max")
+smallest = _extreme("min")
 
 
 @intrinsic
@@ -142,6 +140,12 @@ def fma(typingctx, a, b, c):
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------
+
+
+@device
+def pause():
+    """Let others go first."""
+    cuda.nanosleep(np.uint32(64))
 
 
 @device

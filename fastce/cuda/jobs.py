@@ -1,6 +1,7 @@
 """What a kernel is compiled for, and what it is told at each launch."""
 
 import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ TOTAL_WEIGHT, TOTAL_LOSS = 5, 6
 FACTOR = 7  # of gradients: 1, or for means 1 / total weight
 REPORT = 8
 
-LOG2E = 1.4426950408889634
+LOG2E = Fraction("1.44269504088896340735992468100189213743")
 LN2 = 0.6931471805599453
 
 
@@ -61,14 +62,14 @@ def options_of(
 ) -> Options:
     """The options of a call whose elements are computed in this dtype."""
     unit = 1.0 if softcap > 0.0 else logit_scale
-    kind = real.type
-    scale = kind(unit * LOG2E)
+    kind, exact_scale = real.type, Fraction(unit) * LOG2E
+    scale = kind(float(exact_scale))
     furthest = (-160.0 if real.itemsize == 4 else -1100.0) / float(scale)
     numbers = (
-        scale, unit * LOG2E - float(scale), LN2, furthest, unit, logit_scale, softcap, z_loss, keep, spread, 0.0, 1.0,
+        scale, exact_scale - Fraction(float(scale)), LN2, furthest, unit, logit_scale, softcap, z_loss, keep, spread, 0.0, 1.0,
         -math.inf,
     )  # fmt: skip
-    return Options(*(kind(number) for number in numbers))
+    return Options(*(kind(float(number)) for number in numbers))
 
 
 class Shape(NamedTuple):

@@ -10,10 +10,10 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import element_by, mass_by, written_by
+from fastce.cuda.elements import element_by, mass_by, value_by
 from fastce.cuda.endings import ending_by, upstream_of_row, weight_of_row
 from fastce.cuda.jobs import IS_BAD, NO_MASS, Job
-from fastce.cuda.points import distances_by, mass_at_by, points_by
+from fastce.cuda.points import distances_by, points_by
 from fastce.cuda.primitives import device, kernel, store_real, to_real
 from fastce.cuda.states import pushed, reference_of, with_block
 
@@ -62,8 +62,8 @@ def state_by(job: Job, element):
 @functools.cache
 def lone_rows_kernel(job: Job):
     """The kernel for rows of any strides."""
-    element, mass_of, mass_at = element_by(job), mass_by(job), mass_at_by(job)
-    state_of, points_of, ending, written = state_by(job, element), points_by(job), ending_by(job), written_by(job)
+    element, value_of = element_by(job), value_by(job)
+    state_of, points_of, ending = state_by(job, element), points_by(job), ending_by(job)
     writes = job.writes
 
     @kernel(THREADS, 3)
@@ -91,9 +91,7 @@ def lone_rows_kernel(job: Job):
         store_real(results, i, result)
         if writes:
             for c in range(classes):
-                mass = mass_of(c, of_row + c * mass_cube.class_step, targets, logits, options)
-                mass += mass_at(c, points, logits, targets, options)
-                y = element(logits, first + c * cube.class_step, options)
-                store_real(out, first_out + c * step, written(y, mass, row, options))
+                y, at = element(logits, first + c * cube.class_step, options), of_row + c * mass_cube.class_step
+                store_real(out, first_out + c * step, value_of(y, c, at, row, points, targets, logits, options))
 
     return lone_rows

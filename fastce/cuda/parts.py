@@ -9,51 +9,57 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.primitives import device, from_lane, load_fresh
-from fastce.cuda.states import WARP, merged
-
-FIELDS = 4  # of a state
-PAUSE = 64  # nanoseconds between two looks at what has been posted
+from fastce.cuda.jobs import KNOWN_STATES
+from fastce.cuda.primitives import device, from_lane, load_fresh, pause
+from fastce.cuda.states import FIELDS, WARP, merged
 
 
 @device
-def take_part(posted, rows, parts):
+def take_part(posted, ticket, shape):
     """(row, part) of the next ticket, the same for all threads of a block; the last of ``posted`` counts tickets."""
-    ticket = cuda.shared.array(1, np.int32)
     if cuda.threadIdx.x == 0:
-        ticket[0] = cuda.atomic.add(posted, rows, 1)
+        ticket[0] = cuda.blockIdx.x  # nobody waits where states are known
+        if shape.stage != KNOWN_STATES:
+            ticket[0] = cuda.atomic.add(posted, shape.rows, 1)
     cuda.syncthreads()
-    return ticket[0] // parts, ticket[0] % parts
+    number, parts = np.uint32(ticket[0]), np.uint32(shape.parts)  # divided in 32 bits, which is much faster
+    return np.int64(number // parts), np.int64(number % parts)
 
 
 @device
 def post(state, states, posted, row, part, parts):
-    """Tell the others the state of a part; returns whether it was the row's last, the same for all threads."""
-    is_last = cuda.shared.array(1, np.int32)
-    if cuda.threadIdx.x == 0:
-        first = (row * parts + part) * FIELDS
-        states[first], states[first + 1], states[first + 2], states[first + 3] = state
-        cuda.threadfence()
-        is_last[0] = cuda.atomic.add(posted, row, 1) == parts - 1
-        cuda.threadfence()
-    cuda.syncthreads()
-    return is_last[0] != 0
+    """Tell the others the state of a part; returns whether it was the row's last. One thread does it."""
+    first = (row * parts + part) * FIELDS
+    states[first], states[first + 1], states[first + 2], states[first + 3] = state
+    cuda.threadfence()
+    is_last = cuda.atomic.add(posted, row, 1) == parts - 1
+    cuda.threadfence()
+    return is_last
 
 
 @device
 def wait_for_row(posted, row, parts):
     """Wait until all parts of the row have been posted."""
-    if cuda.threadIdx.x == 0:
-        while load_fresh(posted, row) < parts:
-            cuda.nanosleep(np.uint32(PAUSE))
-    cuda.syncthreads()
+    while load_fresh(posted, row) < parts:
+        pause()
+
+
+@device
+def any_of_warp(flag):
+    """Whether any thread of the warp says so; all of them take part."""
+    found, step = np.int32(flag), 1
+    while step < WARP:
+        found = max(found, from_lane(found, step))
+        step *= 2
+    return found != 0
 
 
 @device
 def merged_parts(states, row, parts, like, options):
-    """The state of a row from those of its parts; every warp finds it for itself, in the same order."""
+    """The state of a row from those of its parts, in the same order always; all threads of a warp take part."""
     whole = (-math.inf, 0.0, 0.0, 0.0)
-    for part in range(cuda.threadIdx.x % WARP, parts, WARP):
+    part = cuda.threadIdx.x % WARP
+    while part < parts:
         first = (row * parts + part) * FIELDS
         other = (
             load_fresh(states, first),
@@ -62,6 +68,7 @@ def merged_parts(states, row, parts, like, options):
             load_fresh(states, first + 3),
         )
         whole = merged(whole, other, like, options)
+        part += WARP
     step = 1
     while step < WARP:
         top, rest, distance, mass = whole

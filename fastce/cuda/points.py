@@ -92,26 +92,6 @@ def mass_at_by(job: Job):
 
 
 @functools.cache
-def are_near_by(job: Job):
-    """Whether some point of the row is in classes c to c + count."""
-
-    @device
-    def none(c, count, points, targets):
-        return False
-
-    @device
-    def index(c, count, points, targets):
-        return c <= points.first < c + count
-
-    @device
-    def of_sparse(c, count, points, targets):
-        k = _first_from(c, points, targets)
-        return k < points.end and targets.classes[k] < c + count
-
-    return {NO_TARGETS: none, CLASS_INDICES: index, SPARSE: of_sparse}[job.points]
-
-
-@functools.cache
 def distances_by(job: Job, element):
     """(distance, mass) of the row's points that fall to this thread; ``element`` is how a class's y is found."""
     is_index = job.points == CLASS_INDICES
@@ -119,7 +99,7 @@ def distances_by(job: Job, element):
 
     @device
     def distances(source, first, step, points, reference, lane, lanes, targets, like, options):
-        distance, total = 0.0, 0.0
+        distance, total = np.float64(0.0), np.float64(0.0)
         if is_index and lane == 0 and points.mass != 0.0:
             distance += points.mass * (reference - element(source, first + points.first * step, options))
             total += points.mass

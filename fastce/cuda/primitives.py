@@ -29,12 +29,14 @@ if config.ENABLE_CUDASIM:
         load_part,
         load_real,
         new_reals,
+        pause,
         reals_of,
         smallest,
         store_chunk,
         store_part,
         store_real,
         to_real,
+        top_of_chunk,
         wait_for_fetched,
     )
 else:
@@ -51,6 +53,7 @@ else:
         reals_of,
         store_chunk,
         store_part,
+        top_of_chunk,
         wait_for_fetched,
     )
     from fastce.cuda.intrinsics import (
@@ -63,6 +66,7 @@ else:
         largest,
         load_fresh,
         load_real,
+        pause,
         smallest,
         store_real,
         to_real,
@@ -87,11 +91,13 @@ __all__ = [
     "load_part",
     "load_real",
     "new_reals",
+    "pause",
     "reals_of",
     "smallest",
     "store_chunk",
     "store_part",
     "store_real",
     "to_real",
+    "top_of_chunk",
     "wait_for_fetched",
 ]

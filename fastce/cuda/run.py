@@ -7,19 +7,30 @@ from numba import config, cuda
 
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.few_classes import MOST_CLASSES, few_classes_kernel
-from fastce.cuda.jobs import KNOWN_STATES, PROBABILITIES, STATES_ONLY, TOTAL_LOSS, WHOLE, Cube, Job, Options, Shape, Targets
+from fastce.cuda.jobs import (
+    KNOWN_STATES,
+    STATES_ONLY,
+    TOTAL_LOSS,
+    WHOLE,
+    Cube,
+    Job,
+    Options,
+    Shape,
+    Targets,
+)
 from fastce.cuda.layout import Rows, lanes_of, launch
 from fastce.cuda.libraries import Library
 from fastce.cuda.lone_rows import THREADS as LONE_THREADS
 from fastce.cuda.lone_rows import lone_rows_kernel
-from fastce.cuda.parts import FIELDS
 from fastce.cuda.primitives import ROOM_CHUNKS
 from fastce.cuda.rows import THREADS, rows_kernel
+from fastce.cuda.states import FIELDS, WARP
 from fastce.cuda.sums import PER_BLOCK, sum_up
 from fastce.cuda.sums import THREADS as SUM_THREADS
 
 CHUNKS_OF_THREAD = ROOM_CHUNKS // THREADS
 FEWEST_LANES = 4
+ROWS_OF_BLOCK = 256  # of few classes; half as many of float64
 BLOCKS_OF_MULTIPROCESSOR = 2  # that surely run at once
 
 
@@ -38,7 +49,7 @@ class Call:
 def run(call: Call, logits: Rows, out: Rows | None, results: DeviceArray | None) -> None:
     """Compute the result of each row into ``results``, or their sum into the report, and write ``out``."""
     if _is_few(call, logits, out):
-        per_block = 128 if call.job.is_float64 else 256
+        per_block = ROWS_OF_BLOCK // 2 if call.job.is_float64 else ROWS_OF_BLOCK
         blocks = -(-logits.count // per_block)
         into = results if results is not None else empty(logits.array.library, (blocks,), "float64")
         _run_few_classes(call, logits, out, into, per_block, results is None)
@@ -105,9 +116,7 @@ def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) 
     lanes = lanes_of(logits.array)
     chunks = -(-(logits.classes + lanes - 1) // lanes)
     parts = -(-chunks // ROOM_CHUNKS)
-    threads = FEWEST_LANES
-    while threads < THREADS and chunks > threads * CHUNKS_OF_THREAD:
-        threads *= 2
+    threads = lanes_for(chunks)
     shape = Shape(
         logits.count, logits.classes, logits.step, 0 if out is None else out.step,
         0 if call.mass_rows is None else call.mass_rows.step, logits.phase(lanes), _is_aligned(logits, out),
@@ -126,6 +135,14 @@ def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) 
             logits.array.flat(), written, shape._replace(stage=stage), call.targets, call.options, call.upstream,
             call.report.flat(), results.flat(), states, posted,
         )  # fmt: skip
+
+
+def lanes_for(chunks: int) -> int:
+    """Threads for a row of so many chunks: a warp or a part of one, else all threads of a block."""
+    lanes = FEWEST_LANES
+    while lanes <= WARP and chunks > lanes * CHUNKS_OF_THREAD:
+        lanes *= 2
+    return lanes if lanes <= WARP else THREADS
 
 
 def stages(job: Job, parts: int) -> list[int]:

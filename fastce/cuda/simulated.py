@@ -5,11 +5,13 @@ A chunk is a tuple of reals here, and a room a list of them.
 
 import math
 import threading
+import time
 
 import numpy as np
 from numba import cuda
 
 ROOM_CHUNKS = 2048
+PATIENCE = 60.0  # seconds until a warp gives up on threads that have failed
 _LOCK = threading.Lock()
 
 
@@ -87,6 +89,10 @@ def reals_of(array, chunk):
     return chunk
 
 
+def top_of_chunk(array, chunk):
+    return np.max(chunk)
+
+
 def new_reals(array):
     return np.empty(lanes_of(array), _real(array))
 
@@ -143,10 +149,21 @@ def _of_block(name, make):
         return threading.current_thread()._manager.__dict__.setdefault(f"fastce_{name}", make())
 
 
+def pause():
+    time.sleep(0.001)
+
+
+def meet_warp():
+    """Wait for the threads of the own warp only, since others may be elsewhere."""
+    thread = threading.current_thread()
+    warp, threads = thread.thread_id // 32, math.prod(thread._manager._block_dim)
+    _of_block(f"warp{warp}", lambda: threading.Barrier(min(32, threads - 32 * warp))).wait(PATIENCE)
+
+
 def from_lane(value, distance):
-    board, thread = _of_block("lanes", dict), threading.current_thread()
-    board[thread.thread_id] = value
-    thread.syncthreads()
-    result = board[thread.thread_id ^ distance]
-    thread.syncthreads()
+    board, thread = _of_block("lanes", dict), threading.current_thread().thread_id
+    board[thread] = value
+    meet_warp()
+    result = board[thread ^ distance]
+    meet_warp()
     return result

@@ -19,26 +19,33 @@ from numba import cuda
 from fastce.cuda.primitives import device, exp2, fma, from_lane, largest, smallest, to_real
 
 WARP = 32
-BOARD = (4, 32)  # of the states that the warps of a block tell each other, in shared memory
+LN2 = 0.6931471805599453
+MOST_WARPS = 32  # of a block
+FIELDS = 4  # of a state
+
+
+@device
+def power_of(distance, options):
+    """(2**t, c) with exp(s distance) = 2**t (1 + c ln(2)), for distances up to 0; 0 from ``options.furthest`` on.
+
+    t + c is s distance / ln(2) to twice the digits of t; c is so tiny that 2**c is linear in it.
+    """
+    distance = largest(distance, options.furthest)
+    t = distance * options.scale
+    return exp2(t), fma(distance, options.scale_low, fma(distance, options.scale, -t))
 
 
 @device
 def exp_of(distance, options):
-    """exp(s distance) for distances up to 0; exactly 0 from ``options.furthest`` on.
-
-    t + c is distance * s / ln(2) to twice the digits, and 2**(t + c) = 2**t (1 + c ln(2)), since c is tiny.
-    """
-    distance = largest(distance, options.furthest)
-    t = distance * options.scale
-    c = fma(distance, options.scale_low, fma(distance, options.scale, -t))
-    power = exp2(t)
+    """exp(s distance) for distances up to 0."""
+    power, c = power_of(distance, options)
     return fma(power * c, options.ln2, power)
 
 
 @device
 def rough_exp_of(distance, options):
     """The same without c: within 1 eps of it, absolutely."""
-    return exp2(largest(distance, options.furthest) * options.scale)
+    return exp2(distance * options.scale)
 
 
 @device
@@ -81,49 +88,56 @@ def with_block(whole, top, rest, like, options):
     return both[0], both[1]
 
 
-# --- over the threads of a row: ``lanes`` of them, a power of two; all threads of the block take part ----------------
+# --- over the threads of a row: ``lanes`` of them, a part of a warp, or all threads of the block ----------------------
 
 
 @device
-def largest_of_row(value, like, lanes, board):
+def largest_of_row(value, lanes, tops):
     """The largest value of all lanes."""
-    distance = 1
-    while distance < min(lanes, WARP):
-        value = largest(value, from_lane(value, distance))
-        distance *= 2
+    step = 1
+    while step < min(lanes, WARP):
+        value = largest(value, from_lane(value, step))
+        step *= 2
     if lanes > WARP:
         if cuda.threadIdx.x % WARP == 0:
-            board[0, cuda.threadIdx.x // WARP] = value
+            tops[0, cuda.threadIdx.x // WARP] = value
         cuda.syncthreads()
-        for warp in range(lanes // WARP):
-            value = largest(value, to_real(like, board[0, warp]))
-        cuda.syncthreads()
+        warp = 0
+        while warp < lanes // WARP:
+            value = largest(value, tops[0, warp])
+            warp += 1
     return value
 
 
 @device
-def sums_of_row(top, rest, distance, mass, reference, lanes, board, options):
-    """(rest, distance, mass) of the row from those of its lanes, all with the same reference, and their own tops."""
+def sums_of_row(top, rest, distance, mass, reference, has_masses, lanes, tops, sums, options):
+    """(rest, distance, mass) of the row from those of its lanes, all with the same reference, and their own tops.
+
+    The first 32 lanes know them, which are all lanes of a short row. Without masses, the last two are left as they are.
+    """
     step = 1
     while step < min(lanes, WARP):
         other = from_lane(top, step)
         term = np.float64(exp_of(smallest(top, other) - reference, options))
         top = largest(top, other)
         rest += from_lane(rest, step) + term
-        distance += from_lane(distance, step)
-        mass += from_lane(mass, step)
+        if has_masses:
+            distance += from_lane(distance, step)
+            mass += from_lane(mass, step)
         step *= 2
     if lanes > WARP:
         if cuda.threadIdx.x % WARP == 0:
             warp = cuda.threadIdx.x // WARP
-            board[0, warp], board[1, warp], board[2, warp], board[3, warp] = top, rest, distance, mass
+            tops[1, warp] = top
+            sums[0, warp], sums[1, warp], sums[2, warp] = rest, distance, mass
         cuda.syncthreads()
-        best, rest, distance, mass = board[0, 0], board[1, 0], board[2, 0], board[3, 0]
-        for warp in range(1, lanes // WARP):
-            low = smallest(best, board[0, warp])
-            rest += board[1, warp] + np.float64(exp_of(options.zero + low - reference, options))
-            best = largest(best, board[0, warp])
-            distance += board[2, warp]
-            mass += board[3, warp]
-        cuda.syncthreads()
+        if cuda.threadIdx.x < WARP:
+            warp = 1
+            while warp < lanes // WARP:
+                rest += sums[0, warp] + np.float64(exp_of(smallest(top, tops[1, warp]) - reference, options))
+                top = largest(top, tops[1, warp])
+                if has_masses:
+                    distance += sums[1, warp]
+                    mass += sums[2, warp]
+                warp += 1
     return rest, distance, mass

@@ -4,7 +4,7 @@ import numpy as np
 from numba import cuda
 
 from fastce.cuda.primitives import device, from_lane, kernel
-from fastce.cuda.states import BOARD, WARP
+from fastce.cuda.states import MOST_WARPS, WARP
 
 THREADS = 256
 PER_BLOCK = 1 << 14  # numbers that a block adds up
@@ -18,11 +18,11 @@ def sum_of_block(value, board):
         value += from_lane(value, step)
         step *= 2
     if cuda.threadIdx.x % WARP == 0:
-        board[0, cuda.threadIdx.x // WARP] = value
+        board[cuda.threadIdx.x // WARP] = value
     cuda.syncthreads()
     total = 0.0
     for warp in range(cuda.blockDim.x // WARP):
-        total += board[0, warp]
+        total += board[warp]
     cuda.syncthreads()
     return total
 
@@ -30,7 +30,7 @@ def sum_of_block(value, board):
 @kernel(THREADS, 4)
 def sum_up(values, count, per_block, totals, at):
     """totals[at + b] becomes the sum of the numbers of block b."""
-    board = cuda.shared.array(BOARD, np.float64)
+    board = cuda.shared.array(MOST_WARPS, np.float64)
     first = np.int64(cuda.blockIdx.x) * per_block
     total = 0.0
     for k in range(first + cuda.threadIdx.x, min(first + per_block, count), cuda.blockDim.x):

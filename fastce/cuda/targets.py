@@ -90,7 +90,9 @@ def described_targets(
     points, mass_rows = NO_TARGETS, None
     if is_sparse(targets):
         points = SPARSE
-        of_masses, of_columns, of_starts = (reader.keep(part) for part in csr_arrays(targets, "targets", reader.library))
+        of_masses, of_columns, of_starts = (
+            reader.keep(part) for part in csr_arrays(targets, "targets", reader.library)
+        )
         _check_sparse_shape(of_starts, tuple(targets.shape), lead, classes)
         masses = reader.keep(contiguous(of_masses, real)).flat()
         indices, first_points = reader.keep(contiguous(of_columns)).flat(), reader.keep(contiguous(of_starts)).flat()

@@ -1,6 +1,9 @@
-"""Tests of kernels: NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda. Those marked gpu need a device instead."""
+"""Tests of kernels: NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda, and without the variable those marked ptx, which
+run compiled kernels with the interpreter of tests/ptx. Those marked gpu need a device instead.
+"""
 
 import os
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,5 +29,44 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("gpu"):
             if not has_device:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device and numba-cuda"))
+        elif item.get_closest_marker("ptx"):
+            if IS_SIMULATED or not HAS_NUMBA_CUDA:
+                item.add_marker(pytest.mark.skip(reason="needs numba-cuda, and not its simulator"))
         elif not (IS_SIMULATED and HAS_NUMBA_CUDA):
             item.add_marker(pytest.mark.skip(reason="needs numba-cuda and NUMBA_ENABLE_CUDASIM=1"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def turns():
+    """Threads of the simulator take turns, which is quicker."""
+    if IS_SIMULATED and HAS_NUMBA_CUDA:
+        from numba.cuda.simulator import kernel
+        from turns import Turns, meet_warp
+
+        from fastce.cuda import simulated
+
+        kernel.BlockManager, simulated.meet_warp = Turns, meet_warp
+
+
+@pytest.fixture
+def device():
+    """Where a test runs."""
+    from devices import Simulator
+
+    return Simulator()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 64 threads, which hold 128 chunks: rows of a few hundred classes take all of a block, or several."""
+    threads, chunks = 64, 128
+    modules = [import_module(f"fastce.cuda.{name}") for name in ("checks", "layout", "rows", "run", "sums", "targets")]
+    for module in modules:
+        for name in ("THREADS", "SUM_THREADS", "LONE_THREADS"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, threads)
+        if hasattr(module, "ROOM_CHUNKS"):
+            monkeypatch.setattr(module, "ROOM_CHUNKS", chunks)
+    run = import_module("fastce.cuda.run")
+    monkeypatch.setattr(run, "CHUNKS_OF_THREAD", chunks // threads)
+    monkeypatch.setattr(run, "ROWS_OF_BLOCK", threads)

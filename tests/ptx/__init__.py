@@ -9,7 +9,8 @@
     assert report.sectors_read == (x.nbytes + y.nbytes) // 32
 
 ``machine`` launches and shares the time between blocks, ``block`` runs the threads of one, ``program`` decodes;
-the instructions are in ``moves``, ``integers``, ``floats``, ``convert``, ``access``, ``atomics`` and ``warps``.
+the instructions are in ``moves``, ``integers``, ``floats``, ``convert``, ``access``, ``copies``, ``atomics`` and
+``warps``.
 """
 
 from .machine import launch, load

@@ -16,7 +16,7 @@ class Access:
     """One memory instruction: where its address is, and what it does to whom."""
 
     def __init__(self, program, item, operand, width):
-        self.text, self.width = item.text, width
+        self.text, self.width, self.alignment = item.text, width, width
         self.space = next((p.split("::")[0] for p in item.parts if p.split("::")[0] in SPACES), "generic")
         if self.space in ("const", "param"):
             self.space = "global"
@@ -43,8 +43,8 @@ class Access:
             address = address.astype(np.int64)
         if self.offset:
             address = address + self.offset
-        if np.bitwise_or.reduce(address) & (self.width - 1):
-            self.fault(block, "misaligned", address, threads, (address & (self.width - 1)) != 0)
+        if np.bitwise_or.reduce(address) & (self.alignment - 1):
+            self.fault(block, "misaligned", address, threads, (address & (self.alignment - 1)) != 0)
         yield from self.spaces(block, address, threads)
 
     def spaces(self, block, address, threads):

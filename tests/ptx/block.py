@@ -84,6 +84,7 @@ class Block:
         self.pc = np.zeros(count, np.int64)
         self.waiting, self.held = np.zeros(count, bool), np.full(count, -1)
         self.arrivals = {}
+        self.copies, self.committed = [], np.zeros(count, int)  # those under way, and groups of each thread
         self.steps = self.phase = 0
         self.warp_phase = np.zeros(count, np.int64)
         self.rested, self.hungry = False, 0

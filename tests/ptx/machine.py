@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from . import access, atomics, convert, floats, integers, moves, warps
+from . import access, atomics, convert, copies, floats, integers, moves, warps
 from .block import Block, Launch
 from .memory import Allocation, Memory, Pointer
 from .operands import PARAMETERS
@@ -15,7 +15,7 @@ from .shared import initial
 from .syntax import DTYPES, PtxError
 
 OPERATIONS = {"bar": warps.barrier}
-for part in (moves, floats, integers, convert, access, atomics):  # integers know what to leave to floats
+for part in (moves, floats, integers, convert, access, atomics, copies):  # integers know what to leave to floats
     OPERATIONS.update(part.OPERATIONS)
 
 

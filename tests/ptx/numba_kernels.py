@@ -11,7 +11,9 @@ from .machine import launch
 
 @cache
 def compile_kernel(function, *kinds, **options):
-    """The PTX of a Python function for arguments of these Numba types; ``cc`` is (9, 0) unless told.
+    """The PTX of a function or kernel for arguments of these Numba types; ``cc`` is (9, 0) unless told.
+
+    A kernel's own launch bounds hold.
 
     What Numba links in from C++, such as the operators of float16, is not there; conversions of float16 are.
     """
@@ -21,6 +23,8 @@ def compile_kernel(function, *kinds, **options):
     # Device functions, alone, are compiled for the device of this machine, which there may not be.
     device = SimpleNamespace(compute_capability=options["cc"])
     with mock.patch.object(cuda.dispatcher, "get_current_device", return_value=device):
+        if bounds := getattr(function, "targetoptions", {}).get("launch_bounds"):
+            options = {"launch_bounds": bounds} | options
         function = getattr(function, "py_func", function)
         return cuda.compile(function, types.void(*kinds), device=False, abi="numba", **options)[0]
 
@@ -28,15 +32,21 @@ def compile_kernel(function, *kinds, **options):
 def kind_of(argument):
     """The Numba type of an argument: arrays are C-contiguous or have any strides."""
     from numba import types
-    from numba.cuda.types import float16
 
     if isinstance(argument, tuple):
         return types.Tuple([kind_of(part) for part in argument])
-    dtype = np.asarray(argument).dtype
-    kind = float16 if dtype == np.float16 else getattr(types, "boolean" if dtype.kind == "b" else dtype.name)
+    kind = kind_of_dtype(np.asarray(argument).dtype)
     if not isinstance(argument, np.ndarray):
         return kind
     return types.Array(kind, argument.ndim, "C" if argument.flags.c_contiguous else "A")
+
+
+def kind_of_dtype(dtype):
+    """The Numba type of an element."""
+    from numba import types
+    from numba.cuda.types import float16
+
+    return float16 if dtype == np.float16 else getattr(types, "boolean" if dtype.kind == "b" else dtype.name)
 
 
 def run(function, grid, block, *args, dynamic_shared=0, **options):

@@ -1,6 +1,6 @@
 """What a launch did: instructions by opcode, and the traffic with global memory."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 
@@ -14,15 +14,16 @@ class Report:
     (also where its guard was false). ``global_bytes_read`` and ``global_bytes_written`` are what the threads asked
     for, ``read_widths`` and ``written_widths`` the same by the bytes of one access; ``sectors_read`` and
     ``sectors_written`` are the 32-byte sectors that each warp touched with one access, ``requests_read`` and
-    ``requests_written`` the number of such accesses. Atomics count in ``atomics`` only.
+    ``requests_written`` the number of such accesses; ``sectors`` and ``requests`` hold them by ("read", width) and
+    ("written", width). Atomics count in ``atomics`` only.
     """
 
     def __init__(self, segments):
         self.segments = segments
         self.threads, self.warps = [0] * len(segments), [0] * len(segments)
         self.read_widths, self.written_widths, self.atomics = Counter(), Counter(), Counter()
-        self.sectors, self.requests = {"read": 0, "written": 0}, {"read": 0, "written": 0}
-        self.pending = {"read": [], "written": []}
+        self.sectors, self.requests = Counter(), Counter()
+        self.pending = defaultdict(list)
         self.instructions, self.warp_instructions = Counter(), Counter()
 
     def access(self, kind, addresses, threads, count, width):
@@ -31,43 +32,43 @@ class Report:
         widths[width] += width * len(addresses)
         lanes = np.full(-(-count // 32) * 32, -1)
         lanes[slice(count) if threads is None else threads] = addresses >> 5
-        self.pending[kind].append(lanes)
-        if len(self.pending[kind]) >= BATCH:
-            self.count(kind)
+        self.pending[kind, width].append(lanes)
+        if len(self.pending[kind, width]) >= BATCH:
+            self.count((kind, width))
 
-    def count(self, kind):
-        if self.pending[kind]:
-            lanes = np.sort(np.concatenate(self.pending[kind]).reshape(-1, 32), axis=1)
+    def count(self, key):
+        if self.pending[key]:
+            lanes = np.sort(np.concatenate(self.pending[key]).reshape(-1, 32), axis=1)
             fresh = (lanes[:, 1:] != lanes[:, :-1]) & (lanes[:, 1:] >= 0)
-            self.sectors[kind] += int(np.count_nonzero(fresh) + np.count_nonzero(lanes[:, 0] >= 0))
-            self.requests[kind] += int(np.count_nonzero(lanes[:, -1] >= 0))
-            self.pending[kind].clear()
+            self.sectors[key] += int(np.count_nonzero(fresh) + np.count_nonzero(lanes[:, 0] >= 0))
+            self.requests[key] += int(np.count_nonzero(lanes[:, -1] >= 0))
+            self.pending[key].clear()
 
     def finish(self):
         for segment, threads, warps in zip(self.segments, self.threads, self.warps, strict=True):
             for opcode in segment.opcodes if threads else ():
                 self.instructions[opcode] += threads
                 self.warp_instructions[opcode] += warps
-        for kind in self.pending:
-            self.count(kind)
+        for key in self.pending:
+            self.count(key)
         self.segments = None
         return self
 
     @property
     def sectors_read(self):
-        return self.sectors["read"]
+        return sum_of(self.sectors, "read")
 
     @property
     def sectors_written(self):
-        return self.sectors["written"]
+        return sum_of(self.sectors, "written")
 
     @property
     def requests_read(self):
-        return self.requests["read"]
+        return sum_of(self.requests, "read")
 
     @property
     def requests_written(self):
-        return self.requests["written"]
+        return sum_of(self.requests, "written")
 
     @property
     def global_bytes_read(self):
@@ -81,3 +82,7 @@ class Report:
         """How often opcodes that begin with ``start`` were executed, by threads or by warps."""
         counts = self.warp_instructions if warps else self.instructions
         return sum(count for opcode, count in counts.items() if opcode.startswith(start))
+
+
+def sum_of(counts, kind):
+    return sum(count for (of, _), count in counts.items() if of == kind)

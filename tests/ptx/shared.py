@@ -16,6 +16,7 @@ class Shared(Allocation):
         super().__init__(name, start, size)
         self.written = np.zeros(self.bytes.size, np.uint8)
         self.written_views = {width: self.written.view(kind) for width, kind in UNSIGNED.items()}
+        self.is_checked = unwritten
         self.all_written = not unwritten  # reads need no check then
         self.phases = None
         if races:  # for each byte: the phase of the last read or write, the thread and the warp
@@ -36,6 +37,17 @@ def initial(address, variable, program):
             place += SHARED if generic and space == "shared" else 0
             at[:] = np.frombuffer(np.uint64(place).tobytes(), np.uint8)
     return allocation
+
+
+def forget(allocation, offset, width):
+    """What a copy is under way to must not be read."""
+    allocation.written[offset[:, None] + np.arange(width)] = 0
+    allocation.all_written = not allocation.is_checked
+
+
+def written_now(allocation, offset, width):
+    """Note that bytes are there, as ``check_written`` looks for them."""
+    allocation.written[offset[:, None] + np.arange(width)] = 1
 
 
 def check_written(access, block, allocation, offset, threads, addresses, size, count):

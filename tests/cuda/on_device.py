@@ -1,0 +1,43 @@
+"""The functions of fastce for arrays of NumPy, by way of a device."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import scipy.sparse
+
+import fastce
+
+
+class OnDevice:
+    """Stands in for `fastce`: arguments go to a device, where a function of fastce finds them, and results come back.
+
+    ``to_device`` is how an array gets there: Numba's simulator and the interpreter of PTX leave it in the same memory.
+    """
+
+    def __init__(self, to_device):
+        self.to_device = to_device
+
+    def __getattr__(self, name):
+        function = getattr(fastce, name)
+
+        def call(*args, **kwargs):
+            named = {key: self.there(value) for key, value in kwargs.items()}
+            return back(function(*(self.there(value) for value in args), **named))
+
+        return call
+
+    def there(self, value):
+        if isinstance(value, np.ndarray):
+            return self.to_device(value)
+        if scipy.sparse.issparse(value):
+            parts = {name: self.there(getattr(value, name)) for name in ("data", "indices", "indptr")}
+            matrix = SimpleNamespace(shape=value.shape, dtype=value.dtype, **parts)
+            matrix.tocsr = lambda: matrix
+            return matrix
+        return value
+
+
+def back(value):
+    if hasattr(value, "_ary"):
+        return value._ary
+    return type(value)(*(back(part) for part in value)) if isinstance(value, tuple) else value

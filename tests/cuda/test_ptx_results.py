@@ -1,0 +1,270 @@
+"""The functions of fastce for arrays on a GPU, with the kernels as they are compiled: right to the contract, each access
+to memory checked, and the matrix read and written once.
+"""
+
+import checks
+import numpy as np
+import pytest
+import scipy.sparse
+from on_device import OnDevice
+from ptx.device import Device, aligned
+
+pytest.importorskip("numba_cuda")
+pytestmark = pytest.mark.ptx
+
+NEAR_ZERO = 3  # eps; see `checks.assert_losses`
+RNG = np.random.default_rng(14)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Starts devices; tests of the contract then find the functions of fastce there."""
+    monkeypatch.setattr(checks, "fastce", OnDevice(Device.array))
+    devices = []
+
+    def start(**options):
+        devices.append(Device(**{"races": True} | options))
+        return devices[-1].__enter__()
+
+    yield start
+    for device in reversed(devices):
+        device.__exit__()
+
+
+def reports(device, name):
+    """What the launches of one kernel did."""
+    return [one.report for one in device.launches if one.kernel.__name__ == name]
+
+
+def kernels(device):
+    known = ("rows", "few_classes", "lone_rows")
+    return {one.kernel.__name__ for one in device.launches} & set(known)
+
+
+def lanes_of(dtype):
+    return 16 // dtype.itemsize
+
+
+def placed(array, offset=0, step=None):
+    """A copy whose first element lies so far after a multiple of 256 bytes, and whose rows are so far apart."""
+    rows, classes = array.shape
+    room = aligned((rows, step or classes), array.dtype, offset)
+    room[:, classes:] = 77
+    room[:, :classes] = array
+    return room[:, :classes]
+
+
+def case(rows, classes, dtype, offset=0, step=None, share=0.5):
+    """Logits, of which many rows are difficult, and class indices, of which some are ignored."""
+    x, y = checks.mixture(RNG, rows, classes, dtype, share)
+    y[RNG.random(rows) < 0.2] = -100
+    return placed(x, offset, step), y
+
+
+# ------------------------------------------------------------------------------------- rows in shared memory
+@pytest.mark.parametrize("lanes", [4, 8, 16, 32, 64, 128, 256])
+@pytest.mark.parametrize("name", checks.NAMES)
+def test_rows_by_any_number_of_threads(launched, name, lanes):
+    dtype = checks.dtype_of(name)
+    classes = 6 * lanes * lanes_of(dtype) + 3  # chunks for each thread: 4 to 8
+    x, y = case(2 + 256 // lanes, classes, dtype)
+    device = launched()
+    checks.check(x, y, reductions=["none", "mean"], near_zero=NEAR_ZERO)
+    assert kernels(device) == {"rows"}
+    assert {one.block for one in device.launches if one.kernel.__name__ == "rows"} == {(lanes, 256 // lanes)}
+
+
+@pytest.mark.parametrize("offset", range(8))
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_rows_that_begin_anywhere(launched, name, offset):
+    dtype = checks.dtype_of(name)
+    launched()
+    for classes, step in ((57, 57), (58, 61), (64, 72), (33, 37)):
+        x, y = case(5, classes, dtype, offset, step)
+        for room in (placed(x, offset, step), placed(x, 0), placed(x, offset + 1, step + 1)):
+            checks.check(x, y, out=lambda room=room: room, near_zero=NEAR_ZERO)
+        ours = checks.fastce.cross_entropy_value_and_grad(x.copy(), y, reduction="sum").grad
+        assert checks.fastce.cross_entropy_value_and_grad(x, y, reduction="sum", out=x).grad is x
+        assert checks.same_bits(x, ours)
+
+
+@pytest.mark.parametrize("name", checks.NAMES)
+def test_rows_in_parts(launched, name):
+    dtype = checks.dtype_of(name)
+    classes = 5 * 1024 * lanes_of(dtype) + 1  # 3 parts
+    x, y = case(4, classes, dtype, offset=1)
+    results = []
+    for multiprocessors, launches in ((2, 1), (1, 2)):  # parts wait for each other; or their states are found first
+        device = launched(multiprocessors=multiprocessors, resident=3, races=False, turn=500)
+        results.append(checks.check(x, y, reductions=["sum", "none"], near_zero=NEAR_ZERO))
+        assert len(reports(device, "rows")) == 2 + 2 * launches
+    assert checks.same_bits(results[0].value, results[1].value)
+    assert checks.same_bits(results[0].grad, results[1].grad)
+    for function in ("logsumexp", "softmax", "log_softmax"):
+        checks.assert_as_scipy(function, getattr(checks.fastce, function)(x, axis=1), x, 1)
+
+
+@pytest.mark.parametrize("name", checks.NAMES)
+def test_rows_are_read_and_written_once(launched, name):
+    dtype = checks.dtype_of(name)
+    for rows, classes in ((40, 96), (6, 1024), (2, 5 * 1024 * lanes_of(dtype))):
+        x, y = case(rows, classes, dtype, share=0.0)
+        y = np.abs(y) % classes
+        device = launched(races=False)
+        checks.fastce.cross_entropy_value_and_grad(x, y)
+        checks.fastce.logsumexp(x, axis=1)
+        both, value = reports(device, "rows")
+        for report in (both, value):
+            assert report.read_widths[16] == x.nbytes
+            assert report.sectors["read", 16] == x.nbytes // 32
+            assert report.global_bytes_read - x.nbytes <= 8 * 1024 * rows  # of targets, options and states
+        assert both.written_widths[16] == x.nbytes
+        assert both.sectors["written", 16] == x.nbytes // 32
+        assert value.written_widths[16] == 0
+
+
+# ------------------------------------------------------------------------------------------------- options
+OPTIONS = {
+    "spread": {"label_smoothing": 0.1},
+    "capped": {"softcap": 5.0, "z_loss": 0.01},
+    "all": {"label_smoothing": 0.2, "smoothing_over": "others", "logit_scale": 1.5, "softcap": 6.0, "z_loss": 0.02},
+}
+
+
+def targets_of(kind, rows, classes, dtype):
+    if kind == "classes":
+        return RNG.integers(0, classes, rows)
+    if kind == "probabilities":
+        return (RNG.random((rows, classes)) / classes).astype(dtype)
+    points = RNG.random((rows, classes)) * (RNG.random((rows, classes)) < 2 / classes)
+    return scipy.sparse.csr_array(points.astype(np.float32))
+
+
+@pytest.mark.parametrize("options", ["spread", "capped", "all"])
+@pytest.mark.parametrize("kind", ["classes", "probabilities", "sparse"])
+@pytest.mark.parametrize("classes", [10, 300])
+def test_targets_and_options(launched, classes, kind, options):
+    x = placed((RNG.normal(size=(21, classes)) * 4).astype(np.float32), 1)
+    more = dict(OPTIONS[options])
+    if options == "all":
+        more |= {"weight": RNG.random(classes).astype(np.float32), "sample_weight": RNG.random(21)}
+    launched()
+    upstream = RNG.normal(size=21)
+    y = targets_of(kind, 21, classes, np.float32)
+    checks.check(x, y, reductions=checks.REDUCTIONS, grad_output=upstream, near_zero=NEAR_ZERO, **more)
+
+
+# --------------------------------------------------------------------------------------------- few classes
+@pytest.mark.parametrize("classes", range(1, 33))
+def test_few_classes(launched, classes):
+    device = launched()
+    for offset in range(4):
+        x, y = case(300, classes, np.dtype(np.float32), offset)
+        exact = checks.naive.CrossEntropy(x, y)
+        ours = checks.fastce.cross_entropy_value_and_grad(x, y, reduction="none", out=placed(x, offset))
+        checks.assert_losses(ours.value, exact, x.dtype, "none", {}, NEAR_ZERO)
+        checks.assert_gradient(ours.grad, exact, x.dtype, "none", 1.0, {})
+    assert kernels(device) == {"few_classes"}
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("classes", [2, 7, 10, 32])
+def test_few_classes_of_other_dtypes(launched, name, classes):
+    dtype = checks.dtype_of(name)
+    device = launched()
+    for offset in range(lanes_of(dtype)):
+        x, y = case(150, classes, dtype, offset)
+        checks.check(x, y, reductions=["none", "sum"], out=lambda: x.copy(), near_zero=NEAR_ZERO)
+        checks.fastce.cross_entropy_value_and_grad(x, y, out=x)
+    assert kernels(device) >= {"few_classes"}
+
+
+@pytest.mark.parametrize("name", checks.NAMES)
+def test_few_classes_are_read_and_written_once(launched, name):
+    x, y = case(1024, 10, checks.dtype_of(name), share=0.0)
+    device = launched(races=False)
+    checks.fastce.cross_entropy_value_and_grad(x, np.abs(y) % 10)
+    (report,) = reports(device, "few_classes")
+    assert report.read_widths[16] == report.written_widths[16] == x.nbytes
+    assert report.sectors["read", 16] == report.sectors["written", 16] == x.nbytes // 32
+
+
+# ---------------------------------------------------------------------------------------------- any strides
+def views(dtype):
+    """(logits, axis): classes that are not adjacent, in rows of any order."""
+    cube = checks.mixture(RNG, 2 * 40, 37, dtype)[0].reshape(2, 40, 37)
+    return {
+        "first axis": (np.ascontiguousarray(cube[0].T), 0),
+        "middle axis": (np.ascontiguousarray(cube.transpose(0, 2, 1)), 1),
+        "every other": (cube[0, ::3, ::2], 1),
+        "backwards": (cube[1, ::-1, ::-1], 1),
+        "no single step": (np.ascontiguousarray(cube.transpose(0, 2, 1))[:, :, 1:30].transpose(1, 0, 2), 0),
+        "four axes": (cube.reshape(2, 5, 8, 37)[:, ::2].transpose(2, 0, 3, 1), 2),
+    }
+
+
+@pytest.mark.parametrize("name", checks.NAMES)
+def test_rows_of_any_strides(launched, name):
+    device = launched()
+    for x, axis in views(checks.dtype_of(name)).values():
+        y = RNG.integers(0, x.shape[axis], x.shape[:axis] + x.shape[axis + 1 :])
+        y[RNG.random(y.shape) < 0.2] = -100
+        checks.check(x, y, axis=axis, near_zero=NEAR_ZERO)
+        for function in ("logsumexp", "softmax", "log_softmax"):
+            checks.assert_as_scipy(function, getattr(checks.fastce, function)(x, axis=axis), x, axis)
+    assert kernels(device) == {"lone_rows", "rows"} | ({"few_classes"} & kernels(device))
+
+
+@pytest.mark.parametrize("kind", ["classes", "probabilities", "sparse"])
+def test_lone_rows_take_targets_and_options(launched, kind):
+    x = np.asfortranarray(RNG.normal(size=(70, 21)) * 4)
+    launched()
+    y = targets_of(kind, 70, 21, np.float32)
+    checks.check(x, y, reductions=checks.REDUCTIONS, weight=RNG.random(21), near_zero=NEAR_ZERO, **OPTIONS["all"])
+
+
+# ------------------------------------------------------------------------------------------------- the rest
+@pytest.mark.parametrize("shape", [(300, 10), (70, 100), (9, 900), (3, 5000)])
+@pytest.mark.parametrize("name", checks.NAMES)
+def test_scipys_functions(launched, name, shape):
+    launched()
+    x, _ = case(*shape, checks.dtype_of(name), offset=1)
+    for function in ("logsumexp", "softmax", "log_softmax"):
+        checks.assert_as_scipy(function, getattr(checks.fastce, function)(x, axis=1), x, 1)
+
+
+def test_axes_of_all_kinds(launched):
+    launched()
+    x = RNG.normal(size=(3, 4, 5, 6)).astype(np.float32)
+    for axis in (None, (0, 2), (1, 3), (0, 1, 3), -2):
+        checks.assert_as_scipy("logsumexp", checks.fastce.logsumexp(x, axis=axis), x, axis)
+        checks.assert_as_scipy("softmax", checks.fastce.softmax(x, axis=axis), x, axis)
+    integers = RNG.integers(-9, 9, (40, 12))
+    assert np.allclose(checks.fastce.logsumexp(integers, axis=1), np.log(np.exp(integers).sum(axis=1)), rtol=1e-15)
+
+
+def test_what_is_wrong_is_found_and_nothing_is_written(launched):
+    launched()
+    x, y = RNG.normal(size=(1000, 12)).astype(np.float32), RNG.integers(0, 12, 1000).astype(np.int16)
+    cross_entropy = checks.fastce.cross_entropy_value_and_grad
+    for row, bad in ((900, 12), (417, -1)):  # the first one of all is named
+        y[row] = bad
+        room = np.full_like(x, 7)
+        with pytest.raises(IndexError, match=rf"{bad}\b.*\b{row}\b|\b{row}\b.*{bad}\b"):
+            cross_entropy(x, y, out=room)
+        assert (room == 7).all()
+    y = np.abs(y) % 12
+    weight = np.ones(12, np.float32)
+    for number in (-1.0, np.nan, np.inf):
+        weight[7] = number
+        with pytest.raises(ValueError, match="^weight must be"):
+            cross_entropy(x, y, weight=weight)
+    with pytest.raises(ValueError, match=r"^sample_weight must be .*-2"):
+        cross_entropy(x, y, sample_weight=np.where(np.arange(1000) == 999, -2.0, 1.0))
+    points = scipy.sparse.csr_array(np.eye(1000, 12, dtype=np.float32))
+    points.indices[5] = 12
+    with pytest.raises(IndexError, match="12"):
+        cross_entropy(x, points)
+    points.indptr[8:10] = 12, 9
+    with pytest.raises((ValueError, IndexError)):
+        cross_entropy(x, points)
