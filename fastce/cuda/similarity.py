@@ -10,24 +10,34 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.clip_kernels import LANES, SIDE_THREADS, Factors, Weights, add_directions, gather, gradient_kernel, side_kernel
+from fastce.cuda.clip_kernels import (
+    LANES,
+    SIDE_THREADS,
+    Factors,
+    Weights,
+    add_directions,
+    gather,
+    gradient_kernel,
+    side_kernel,
+)
 from fastce.cuda.jobs import options_of
 from fastce.cuda.layout import lanes_of, launch
 from fastce.cuda.libraries import Library
 from fastce.cuda.positives import DevicePositives
 from fastce.cuda.run import add_up, numbers_of
-from fastce.cuda.similarity_states import MERGE_THREADS, TOGETHER, merge, states_kernel
+from fastce.cuda.similarity_states import MERGE_THREADS, merge, states_kernel
 from fastce.cuda.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
 from fastce.cuda.states import WARP
 
 ENOUGH_BLOCKS = 2048  # to keep all multiprocessors busy
 HIGHEST = 1024  # rows of a tile
+TOGETHER = 32  # states that one thread merges
 CHUNK_BYTES = 16
 VALUE, OF_SCALE = range(2)  # what the host reads in the end
 
 
 class States(NamedTuple):
-    """The states of rows (or columns), one after another for each part of the matrix: item i of part p is p * count + i.
+    """The states of rows (or columns), all of them for each part of the matrix: item i of part p is p * count + i.
 
     The totals, sums of the elements, are empty if nobody asks for them.
     """
@@ -118,7 +128,7 @@ class Similarity:
         while True:
             groups = -(-parts // TOGETHER)
             merged = into if groups == 1 else self._states(("merged", level), groups * count)
-            self._launch(merge, groups * count, MERGE_THREADS, *states, count, parts, *merged, like, self.options)
+            self._launch(merge, groups * count, MERGE_THREADS, *states, count, parts, TOGETHER, *merged, like, self.options)
             if groups == 1:
                 return
             states, parts, level = merged, groups, level + 1

@@ -18,7 +18,6 @@ from fastce.cuda.primitives import (
     load_chunk,
     load_real,
     new_reals,
-    reals_of,
     store_chunk,
     store_real,
     to_real,
@@ -90,7 +89,7 @@ def _loaded(array, i, place, matrix):
 
 @device
 def four_chunks(array, i, place, matrix):
-    """The thread's elements of rows i to i + 3; those beyond the ends are -inf. All loads begin before the first ends."""
+    """The thread's elements of rows i to i + 3; those beyond the ends are -inf. All loads are begun at once."""
     if is_inside(place, i + ROWS, lanes_of(array), matrix):
         k = matrix.origin + i * matrix.row_step + place.first
         step = matrix.row_step
