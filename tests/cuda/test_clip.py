@@ -14,7 +14,6 @@ import fastce
 pytest.importorskip("numba_cuda")
 
 INF, NAN = np.inf, np.nan
-KINDS = ["permutation", "repeated", "sparse, every row", "sparse, with empty rows"]
 
 
 @pytest.fixture
@@ -202,9 +201,8 @@ def test_compiled_tiles_of_all_heights(launched, rng, name, monkeypatch):
     dtype = dtype_of(name)
     width = 32 * 16 // dtype.itemsize
     matrix = unit_cosines(rng, 70, 2 * width + 16).astype(dtype)
-    for kind in KINDS:
-        targets = make_targets(kind, rng, *matrix.shape)
-        clip_checks.assert_clip(matrix, targets, "sum", logit_scale=9.0, label_smoothing=0.1)
+    targets = make_targets("sparse, with empty rows", rng, *matrix.shape)
+    clip_checks.assert_clip(matrix, targets, "sum", logit_scale=9.0, label_smoothing=0.1)
     monkeypatch.setattr(similarity, "ENOUGH_BLOCKS", 1)
     clip_checks.assert_clip(matrix, make_targets("repeated", rng, *matrix.shape), logit_scale=9.0)
 
@@ -222,8 +220,9 @@ def test_compiled_kernels_take_any_strides(launched, rng, layout):
 @pytest.mark.ptx
 @pytest.mark.parametrize("name", NAMES)
 def test_the_matrix_is_read_once_for_the_value_and_once_for_the_gradient(launched, rng, name):
-    n = 512
-    similarity = rng.normal(size=(64, n)).astype(dtype_of(name))
+    n, aligned = 512, pytest.importorskip("ptx.device").aligned
+    similarity = aligned((64, n), dtype_of(name))
+    similarity[...] = rng.normal(size=similarity.shape)
     launched.clip_loss_value_and_grad(similarity, rng.integers(0, n, 64))
     reports = {one.kernel.__name__: one.report for one in launched.device.launches}
     for kernel in ("states", "gradient"):
