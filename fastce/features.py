@@ -36,16 +36,16 @@ def check_widths(arrays: Sequence[Any], names: Sequence[str]) -> None:
 def cut_panels(starts: Array, length: int) -> list[slice]:
     """Panels of about equal length, at most this; none of them reaches across two arrays, which have these starts."""
     panels = []
-    for first, end in zip(starts[:-1], starts[1:], strict=True):
+    for first, end in itertools.pairwise(starts):
         number = -(-(end - first) // length)
         edges = [int(first + (end - first) * k // max(number, 1)) for k in range(number + 1)]
         panels += [slice(*edge) for edge in itertools.pairwise(edges)]
     return panels
 
 
-def checked_shape(arrays: Sequence[Array], targets: Any) -> tuple[int, int]:
-    """The shape of the matrix of products: square unless targets are given."""
-    rows, columns = map(len, arrays)
+def checked_shape(arrays: Sequence[Any], targets: Any) -> tuple[int, int]:
+    """The shape of the matrix of products of arrays, wherever they are: square unless targets are given."""
+    rows, columns = (array.shape[0] for array in arrays)
     if rows != columns and targets is None:
         raise ValueError(
             f"there must be as many image_features as text_features unless targets are given, got {rows} and {columns}"

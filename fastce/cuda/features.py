@@ -34,9 +34,12 @@ def feature_arrays(values: Sequence[Any], names: Sequence[str]) -> list[DeviceAr
     return arrays
 
 
-def dtype_of_products(arrays: Sequence[DeviceArray]) -> np.dtype[Any]:
-    """What products of these are computed in: float32, or float64 if anything is that."""
-    return np.dtype(np.float64 if any(array.dtype_name == "float64" for array in arrays) else np.float32)
+def dtype_of_products(arrays: Sequence[DeviceArray], scale: float = 1.0, bias: float = 0.0) -> np.dtype[Any]:
+    """What products of these are computed in: float32, or float64 if anything is that or a number needs its range."""
+    single = np.finfo(np.float32)
+    fits = float(single.tiny) <= scale <= 0.5 * float(single.max) and abs(bias) <= float(single.max)
+    is_single = fits and all(array.dtype_name != "float64" for array in arrays)
+    return np.dtype(np.float32 if is_single else np.float64)
 
 
 class Features:

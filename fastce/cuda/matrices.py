@@ -9,7 +9,9 @@ import numpy as np
 from numba import config
 
 from fastce.cuda.arrays import DeviceArray, empty
+from fastce.cuda.layout import contiguous
 from fastce.cuda.libraries import Library
+from fastce.cuda.run import numbers_of
 
 
 def array_module() -> Any:
@@ -72,10 +74,9 @@ def rows_between(array: DeviceArray, start: int, stop: int) -> DeviceArray:
     return dataclasses.replace(array, given=given, shape=(stop - start, *array.shape[1:]), pointer=pointer)
 
 
-def reshaped(array: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
-    """A contiguous array in another shape."""
+def reshaped(array: DeviceArray, shape: tuple[int, ...], strides: tuple[int, ...]) -> DeviceArray:
+    """The same elements in another shape, which these strides have in memory."""
     given = type(array.given)(array.given._ary.reshape(shape)) if hasattr(array.given, "_ary") else array.given
-    strides = tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
     return dataclasses.replace(array, given=given, shape=shape, strides=strides)
 
 
@@ -84,6 +85,14 @@ def on_device(values: Any, library: Library) -> DeviceArray:
     result = empty(library, values.shape, str(values.dtype))
     seen(result)[...] = array_module().asarray(values)
     return result
+
+
+def host_numbers(array: DeviceArray) -> Any:
+    """The elements as an array of NumPy in the same shape, once the device has come to them: of small arrays."""
+    if array.size == 0:
+        return np.empty(array.shape, array.flat_dtype)
+    flat = contiguous(array, "float32" if array.dtype_name == "bfloat16" else None)
+    return numbers_of(flat).reshape(array.shape)
 
 
 def as_reals(array: DeviceArray, dtype: np.dtype[Any], numbers: Any = None) -> Any:
