@@ -21,7 +21,7 @@ BYTES_OF_PAIRS = 1 << 24  # of features that are gathered at a time
 
 def float_features(value: Any, name: str, reader: Library | None = None) -> DeviceArray:
     """An array of floats; integers and booleans are converted to float64."""
-    array = device_array(value, name, reader)
+    array = value if isinstance(value, DeviceArray) else device_array(value, name, reader)
     return array if array.dtype_name in FLOATS else contiguous(array, "float64")
 
 

@@ -174,11 +174,13 @@ def _picked_points(first_points: Any, numbers: Any) -> tuple[Any, Any]:
     return first, begin[row] + points - first[row]
 
 
-def picked_probabilities(described: DeviceTargets, numbers: Any, room: DeviceArray) -> DeviceTargets:
-    """The targets with the probabilities of the rows of these numbers, which are copied."""
+def picked_probabilities(described: DeviceTargets, rows: slice, numbers: Any, room: DeviceArray) -> DeviceTargets:
+    """The targets of these of the rows picked, with the probabilities of their numbers copied to a room."""
     masses = described.mass_rows
     assert masses is not None
     matrix = reshaped(masses.array, (masses.outer, masses.classes), (masses.cube.outer_step, masses.cube.class_step))
     seen(room)[...] = as_reals(matrix, room.flat_dtype, numbers)
-    arrays = described.arrays._replace(probabilities=room.flat())
-    return dataclasses.replace(described, arrays=arrays, mass_rows=_matrix(room))
+    arrays = described.arrays._replace(
+        probabilities=room.flat(), row_weight=described.arrays.row_weight[rows]
+    )  # fmt: skip
+    return dataclasses.replace(described, arrays=arrays, mass_rows=_matrix(room), kept=[*described.kept, room])

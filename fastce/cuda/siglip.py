@@ -13,10 +13,11 @@ from fastce.arguments import finite, positive, reduction_of
 from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, is_sparse, zeros
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays, products_of_pairs
 from fastce.cuda.jobs import options_of
-from fastce.cuda.layout import launch
+from fastce.cuda.layout import lanes_of, launch
 from fastce.cuda.libraries import Library
 from fastce.cuda.matrices import array_module, host_numbers, on_device, rows_between, seen, working_in
 from fastce.cuda.panels import Panels
+from fastce.cuda.states import WARP
 from fastce.cuda.tiles import THREADS, add_points, sigmoid_rows
 from fastce.features import checked_shape, quietly
 from fastce.positives import Positives, positives_of
@@ -126,8 +127,11 @@ class _Call:
         columns, real = panel.shape[1], self.left.dtype.type
         if columns:
             of_rows = (rows_between(array, rows.start, rows.stop).flat() for array in (losses, slopes))
+            threads = WARP
+            while threads < THREADS and threads * lanes_of(panel) < columns:
+                threads *= 2
             launch(
-                sigmoid_rows, panel.shape[0], THREADS, panel,
+                sigmoid_rows, panel.shape[0], threads, panel,
                 panel.flat(), columns, real(self.bias), real(share * self.scale), wants_slopes,
                 options_of(self.left.dtype)._replace(logit_scale=real(self.scale)), *of_rows,
             )  # fmt: skip
