@@ -77,8 +77,9 @@ class _Call:
         else:
             self.panels = _PanelsOfOwnKeys(query, self.negative, shape[1], budget)
         columns = self.panels.columns
-        everyone = array_module().arange(query.rows)
-        classes = on_device(everyone if self.negative is None else everyone * 0 + (columns - 1), library)
+        xp = array_module()
+        own = xp.arange(query.rows) if self.negative is None else xp.full(query.rows, columns - 1)
+        classes = on_device(own, library)
         matrix = (query.rows, columns)
         targets = own_targets(library, dtype, matrix, reduction, classes=classes)
         self.losses = PanelLosses(targets, options_of(dtype, scale), matrix, reduction)

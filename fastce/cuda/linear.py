@@ -7,8 +7,6 @@ whatever they are, show in the gradients.
 import math
 from typing import Any
 
-import numpy as np
-
 from fastce.arguments import positive
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays, float_features
@@ -20,7 +18,6 @@ from fastce.cuda.matrices import (
     multiply,
     on_device,
     reshaped,
-    rows_between,
     seen,
     seen_flat,
     working_in,

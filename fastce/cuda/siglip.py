@@ -7,20 +7,18 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from fastce.arguments import finite, positive, reduction_of
-from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, is_sparse, zeros
+from fastce.cuda.arrays import DeviceArray, zeros
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays, products_of_pairs
 from fastce.cuda.jobs import options_of
 from fastce.cuda.layout import lanes_of, launch
-from fastce.cuda.libraries import Library
-from fastce.cuda.matrices import array_module, host_numbers, on_device, rows_between, seen, working_in
+from fastce.cuda.matrices import array_module, on_device, rows_between, seen, seen_flat, working_in
 from fastce.cuda.panels import Panels
+from fastce.cuda.positives import DevicePositives, device_positives
 from fastce.cuda.states import WARP
 from fastce.cuda.tiles import THREADS, add_points, sigmoid_rows
 from fastce.features import checked_shape, quietly
-from fastce.positives import Positives, positives_of
 from fastce.progress import Progress
 from fastce.siglip import SiglipValueAndGrad
 
@@ -43,32 +41,26 @@ def siglip_loss_value_and_grad(**given: Any) -> SiglipValueAndGrad:
         return SiglipValueAndGrad(value, image, text, float(along) / call.scale, of_bias)
 
 
-def device_positives(targets: Any, shape: tuple[int, int], reader: Library) -> Positives:
-    """The pairs that belong together, checked on the host: there are about as many as rows."""
-    if targets is None:
-        return positives_of(None, shape)
-    if is_sparse(targets):
-        parts = (host_numbers(part) for part in csr_arrays(targets, "targets", reader))
-        return positives_of(csr_array(tuple(parts), shape=tuple(targets.shape)), shape)
-    return positives_of(host_numbers(device_array(targets, "targets", reader)), shape)
-
-
 class _Points:
-    """The positives of a call on the device, and what their products come to."""
+    """The positives of a call, and what their products come to: softplus(-z), and its derivative."""
 
-    def __init__(self, points: Positives, left: Features, right: Features, scale: float, bias: float) -> None:
+    def __init__(self, points: DevicePositives, left: Features, right: Features, scale: float, bias: float) -> None:
         xp = array_module()
-        self.first = points.first_points
-        self.first_on_device = on_device(points.first_points, left.library)
-        self.rows, self.columns = xp.asarray(points.rows), xp.asarray(points.columns)
+        self.points = points
+        if points.is_diagonal:
+            self.rows = self.columns = xp.arange(points.count)
+            self.first = on_device(xp.arange(points.count + 1), left.library).flat()
+        else:
+            self.rows, self.columns = (seen_flat(numbers) for numbers in (points.rows, points.columns))
+            self.first = points.first_points
         z = scale * products_of_pairs(left, self.rows, right, self.columns) + bias
         e = xp.exp(-xp.abs(z))
-        self.losses = on_device(xp.maximum(-z, 0.0) + xp.log1p(e), left.library)  # softplus(-z), and its derivative
+        self.losses = on_device(xp.maximum(-z, 0.0) + xp.log1p(e), left.library)
         self.slopes = -xp.where(z < 0.0, 1.0, e) / (1.0 + e)
 
     def of(self, rows: slice) -> tuple[slice, tuple[Any, Any]]:
         """Which they are of a panel's rows, and where they are in the panel."""
-        chosen = slice(int(self.first[rows.start]), int(self.first[rows.stop]))
+        chosen = slice(*self.points.between(rows.start, rows.stop))
         return chosen, (self.rows[chosen] - rows.start, self.columns[chosen])
 
 
@@ -100,7 +92,7 @@ class _Call:
             values = seen(panel)
             chosen, places = points.of(some)
             values[places] = -np.inf
-            self._turn(panel, share, totals is not None, losses, slopes, some)
+            self._turn(panel, some, share, totals is not None, (losses, slopes))
             if totals is not None:
                 values[places] = points.slopes[chosen] * (share * self.scale)
                 panels.add_to_left(values, totals[0][some])
@@ -111,7 +103,7 @@ class _Call:
         if rows:
             launch(
                 add_points, -(-rows // THREADS), THREADS, losses,
-                points.losses.flat(), points.first_on_device.flat(), rows, losses.flat(),
+                points.losses.flat(), points.first, rows, losses.flat(),
             )  # fmt: skip
         of_bias = share * float(seen(slopes).sum() + points.slopes.sum())
         if self.reduction == "none":
@@ -121,12 +113,12 @@ class _Call:
         return share * float(seen(losses).sum()), of_bias
 
     def _turn(
-        self, panel: DeviceArray, share: float, wants_slopes: bool, losses: DeviceArray, slopes: DeviceArray, rows: slice
+        self, panel: DeviceArray, rows: slice, share: float, wants_slopes: bool, sums: tuple[DeviceArray, ...]
     ) -> None:
         """Find the sums of the panel's rows; its elements become the gradient of its products, if that is wanted."""
         columns, real = panel.shape[1], self.left.dtype.type
         if columns:
-            of_rows = (rows_between(array, rows.start, rows.stop).flat() for array in (losses, slopes))
+            of_rows = (rows_between(array, rows.start, rows.stop).flat() for array in sums)
             threads = WARP
             while threads < THREADS and threads * lanes_of(panel) < columns:
                 threads *= 2

@@ -1,4 +1,4 @@
-"""What is done to panels of products where every pair is a yes-or-no question of its own (SigLIP): a block for a row."""
+"""What is done to panels of products where every pair is a yes-or-no question of its own (SigLIP)."""
 
 import math
 
@@ -20,7 +20,7 @@ from fastce.cuda.primitives import (
     store_part,
     to_real,
 )
-from fastce.cuda.states import BOARD, exp_of
+from fastce.cuda.states import MOST_WARPS, exp_of
 from fastce.cuda.sums import sum_of_block
 
 THREADS = 256
@@ -36,12 +36,12 @@ def softplus_and_sigmoid(z, like, options):
 
 @kernel(THREADS, 4)
 def sigmoid_rows(panel, columns, bias, factor, wants_slopes, options, losses, slopes):
-    """Sums of softplus(z) and sigmoid(z) of each row, z = logit_scale * panel + bias.
+    """Sums of softplus(z) and sigmoid(z) of each row, z = logit_scale * panel + bias; a block takes a row.
 
     The panel, whose rows follow each other from a multiple of 16 bytes on, becomes factor * sigmoid(z) if that is
     wanted.
     """
-    board = cuda.shared.array(BOARD, np.float64)
+    board = cuda.shared.array(MOST_WARPS, np.float64)
     i, lanes = np.int64(cuda.blockIdx.x), lanes_of(panel)
     start = i * columns
     before = start % lanes  # elements of the first chunk that are of the row before
@@ -49,11 +49,8 @@ def sigmoid_rows(panel, columns, bias, factor, wants_slopes, options, losses, sl
     for chunk in range(cuda.threadIdx.x, (before + columns + lanes - 1) // lanes, cuda.blockDim.x):
         c = chunk * lanes - before
         is_whole = c >= 0 and c + lanes <= columns
-        if is_whole:
-            given = load_chunk(panel, start + c)
-        else:
-            given = load_part(panel, start + c, start, start + columns)  # -inf beyond, which adds nothing
-        reals, values = reals_of(panel, given), new_reals(panel)
+        given = load_chunk(panel, start + c) if is_whole else load_part(panel, start + c, start, start + columns)
+        reals, values = reals_of(panel, given), new_reals(panel)  # -inf beyond the row, which adds nothing
         some_losses, some_slopes = options.zero, options.zero
         for lane in range(lanes):
             z = fma(reals[lane], options.logit_scale, bias)
