@@ -13,9 +13,8 @@ from fastce.cuda.similarity import Similarity
 def clip_loss(**given: Any) -> Any:
     """See `fastce.clip_loss`."""
     array, call = _checked_call(given)
-    if array.size:
-        call.read(array)
-        call.take_sides()
+    call.read(array)
+    call.take_sides()
     return call.value()[0]
 
 
@@ -27,10 +26,9 @@ def clip_loss_value_and_grad(**given: Any) -> ClipValueAndGrad:
     if targets is not None and not is_sparse(targets):
         inputs.append(device_array(targets, "targets", array.library))
     out = checked_out(given["out"], array.shape, array.dtype_name, array, inputs)
-    if array.size:
-        call.read(array)
-        call.take_sides()
-        call.write_gradient(array, out)
+    call.read(array)
+    call.take_sides()
+    call.write_gradient(array, out)
     value, grad_logit_scale = call.value()
     return ClipValueAndGrad(value, out.given, grad_logit_scale)
 

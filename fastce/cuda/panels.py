@@ -59,12 +59,15 @@ class Panels:
         rows = (memory_budget - columns * of_column) // max(of_row, 1)
         return max(1, min(MOST_ROWS, rows)), columns
 
-    def sweep(self, work: Callable[[slice, DeviceArray], None], progress: Progress) -> None:
-        """work(rows, panel) for every panel, which is the caller's to overwrite."""
+    def sweep(self, work: Callable[[slice, DeviceArray], None], progress: Progress, is_there: bool = False) -> None:
+        """work(rows, panel) for every panel, which is the caller's to overwrite.
+
+        ``is_there`` says that the only panel is there from the sweep before, untouched.
+        """
         for rows in self.row_cuts:
             panel = rows_between(self.room, 0, rows.stop - rows.start)
             values = seen(panel)
-            for columns in self.column_cuts:
+            for columns in () if is_there else self.column_cuts:
                 multiply(self.left_panel.of(rows), self.right_panel.of(columns).T, values[:, columns])
             work(rows, panel)
             if progress.wanted is not None:

@@ -81,7 +81,8 @@ class Similarity:
         self.columns = self.columns_of_panels if panels == 1 else self._states("columns", shape[1])
         self.elements = self._room("elements", positives.count)
         self.slopes = self._room("slopes", positives.count)
-        self.losses = self._room("losses", sum(shape))
+        self.kept["losses"] = zeros(library, (max(sum(shape), 1),), "float64")
+        self.losses = self.kept["losses"].flat()
         self.factors = [self._factors(*side) for side in enumerate(shape)]
 
     def _room(self, name: Any, size: int, dtype_name: str = "float64") -> Any:
@@ -105,6 +106,8 @@ class Similarity:
 
     def read(self, panel: DeviceArray, first_row: int = 0) -> None:
         """Find the states of the rows of a panel, and of its columns; and the elements that are points."""
+        if panel.size == 0:
+            return
         matrix = matrix_of(panel, panel, first_row)
         rows, columns, down = matrix.rows, matrix.columns, -(-matrix.rows // matrix.height)
         of_rows = self._states("rows of tiles", matrix.across * rows, self.real.name)
@@ -128,7 +131,9 @@ class Similarity:
         while True:
             groups = -(-parts // TOGETHER)
             merged = into if groups == 1 else self._states(("merged", level), groups * count)
-            self._launch(merge, groups * count, MERGE_THREADS, *states, count, parts, TOGETHER, *merged, like, self.options)
+            self._launch(
+                merge, groups * count, MERGE_THREADS, *states, count, parts, TOGETHER, *merged, like, self.options
+            )
             if groups == 1:
                 return
             states, parts, level = merged, groups, level + 1
@@ -153,6 +158,8 @@ class Similarity:
 
     def write_gradient(self, panel: DeviceArray, out: DeviceArray, first_row: int = 0) -> None:
         """Write the gradient of a panel into ``out``, which may be the panel itself."""
+        if panel.size == 0:
+            return
         matrix, into = matrix_of(panel, out, first_row), matrix_of(out, panel, first_row)
         blocks = matrix.across * -(-matrix.rows // matrix.height)
         self._room("sums", blocks)
