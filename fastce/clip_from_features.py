@@ -164,6 +164,12 @@ progress, n_threads
     return ClipFromFeaturesValueAndGrad(value, image, text, along / call.scale)
 
 
+def check_pairs(shape: tuple[int, int], reduction: str) -> None:
+    """As many of both if each pair has a loss."""
+    if reduction == "none" and shape[0] != shape[1]:
+        raise ValueError(f"there must be as many image_features as text_features for reduction='none', got {shape}")
+
+
 def _checked_call(
     image_features: Any,
     text_features: Any,
@@ -180,8 +186,7 @@ def _checked_call(
     arrays = feature_arrays([image_features, text_features], ["image_features", "text_features"])
     reduction = reduction_of(reduction)
     shape = checked_shape(arrays, targets)
-    if reduction == "none" and shape[0] != shape[1]:
-        raise ValueError(f"there must be as many image_features as text_features for reduction='none', got {shape}")
+    check_pairs(shape, reduction)
     positives = positives_of(targets, shape)
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
     dtype = dtype_of_products(arrays)

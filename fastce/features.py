@@ -20,17 +20,32 @@ BYTES_OF_PAIRS = 1 << 18  # of features that are gathered at a time, and stay in
 def feature_arrays(values: Sequence[Any], names: Sequence[str]) -> list[Array]:
     """Arrays of shape (rows, width), all of the same width."""
     arrays = [real_array(value, name) for value, name in zip(values, names, strict=True)]
+    check_widths(arrays, names)
+    return arrays
+
+
+def check_widths(arrays: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse arrays, wherever they are, that are no matrices of the same width."""
     for array, name in zip(arrays, names, strict=True):
         if array.ndim != 2:
             raise ValueError(f"{name} must have two dimensions, got shape {array.shape}")
         if array.shape[1] != arrays[0].shape[1]:
             raise ValueError(f"{names[0]} and {name} differ in width: {arrays[0].shape} and {array.shape}")
-    return arrays
 
 
-def checked_shape(arrays: Sequence[Array], targets: Any) -> tuple[int, int]:
-    """The shape of the matrix of products: square unless targets are given."""
-    rows, columns = map(len, arrays)
+def cut_panels(starts: Array, length: int) -> list[slice]:
+    """Panels of about equal length, at most this; none of them reaches across two arrays, which have these starts."""
+    panels = []
+    for first, end in itertools.pairwise(starts):
+        number = -(-(end - first) // length)
+        edges = [int(first + (end - first) * k // max(number, 1)) for k in range(number + 1)]
+        panels += [slice(*edge) for edge in itertools.pairwise(edges)]
+    return panels
+
+
+def checked_shape(arrays: Sequence[Any], targets: Any) -> tuple[int, int]:
+    """The shape of the matrix of products of arrays, wherever they are: square unless targets are given."""
+    rows, columns = (array.shape[0] for array in arrays)
     if rows != columns and targets is None:
         raise ValueError(
             f"there must be as many image_features as text_features unless targets are given, got {rows} and {columns}"
@@ -90,12 +105,7 @@ class Features:
 
     def cuts(self, length: int) -> list[slice]:
         """Panels of about equal length, at most this; none of them reaches across two arrays."""
-        panels = []
-        for first, end in zip(self.starts[:-1], self.starts[1:], strict=True):
-            number = -(-(end - first) // length)
-            edges = [int(first + (end - first) * k // max(number, 1)) for k in range(number + 1)]
-            panels += [slice(*edge) for edge in itertools.pairwise(edges)]
-        return panels
+        return cut_panels(self.starts, length)
 
     def given(self, rows: slice) -> Array:
         """These rows as the caller gave them; of one array."""

@@ -149,9 +149,9 @@ def _checked_call(
     progress: Any,
     n_threads: int | None,
     sweeps: int,
-) -> tuple[TilesCall, "_Classes"]:
+) -> tuple[TilesCall, "Classes"]:
     arrays = feature_arrays([features], ["features"])
-    classes = _Classes(_checked_labels(labels, arrays[0]))
+    classes = Classes(checked_labels(plain_array(labels, "labels"), len(arrays[0])))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
     rows = Features(arrays, dtype_of_products(arrays), normalize, n_threads)
     everyone = np.arange(rows.rows)
@@ -162,16 +162,16 @@ def _checked_call(
     return call, classes
 
 
-def _checked_labels(labels: Any, features: Array) -> Array:
-    array = plain_array(labels, "labels")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers, got dtype {array.dtype}")
-    if array.shape != (len(features),):
-        raise ValueError(f"labels have shape {array.shape}, expected {(len(features),)}: one for each row of features")
-    return array
+def checked_labels(labels: Array, rows: int) -> Array:
+    """Labels that are integers, one for each row."""
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, got dtype {labels.dtype}")
+    if labels.shape != (rows,):
+        raise ValueError(f"labels have shape {labels.shape}, expected {(rows,)}: one for each row of features")
+    return labels
 
 
-class _Classes:
+class Classes:
     """The rows sorted by label, and how many others share the label of each."""
 
     def __init__(self, labels: Array) -> None:
@@ -195,7 +195,7 @@ class _Classes:
             start = stop
 
 
-def _sides(call: TilesCall, classes: _Classes, keep: bool) -> tuple[Side, Side]:
+def _sides(call: TilesCall, classes: Classes, keep: bool) -> tuple[Side, Side]:
     """The losses of all rows: lse less the mean similarity with the positives, of which there are two or more.
 
     Those of a single one may be tiny, and are computed as CLIP's. All others are at least log(2).
@@ -215,7 +215,7 @@ def _sides(call: TilesCall, classes: _Classes, keep: bool) -> tuple[Side, Side]:
     return sides
 
 
-def _attract(call: TilesCall, classes: _Classes, side: Side, gradient: Array) -> None:
+def _attract(call: TilesCall, classes: Classes, side: Side, gradient: Array) -> None:
     """Add the part of the gradient that draws rows of the same label together; from both rows of each pair.
 
     That of couples is there already.
@@ -228,7 +228,7 @@ def _attract(call: TilesCall, classes: _Classes, side: Side, gradient: Array) ->
     _for_each_class(call, classes, work)
 
 
-def _for_each_class(call: TilesCall, classes: _Classes, work: Callable[[Array, Array, Array], None]) -> None:
+def _for_each_class(call: TilesCall, classes: Classes, work: Callable[[Array, Array, Array], None]) -> None:
     """work(numbers, rows, the sum of all other rows with the same label), all in float64, for some rows at a time."""
     features = call.tiles.left
     at_a_time = max(1, BLOCK_BYTES // (8 * max(features.width, 1)))

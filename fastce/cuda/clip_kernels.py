@@ -29,6 +29,7 @@ from fastce.cuda.primitives import (
     to_real,
 )
 from fastce.cuda.similarity_tiles import (
+    BLOCKS,
     ROWS_OF_BLOCK,
     THREADS,
     four_chunks,
@@ -36,7 +37,7 @@ from fastce.cuda.similarity_tiles import (
     place_of,
     store,
 )
-from fastce.cuda.states import BOARD, rough_exp_of
+from fastce.cuda.states import MOST_WARPS, rough_exp_of
 from fastce.cuda.sums import sum_of_block
 
 SIDE_THREADS = 128
@@ -165,12 +166,12 @@ def write_row_by(is_diagonal: bool, is_smoothed: bool):
 
 @functools.cache
 def gradient_kernel(is_diagonal: bool, is_smoothed: bool):
-    """The kernel that writes dL/dy = s dL/dx, and for each block the sum of y dL/dx; ``out`` may be the array itself."""
+    """The kernel that writes dL/dy = s dL/dx, and for each block the sum of y dL/dx; out may be the array itself."""
     write_row = write_row_by(is_diagonal, is_smoothed)
 
-    @kernel(THREADS, 4)
+    @kernel(THREADS, BLOCKS)
     def gradient(array, out, matrix, into, options, rows, columns, points, slopes, sums):
-        board = cuda.shared.array(BOARD, np.float64)
+        board = cuda.shared.array(MOST_WARPS, np.float64)
         references, shares, spreads = new_reals(array), new_reals(array), new_reals(array)
         of_columns = (references, shares, spreads)
         place, total = place_of(array, matrix), 0.0

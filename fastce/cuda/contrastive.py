@@ -4,7 +4,7 @@ from typing import Any
 
 from fastce.arguments import fraction, positive, reduction_of
 from fastce.contrastive import ClipValueAndGrad, check_similarity
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, is_sparse
 from fastce.cuda.losses import float_array
 from fastce.cuda.positives import device_positives
 from fastce.cuda.similarity import Similarity
@@ -13,9 +13,8 @@ from fastce.cuda.similarity import Similarity
 def clip_loss(**given: Any) -> Any:
     """See `fastce.clip_loss`."""
     array, call = _checked_call(given)
-    if array.size:
-        call.read(array)
-        call.take_sides()
+    call.read(array)
+    call.take_sides()
     return call.value()[0]
 
 
@@ -23,12 +22,13 @@ def clip_loss_value_and_grad(**given: Any) -> ClipValueAndGrad:
     """See `fastce.clip_loss_value_and_grad`."""
     array, call = _checked_call(given)
     targets = given["targets"]
-    inputs = [] if targets is None or hasattr(targets, "tocsr") else [device_array(targets, "targets", array.library)]
+    inputs: list[DeviceArray | None] = []
+    if targets is not None and not is_sparse(targets):
+        inputs.append(device_array(targets, "targets", array.library))
     out = checked_out(given["out"], array.shape, array.dtype_name, array, inputs)
-    if array.size:
-        call.read(array)
-        call.take_sides()
-        call.write_gradient(array, out)
+    call.read(array)
+    call.take_sides()
+    call.write_gradient(array, out)
     value, grad_logit_scale = call.value()
     return ClipValueAndGrad(value, out.given, grad_logit_scale)
 
@@ -39,5 +39,8 @@ def _checked_call(given: dict[str, Any]) -> tuple[DeviceArray, Similarity]:
     check_similarity(array.shape, given["targets"], reduction)
     shape = (array.shape[0], array.shape[1])
     positives = device_positives(given["targets"], shape, array.library)
-    scale, smoothing = positive(given["logit_scale"], "logit_scale"), fraction(given["label_smoothing"], "label_smoothing")
+    scale, smoothing = (
+        positive(given["logit_scale"], "logit_scale"),
+        fraction(given["label_smoothing"], "label_smoothing"),
+    )
     return array, Similarity(array.library, shape, array.dtype_name, positives, scale, smoothing, reduction)

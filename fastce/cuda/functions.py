@@ -15,9 +15,19 @@ _HOME = {
     "clip_loss_value_and_grad": "contrastive",
     "cross_entropy": "losses",
     "cross_entropy_value_and_grad": "losses",
+    "info_nce": "infonce",
+    "info_nce_value_and_grad": "infonce",
+    "linear_cross_entropy": "linear",
+    "linear_cross_entropy_value_and_grad": "linear",
     "log_softmax": "special",
     "logsumexp": "special",
+    "nt_xent": "self_contrastive",
+    "nt_xent_value_and_grad": "self_contrastive",
+    "siglip_loss": "siglip",
+    "siglip_loss_value_and_grad": "siglip",
     "softmax": "special",
+    "sup_con": "self_contrastive",
+    "sup_con_value_and_grad": "self_contrastive",
 }
 
 

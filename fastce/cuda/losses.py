@@ -17,7 +17,7 @@ from fastce.targets import reduced, smoothing
 
 def float_array(value: Any, name: str) -> DeviceArray:
     """An array of floats; integers and booleans are converted to float64."""
-    array = device_array(value, name)
+    array = value if isinstance(value, DeviceArray) else device_array(value, name)
     return array if array.dtype_name in FLOATS else contiguous(array, "float64")
 
 

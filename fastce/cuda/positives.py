@@ -10,7 +10,7 @@ from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_
 from fastce.cuda.layout import contiguous
 from fastce.cuda.libraries import Library
 from fastce.cuda.run import numbers_of
-from fastce.positives import Positives, no_indices, positives_of
+from fastce.positives import no_indices, positives_of
 
 
 class Owners(NamedTuple):
@@ -26,7 +26,7 @@ class Owners(NamedTuple):
 
 @dataclass(frozen=True)
 class DevicePositives:
-    """The pairs that belong together, the points, sorted by row. Rows and columns are empty if they are the diagonal."""
+    """The pairs that belong together, the points, sorted by row. The arrays are empty if they are the diagonal."""
 
     count: int
     is_diagonal: bool
@@ -44,6 +44,7 @@ class DevicePositives:
         if self.is_diagonal:
             return start, stop
         return int(self.first_on_host[start]), int(self.first_on_host[stop])
+
 
 class _Sender:
     """Sends arrays to the device, in the order of its stream."""

@@ -174,6 +174,9 @@ def sums_of_blocks(library: Library, values: Any, count: int) -> tuple[DeviceArr
 
 def add_up(values: DeviceArray, count: int, report: DeviceArray, field: int) -> None:
     """The sum of numbers in float64, in the same order every time, as a field of the report."""
+    if count <= PER_BLOCK:
+        launch(sum_up, 1, SUM_THREADS, report, values.flat(), count, PER_BLOCK, report.flat(), field)
+        return
     totals, blocks = sums_of_blocks(values.library, values.flat(), count)
     launch(sum_up, 1, SUM_THREADS, totals, totals.flat(), blocks, blocks, report.flat(), field)
 

@@ -10,24 +10,34 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.clip_kernels import LANES, SIDE_THREADS, Factors, Weights, add_directions, gather, gradient_kernel, side_kernel
+from fastce.cuda.clip_kernels import (
+    LANES,
+    SIDE_THREADS,
+    Factors,
+    Weights,
+    add_directions,
+    gather,
+    gradient_kernel,
+    side_kernel,
+)
 from fastce.cuda.jobs import options_of
 from fastce.cuda.layout import lanes_of, launch
 from fastce.cuda.libraries import Library
 from fastce.cuda.positives import DevicePositives
 from fastce.cuda.run import add_up, numbers_of
-from fastce.cuda.similarity_states import MERGE_THREADS, TOGETHER, merge, states_kernel
+from fastce.cuda.similarity_states import MERGE_THREADS, merge, states_kernel
 from fastce.cuda.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
 from fastce.cuda.states import WARP
 
-ENOUGH_BLOCKS = 1024  # to keep all multiprocessors busy
+ENOUGH_BLOCKS = 2048  # to keep all multiprocessors busy
 HIGHEST = 1024  # rows of a tile
+TOGETHER = 32  # states that one thread merges
 CHUNK_BYTES = 16
 VALUE, OF_SCALE = range(2)  # what the host reads in the end
 
 
 class States(NamedTuple):
-    """The states of rows (or columns), one after another for each part of the matrix: item i of part p is p * count + i.
+    """The states of rows (or columns), all of them for each part of the matrix: item i of part p is p * count + i.
 
     The totals, sums of the elements, are empty if nobody asks for them.
     """
@@ -71,7 +81,8 @@ class Similarity:
         self.columns = self.columns_of_panels if panels == 1 else self._states("columns", shape[1])
         self.elements = self._room("elements", positives.count)
         self.slopes = self._room("slopes", positives.count)
-        self.losses = self._room("losses", sum(shape))
+        self.kept["losses"] = zeros(library, (max(sum(shape), 1),), "float64")
+        self.losses = self.kept["losses"].flat()
         self.factors = [self._factors(*side) for side in enumerate(shape)]
 
     def _room(self, name: Any, size: int, dtype_name: str = "float64") -> Any:
@@ -95,6 +106,8 @@ class Similarity:
 
     def read(self, panel: DeviceArray, first_row: int = 0) -> None:
         """Find the states of the rows of a panel, and of its columns; and the elements that are points."""
+        if panel.size == 0:
+            return
         matrix = matrix_of(panel, panel, first_row)
         rows, columns, down = matrix.rows, matrix.columns, -(-matrix.rows // matrix.height)
         of_rows = self._states("rows of tiles", matrix.across * rows, self.real.name)
@@ -118,7 +131,9 @@ class Similarity:
         while True:
             groups = -(-parts // TOGETHER)
             merged = into if groups == 1 else self._states(("merged", level), groups * count)
-            self._launch(merge, groups * count, MERGE_THREADS, *states, count, parts, *merged, like, self.options)
+            self._launch(
+                merge, groups * count, MERGE_THREADS, *states, count, parts, TOGETHER, *merged, like, self.options
+            )
             if groups == 1:
                 return
             states, parts, level = merged, groups, level + 1
@@ -143,6 +158,8 @@ class Similarity:
 
     def write_gradient(self, panel: DeviceArray, out: DeviceArray, first_row: int = 0) -> None:
         """Write the gradient of a panel into ``out``, which may be the panel itself."""
+        if panel.size == 0:
+            return
         matrix, into = matrix_of(panel, out, first_row), matrix_of(out, panel, first_row)
         blocks = matrix.across * -(-matrix.rows // matrix.height)
         self._room("sums", blocks)

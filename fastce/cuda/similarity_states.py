@@ -21,14 +21,12 @@ from fastce.cuda.primitives import (
     new_reals,
     reals_of,
     smallest,
-    to_real,
 )
-from fastce.cuda.similarity_tiles import MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
+from fastce.cuda.similarity_tiles import BLOCKS, MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
 from fastce.cuda.states import WARP, exp_of, pushed, reference_of, with_block
 
 WARPS = THREADS // WARP
 MOST_LANES = MOST_WIDTH // WARP
-TOGETHER = 32  # states that one thread merges
 MERGE_THREADS = 128
 
 
@@ -112,7 +110,7 @@ def states_kernel(is_float64: bool, has_totals: bool):
     real = np.float64 if is_float64 else np.float32
     room, room_of_totals = (WARPS, MOST_WIDTH), (WARPS, MOST_WIDTH if has_totals else 1)
 
-    @kernel(THREADS, 4)
+    @kernel(THREADS, BLOCKS)
     def states(array, matrix, options, row_tops, row_rests, row_totals, column_tops, column_rests, column_totals):
         board_of_tops = cuda.shared.array(room, real)
         board_of_rests = cuda.shared.array(room, real)
@@ -160,14 +158,14 @@ def states_kernel(is_float64: bool, has_totals: bool):
 
 
 @kernel(MERGE_THREADS, 4)
-def merge(tops, rests, totals, count, parts, merged_tops, merged_rests, merged_totals, like, options):
-    """Of each ``TOGETHER`` parts of an item, state and total become one; part p of item i is at p * count + i."""
+def merge(tops, rests, totals, count, parts, together, merged_tops, merged_rests, merged_totals, like, options):
+    """Of each ``together`` parts of an item, state and total become one; part p of item i is at p * count + i."""
     k = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
     group, i = k // count, k % count
-    first = group * TOGETHER
+    first = group * together
     if first < parts:
         whole, total = (-math.inf, 0.0), 0.0
-        for part in range(first, min(first + TOGETHER, parts)):
+        for part in range(first, min(first + together, parts)):
             at = part * count + i
             whole = with_block(whole, load_real(tops, at), load_real(rests, at), like, options)
             if totals.size > 0:

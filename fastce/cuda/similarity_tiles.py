@@ -18,7 +18,6 @@ from fastce.cuda.primitives import (
     load_chunk,
     load_real,
     new_reals,
-    reals_of,
     store_chunk,
     store_real,
     to_real,
@@ -26,7 +25,8 @@ from fastce.cuda.primitives import (
 from fastce.cuda.states import WARP
 
 ROWS = 4  # of a warp at a time
-THREADS = 128
+THREADS = 64
+BLOCKS = 8  # that are to fit a multiprocessor
 ROWS_OF_BLOCK = ROWS * (THREADS // WARP)  # at a time; tiles are as high as some of these
 MOST_WIDTH = 256  # of a tile: a chunk for each thread of a warp
 NOWHERE = 1 << 62
@@ -89,7 +89,7 @@ def _loaded(array, i, place, matrix):
 
 @device
 def four_chunks(array, i, place, matrix):
-    """The thread's elements of rows i to i + 3; those beyond the ends are -inf. All loads begin before the first ends."""
+    """The thread's elements of rows i to i + 3; those beyond the ends are -inf. All loads are begun at once."""
     if is_inside(place, i + ROWS, lanes_of(array), matrix):
         k = matrix.origin + i * matrix.row_step + place.first
         step = matrix.row_step

@@ -42,6 +42,9 @@ class Array:
     def copy_to_host(self, stream: Any = 0) -> Any:
         return self._ary.copy()
 
+    def copy_to_device(self, array: Any, stream: Any = 0) -> None:
+        self._ary[...] = array
+
     @property
     def _numba_type_(self) -> Any:
         from numba.cuda import types

@@ -1,0 +1,186 @@
+"""Cross entropy of the rows of panels: the kernels of `fastce.cuda.losses`, in place, a panel at a time."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from fastce.cuda.arrays import DeviceArray, empty, zeros
+from fastce.cuda.jobs import (
+    CLASS_INDICES,
+    CROSS_ENTROPY,
+    NO_MASS,
+    NO_TARGETS,
+    REPORT,
+    SPARSE,
+    TOTAL_LOSS,
+    Job,
+    Options,
+    Targets,
+)
+from fastce.cuda.layout import Rows, rows_of
+from fastce.cuda.libraries import Library
+from fastce.cuda.matrices import array_module, as_reals, on_device, reshaped, rows_between, seen, seen_flat
+from fastce.cuda.run import Call, add_up, run
+from fastce.cuda.targets import DeviceTargets, check, no_targets, verdict
+from fastce.targets import reduced
+
+
+class PanelLosses:
+    """The losses of rows, panel by panel: kept for "none", else summed in float64."""
+
+    def __init__(
+        self,
+        targets: DeviceTargets,
+        options: Options,
+        shape: tuple[int, int],
+        reduction: str,
+        above: Any = None,
+        is_capped: bool = False,
+    ) -> None:
+        """The targets are checked; ``above`` is what the gradients of rows are multiplied by, a flat array of Numba."""
+        self.targets, self.options, self.reduction, self.is_capped = targets, options, reduction, is_capped
+        self.rows, self.columns = shape
+        self.library = targets.report.library
+        self.real = np.dtype(type(options.one))
+        dtype = self.real.name if reduction == "none" else "float64"
+        self.results = empty(self.library, (self.rows,), dtype)
+        self.above = targets.arrays.row_weight[:0] if above is None else above
+
+    def take(self, rows: slice, panel: DeviceArray, writes: bool, of_panel: DeviceTargets | None = None) -> None:
+        """Compute the losses of these rows; their logits become their gradient, if that is wanted.
+
+        The targets are their part of all, unless there are some for this panel.
+        """
+        described = part_of(self.targets, rows) if of_panel is None else of_panel
+        job = Job(CROSS_ENTROPY, writes, described.points, described.dense, self.is_capped, self.real == np.float64)
+        above = self.above[rows] if self.above.size > 1 else self.above
+        call = Call(job, self.options, described.arrays, described.mass_rows, above, self.targets.report)
+        logits = _matrix(panel)
+        run(call, logits, logits if writes else None, rows_between(self.results, rows.start, rows.stop))
+
+    def value(self) -> Any:
+        """What the reduction asks for, of the caller's library for "none"; the host waits for other ones."""
+        if self.reduction == "none":
+            return self.results.given
+        add_up(self.results, self.rows, self.targets.report, TOTAL_LOSS)
+        total_loss, total_weight = verdict(self.targets, self.rows, self.columns)
+        return reduced(total_loss, self.reduction, total_weight)
+
+
+def _matrix(array: DeviceArray) -> Rows:
+    """The rows of a matrix."""
+    rows = rows_of(array, 1)
+    assert rows is not None
+    return rows
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def own_targets(
+    library: Library,
+    real: np.dtype[Any],
+    shape: tuple[int, int],
+    reduction: str,
+    *,
+    classes: DeviceArray | None = None,
+    row_weight: DeviceArray | None = None,
+) -> DeviceTargets:
+    """Targets that are not a caller's: one class of each row, or none; and float64 weights of rows."""
+    arrays, kept = no_targets(library, real.name), [array for array in (classes, row_weight) if array is not None]
+    if classes is not None:
+        arrays = arrays._replace(classes=classes.flat())
+    if row_weight is not None:
+        arrays = arrays._replace(row_weight=row_weight.flat())
+    points = NO_TARGETS if classes is None else CLASS_INDICES
+    described = DeviceTargets(points, NO_MASS, arrays, None, zeros(library, (REPORT,), "float64"), kept)
+    check(described, *shape, reduction == "mean", 1.0)
+    return described
+
+
+def part_of(described: DeviceTargets, rows: slice) -> DeviceTargets:
+    """The targets of these rows."""
+    arrays, mass_rows = described.arrays, described.mass_rows
+    if described.points == SPARSE:
+        arrays = arrays._replace(first_points=arrays.first_points[rows.start : rows.stop + 1])
+    elif arrays.classes.size:
+        arrays = arrays._replace(classes=arrays.classes[rows])
+    if arrays.row_weight.size:
+        arrays = arrays._replace(row_weight=arrays.row_weight[rows])
+    if mass_rows is not None:
+        arrays, mass_rows = _part_of_probabilities(arrays, mass_rows, rows)
+    return dataclasses.replace(described, arrays=arrays, mass_rows=mass_rows)
+
+
+def _part_of_probabilities(arrays: Targets, masses: Rows, rows: slice) -> tuple[Targets, Rows]:
+    """Kernels of matrices begin at the first element of an array; those for any strides at the origin."""
+    start = rows.start * masses.cube.outer_step
+    part = dataclasses.replace(masses, outer=rows.stop - rows.start)
+    if masses.is_matrix:
+        return arrays._replace(probabilities=arrays.probabilities[start:]), part
+    return arrays, dataclasses.replace(part, cube=masses.cube._replace(origin=masses.cube.origin + start))
+
+
+def numbers_of_counted(described: DeviceTargets) -> Any:
+    """The numbers of the rows that are not ignored and have some weight; None for all of them.
+
+    The host waits for their number, unless all rows count whatever the targets and weights are.
+    """
+    xp, arrays = array_module(), described.arrays
+    counts = None
+    if arrays.row_weight.size:
+        counts = seen_flat(arrays.row_weight) != 0.0
+    if described.points == CLASS_INDICES:
+        have_class = seen_flat(arrays.classes).astype(np.int64) != arrays.ignore_index
+        counts = have_class if counts is None else counts & have_class
+    if counts is None:
+        return None
+    numbers = xp.flatnonzero(counts)
+    return None if numbers.size == counts.size else numbers
+
+
+def picked(described: DeviceTargets, numbers: Any) -> DeviceTargets:
+    """The checked targets of the rows of these numbers, but for probabilities: see `picked_probabilities`."""
+    library, arrays = described.report.library, described.arrays
+    kept = [*described.kept]
+
+    def new(values: Any) -> Any:
+        kept.append(on_device(values, library))
+        return kept[-1].flat()
+
+    if described.points == SPARSE:
+        first_points, places = _picked_points(seen_flat(arrays.first_points), numbers)
+        arrays = arrays._replace(
+            first_points=new(first_points),
+            classes=new(seen_flat(arrays.classes)[places]),
+            masses=new(seen_flat(arrays.masses)[places]),
+        )
+    elif arrays.classes.size:
+        arrays = arrays._replace(classes=new(seen_flat(arrays.classes)[numbers]))
+    if arrays.row_weight.size:
+        arrays = arrays._replace(row_weight=new(seen_flat(arrays.row_weight)[numbers]))
+    return dataclasses.replace(described, arrays=arrays, kept=kept)
+
+
+def _picked_points(first_points: Any, numbers: Any) -> tuple[Any, Any]:
+    """Where in the points of these rows each row begins, and where these points are among all."""
+    xp = array_module()
+    begin = first_points[numbers].astype(np.int64)
+    ends = xp.cumsum(first_points[numbers + 1].astype(np.int64) - begin)
+    first = xp.concatenate([xp.zeros(1, np.int64), ends])
+    points = xp.arange(int(first[-1]))
+    row = xp.searchsorted(ends, points, side="right")
+    return first, begin[row] + points - first[row]
+
+
+def picked_probabilities(described: DeviceTargets, rows: slice, numbers: Any, room: DeviceArray) -> DeviceTargets:
+    """The targets of these of the rows picked, with the probabilities of their numbers copied to a room."""
+    masses = described.mass_rows
+    assert masses is not None
+    matrix = reshaped(masses.array, (masses.outer, masses.classes), (masses.cube.outer_step, masses.cube.class_step))
+    seen(room)[...] = as_reals(matrix, room.flat_dtype, numbers)
+    arrays = described.arrays._replace(
+        probabilities=room.flat(), row_weight=described.arrays.row_weight[rows]
+    )  # fmt: skip
+    return dataclasses.replace(described, arrays=arrays, mass_rows=_matrix(room), kept=[*described.kept, room])
