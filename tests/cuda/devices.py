@@ -5,13 +5,25 @@ import pytest
 
 
 class Csr:
-    """A sparse matrix of device arrays, as CuPy's."""
+    """A sparse matrix of device arrays, as CuPy's; a SciPy matrix does the rest."""
 
-    def __init__(self, data, indices, indptr, shape):
-        self.data, self.indices, self.indptr, self.shape = data, indices, indptr, shape
+    def __init__(self, device, matrix):
+        self.device, self.matrix, self.shape = device, matrix, matrix.shape
+        self.data, self.indices, self.indptr = map(device.to_device, (matrix.data, matrix.indices, matrix.indptr))
 
     def tocsr(self):
         return self
+
+    def copy(self):
+        return Csr(self.device, self.matrix.copy())
+
+    @property
+    def has_canonical_format(self):
+        return self.matrix.has_canonical_format
+
+    def sum_duplicates(self):
+        self.matrix.sum_duplicates()
+        self.__init__(self.device, self.matrix)
 
 
 class Device:
@@ -25,8 +37,7 @@ class Device:
 
     def csr(self, matrix):
         """A SciPy sparse array in CSR format."""
-        parts = (self.to_device(part) for part in (matrix.data, matrix.indices, matrix.indptr))
-        return Csr(*parts, matrix.shape)
+        return Csr(self, matrix)
 
     def targets(self, targets):
         return self.csr(targets) if hasattr(targets, "tocsr") else self.to_device(targets)
