@@ -1,5 +1,7 @@
 """Where the cross-check of kernels runs: arrays there and back, by Numba's simulator or a library on a GPU."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,8 @@ class Csr:
 class Device:
     """Puts NumPy arrays, strides and misalignment included, on a device."""
 
+    has_own_memory = True  # and does not share the NumPy array's
+
     def to_device(self, array):
         raise NotImplementedError
 
@@ -50,6 +54,8 @@ class Device:
 class Simulator(Device):
     """Numba's simulator, whose device arrays are NumPy arrays under another name."""
 
+    has_own_memory = False
+
     def __init__(self):
         from numba import cuda
 
@@ -67,7 +73,7 @@ def memory_of(array):
     steps = [(stride, n) for stride, n in zip(array.strides, array.shape, strict=True) if n > 1]
     below = -sum(min(0, stride * (n - 1)) for stride, n in steps)
     length = (below + sum(max(0, stride * (n - 1)) for stride, n in steps)) // array.itemsize + 1
-    first = array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
+    first = array[(..., *(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides))]
     flat = np.lib.stride_tricks.as_strided(first, (length,), (array.itemsize,))
     before = (array.__array_interface__["data"][0] - below) % 16 // array.itemsize
     return np.concatenate([np.zeros(before, array.dtype), flat]), before + below // array.itemsize
@@ -104,6 +110,8 @@ class OfCupy(Device):
         if array.size == 0:
             return cupy.asarray(array)
         memory, start = memory_of(array)
+        if array.dtype.kind == "V" and not hasattr(cupy, "bfloat16"):
+            pytest.skip("this CuPy has no bfloat16")
         at = cupy.asarray(memory).data + start * array.itemsize
         return cupy.ndarray(array.shape, array.dtype, at, array.strides)
 
@@ -147,6 +155,12 @@ class OfTorch(Device):
         torch = pytest.importorskip("torch")
         parts = (self.to_device(part) for part in (matrix.indptr, matrix.indices, matrix.data))
         return torch.sparse_csr_tensor(*parts, size=matrix.shape)
+
+
+def first_library():
+    """The installed library whose arrays can have the most strides."""
+    name = next((name for name in ("cupy", "torch") if find_spec(name)), "numba")
+    return LIBRARIES[name]()
 
 
 LIBRARIES = {"numba": OfNumba, "cupy": OfCupy, "torch": OfTorch}
