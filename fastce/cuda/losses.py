@@ -109,7 +109,7 @@ def cross_entropy_value_and_grad(**given: Any) -> ValueAndGrad:
     """See `fastce.cross_entropy_value_and_grad`."""
     call = CrossEntropy(given)
     upstream = upstream_of(given["grad_output"], call)
-    inputs = [
+    inputs: list[DeviceArray | None] = [
         device_array(given[name], name, call.logits.library)
         for name in ("targets", "weight", "sample_weight")
         if is_on_device(given[name]) and not is_sparse(given[name])

@@ -69,7 +69,7 @@ class Simulator(Device):
 
 
 def memory_of(array):
-    """The elements from the first to the last in memory, after as many more as it is misaligned by; and where it starts."""
+    """The elements from the first to the last in memory, after as many as it is misaligned by; and its place."""
     steps = [(stride, n) for stride, n in zip(array.strides, array.shape, strict=True) if n > 1]
     below = -sum(min(0, stride * (n - 1)) for stride, n in steps)
     length = (below + sum(max(0, stride * (n - 1)) for stride, n in steps)) // array.itemsize + 1

@@ -155,7 +155,7 @@ def test_a_number_is_the_weight_of_all_rows(device, rng):
     logits, labels = rng.normal(size=(3, 5)).astype(np.float32), np.array([0, 4, -100])
     for weight in (2.5, np.float32(0.5), np.array(2.0)):
         check(device, logits, labels, reduction="sum", sample_weight=weight)
-    with pytest.raises(ValueError, match="sample_weight must be finite and not negative, got -1.0"):
+    with pytest.raises(ValueError, match=r"sample_weight must be finite and not negative, got -1\.0"):
         call(device, logits, labels, sample_weight=-1.0)
 
 

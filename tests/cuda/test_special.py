@@ -145,7 +145,7 @@ def test_an_out_that_does_not_fit_is_a_value_error(device, name):
         with pytest.raises(ValueError, match="out "):
             getattr(fastce, name)(device.to_device(x), axis=1, out=device.to_device(out))
         assert same_bits(out, before)
-    with pytest.raises(TypeError, match="one place|GPU"):
+    with pytest.raises(TypeError, match="all arrays of a call must be in one place"):
         getattr(fastce, name)(device.to_device(x), axis=1, out=np.zeros((4, 6), np.float32))
 
 
