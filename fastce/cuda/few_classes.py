@@ -118,7 +118,9 @@ def state_by(job: Job, classes: int):
         sums = (to_real(like, -math.inf), to_real(like, 0.0), to_real(like, 0.0))
         for c in range(classes):
             sums = with_term(sums, ys[c], reference, options)
-        distance, total = distances_of((room, like), first, 1, points, reference, 0, 1, targets, like, options)
+        distance, total = distances_of(
+            (room, like), first, 1, points, 0, classes, reference, 0, 1, targets, like, options
+        )
         if has_masses:
             for c in range(classes):
                 mass = mass_of(c, i * classes + c, targets, like, options)

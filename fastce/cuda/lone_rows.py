@@ -60,7 +60,7 @@ def state_by(job: Job, element):
             top, rest = of_block(logits, first, step, begin, min(begin + BLOCK, classes), like, options)
             whole = with_block(whole, top, rest, like, options)
         reference = to_real(like, reference_of(whole[0], 0.0))
-        distance, total = distances_of(logits, first, step, points, reference, 0, 1, targets, like, options)
+        distance, total = distances_of(logits, first, step, points, 0, classes, reference, 0, 1, targets, like, options)
         if has_masses:
             for begin in range(0, classes, BLOCK):
                 more = of_masses(
