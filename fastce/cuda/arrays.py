@@ -110,7 +110,8 @@ def _flat_on_host(array: Array, flat_size: int) -> Array:
     if flat_size == 0:
         return np.empty(0, array.dtype)
     # The element that comes first in memory is the last one along every axis of negative stride.
-    corner = array[(..., *(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides))]
+    steps = (slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)
+    corner: Array = array[(Ellipsis, *steps)]  # type: ignore[arg-type]  # the first one keeps it an array
     return np.lib.stride_tricks.as_strided(corner, (flat_size,), (array.itemsize,))
 
 
