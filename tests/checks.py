@@ -99,7 +99,9 @@ def assert_gradient(grad, exact, dtype, reduction, grad_output, options):
     assert_within(naive.as_rows(grad, exact.axis)[0], expected, bound, "gradient at (row, class)")
 
 
-def check(logits, targets, *, reductions=("none",), grad_output=1.0, out=None, n_threads=None, near_zero=0.0, **options):
+def check(
+    logits, targets, *, reductions=("none",), grad_output=1.0, out=None, n_threads=None, near_zero=0.0, **options
+):
     """cross_entropy and cross_entropy_value_and_grad are right to the contract; gives the last of the results.
 
     out: a function that makes an array for the gradient, or None.

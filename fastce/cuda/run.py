@@ -128,7 +128,7 @@ def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) 
     per_block = THREADS // threads
     blocks = logits.count * parts if parts > 1 else -(-logits.count // per_block)
     kernel, written = rows_kernel(call.job), _written(logits, out)
-    for stage in stages(call.job, parts):
+    for stage in stages(call.job, parts, library):
         launch(
             kernel, blocks, (threads, per_block), logits.array,
             logits.array.flat(), written, shape._replace(stage=stage), call.targets, call.options, call.upstream,
@@ -150,18 +150,19 @@ def lanes_for(chunks: int) -> int:
     return lanes if lanes <= WARP else THREADS
 
 
-def stages(job: Job, parts: int) -> list[int]:
+def stages(job: Job, parts: int, library: Library) -> list[int]:
     """Parts of rows wait for each other if all of a row's run at once; else their states are found first."""
-    if parts == 1 or not job.writes or parts <= blocks_at_once():
+    if parts == 1 or not job.writes or parts <= blocks_at_once(library):
         return [WHOLE]
     return [STATES_ONLY, KNOWN_STATES]
 
 
-def blocks_at_once() -> int:
+def blocks_at_once(library: Library) -> int:
     """Blocks that surely run at once; the simulator runs one."""
     if config.ENABLE_CUDASIM:
         return 1
-    return int(cuda.get_current_device().MULTIPROCESSOR_COUNT) * BLOCKS_OF_MULTIPROCESSOR
+    with library.on_device():
+        return int(cuda.get_current_device().MULTIPROCESSOR_COUNT) * BLOCKS_OF_MULTIPROCESSOR
 
 
 def sums_of_blocks(library: Library, values: Any, count: int) -> tuple[DeviceArray, int]:

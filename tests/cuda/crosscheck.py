@@ -175,9 +175,7 @@ def targets_of(kind, rng, shape, axis, dtype):
 def pairwise(**factors):
     """Cases in which every value of a factor meets every value of each other one; the same ones in every run."""
     names, shuffled = list(factors), random.Random(20240229)
-    missing = {
-        ((a, x), (b, y)) for a, b in itertools.combinations(names, 2) for x in factors[a] for y in factors[b]
-    }
+    missing = {((a, x), (b, y)) for a, b in itertools.combinations(names, 2) for x in factors[a] for y in factors[b]}
     cases = []
     while missing:
         first = min(missing, key=repr)

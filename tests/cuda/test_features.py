@@ -3,16 +3,12 @@ are NumPy's in both.
 """
 
 import sys
-from importlib import import_module
 
 import dense
 import numpy as np
 import pytest
-import scipy.sparse
-from checks import NAMES, REDUCTIONS, dtype_of
+from checks import NAMES, dtype_of
 from on_device import OnDevice
-
-import fastce
 
 pytest.importorskip("numba_cuda")
 

@@ -59,6 +59,4 @@ def test_every_pair_of_options_layouts_and_dtypes(device, rng, number):
         upstream = 0.5
     if out == "in place" and (dtype.kind in "ib" or not logits.flags.writeable):
         out = "new"
-    check(
-        device, logits, targets, axis=axis, reduction=case["reduction"], grad_output=upstream, out=out, **options
-    )
+    check(device, logits, targets, axis=axis, reduction=case["reduction"], grad_output=upstream, out=out, **options)

@@ -12,7 +12,6 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -97,7 +96,11 @@ class Device:
             (cuda, "gpus", [contextlib.nullcontext()]),
             (cuda, "get_current_device", lambda: self),
             (cuda.cudadrv.driver, "device_memset", self.fill),
-            (cuda.dispatcher.CUDADispatcher, "__getitem__", lambda kernel, how: lambda *args: self.run(kernel, how, args)),
+            (
+                cuda.dispatcher.CUDADispatcher,
+                "__getitem__",
+                lambda kernel, how: lambda *args: self.run(kernel, how, args),
+            ),
         ):
             self.patches.enter_context(mock.patch.object(owner, name, stand_in))
         return self
