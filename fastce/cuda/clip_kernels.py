@@ -156,7 +156,8 @@ def write_row_by(is_diagonal: bool, is_smoothed: bool):
                 if column == place.first + k * place.spread:
                     slope = to_real(array, slopes[point])
             values[k] = slope * options.logit_scale
-            if slope != options.zero and place.first + k * place.spread < into.columns:
+            is_there = not is_smoothed or place.first + k * place.spread < into.columns  # else its slope is 0
+            if is_there and slope != options.zero:
                 total += slope * y
         store(out, i, place, into, values)
         return np.float64(total)

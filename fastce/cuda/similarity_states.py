@@ -41,63 +41,85 @@ def joined(one, other, options):
 
 @functools.cache
 def of_threads_by(has_totals: bool):
-    """The states (top, rest, total) of two rows, a part of which is in each thread, after one exchange.
+    """The states and totals of four rows from those of their parts in each thread of a warp.
 
-    Threads whose number has not this bit keep the first row, and get the part of it that their partner has.
+    Of two rows, threads whose number has not a bit keep the first, and get the part of it that their partner has.
     """
 
     @device
-    def with_partner(row, options, distance):
-        top, rest = joined(row, (from_lane(row[0], distance), from_lane(row[1], distance)), options)
-        return top, rest, row[2] + from_lane(row[2], distance) if has_totals else row[2]
+    def received(state, total, distance):
+        state = (from_lane(state[0], distance), from_lane(state[1], distance))
+        return state, from_lane(total, distance) if has_totals else total
 
     @device
     def exchanged(first, second, options, distance):
         keeps_first = cuda.threadIdx.x & distance == 0
         kept, given = (first, second) if keeps_first else (second, first)
-        received = (from_lane(given[0], distance), from_lane(given[1], distance))
-        top, rest = joined(kept, received, options)
-        return top, rest, kept[2] + from_lane(given[2], distance) if has_totals else kept[2]
+        state, total = received(given[0], given[1], distance)
+        return joined(kept[0], state, options), kept[1] + total
 
     @device
-    def of_threads(one, two, three, four, options):
-        """The state of one of four rows: thread t has that of row t % 4."""
-        first = exchanged(one, two, options, 1)
-        second = exchanged(three, four, options, 1)
-        row = exchanged(first, second, options, 2)
+    def of_threads(one, two, three, four, totals, options):
+        """(top, rest, total) of one of four rows: thread t has that of row t % 4."""
+        first = exchanged((one, totals[0]), (two, totals[1]), options, 1)
+        second = exchanged((three, totals[2]), (four, totals[3]), options, 1)
+        row, total = exchanged(first, second, options, 2)
         distance = ROWS
         while distance < WARP:
-            row = with_partner(row, options, distance)
+            state, more = received(row, total, distance)
+            row, total = joined(row, state, options), total + more
             distance *= 2
-        return row
+        return row[0], row[1], total
 
     return of_threads
 
 
+@device
+def of_four(a, b, c, d, options):
+    """The (top, rest) of four elements: the largest is found first, so that there are three exps and no products."""
+    high, low = largest(a, b), smallest(a, b)
+    other_high, other_low = largest(c, d), smallest(c, d)
+    top, middle = largest(high, other_high), smallest(high, other_high)
+    reference = reference_of(top, options.zero)
+    rest = exp_of(low - reference, options) + exp_of(other_low - reference, options)
+    return top, rest + exp_of(middle - reference, options)
+
+
 @functools.cache
-def met_by(has_totals: bool):
-    """The (top, rest, total) of a thread's elements of a row, each of which its column's state is told of."""
+def of_chunk_by(is_float64: bool):
+    """The (top, rest) of the elements of a chunk: of 2, 4 or 8."""
 
     @device
-    def met(array, chunk, i, place, matrix, tops, rests, totals, options):
-        reals = reals_of(array, chunk)
-        top = reals[0]
-        for k in range(1, lanes_of(array)):
-            top = largest(top, reals[k])
-        reference = reference_of(top, options.zero)
-        own, rest, total = reals[0], options.zero, 0.0
-        for k in range(lanes_of(array)):
-            y = reals[k]
-            if k > 0:
-                rest += exp_of(smallest(own, y) - reference, options)
-                own = largest(own, y)
-            tops[k], rests[k] = pushed(tops[k], rests[k], y, options)
-            if has_totals and i < matrix.rows and place.first + k * place.spread < matrix.columns:
-                total += np.float64(y)
-                totals[k] += np.float64(y)
-        return top, rest, total
+    def of_two(array, reals, options):
+        return pushed(reals[0], options.zero, reals[1], options)
 
-    return met
+    @device
+    def of_fours(array, reals, options):
+        state = of_four(reals[0], reals[1], reals[2], reals[3], options)
+        for k in range(4, lanes_of(array), 4):
+            state = joined(state, of_four(reals[k], reals[k + 1], reals[k + 2], reals[k + 3], options), options)
+        return state
+
+    return of_two if is_float64 else of_fours
+
+
+@device
+def total_of_rows(a, b, c, d, i, matrix):
+    """The sum of a column's elements in rows i to i + 3, those that are there."""
+    total = np.float64(a) if i < matrix.rows else 0.0
+    total += np.float64(b) if i + 1 < matrix.rows else 0.0
+    total += np.float64(c) if i + 2 < matrix.rows else 0.0
+    return total + (np.float64(d) if i + 3 < matrix.rows else 0.0)
+
+
+@device
+def total_of_chunk(array, reals, i, place, matrix):
+    """The sum of the elements of row i that are there."""
+    total = 0.0
+    for k in range(lanes_of(array)):
+        if i < matrix.rows and place.first + k * place.spread < matrix.columns:
+            total += np.float64(reals[k])
+    return total
 
 
 @functools.cache
@@ -106,7 +128,7 @@ def states_kernel(is_float64: bool, has_totals: bool):
 
     With ``has_totals``, the sums of their elements too.
     """
-    met, of_threads = met_by(has_totals), of_threads_by(has_totals)
+    of_chunk, of_threads = of_chunk_by(is_float64), of_threads_by(has_totals)
     real = np.float64 if is_float64 else np.float32
     room, room_of_totals = (WARPS, MOST_WIDTH), (WARPS, MOST_WIDTH if has_totals else 1)
 
@@ -125,11 +147,30 @@ def states_kernel(is_float64: bool, has_totals: bool):
         for step in range(0, matrix.height, ROWS_OF_BLOCK):
             i = place.row + step
             chunks = four_chunks(array, i, place, matrix)
-            one = met(array, chunks[0], i, place, matrix, tops, rests, totals, options)
-            two = met(array, chunks[1], i + 1, place, matrix, tops, rests, totals, options)
-            three = met(array, chunks[2], i + 2, place, matrix, tops, rests, totals, options)
-            four = met(array, chunks[3], i + 3, place, matrix, tops, rests, totals, options)
-            top, rest, total = of_threads(one, two, three, four, options)
+            one, two = reals_of(array, chunks[0]), reals_of(array, chunks[1])
+            three, four = reals_of(array, chunks[2]), reals_of(array, chunks[3])
+            for k in range(lanes):
+                column = (tops[k], rests[k])
+                tops[k], rests[k] = joined(column, of_four(one[k], two[k], three[k], four[k], options), options)
+            sums = (0.0, 0.0, 0.0, 0.0)
+            if has_totals:
+                for k in range(lanes):
+                    if place.first + k * place.spread < matrix.columns:
+                        totals[k] += total_of_rows(one[k], two[k], three[k], four[k], i, matrix)
+                sums = (
+                    total_of_chunk(array, one, i, place, matrix),
+                    total_of_chunk(array, two, i + 1, place, matrix),
+                    total_of_chunk(array, three, i + 2, place, matrix),
+                    total_of_chunk(array, four, i + 3, place, matrix),
+                )
+            top, rest, total = of_threads(
+                of_chunk(array, one, options),
+                of_chunk(array, two, options),
+                of_chunk(array, three, options),
+                of_chunk(array, four, options),
+                sums,
+                options,
+            )
             if lane < ROWS and i + lane < matrix.rows:
                 row_tops[of_rows + i + lane] = top
                 row_rests[of_rows + i + lane] = rest

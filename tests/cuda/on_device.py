@@ -14,15 +14,15 @@ class OnDevice:
     ``to_device`` is how an array gets there: Numba's simulator and the interpreter of PTX leave it in the same memory.
     """
 
-    def __init__(self, to_device):
-        self.to_device = to_device
+    def __init__(self, to_device, to_host=lambda array: array._ary):
+        self.to_device, self.to_host = to_device, to_host
 
     def __getattr__(self, name):
         function = getattr(fastce, name)
 
         def call(*args, **kwargs):
             named = {key: self.there(value) for key, value in kwargs.items()}
-            return back(function(*(self.there(value) for value in args), **named))
+            return self.back(function(*(self.there(value) for value in args), **named))
 
         return call
 
@@ -36,8 +36,7 @@ class OnDevice:
             return matrix
         return value
 
-
-def back(value):
-    if hasattr(value, "_ary"):
-        return value._ary
-    return type(value)(*(back(part) for part in value)) if isinstance(value, tuple) else value
+    def back(self, value):
+        if isinstance(value, tuple):
+            return type(value)(*(self.back(part) for part in value))
+        return value if value is None or np.isscalar(value) else self.to_host(value)

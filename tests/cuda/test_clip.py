@@ -7,6 +7,7 @@ import scipy.sparse
 from checks import NAMES, REDUCTIONS, dtype_of, same_bits
 from clip_checks import make_targets, unit_cosines
 from crosscheck import LAYOUTS
+from devices import LIBRARIES
 from on_device import OnDevice
 
 import fastce
@@ -34,18 +35,29 @@ def launched(monkeypatch):
         yield functions
 
 
-def check_everything(rng):
-    """Dtypes, targets, smoothing, scales and reductions in a few calls."""
-    for name, (n, m), kind, smoothing, scale in [
-        ("float32", (5, 5), None, 0.0, 1.0),
-        ("float32", (37, 37), None, 0.1, 14.3),
-        ("float64", (9, 9), None, 0.0, 3.0),
-        ("float64", (18, 70), "permutation", 0.2, 1.0),
-        ("float16", (21, 21), "repeated", 0.1, 5.0),
-        ("bfloat16", (12, 264), "sparse, every row", 0.0, 10.0),
-        ("float32", (33, 20), "repeated", 0.0, 2.0),
-        ("float32", (10, 140), "sparse, with empty rows", 0.3, 7.0),
-    ]:
+@pytest.fixture(params=LIBRARIES)
+def on_gpu(request, monkeypatch):
+    """The same by way of a GPU and the arrays of a library."""
+    gpu = LIBRARIES[request.param]()
+    functions = OnDevice(gpu.to_device, gpu.to_host)
+    monkeypatch.setattr(clip_checks, "fastce", functions)
+    return functions
+
+
+CASES = [
+    ("float32", (5, 5), None, 0.0, 1.0),
+    ("float32", (37, 37), None, 0.1, 14.3),
+    ("float64", (9, 9), None, 0.0, 3.0),
+    ("float64", (18, 70), "permutation", 0.2, 1.0),
+    ("float16", (21, 21), "repeated", 0.1, 5.0),
+    ("bfloat16", (12, 264), "sparse, every row", 0.0, 10.0),
+    ("float32", (33, 20), "repeated", 0.0, 2.0),
+    ("float32", (10, 140), "sparse, with empty rows", 0.3, 7.0),
+]
+
+
+def check_cases(rng, cases):
+    for name, (n, m), kind, smoothing, scale in cases:
         similarity = unit_cosines(rng, n, m).astype(dtype_of(name))
         targets = None if kind is None else make_targets(kind, rng, n, m)
         reduction = rng.choice(REDUCTIONS if n == m else REDUCTIONS[1:])
@@ -54,7 +66,7 @@ def check_everything(rng):
 
 # ------------------------------------------------------------------------------------------- in the simulator
 def test_dtypes_targets_and_options(on_device, rng):
-    check_everything(rng)
+    check_cases(rng, CASES)
 
 
 def laid_out(layout, similarity):
@@ -187,8 +199,8 @@ def test_shapes_and_out_are_checked(on_device):
 
 # ------------------------------------------------------------------------------------------- compiled kernels
 @pytest.mark.ptx
-def test_compiled_dtypes_targets_and_options(launched, rng):
-    check_everything(rng)
+def test_compiled_targets_and_options(launched, rng):
+    check_cases(rng, [case for case in CASES if case[0] == "float32"])
 
 
 @pytest.mark.ptx
@@ -225,8 +237,35 @@ def test_the_matrix_is_read_once_for_the_value_and_once_for_the_gradient(launche
     similarity[...] = rng.normal(size=similarity.shape)
     launched.clip_loss_value_and_grad(similarity, rng.integers(0, n, 64))
     reports = {one.kernel.__name__: one.report for one in launched.device.launches}
+    for one in launched.device.launches:
+        assert ".local" not in one.text
     for kernel in ("states", "gradient"):
         assert reports[kernel].read_widths[16] == similarity.nbytes
         assert reports[kernel].sectors["read", 16] == similarity.nbytes // 32
     assert reports["gradient"].written_widths[16] == similarity.nbytes
     assert reports["gradient"].sectors["written", 16] == similarity.nbytes // 32
+
+
+# ------------------------------------------------------------------------------------------- on a GPU
+@pytest.mark.gpu
+def test_a_gpu_takes_dtypes_targets_and_options(on_gpu, rng):
+    check_cases(rng, CASES)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 1), (1000, 1000), (4099, 4099), (7, 100_000), (50_000, 9)])
+def test_a_gpu_takes_matrices_of_any_shape(on_gpu, rng, shape, name):
+    similarity = unit_cosines(rng, *shape).astype(dtype_of(name))
+    targets = None if shape[0] == shape[1] else make_targets("repeated", rng, *shape)
+    clip_checks.assert_clip(similarity, targets, logit_scale=20.0, label_smoothing=0.1)
+    first, second = (on_gpu.clip_loss_value_and_grad(similarity, targets) for _ in range(2))
+    assert first.value == second.value
+    assert first.grad_logit_scale == second.grad_logit_scale
+    assert same_bits(first.grad, second.grad)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", ["transposed", "every other class", "misaligned"])
+def test_a_gpu_takes_any_strides(on_gpu, rng, layout):
+    clip_checks.assert_clip(laid_out(layout, rng.normal(size=(301, 301)).astype(np.float32)), reduction="none")

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 from checks import NAMES, REDUCTIONS, dtype_of
 from clip_checks import make_targets
+from devices import LIBRARIES
 from on_device import OnDevice
 
 import fastce
@@ -37,6 +38,16 @@ def launched(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", np)
     with ptx_device.Device(races=True) as functions.device:
         yield functions
+
+
+@pytest.fixture(params=LIBRARIES)
+def on_gpu(request, monkeypatch):
+    """The same by way of a GPU and the arrays of a library."""
+    pytest.importorskip("cupy")
+    gpu = LIBRARIES[request.param]()
+    functions = OnDevice(gpu.to_device, gpu.to_host)
+    monkeypatch.setattr(dense, "fastce", functions)
+    return functions
 
 
 def pair(rng, n, m=None, width=6, dtype=np.float32):
@@ -149,3 +160,19 @@ def test_compiled_panels_of_several_tiles(launched, rng, name):
     images, texts = pair(rng, 40, 300, dtype=dtype_of(name))
     targets = make_targets("repeated", rng, 40, 300)
     dense.check(CLIP, images, texts, 5.0, targets=targets, normalize=True, reductions=["mean"], memory_budget=1 << 15)
+
+
+# ------------------------------------------------------------------------------------------- on a GPU
+@pytest.mark.gpu
+def test_a_gpu_takes_dtypes_targets_and_options(on_gpu, rng):
+    check_everything(rng)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_takes_many_features(on_gpu, rng, name):
+    images, texts = pair(rng, 3000, 2500, width=64, dtype=dtype_of(name))
+    targets = make_targets("repeated", rng, 3000, 2500)
+    for budget in (1 << 20, 1 << 28):
+        options = {"normalize": True, "reductions": ["mean"], "memory_budget": budget}
+        dense.check(CLIP, images, texts, 20.0, targets=targets, **options)
