@@ -1,5 +1,5 @@
-"""The functions of fastce for arrays on a GPU, with the kernels as they are compiled: right to the contract, each access
-to memory checked, and the matrix read and written once.
+"""The functions of fastce for arrays on a GPU, with their kernels as they are compiled: right to the contract, every
+access to memory checked, the matrix read and written once.
 """
 
 import checks
@@ -173,7 +173,7 @@ def test_few_classes_of_other_dtypes(launched, name, classes):
     device = launched()
     for offset in range(lanes_of(dtype)):
         x, y = case(150, classes, dtype, offset)
-        checks.check(x, y, reductions=["none", "sum"], out=lambda: x.copy(), near_zero=NEAR_ZERO)
+        checks.check(x, y, reductions=["none", "sum"], out=lambda x=x: x.copy(), near_zero=NEAR_ZERO)
         checks.fastce.cross_entropy_value_and_grad(x, y, out=x)
     assert kernels(device) >= {"few_classes"}
 
@@ -232,6 +232,14 @@ def test_scipys_functions(launched, name, shape):
         checks.assert_as_scipy(function, getattr(checks.fastce, function)(x, axis=1), x, 1)
 
 
+@pytest.mark.xfail(reason="the distance to the largest element is rounded: half an ulp of it is an error of its exp")
+def test_confident_rows_keep_their_digits(launched):
+    launched()
+    x, y = RNG.normal(size=(200, 10)).astype(np.float32), RNG.integers(0, 10, 200)
+    x[np.arange(200), y] += 25
+    checks.check(x, y)
+
+
 def test_axes_of_all_kinds(launched):
     launched()
     x = RNG.normal(size=(3, 4, 5, 6)).astype(np.float32)
@@ -256,7 +264,7 @@ def test_what_is_wrong_is_found_and_nothing_is_written(launched):
     weight = np.ones(12, np.float32)
     for number in (-1.0, np.nan, np.inf):
         weight[7] = number
-        with pytest.raises(ValueError, match="^weight must be"):
+        with pytest.raises(ValueError, match=r"^weight must be"):
             cross_entropy(x, y, weight=weight)
     with pytest.raises(ValueError, match=r"^sample_weight must be .*-2"):
         cross_entropy(x, y, sample_weight=np.where(np.arange(1000) == 999, -2.0, 1.0))
