@@ -61,6 +61,11 @@ def case(rows, classes, dtype, offset=0, step=None, share=0.5):
     return placed(x, offset, step), y
 
 
+def check_special(name, x, axis):
+    """logsumexp, softmax or log_softmax; 2 ulp, since exp2 in float32 is the GPU's own instruction."""
+    checks.assert_as_scipy(name, getattr(checks.fastce, name)(x, axis=axis), x, axis, ulps=2)
+
+
 # ------------------------------------------------------------------------------------- rows in shared memory
 @pytest.mark.parametrize("lanes", [4, 8, 16, 32, 64, 128, 256])
 @pytest.mark.parametrize("name", checks.NAMES)
@@ -83,7 +88,7 @@ def test_rows_that_begin_anywhere(launched, name, offset):
         x, y = case(5, classes, dtype, offset, step)
         for room in (placed(x, offset, step), placed(x, 0), placed(x, offset + 1, step + 1)):
             checks.check(x, y, out=lambda room=room: room, near_zero=NEAR_ZERO)
-        ours = checks.fastce.cross_entropy_value_and_grad(x.copy(), y, reduction="sum").grad
+        ours = checks.fastce.cross_entropy_value_and_grad(placed(x, offset, step), y, reduction="sum").grad
         assert checks.fastce.cross_entropy_value_and_grad(x, y, reduction="sum", out=x).grad is x
         assert checks.same_bits(x, ours)
 
@@ -101,7 +106,7 @@ def test_rows_in_parts(launched, name):
     assert checks.same_bits(results[0].value, results[1].value)
     assert checks.same_bits(results[0].grad, results[1].grad)
     for function in ("logsumexp", "softmax", "log_softmax"):
-        checks.assert_as_scipy(function, getattr(checks.fastce, function)(x, axis=1), x, 1)
+        check_special(function, x, 1)
 
 
 @pytest.mark.parametrize("name", checks.NAMES)
@@ -210,7 +215,7 @@ def test_rows_of_any_strides(launched, name):
         y[RNG.random(y.shape) < 0.2] = -100
         checks.check(x, y, axis=axis, near_zero=NEAR_ZERO)
         for function in ("logsumexp", "softmax", "log_softmax"):
-            checks.assert_as_scipy(function, getattr(checks.fastce, function)(x, axis=axis), x, axis)
+            check_special(function, x, axis)
     assert kernels(device) == {"lone_rows", "rows"} | ({"few_classes"} & kernels(device))
 
 
@@ -229,7 +234,7 @@ def test_scipys_functions(launched, name, shape):
     launched()
     x, _ = case(*shape, checks.dtype_of(name), offset=1)
     for function in ("logsumexp", "softmax", "log_softmax"):
-        checks.assert_as_scipy(function, getattr(checks.fastce, function)(x, axis=1), x, 1)
+        check_special(function, x, 1)
 
 
 @pytest.mark.xfail(reason="the distance to the largest element is rounded: half an ulp of it is an error of its exp")
@@ -244,8 +249,8 @@ def test_axes_of_all_kinds(launched):
     launched()
     x = RNG.normal(size=(3, 4, 5, 6)).astype(np.float32)
     for axis in (None, (0, 2), (1, 3), (0, 1, 3), -2):
-        checks.assert_as_scipy("logsumexp", checks.fastce.logsumexp(x, axis=axis), x, axis)
-        checks.assert_as_scipy("softmax", checks.fastce.softmax(x, axis=axis), x, axis)
+        check_special("logsumexp", x, axis)
+        check_special("softmax", x, axis)
     integers = RNG.integers(-9, 9, (40, 12))
     assert np.allclose(checks.fastce.logsumexp(integers, axis=1), np.log(np.exp(integers).sum(axis=1)), rtol=1e-15)
 
