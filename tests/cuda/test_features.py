@@ -270,6 +270,24 @@ def test_confident_rows_keep_their_digits(on_device, dtype):
     np.testing.assert_allclose(losses, n * np.log1p(np.exp(-float(margin))), rtol=bound)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_slopes_of_confident_rows_keep_their_digits(on_device, dtype):
+    n, margin, bound = 6, 25, 8 * float(np.finfo(dtype).eps)
+    features = np.eye(n, dtype=dtype)
+    options = dict(temperature=1 / margin, normalize=False)
+    slope = -np.expm1(-_of_views(n, margin))
+    ours = on_device.nt_xent_value_and_grad(features, features, **options)
+    np.testing.assert_allclose(np.diag(ours.grad_first_views), -margin * slope / n, rtol=bound)
+    assert ours.grad_temperature == pytest.approx(margin**2 * slope, rel=bound)
+    ours = on_device.sup_con_value_and_grad(np.concatenate([features, features]), np.arange(2 * n) % n, **options)
+    assert ours.grad_temperature == pytest.approx(margin**2 * slope, rel=bound)
+    slope = -np.expm1(-np.log1p((n - 1) * np.exp(-float(margin))))
+    for negative in (None, np.zeros((n - 1, n), dtype)):
+        ours = on_device.info_nce_value_and_grad(features, features, negative, **options)
+        np.testing.assert_allclose(np.diag(ours.grad_positive_key), -margin * slope / n, rtol=bound)
+        assert ours.grad_temperature == pytest.approx(margin**2 * slope, rel=bound)
+
+
 def _of_views(n, margin):
     return np.log1p((2 * n - 2) * np.exp(-float(margin)))
 
