@@ -67,7 +67,7 @@ class PanelLosses:
         xp, slopes, classes = array_module(), seen(panel), targets[rows]
         places = xp.arange(len(slopes)), xp.maximum(classes, 0)
         sharp = factor * xp.expm1(-seen(self.results)[rows].astype(np.float64))
-        slopes[places] = xp.where(classes < 0, slopes[places], sharp)
+        slopes[places] = xp.where(classes < 0, slopes[places], sharp.astype(slopes.dtype))
 
     def value(self) -> Any:
         """What the reduction asks for, of the caller's library for "none"; the host waits for other ones."""

@@ -1,4 +1,4 @@
-"""Losses from features on a GPU: against the formulas in a wider dtype and against the CPU; skipped where there is none."""
+"""Losses from features on a GPU: against the formulas in a wider dtype, and against fastce on the CPU."""
 
 import dense
 import numpy as np
