@@ -8,8 +8,11 @@ import sys
 import dense
 import numpy as np
 import pytest
-from checks import NAMES, dtype_of
+import scipy.sparse
+from checks import NAMES, REDUCTIONS, dtype_of
 from on_device import OnDevice
+
+import fastce
 
 pytest.importorskip("numba_cuda")
 
