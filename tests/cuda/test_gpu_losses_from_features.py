@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse
 from checks import NAMES, REDUCTIONS, dtype_of
 from devices import LIBRARIES
-from test_features import LINEAR, LOSSES, WRONG, case
+from feature_cases import LINEAR, LOSSES, WRONG, case
 
 import fastce
 
