@@ -7,6 +7,7 @@ import numpy as np
 
 from fastce.cuda.jobs import CLASS_INDICES, NO_TARGETS, SPARSE, Job
 from fastce.cuda.primitives import device, load_real, to_real
+from fastce.cuda.states import weighed_distance
 
 
 class Points(NamedTuple):
@@ -105,7 +106,8 @@ def distances_by(job: Job, element):
     def distances(source, first, step, points, begin, end, reference, lane, lanes, targets, like, options):
         distance, total = np.float64(0.0), np.float64(0.0)
         if is_index and lane == 0 and points.mass != 0.0 and begin <= points.first < end:
-            distance += points.mass * (reference - element(source, first + points.first * step, options))
+            y = element(source, first + points.first * step, options)
+            distance += weighed_distance(points.mass, reference, y, like)
             total += points.mass
         if is_sparse:
             for k in range(points.first + lane, points.end, lanes):
@@ -113,7 +115,7 @@ def distances_by(job: Job, element):
                 c = np.int64(targets.classes[k])
                 if mass != 0.0 and begin <= c < end:
                     y = element(source, first + c * step, options)
-                    distance += mass * (reference - y)
+                    distance += weighed_distance(mass, reference, y, like)
                     total += mass
         return distance, total
 
