@@ -117,16 +117,21 @@ def test_code(kernel, job, name, cc):
     if kernel != "lone_rows":
         assert ("st.global.v4" in text) == writes
         matrix = logits_of(kernel, name, 5)[0].nbytes
-        assert found.report.read_widths[16] == matrix
-        assert found.report.written_widths[16] == (matrix if writes else 0)
+        loads = found.report.executed("cp.async.cg") + found.report.executed("ld.global.v4")
+        assert 16 * loads == matrix
+        assert 16 * found.report.executed("st.global.v4") == (matrix if writes else 0)
 
 
-@pytest.mark.parametrize(("kernel", "job", "name", "cc"), [case for case in CASES if case[2] != "float64"])
+def needs_float64(kernel, job, name, cc):
+    """A thread that has a row of its own adds up the masses of all classes in float64."""
+    return name == "float64" or (kernel != "rows" and job in ("gradient of probabilities", "gradient with all options"))
+
+
+@pytest.mark.parametrize(("kernel", "job", "name", "cc"), [case for case in CASES if not needs_float64(*case)])
 def test_no_float64_for_single_elements(kernel, job, name, cc):
     """Twice as many elements, as many rows: as many instructions on float64."""
     short, long = (launched(kernel, job, name, cc, size).report for size in (3, 6))
     counts = [sum(n for opcode, n in one.instructions.items() if "f64" in opcode) for one in (short, long)]
-    assert long.read_widths[16] == 2 * short.read_widths[16]
     assert counts[0] == counts[1]
 
 
@@ -144,10 +149,9 @@ def ptxas():
 
 
 def with_known_spills(case):
-    spills = case[:2] == ("rows", "gradient") and case[2] in ("float16", "bfloat16")
-    return pytest.param(
-        *case, marks=pytest.mark.xfail(reason="16 bytes: 4 blocks leave 64 registers") if spills else ()
-    )
+    spills = case[2] == "float64" and case[0] != "rows"
+    mark = pytest.mark.xfail(reason="rows of float64 do not all fit the registers of a thread", strict=False)
+    return pytest.param(*case, marks=mark if spills else ())
 
 
 @pytest.mark.skipif(ptxas() is None, reason="needs ptxas, of the package nvidia-cuda-nvcc")
