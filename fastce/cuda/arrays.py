@@ -110,7 +110,8 @@ def _flat_on_host(array: Array, flat_size: int) -> Array:
     if flat_size == 0:
         return np.empty(0, array.dtype)
     # The element that comes first in memory is the last one along every axis of negative stride.
-    corner = array[(..., *(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides))]
+    steps = (slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)
+    corner: Array = array[(Ellipsis, *steps)]  # type: ignore[arg-type]  # the first one keeps it an array
     return np.lib.stride_tricks.as_strided(corner, (flat_size,), (array.itemsize,))
 
 
@@ -220,13 +221,16 @@ def is_sparse(value: Any) -> bool:
 
 def csr_arrays(matrix: Any, name: str, reader: Library | None = None) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """The values of a sparse matrix, the column of each, and where in them each row begins; other formats than CSR are
-    converted by their library.
+    converted by their library, and what stands twice in a row is summed.
     """
     if is_torch(matrix):
         csr = matrix.to_sparse_csr()
         parts = csr.values(), csr.col_indices(), csr.crow_indices()
     else:
         csr = matrix.tocsr()
+        if not getattr(csr, "has_canonical_format", True):
+            csr = csr.copy()
+            csr.sum_duplicates()
         parts = csr.data, csr.indices, csr.indptr
     values, columns, starts = (device_array(part, name, reader) for part in parts)
     return values, columns, starts

@@ -68,7 +68,8 @@ def check_class_indices(targets, rows, classes, per_block, report, totals):
     total = 0.0
     for i in range(first + cuda.threadIdx.x, min(first + per_block, rows), cuda.blockDim.x):
         c = np.int64(targets.classes[i])
-        if c == targets.ignore_index:
+        is_beyond = c < 0 and targets.classes[i] > 0  # an uint64 that no int64 holds
+        if c == targets.ignore_index and not is_beyond:
             continue
         if c < 0 or c >= classes:
             mark(report, BAD_TARGET, i, rows)

@@ -4,6 +4,7 @@ import functools
 import math
 
 from fastce.cuda.jobs import (
+    CLASS_INDICES,
     CLASS_WEIGHTS,
     CROSS_ENTROPY,
     LOG_SOFTMAX,
@@ -88,7 +89,7 @@ def written_by(job: Job):
 
     @device
     def probability(y, row, options):
-        return row.factor * exp_of(y - row.reference, options)
+        return row.factor * exp_of(y, row.reference, options)
 
     @device
     def log_probability(y, row, options):
@@ -111,6 +112,26 @@ def slope_by(job: Job):
         return gradient
 
     return of_capped if job.is_capped else as_it_is
+
+
+def has_one_point(job: Job) -> bool:
+    """Whether one class has all of a row's target, so that `slope_at_target` is its gradient."""
+    return job.of == CROSS_ENTROPY and job.points == CLASS_INDICES and job.dense == NO_MASS
+
+
+@functools.cache
+def slope_at_target_by(job: Job):
+    """upstream q (p - 1) of a class that has all of the target: -rest / (1 + rest) keeps its digits as p nears 1.
+
+    Without z_loss, with which 2 z lse p comes to it.
+    """
+    slope_of = slope_by(job)
+
+    @device
+    def slope_at_target(y, row, mass, options):
+        return slope_of(y, row.upstream * mass * math.expm1((y - row.reference) * options.unit - row.tail), options)
+
+    return slope_at_target
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import mass_by, shown_by, value_by
+from fastce.cuda.elements import has_one_point, mass_by, shown_by, slope_at_target_by, value_by
 from fastce.cuda.endings import ending_by, upstream_of_row, weight_of_row
 from fastce.cuda.jobs import IS_BAD, NO_MASS, Job
 from fastce.cuda.points import distances_by, points_by
@@ -31,7 +31,7 @@ from fastce.cuda.primitives import (
     store_real,
     to_real,
 )
-from fastce.cuda.states import MOST_WARPS, reference_of, with_term
+from fastce.cuda.states import HALF_LANES, MOST_WARPS, reference_of, weighed_distance, with_term
 from fastce.cuda.sums import sum_of_block
 
 MOST_CLASSES = 32
@@ -117,13 +117,15 @@ def state_by(job: Job, classes: int):
         reference = reference_of(top, options.zero)
         sums = (to_real(like, -math.inf), to_real(like, 0.0), to_real(like, 0.0))
         for c in range(classes):
-            sums = with_term(sums, ys[c], reference, options)
-        distance, total = distances_of((room, like), first, 1, points, reference, 0, 1, targets, like, options)
+            sums = with_term(sums, ys[c], reference, lanes_of(like) == HALF_LANES, options)
+        distance, total = distances_of(
+            (room, like), first, 1, points, 0, classes, reference, 0, 1, targets, like, options
+        )
         if has_masses:
             for c in range(classes):
                 mass = mass_of(c, i * classes + c, targets, like, options)
                 if mass != 0.0:
-                    distance += mass * (reference - ys[c])
+                    distance += weighed_distance(mass, reference, ys[c], like)
                     total += mass
         rest = sums[1] + sums[2] * options.ln2
         return np.float64(top), np.float64(rest), np.float64(distance), np.float64(total)
@@ -136,6 +138,7 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
     """The kernel for rows of so many adjacent classes that follow each other without a gap."""
     shown, value_of, state_of, points_of = shown_by(job), value_by(job), state_by(job, classes), points_by(job)
     ending, fill, empty, writes = ending_by(job), fill_by(classes), empty_by(classes), job.writes
+    slope_at_target, is_alone = slope_at_target_by(job), has_one_point(job)
     real, step = np.float64 if job.is_float64 else np.float32, classes | 1
     places = rows_of_block * step + 16
 
@@ -160,9 +163,12 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
             above = upstream_of_row(i, upstream, report) if writes else 1.0
             result, row = ending(state, weight, above, logits, options)
             if writes:
+                y = shown(get_real(room, logits, first + points.first), options)
                 for c in range(classes):
                     value = value_of(ys[c], c, i * classes + c, row, points, targets, logits, options)
                     put_real(room, logits, first + c, value)
+                if is_alone and options.z_loss == 0.0:
+                    put_real(room, logits, first + points.first, slope_at_target(y, row, points.mass, options))
         elif writes and i < rows:
             for c in range(classes):
                 put_real(room, logits, first + c, options.zero)

@@ -15,6 +15,7 @@ from fastce.features import quietly
 from fastce.infonce import QUERIES_AT_A_TIME, InfoNceValueAndGrad
 from fastce.products import checked_memory_budget
 from fastce.progress import Progress
+from fastce.targets import mean_factor
 
 
 def info_nce(**given: Any) -> Any:
@@ -78,11 +79,12 @@ class _Call:
             self.panels = _PanelsOfOwnKeys(query, self.negative, shape[1], budget)
         columns = self.panels.columns
         xp = array_module()
-        own = xp.arange(query.rows) if self.negative is None else xp.full(query.rows, columns - 1)
-        classes = on_device(own, library)
+        self.classes = xp.arange(query.rows) if self.negative is None else xp.full(query.rows, columns - 1)
+        classes = on_device(self.classes, library)
         matrix = (query.rows, columns)
         targets = own_targets(library, dtype, matrix, reduction, classes=classes)
         self.losses = PanelLosses(targets, options_of(dtype, scale), matrix, reduction)
+        self.factor = scale * (mean_factor(query.rows) if reduction == "mean" else 1.0)
         self.progress = Progress(progress, len(self.panels.row_cuts), "info_nce", "panel")
 
     def take(self, rows: slice, panel: DeviceArray, gradients: "_Gradients | None") -> None:
@@ -92,6 +94,7 @@ class _Call:
             seen(panel)[:, -1] = (positive * self.query.panel(rows)).sum(axis=1)
         self.losses.take(rows, panel, gradients is not None)
         if gradients is not None:
+            self.losses.sharpen(rows, panel, self.classes, self.factor)
             gradients.add(rows, seen(panel))
 
 

@@ -66,8 +66,8 @@ def options_of(
     scale = kind(float(exact_scale))
     furthest = (-160.0 if real.itemsize == 4 else -1100.0) / float(scale)
     numbers = (
-        scale, exact_scale - Fraction(float(scale)), LN2, furthest, unit, logit_scale, softcap, z_loss, keep, spread, 0.0, 1.0,
-        -math.inf,
+        scale, exact_scale - Fraction(float(scale)), LN2, furthest, unit, logit_scale, softcap, z_loss, keep, spread,
+        0.0, 1.0, -math.inf,
     )  # fmt: skip
     return Options(*(kind(float(number)) for number in numbers))
 

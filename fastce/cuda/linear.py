@@ -7,7 +7,9 @@ whatever they are, show in the gradients.
 import math
 from typing import Any
 
-from fastce.arguments import positive
+import numpy as np
+
+from fastce.arguments import number, positive
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays, float_features
 from fastce.cuda.layout import contiguous
@@ -25,6 +27,7 @@ from fastce.cuda.matrices import (
 from fastce.cuda.panel_losses import PanelLosses, numbers_of_counted, picked, picked_probabilities
 from fastce.cuda.panels import Panels
 from fastce.cuda.targets import DeviceTargets, check, verdict
+from fastce.dispatch import is_on_device
 from fastce.features import quietly
 from fastce.linear import LinearCrossEntropyValueAndGrad
 from fastce.progress import Progress
@@ -70,6 +73,11 @@ class _Call:
         logits = DeviceArray(
             features.given, (*lead, self.shape[1]), strides, self.dtype.name, features.pointer, False, self.library
         )
+        sample_weight = given["sample_weight"]
+        if sample_weight is not None and np.ndim(sample_weight) == 0 and not is_on_device(sample_weight):
+            weights = np.full(lead, number(sample_weight, "sample_weight"))  # the same for all rows
+            with working_in(self.library):
+                given = given | {"sample_weight": on_device(weights, self.library).given}
         self.entropy = CrossEntropy(given | {"logits": logits, "axis": -1})
         self.budget, self.wanted_progress = given["memory_budget"], given["progress"]
 

@@ -10,12 +10,12 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import element_by, mass_by, value_by
+from fastce.cuda.elements import element_by, has_one_point, mass_by, slope_at_target_by, value_by
 from fastce.cuda.endings import ending_by, upstream_of_row, weight_of_row
 from fastce.cuda.jobs import IS_BAD, NO_MASS, SPREAD, Job
 from fastce.cuda.points import distances_by, points_by
 from fastce.cuda.primitives import device, kernel, store_real, to_real
-from fastce.cuda.states import pushed, reference_of, with_block
+from fastce.cuda.states import pushed, reference_of, weighed_distance, with_block
 
 THREADS = 256
 BLOCK = 32  # elements that are added up in the dtype of the reals
@@ -47,7 +47,8 @@ def state_by(job: Job, element):
         for c in range(begin, end):
             mass = mass_of(c, of_row + c * mass_step, targets, like, options)
             if mass != 0.0:
-                distance += mass * (reference - element(logits, first + c * step, options))
+                y = element(logits, first + c * step, options)
+                distance += weighed_distance(mass, reference, y, like)
                 if not all_alike:
                     total += mass
         return distance, total
@@ -60,7 +61,7 @@ def state_by(job: Job, element):
             top, rest = of_block(logits, first, step, begin, min(begin + BLOCK, classes), like, options)
             whole = with_block(whole, top, rest, like, options)
         reference = to_real(like, reference_of(whole[0], 0.0))
-        distance, total = distances_of(logits, first, step, points, reference, 0, 1, targets, like, options)
+        distance, total = distances_of(logits, first, step, points, 0, classes, reference, 0, 1, targets, like, options)
         if has_masses:
             for begin in range(0, classes, BLOCK):
                 more = of_masses(
@@ -81,7 +82,7 @@ def lone_rows_kernel(job: Job):
     """The kernel for rows of any strides."""
     element, value_of = element_by(job), value_by(job)
     state_of, points_of, ending = state_by(job, element), points_by(job), ending_by(job)
-    writes = job.writes
+    writes, slope_at_target, is_alone = job.writes, slope_at_target_by(job), has_one_point(job)
 
     @kernel(THREADS, 3)
     def lone_rows(
@@ -107,8 +108,12 @@ def lone_rows_kernel(job: Job):
         result, row = ending(state, weight, above, logits, options)
         store_real(results, i, result)
         if writes:
+            y_target = element(logits, first + points.first * cube.class_step, options) if is_alone else options.zero
             for c in range(classes):
                 y, at = element(logits, first + c * cube.class_step, options), of_row + c * mass_cube.class_step
                 store_real(out, first_out + c * step, value_of(y, c, at, row, points, targets, logits, options))
+            if is_alone and options.z_loss == 0.0:
+                slope = slope_at_target(y_target, row, points.mass, options)
+                store_real(out, first_out + points.first * step, slope)
 
     return lone_rows

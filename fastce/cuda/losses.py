@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import choice, class_axis, fraction, integer, not_negative, number, positive, reduction_of
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
 from fastce.cuda.jobs import CROSS_ENTROPY, Job, options_of
 from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of, size_of
 from fastce.cuda.run import Call, run
@@ -109,10 +109,10 @@ def cross_entropy_value_and_grad(**given: Any) -> ValueAndGrad:
     """See `fastce.cross_entropy_value_and_grad`."""
     call = CrossEntropy(given)
     upstream = upstream_of(given["grad_output"], call)
-    inputs = [
+    inputs: list[DeviceArray | None] = [
         device_array(given[name], name, call.logits.library)
         for name in ("targets", "weight", "sample_weight")
-        if given[name] is not None and not hasattr(given[name], "tocsr")
+        if is_on_device(given[name]) and not is_sparse(given[name])
     ]
     out = checked_out(given["out"], call.logits.shape, call.logits.dtype_name, call.logits, inputs)
     return ValueAndGrad(call.run(upstream, out), out.given)

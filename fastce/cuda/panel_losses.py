@@ -59,6 +59,16 @@ class PanelLosses:
         logits = _matrix(panel)
         run(call, logits, logits if writes else None, rows_between(self.results, rows.start, rows.stop))
 
+    def sharpen(self, rows: slice, panel: DeviceArray, targets: Any, factor: float) -> None:
+        """Give the slopes of confident targets their digits: factor (p - 1), where 1 - p is -expm1(-loss).
+
+        ``targets`` are the classes of all rows whose target is one class, and below 0 for other rows.
+        """
+        xp, slopes, classes = array_module(), seen(panel), targets[rows]
+        places = xp.arange(len(slopes)), xp.maximum(classes, 0)
+        sharp = factor * xp.expm1(-seen(self.results)[rows].astype(np.float64))
+        slopes[places] = xp.where(classes < 0, slopes[places], sharp.astype(slopes.dtype))
+
     def value(self) -> Any:
         """What the reduction asks for, of the caller's library for "none"; the host waits for other ones."""
         if self.reduction == "none":

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import mass_by, shown_by, slope_by, written_by
+from fastce.cuda.elements import has_one_point, mass_by, shown_by, slope_at_target_by, slope_by, written_by
 from fastce.cuda.jobs import CLASS_INDICES, CROSS_ENTROPY, LN2, NO_MASS, SPARSE, Job
 from fastce.cuda.points import mass_at_by
 from fastce.cuda.primitives import (
@@ -29,7 +29,7 @@ from fastce.cuda.primitives import (
     top_of_chunk,
     wait_for_fetched,
 )
-from fastce.cuda.states import with_term
+from fastce.cuda.states import HALF_LANES, weighed_distance, with_term
 
 
 class Piece(NamedTuple):
@@ -158,11 +158,11 @@ def sums_by(job: Job):
             reals, first = reals_of(logits, held(room, piece.slot + k)), k * lanes - piece.before
             for lane in range(lanes):
                 y = y_of(reals[lane], first + lane, shape.classes, options)
-                sums = with_term(sums, y, reference, options)
+                sums = with_term(sums, y, reference, lanes == HALF_LANES, options)
                 if has_masses and 0 <= first + lane < shape.classes:
                     mass = mass_of(first + lane, of_row + first + lane, targets, logits, options)
                     if mass != 0.0:
-                        distance += mass * (reference - y)
+                        distance += weighed_distance(mass, reference, y, logits)
                         total += mass
             k += cuda.blockDim.x
         return sums[0], np.float64(sums[1]) + np.float64(sums[2]) * LN2, np.float64(distance), np.float64(total)
@@ -177,6 +177,7 @@ def chunk_by(job: Job, has_points: bool):
         shown_by(job), written_by(job), slope_by(job), mass_by(job), mass_at_by(job)
     )  # fmt: skip
     has_masses, is_gradient = job.dense != NO_MASS, job.of == CROSS_ENTROPY
+    is_alone, slope_at_target = has_points and has_one_point(job), slope_at_target_by(job)
 
     @device
     def chunk_from(logits, room, piece, k, row, points, shape, targets, options):
@@ -190,6 +191,8 @@ def chunk_by(job: Job, has_points: bool):
             if has_points:
                 value -= row.upstream * mass_at(first + lane, points, logits, targets, options)
             values[lane] = slope_of(y, value, options) if is_gradient else value
+            if is_alone and first + lane == points.first and options.z_loss == 0.0:
+                values[lane] = slope_at_target(y, row, points.mass, options)
         return chunk_of(logits, values)
 
     return chunk_from

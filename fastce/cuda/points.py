@@ -7,6 +7,7 @@ import numpy as np
 
 from fastce.cuda.jobs import CLASS_INDICES, NO_TARGETS, SPARSE, Job
 from fastce.cuda.primitives import device, load_real, to_real
+from fastce.cuda.states import weighed_distance
 
 
 class Points(NamedTuple):
@@ -93,22 +94,28 @@ def mass_at_by(job: Job):
 
 @functools.cache
 def distances_by(job: Job, element):
-    """(distance, mass) of the row's points that fall to this thread; ``element`` is how a class's y is found."""
+    """(distance, mass) of the row's points that fall to this thread; ``element`` is how a class's y is found.
+
+    Only points of classes ``begin`` to ``end`` count: those of the part of the row whose top is the reference. Against
+    the top of another part, distances would be of either sign and cancel.
+    """
     is_index = job.points == CLASS_INDICES
     is_sparse = job.points == SPARSE
 
     @device
-    def distances(source, first, step, points, reference, lane, lanes, targets, like, options):
+    def distances(source, first, step, points, begin, end, reference, lane, lanes, targets, like, options):
         distance, total = np.float64(0.0), np.float64(0.0)
-        if is_index and lane == 0 and points.mass != 0.0:
-            distance += points.mass * (reference - element(source, first + points.first * step, options))
+        if is_index and lane == 0 and points.mass != 0.0 and begin <= points.first < end:
+            y = element(source, first + points.first * step, options)
+            distance += weighed_distance(points.mass, reference, y, like)
             total += points.mass
         if is_sparse:
             for k in range(points.first + lane, points.end, lanes):
                 mass = _mass_of_sparse_point(k, like, targets, options)
-                if mass != 0.0:
-                    y = element(source, first + np.int64(targets.classes[k]) * step, options)
-                    distance += mass * (reference - y)
+                c = np.int64(targets.classes[k])
+                if mass != 0.0 and begin <= c < end:
+                    y = element(source, first + c * step, options)
+                    distance += weighed_distance(mass, reference, y, like)
                     total += mass
         return distance, total
 

@@ -17,7 +17,7 @@ from fastce.cuda.jobs import CLASS_INDICES, IS_BAD, KNOWN_STATES, NO_MASS, SPARS
 from fastce.cuda.parts import any_of_warp, merged_parts, post, take_part, wait_for_row
 from fastce.cuda.pieces import fetch_piece, nothing_of, piece_of_row, sums_by, top_by, write_by, write_zeros
 from fastce.cuda.points import distances_by, no_points, points_by
-from fastce.cuda.primitives import chunk_room, device, kernel, store_real
+from fastce.cuda.primitives import chunk_room, device, kernel, lanes_of, store_real
 from fastce.cuda.states import MOST_WARPS, WARP, largest_of_row, reference_of, sums_of_row
 
 THREADS = 128
@@ -31,20 +31,23 @@ def state_by(job: Job):
     is_index, all_have_masses = job.points == CLASS_INDICES, job.dense != NO_MASS or job.points == SPARSE
 
     @device
-    def state_of(logits, room, piece, points, has_points, tops, sums, shape, targets, options):
+    def state_of(logits, room, piece, points, has_points, part, tops, sums, shape, targets, options):
         lane, lanes = cuda.threadIdx.x, cuda.blockDim.x
         top = largest_of_row(top_of(logits, room, piece, shape, options), lanes, tops)
         reference = reference_of(top, options.zero)
         own, rest, distance, mass = sums_of(logits, room, piece, reference, shape, targets, options)
+        of_part = shape.part_chunks * lanes_of(logits)  # classes
+        begin = part * of_part - piece.before
+        end = begin + of_part
         if has_points:
             start = piece.i * shape.logits_step
-            more = distances_of(logits, start, 1, points, reference, lane, lanes, targets, logits, options)
+            more = distances_of(logits, start, 1, points, begin, end, reference, lane, lanes, targets, logits, options)
             distance += more[0]
             mass += more[1]
         rest, distance, mass = sums_of_row(
             own, rest, distance, mass, reference, all_have_masses, lanes, tops, sums, options
         )
-        if is_index and has_points and not all_have_masses:
+        if is_index and has_points and not all_have_masses and begin <= points.first < end:
             mass = np.float64(points.mass)  # which all know; the distance is lane 0's, as is the result
         return np.float64(top), rest, distance, mass
 
@@ -103,7 +106,7 @@ def rows_kernel(job: Job):
         fetch_piece(logits, room, piece, shape)
         state = (-math.inf, 0.0, 0.0, 0.0)
         if shape.stage != KNOWN_STATES:
-            state = state_of(logits, room, piece, points, counts and part == 0, tops, sums, shape, targets, options)
+            state = state_of(logits, room, piece, points, counts, part, tops, sums, shape, targets, options)
         if shape.stage == STATES_ONLY:
             if cuda.threadIdx.x == 0:
                 post(state, states, posted, i, part, shape.parts)

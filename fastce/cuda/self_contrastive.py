@@ -22,16 +22,22 @@ from fastce.ntxent import NtXentValueAndGrad
 from fastce.progress import Progress
 from fastce.similarity_tiles import of_temperature
 from fastce.supcon import Classes, SupConValueAndGrad, checked_labels
+from fastce.targets import mean_factor
 
 
 class _Partners:
-    """NT-Xent's positives: row i of one set of views and row i of the other."""
+    """NT-Xent's positives: row i of one set of views and row i of the other.
+
+    ``mates`` are the columns of those that are a row's only positive, -1 for other rows; ``counted`` is the number of
+    rows that have any.
+    """
 
     bytes_of_column = 0
 
     def __init__(self, views: Features, reduction: str) -> None:
-        partners = array_module().roll(array_module().arange(views.rows), views.rows // 2)
-        classes = on_device(partners, views.library)
+        self.counted = views.rows
+        self.mates = array_module().roll(array_module().arange(views.rows), views.rows // 2)
+        classes = on_device(self.mates, views.library)
         self.all = own_targets(views.library, views.dtype, (views.rows, views.rows), reduction, classes=classes)
 
     def of(self, rows: slice) -> DeviceTargets | None:
@@ -40,10 +46,13 @@ class _Partners:
 
 
 class _Labels:
-    """SupCon's positives: all other rows with the same label, each with the same share."""
+    """SupCon's positives: all other rows with the same label, each with the same share. See `_Partners`."""
 
-    def __init__(self, labels: DeviceArray, others: Any, features: Features, reduction: str) -> None:
-        library = features.library
+    def __init__(self, labels: DeviceArray, classes: Classes, features: Features, reduction: str) -> None:
+        library, others, mates = features.library, classes.others, np.full(features.rows, -1)
+        one, other = classes.couples()
+        mates[one] = other
+        self.mates, self.counted = array_module().asarray(mates), int((others > 0).sum())
         self.bytes_of_column = features.dtype.itemsize + 1
         self.labels = contiguous(labels)
         self.shares = array_module().asarray((1.0 / np.maximum(others, 1)).astype(features.dtype))[:, None]
@@ -87,6 +96,7 @@ class _Call:
     def __init__(self, features: Features, positives: _Partners | _Labels, scale: float, reduction: str) -> None:
         self.features, self.positives, self.scale = features, positives, scale
         shape = (features.rows, features.rows)
+        self.factor = scale * (mean_factor(positives.counted) if reduction == "mean" else 1.0)
         self.losses = PanelLosses(positives.all, options_of(features.dtype, scale), shape, reduction)
 
     def run(self, memory_budget: Any, progress: Any, name: str, wants_gradients: bool) -> tuple[Any, list[Any], float]:
@@ -102,6 +112,7 @@ class _Call:
             _on_diagonal(slopes, rows)[...] = -np.inf
             self.losses.take(rows, panel, wants_gradients, self.positives.of(rows))
             if total is not None:
+                self.losses.sharpen(rows, panel, self.positives.mates, self.factor)
                 panels.add_to_left(slopes, total[rows])
                 panels.add_to_right(rows, slopes, total)
 
@@ -156,9 +167,9 @@ def sup_con_value_and_grad(**given: Any) -> SupConValueAndGrad:
 def _sup_con(given: dict[str, Any], wants_gradients: bool) -> tuple[Any, list[Any], float]:
     arrays = feature_arrays([given["features"]], ["features"])
     labels = device_array(given["labels"], "labels", arrays[0].library)
-    others = Classes(checked_labels(host_numbers(labels), arrays[0].shape[0])).others
+    classes = Classes(checked_labels(host_numbers(labels), arrays[0].shape[0]))
     scale, reduction = inverse_temperature(given["temperature"]), reduction_of(given["reduction"])
     with working_in(arrays[0].library), quietly():
         features = Features(arrays, dtype_of_products(arrays, scale), given["normalize"])
-        call = _Call(features, _Labels(labels, others, features, reduction), scale, reduction)
+        call = _Call(features, _Labels(labels, classes, features, reduction), scale, reduction)
         return call.run(given["memory_budget"], given["progress"], "sup_con", wants_gradients)

@@ -94,7 +94,7 @@ class _Call:
             values[places] = -np.inf
             self._turn(panel, some, share, totals is not None, (losses, slopes))
             if totals is not None:
-                values[places] = points.slopes[chosen] * (share * self.scale)
+                values[places] = (points.slopes[chosen] * (share * self.scale)).astype(values.dtype)
                 panels.add_to_left(values, totals[0][some])
                 panels.add_to_right(some, values, totals[1])
 

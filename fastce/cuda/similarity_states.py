@@ -34,7 +34,7 @@ MERGE_THREADS = 128
 def joined(one, other, options):
     """The (top, rest) of two sets of elements together, in the dtype of the reals."""
     high, low = largest(one[0], other[0]), smallest(one[0], other[0])
-    term = exp_of(low - reference_of(high, options.zero), options)
+    term = exp_of(low, reference_of(high, options.zero), options)
     of_high, of_low = (one[1], other[1]) if one[0] >= other[0] else (other[1], one[1])
     return high, of_high + (of_low + options.one) * term
 
@@ -81,8 +81,8 @@ def of_four(a, b, c, d, options):
     other_high, other_low = largest(c, d), smallest(c, d)
     top, middle = largest(high, other_high), smallest(high, other_high)
     reference = reference_of(top, options.zero)
-    rest = exp_of(low - reference, options) + exp_of(other_low - reference, options)
-    return top, rest + exp_of(middle - reference, options)
+    rest = exp_of(low, reference, options) + exp_of(other_low, reference, options)
+    return top, rest + exp_of(middle, reference, options)
 
 
 @functools.cache

@@ -19,35 +19,75 @@ from numba import cuda
 from fastce.cuda.primitives import device, exp2, fma, from_lane, largest, smallest, to_real
 
 WARP = 32
+HALF_LANES = 8  # elements of half precision in a chunk
 LN2 = 0.6931471805599453
 MOST_WARPS = 32  # of a block
 FIELDS = 4  # of a state
 
 
 @device
-def power_of(distance, options):
-    """(2**t, c) with exp(s distance) = 2**t (1 + c ln(2)), for distances up to 0; 0 from ``options.furthest`` on.
+def apart(y, reference):
+    """(d, e) with d + e = y - reference to the last digit [1]: d alone is off by an ulp of the reference's size.
 
-    t + c is s distance / ln(2) to twice the digits of t; c is so tiny that 2**c is linear in it.
+    [1] D. E. Knuth, The Art of Computer Programming 2, 4.2.2, theorem B.
     """
-    distance = largest(distance, options.furthest)
-    t = distance * options.scale
-    return exp2(t), fma(distance, options.scale_low, fma(distance, options.scale, -t))
+    d = y - reference
+    back = d - y
+    return d, (y - (d - back)) - (reference + back)
 
 
 @device
-def exp_of(distance, options):
-    """exp(s distance) for distances up to 0."""
-    power, c = power_of(distance, options)
+def power_of(d, options):
+    """(2**t, c) with exp(s d) = 2**t (1 + c ln(2)), for finite d.
+
+    t + c is s d / ln(2) to twice the digits of t; c is so tiny that 2**c is linear in it.
+    """
+    t = d * options.scale
+    return exp2(t), fma(d, options.scale_low, fma(d, options.scale, -t))
+
+
+@device
+def power_of_both(d, e, options):
+    """The same of s (d + e), with an e far below d."""
+    power, c = power_of(d, options)
+    return power, fma(e, options.scale, c)
+
+
+@device
+def not_too_far(y, reference, options):
+    """y, or from where on its exp is 0 anyway: a finite number."""
+    return largest(y, reference + options.furthest)
+
+
+@device
+def exp_of(y, reference, options):
+    """exp(s (y - reference)) for y up to the reference; exactly 0 from a distance of ``options.furthest`` on."""
+    d, e = apart(not_too_far(y, reference, options), reference)
+    power, c = power_of_both(d, e, options)
     return fma(power * c, options.ln2, power)
 
 
 @device
-def with_term(sums, y, reference, options):
-    """(top, sum of 2**t, sum of 2**t c) with one more element, or with the top if that is less; see `power_of`."""
+def with_term(sums, y, reference, is_half, options):
+    """(top, sum of 2**t, sum of 2**t c) with one more element, or with the top if that is less; see `power_of`.
+
+    Elements of half precision have so few digits that their difference needs no more than those of float32.
+    """
     top, powers, corrections = sums
-    power, c = power_of(smallest(top, y) - reference, options)
+    lower = not_too_far(smallest(top, y), reference, options)
+    if is_half:
+        power, c = power_of(lower - reference, options)
+    else:
+        d, e = apart(lower, reference)
+        power, c = power_of_both(d, e, options)
     return largest(top, y), powers + power, fma(power, c, corrections)
+
+
+@device
+def weighed_distance(mass, reference, y, like):
+    """mass * (reference - y), though the difference alone may be too large a number."""
+    half = to_real(like, 0.5)
+    return (mass + mass) * (half * reference - half * y)
 
 
 @device
@@ -66,7 +106,7 @@ def reference_of(top, zero):
 def pushed(top, rest, y, options):
     """(top, rest) of a thread that has met one more element."""
     low, high = smallest(top, y), largest(top, y)
-    term = exp_of(low - reference_of(high, options.zero), options)
+    term = exp_of(low, reference_of(high, options.zero), options)
     return high, (rest + options.one) * term if y > top else rest + term
 
 
@@ -81,7 +121,10 @@ def merged(one, other, like, options):
     """The states (top, rest, distance, mass) of two parts together; in float64."""
     high, low = largest(one[0], other[0]), smallest(one[0], other[0])
     reference = reference_of(high, 0.0)
-    term = np.float64(exp_of(to_real(like, low - reference), options))
+    difference = largest(low - reference, np.float64(options.furthest))
+    d = to_real(like, difference)
+    power, c = power_of_both(d, to_real(like, difference - np.float64(d)), options)
+    term = np.float64(fma(power * c, options.ln2, power))
     of_high, of_low = (one[1], other[1]) if one[0] >= other[0] else (other[1], one[1])
     distance = moved(one[2], one[3], reference - reference_of(one[0], 0.0))
     distance += moved(other[2], other[3], reference - reference_of(other[0], 0.0))
@@ -126,7 +169,7 @@ def sums_of_row(top, rest, distance, mass, reference, has_masses, lanes, tops, s
     step = 1
     while step < min(lanes, WARP):
         other = from_lane(top, step)
-        term = np.float64(exp_of(smallest(top, other) - reference, options))
+        term = np.float64(exp_of(smallest(top, other), reference, options))
         top = largest(top, other)
         rest += from_lane(rest, step) + term
         if has_masses:
@@ -142,7 +185,7 @@ def sums_of_row(top, rest, distance, mass, reference, has_masses, lanes, tops, s
         if cuda.threadIdx.x < WARP:
             warp = 1
             while warp < lanes // WARP:
-                rest += sums[0, warp] + np.float64(exp_of(smallest(top, tops[1, warp]) - reference, options))
+                rest += sums[0, warp] + np.float64(exp_of(smallest(top, tops[1, warp]), reference, options))
                 top = largest(top, tops[1, warp])
                 if has_masses:
                     distance += sums[1, warp]

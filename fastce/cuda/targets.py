@@ -1,11 +1,12 @@
 """The targets and weights of a call, made ready for kernels and checked on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numba import cuda
 
-from fastce.arguments import class_index_error
+from fastce.arguments import class_index_error, number
 from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse, zeros
 from fastce.cuda.checks import THREADS, check_class_indices, check_sparse, check_weights, finish_checks
 from fastce.cuda.jobs import (
@@ -29,6 +30,7 @@ from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, launch, row
 from fastce.cuda.libraries import Library
 from fastce.cuda.run import numbers_of, sums_of_blocks
 from fastce.cuda.sums import PER_BLOCK
+from fastce.dispatch import is_on_device
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
@@ -80,10 +82,10 @@ def described_targets(
     """The targets of logits, whose shapes are checked here; their values `check` looks at."""
     reader = _Reader(logits)
     lead, classes = logits.shape[:axis] + logits.shape[axis + 1 :], logits.shape[axis]
-    per_class = None if weight is None else reader.keep(_weights(reader, weight, "weight", (classes,), real))
+    per_class = None if weight is None else reader.keep(_class_weights(reader, weight, classes, real))
     per_row = None
     if sample_weight is not None:
-        per_row = reader.keep(_weights(reader, sample_weight, "sample_weight", lead, "float64"))
+        per_row = reader.keep(_row_weights(reader, sample_weight, lead))
     dense = NO_MASS if spread == 0.0 else SPREAD if per_class is None else CLASS_WEIGHTS
     nothing = no_targets(logits.library, real)
     indices, first_points, masses, probabilities = nothing[:4]
@@ -123,10 +125,23 @@ def described_targets(
     return DeviceTargets(points, dense, arrays, mass_rows, report, reader.kept)
 
 
-def _weights(reader: _Reader, value: Any, name: str, shape: tuple[int, ...], dtype_name: str) -> DeviceArray:
-    array = reader.read(value, name)
-    if array.shape != shape:
-        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+def _row_weights(reader: _Reader, value: Any, lead: tuple[int, ...]) -> DeviceArray:
+    """One weight per row; a number stands for the same in all."""
+    is_number = not is_on_device(value)
+    array = reader.read(
+        cuda.to_device(np.full(1, number(value, "sample_weight"))) if is_number else value, "sample_weight"
+    )
+    if is_number or array.ndim == 0:
+        array = reader.keep(replace(array, shape=lead, strides=(0,) * len(lead)))
+    if array.shape != lead:
+        raise ValueError(f"sample_weight has shape {array.shape}, expected {lead}")
+    return contiguous(array, "float64")
+
+
+def _class_weights(reader: _Reader, value: Any, classes: int, dtype_name: str) -> DeviceArray:
+    array = reader.read(value, "weight")
+    if array.shape != (classes,):
+        raise ValueError(f"weight has shape {array.shape}, expected {(classes,)}")
     return contiguous(array, dtype_name)
 
 

@@ -29,7 +29,7 @@ THREADS = 256
 @device
 def softplus_and_sigmoid(z, like, options):
     """With e = exp(-|z|): max(z, 0) + log1p(e), in which nothing cancels, and 1 / (1 + e) or e / (1 + e)."""
-    e = exp_of(-abs(z), options)
+    e = exp_of(-abs(z), options.zero, options)
     sigmoid = (e if z < options.zero else options.one) / (options.one + e)
     return largest(z, options.zero) + to_real(like, math.log1p(e)), sigmoid
 

@@ -1,5 +1,5 @@
-"""Tests of kernels: NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda, and without the variable those marked ptx, which
-run compiled kernels with the interpreter of tests/ptx. Those marked gpu need a device instead.
+"""Tests of kernels: NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda. Those marked ptx run compiled kernels with the
+interpreter of tests/ptx, without the variable; those marked gpu need a device instead.
 """
 
 import os

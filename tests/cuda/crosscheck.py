@@ -38,7 +38,11 @@ def call(device, logits, targets, *, out=None, function="cross_entropy_value_and
     }
     if out is not None:
         there["out"] = logits_there if out is logits else device.to_device(out)
-    result = getattr(fastce, function)(logits_there, device.targets(targets), **there)
+    try:
+        result = getattr(fastce, function)(logits_there, device.targets(targets), **there)
+    finally:
+        if out is not None and device.has_own_memory:
+            out[...] = device.to_host(there["out"])
     value = result[0] if isinstance(result, tuple) else result
     if options.get("reduction", "mean") == "none":
         assert device.is_theirs(value)

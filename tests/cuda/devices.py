@@ -1,21 +1,37 @@
 """Where the cross-check of kernels runs: arrays there and back, by Numba's simulator or a library on a GPU."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
 
 class Csr:
-    """A sparse matrix of device arrays, as CuPy's."""
+    """A sparse matrix of device arrays, as CuPy's; a SciPy matrix does the rest."""
 
-    def __init__(self, data, indices, indptr, shape):
-        self.data, self.indices, self.indptr, self.shape = data, indices, indptr, shape
+    def __init__(self, device, matrix):
+        self.device, self.matrix, self.shape = device, matrix, matrix.shape
+        self.data, self.indices, self.indptr = map(device.to_device, (matrix.data, matrix.indices, matrix.indptr))
 
     def tocsr(self):
         return self
 
+    def copy(self):
+        return Csr(self.device, self.matrix.copy())
+
+    @property
+    def has_canonical_format(self):
+        return self.matrix.has_canonical_format
+
+    def sum_duplicates(self):
+        self.matrix.sum_duplicates()
+        self.__init__(self.device, self.matrix)
+
 
 class Device:
     """Puts NumPy arrays, strides and misalignment included, on a device."""
+
+    has_own_memory = True  # and does not share the NumPy array's
 
     def to_device(self, array):
         raise NotImplementedError
@@ -25,8 +41,7 @@ class Device:
 
     def csr(self, matrix):
         """A SciPy sparse array in CSR format."""
-        parts = (self.to_device(part) for part in (matrix.data, matrix.indices, matrix.indptr))
-        return Csr(*parts, matrix.shape)
+        return Csr(self, matrix)
 
     def targets(self, targets):
         return self.csr(targets) if hasattr(targets, "tocsr") else self.to_device(targets)
@@ -38,6 +53,8 @@ class Device:
 
 class Simulator(Device):
     """Numba's simulator, whose device arrays are NumPy arrays under another name."""
+
+    has_own_memory = False
 
     def __init__(self):
         from numba import cuda
@@ -52,11 +69,11 @@ class Simulator(Device):
 
 
 def memory_of(array):
-    """The elements from the first to the last in memory, after as many more as it is misaligned by; and where it starts."""
+    """The elements from the first to the last in memory, after as many as it is misaligned by; and its place."""
     steps = [(stride, n) for stride, n in zip(array.strides, array.shape, strict=True) if n > 1]
     below = -sum(min(0, stride * (n - 1)) for stride, n in steps)
     length = (below + sum(max(0, stride * (n - 1)) for stride, n in steps)) // array.itemsize + 1
-    first = array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
+    first = array[(..., *(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides))]
     flat = np.lib.stride_tricks.as_strided(first, (length,), (array.itemsize,))
     before = (array.__array_interface__["data"][0] - below) % 16 // array.itemsize
     return np.concatenate([np.zeros(before, array.dtype), flat]), before + below // array.itemsize
@@ -93,6 +110,8 @@ class OfCupy(Device):
         if array.size == 0:
             return cupy.asarray(array)
         memory, start = memory_of(array)
+        if array.dtype.kind == "V" and not hasattr(cupy, "bfloat16"):
+            pytest.skip("this CuPy has no bfloat16")
         at = cupy.asarray(memory).data + start * array.itemsize
         return cupy.ndarray(array.shape, array.dtype, at, array.strides)
 
@@ -136,6 +155,12 @@ class OfTorch(Device):
         torch = pytest.importorskip("torch")
         parts = (self.to_device(part) for part in (matrix.indptr, matrix.indices, matrix.data))
         return torch.sparse_csr_tensor(*parts, size=matrix.shape)
+
+
+def first_library():
+    """The installed library whose arrays can have the most strides."""
+    name = next((name for name in ("cupy", "torch") if find_spec(name)), "numba")
+    return LIBRARIES[name]()
 
 
 LIBRARIES = {"numba": OfNumba, "cupy": OfCupy, "torch": OfTorch}

@@ -53,9 +53,10 @@ class Array:
 
 @dataclass
 class Launched:
-    """One launch of a kernel: the Python function, the grid, and what it did."""
+    """One launch of a kernel: the Python function, its launch bounds, its PTX, the grid, and what it did."""
 
     kernel: Callable
+    bounds: tuple | None
     grid: Any
     block: Any
     text: str
@@ -90,17 +91,16 @@ class Device:
     def __enter__(self) -> "Device":
         from numba import cuda
 
+        def launching(kernel: Any, how: tuple) -> Callable:
+            return lambda *args: self.run(kernel, how, args)
+
         self.patches = contextlib.ExitStack()
         for owner, name, stand_in in (
             (cuda, "device_array", self.new),
             (cuda, "gpus", [contextlib.nullcontext()]),
             (cuda, "get_current_device", lambda: self),
             (cuda.cudadrv.driver, "device_memset", self.fill),
-            (
-                cuda.dispatcher.CUDADispatcher,
-                "__getitem__",
-                lambda kernel, how: lambda *args: self.run(kernel, how, args),
-            ),
+            (cuda.dispatcher.CUDADispatcher, "__getitem__", launching),
         ):
             self.patches.enter_context(mock.patch.object(owner, name, stand_in))
         return self
@@ -118,7 +118,9 @@ class Device:
             if not memory.holds(array):
                 memory.put(array, extent(array)[0] % 256 // array.itemsize)
         report = launch(text, None, grid, block, in_numpy(args), memory=memory, **self.options)
-        self.launches.append(Launched(kernel.py_func, grid, block, text, report))
+        self.launches.append(
+            Launched(kernel.py_func, kernel.targetoptions.get("launch_bounds"), grid, block, text, report)
+        )
 
 
 def aligned(shape: Any, dtype: Any = np.float64, offset: int = 0) -> Any:
