@@ -78,11 +78,16 @@ def device_positives(targets: Any, shape: tuple[int, int], library: Library) -> 
     first, numbers = sender.send(points.first_points), sender.send(np.arange(points.rows.size))
     of_rows = Owners(first, numbers, sender.send(points.row_mass))
     of_columns = Owners(sender.send(first_of_columns), sender.send(by_column), sender.send(points.column_mass))
-    present = tuple(int((np.diff(starts) > 0).sum()) for starts in (points.first_points, first_of_columns))
+    present = _present(points.first_points), _present(first_of_columns)
     return DevicePositives(
         points.rows.size, False, first, sender.send(points.rows), sender.send(points.columns), of_rows, of_columns,
         present, sender.kept, points.first_points,
     )  # fmt: skip
+
+
+def _present(first: Array) -> int:
+    """How many rows (or columns) have points."""
+    return int((np.diff(first) > 0).sum())
 
 
 def _on_host(targets: Any, shape: tuple[int, int], library: Library) -> Any:

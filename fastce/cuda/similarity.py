@@ -92,8 +92,8 @@ class Similarity:
         return self.kept[name].flat()[:size]
 
     def _states(self, name: Any, size: int, dtype_name: str = "float64") -> States:
-        rooms = [self._room((name, field), size, dtype_name) for field in ("tops", "rests")]
-        return States(*rooms, self._room((name, "totals"), size if self.is_smoothed else 0))
+        tops, rests = (self._room((name, field), size, dtype_name) for field in ("tops", "rests"))
+        return States(tops, rests, self._room((name, "totals"), size if self.is_smoothed else 0))
 
     def _factors(self, side: int, count: int) -> Factors:
         sizes = {"references": count, "shares": count, "spreads": count if self.is_smoothed else 0}
@@ -197,7 +197,8 @@ def matrix_of(array: DeviceArray, other: DeviceArray, first_row: int) -> Matrix:
     while height > ROWS_OF_BLOCK and across * -(-rows // height) < ENOUGH_BLOCKS:
         height //= 2
     is_aligned = _has_chunks(array) and _has_chunks(other)
-    return Matrix(rows, columns, array.origin, *array.strides, is_aligned, across, height, first_row)
+    row_step, column_step = array.strides
+    return Matrix(rows, columns, array.origin, row_step, column_step, is_aligned, across, height, first_row)
 
 
 def _has_chunks(array: DeviceArray) -> bool:
