@@ -149,14 +149,8 @@ def ptxas():
     return None
 
 
-def with_known_spills(case):
-    spills = case[2] == "float64" and case[0] != "rows"
-    mark = pytest.mark.xfail(reason="rows of float64 do not all fit the registers of a thread", strict=False)
-    return pytest.param(*case, marks=mark if spills else ())
-
-
 @pytest.mark.skipif(ptxas() is None, reason="needs ptxas, of the package nvidia-cuda-nvcc")
-@pytest.mark.parametrize(("kernel", "job", "name", "cc"), [with_known_spills(case) for case in CASES])
+@pytest.mark.parametrize(("kernel", "job", "name", "cc"), CASES)
 def test_no_spills(tmp_path, kernel, job, name, cc):
     found = launched(kernel, job, name, cc)
     source = tmp_path / "kernel.ptx"

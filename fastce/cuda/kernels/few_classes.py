@@ -142,7 +142,7 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
     real, step = np.float64 if job.is_float64 else np.float32, classes | 1
     places = rows_of_block * step + 16
 
-    @kernel(rows_of_block, 6)
+    @kernel(rows_of_block, 2 if job.is_float64 else 6)
     def few_classes(logits, out, rows, phase, targets, options, upstream, report, results, adds_up):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
@@ -163,7 +163,7 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
             above = upstream_of_row(i, upstream, report) if writes else 1.0
             result, row = ending(state, weight, above, logits, options)
             if writes:
-                y = shown(get_real(room, logits, first + points.first), options)
+                y = shown(get_real(room, logits, first + points.first), options) if is_alone else options.zero
                 for c in range(classes):
                     value = value_of(ys[c], c, i * classes + c, row, points, targets, logits, options)
                     put_real(room, logits, first + c, value)

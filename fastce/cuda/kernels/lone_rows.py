@@ -84,7 +84,7 @@ def lone_rows_kernel(job: Job):
     state_of, points_of, ending = state_by(job, element), points_by(job), ending_by(job)
     writes, slope_at_target, is_alone = job.writes, slope_at_target_by(job), has_one_point(job)
 
-    @kernel(THREADS, 3)
+    @kernel(THREADS, 2 if job.is_float64 else 3)
     def lone_rows(
         logits, out, rows, classes, inner, cube, out_cube, mass_cube, targets, options, upstream, report, results
     ):
