@@ -45,12 +45,12 @@ class Config:
     def apply(self) -> None:
         """Change fastce; before fastce.cuda is imported for anything else."""
         if self.room_chunks is not None:
-            _set("chunk_intrinsics", ROOM_CHUNKS=self.room_chunks)
+            _set("kernels.chunk_intrinsics", ROOM_CHUNKS=self.room_chunks)
         if self.threads is not None:
-            _set("rows", THREADS=self.threads)
+            _set("kernels.rows", THREADS=self.threads)
         if self.blocks is not None:
-            kernel, blocks = import_module("fastce.cuda.rows").kernel, self.blocks
-            _set("rows", kernel=lambda threads, _: kernel(threads, blocks))
+            kernel, blocks = import_module("fastce.cuda.kernels.rows").kernel, self.blocks
+            _set("kernels.rows", kernel=lambda threads, _: kernel(threads, blocks))
         if self.chunks_of_thread is not None:
             most = import_module("fastce.cuda.run").CHUNKS_OF_THREAD
             if self.chunks_of_thread > most:
@@ -59,9 +59,9 @@ class Config:
         if self.fewest_lanes is not None:
             _set("run", FEWEST_LANES=self.fewest_lanes)
         if self.waits is not None:
-            jobs, waits = import_module("fastce.cuda.jobs"), self.waits
+            jobs, waits = import_module("fastce.cuda.kernels.jobs"), self.waits
 
-            def stages(job, parts):
+            def stages(job, parts, library):
                 is_whole = parts == 1 or not job.writes or waits
                 return [jobs.WHOLE] if is_whole else [jobs.STATES_ONLY, jobs.KNOWN_STATES]
 

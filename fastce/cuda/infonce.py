@@ -6,7 +6,7 @@ from typing import Any
 from fastce.arguments import inverse_temperature, reduction_of
 from fastce.cuda.arrays import DeviceArray, empty
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays, float_features
-from fastce.cuda.jobs import options_of
+from fastce.cuda.kernels.jobs import options_of
 from fastce.cuda.layout import contiguous
 from fastce.cuda.matrices import array_module, finish, on_device, reshaped, rows_between, seen, working_in
 from fastce.cuda.panel_losses import PanelLosses, own_targets
@@ -15,7 +15,6 @@ from fastce.features import quietly
 from fastce.infonce import QUERIES_AT_A_TIME, InfoNceValueAndGrad
 from fastce.products import checked_memory_budget
 from fastce.progress import Progress
-from fastce.targets import mean_factor
 
 
 def info_nce(**given: Any) -> Any:
@@ -79,12 +78,11 @@ class _Call:
             self.panels = _PanelsOfOwnKeys(query, self.negative, shape[1], budget)
         columns = self.panels.columns
         xp = array_module()
-        self.classes = xp.arange(query.rows) if self.negative is None else xp.full(query.rows, columns - 1)
-        classes = on_device(self.classes, library)
+        of_rows = xp.arange(query.rows) if self.negative is None else xp.full(query.rows, columns - 1)
+        classes = on_device(of_rows, library)
         matrix = (query.rows, columns)
         targets = own_targets(library, dtype, matrix, reduction, classes=classes)
         self.losses = PanelLosses(targets, options_of(dtype, scale), matrix, reduction)
-        self.factor = scale * (mean_factor(query.rows) if reduction == "mean" else 1.0)
         self.progress = Progress(progress, len(self.panels.row_cuts), "info_nce", "panel")
 
     def take(self, rows: slice, panel: DeviceArray, gradients: "_Gradients | None") -> None:
@@ -94,7 +92,6 @@ class _Call:
             seen(panel)[:, -1] = (positive * self.query.panel(rows)).sum(axis=1)
         self.losses.take(rows, panel, gradients is not None)
         if gradients is not None:
-            self.losses.sharpen(rows, panel, self.classes, self.factor)
             gradients.add(rows, seen(panel))
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastce.cuda.arrays import DeviceArray, empty
-from fastce.cuda.checks import AXES, THREADS, copy_kernel
-from fastce.cuda.jobs import Cube
+from fastce.cuda.kernels.checks import AXES, THREADS, copy_kernel
+from fastce.cuda.kernels.jobs import Cube
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 MOST_BLOCKS = 1 << 12  # of kernels whose threads go round

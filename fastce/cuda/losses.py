@@ -6,7 +6,7 @@ import numpy as np
 
 from fastce.arguments import choice, class_axis, fraction, integer, not_negative, number, positive, reduction_of
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
-from fastce.cuda.jobs import CROSS_ENTROPY, Job, options_of
+from fastce.cuda.kernels.jobs import CROSS_ENTROPY, Job, options_of
 from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of, size_of
 from fastce.cuda.run import Call, run
 from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict

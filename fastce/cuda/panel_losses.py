@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.jobs import (
+from fastce.cuda.kernels.jobs import (
     CLASS_INDICES,
     CROSS_ENTROPY,
     NO_MASS,

@@ -6,8 +6,8 @@ from typing import Any
 from numba import config, cuda
 
 from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.few_classes import MOST_CLASSES, few_classes_kernel
-from fastce.cuda.jobs import (
+from fastce.cuda.kernels.few_classes import MOST_CLASSES, few_classes_kernel
+from fastce.cuda.kernels.jobs import (
     KNOWN_STATES,
     STATES_ONLY,
     TOTAL_LOSS,
@@ -18,15 +18,15 @@ from fastce.cuda.jobs import (
     Shape,
     Targets,
 )
+from fastce.cuda.kernels.lone_rows import THREADS as LONE_THREADS
+from fastce.cuda.kernels.lone_rows import lone_rows_kernel
+from fastce.cuda.kernels.primitives import ROOM_CHUNKS
+from fastce.cuda.kernels.rows import THREADS, rows_kernel
+from fastce.cuda.kernels.states import FIELDS, WARP
+from fastce.cuda.kernels.sums import PER_BLOCK, sum_up
+from fastce.cuda.kernels.sums import THREADS as SUM_THREADS
 from fastce.cuda.layout import Rows, lanes_of, launch
 from fastce.cuda.libraries import Library
-from fastce.cuda.lone_rows import THREADS as LONE_THREADS
-from fastce.cuda.lone_rows import lone_rows_kernel
-from fastce.cuda.primitives import ROOM_CHUNKS
-from fastce.cuda.rows import THREADS, rows_kernel
-from fastce.cuda.states import FIELDS, WARP
-from fastce.cuda.sums import PER_BLOCK, sum_up
-from fastce.cuda.sums import THREADS as SUM_THREADS
 
 CHUNKS_OF_THREAD = ROOM_CHUNKS // THREADS
 FEWEST_LANES = 4

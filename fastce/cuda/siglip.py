@@ -11,13 +11,13 @@ import numpy as np
 from fastce.arguments import finite, positive, reduction_of
 from fastce.cuda.arrays import DeviceArray, zeros
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays, products_of_pairs
-from fastce.cuda.jobs import options_of
+from fastce.cuda.kernels.jobs import options_of
+from fastce.cuda.kernels.states import WARP
+from fastce.cuda.kernels.tiles import THREADS, add_points, sigmoid_rows
 from fastce.cuda.layout import lanes_of, launch
 from fastce.cuda.matrices import array_module, on_device, rows_between, seen, seen_flat, working_in
 from fastce.cuda.panels import Panels
 from fastce.cuda.positives import DevicePositives, device_positives
-from fastce.cuda.states import WARP
-from fastce.cuda.tiles import THREADS, add_points, sigmoid_rows
 from fastce.features import checked_shape, quietly
 from fastce.progress import Progress
 from fastce.siglip import SiglipValueAndGrad

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.clip_kernels import (
+from fastce.cuda.kernels.clip import (
     LANES,
     SIDE_THREADS,
     Factors,
@@ -20,14 +20,14 @@ from fastce.cuda.clip_kernels import (
     gradient_kernel,
     side_kernel,
 )
-from fastce.cuda.jobs import options_of
+from fastce.cuda.kernels.jobs import options_of
+from fastce.cuda.kernels.similarity_states import MERGE_THREADS, merge, states_kernel
+from fastce.cuda.kernels.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
+from fastce.cuda.kernels.states import WARP
 from fastce.cuda.layout import lanes_of, launch
 from fastce.cuda.libraries import Library
 from fastce.cuda.positives import DevicePositives
 from fastce.cuda.run import add_up, numbers_of
-from fastce.cuda.similarity_states import MERGE_THREADS, merge, states_kernel
-from fastce.cuda.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
-from fastce.cuda.states import WARP
 
 ENOUGH_BLOCKS = 2048  # to keep all multiprocessors busy
 HIGHEST = 1024  # rows of a tile

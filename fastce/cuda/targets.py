@@ -8,8 +8,8 @@ from numba import cuda
 
 from fastce.arguments import class_index_error, number
 from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse, zeros
-from fastce.cuda.checks import THREADS, check_class_indices, check_sparse, check_weights, finish_checks
-from fastce.cuda.jobs import (
+from fastce.cuda.kernels.checks import THREADS, check_class_indices, check_sparse, check_weights, finish_checks
+from fastce.cuda.kernels.jobs import (
     BAD_CLASS_WEIGHT,
     BAD_ROW_WEIGHT,
     BAD_STRUCTURE,
@@ -26,10 +26,10 @@ from fastce.cuda.jobs import (
     TOTAL_WEIGHT,
     Targets,
 )
+from fastce.cuda.kernels.sums import PER_BLOCK
 from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, launch, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.run import numbers_of, sums_of_blocks
-from fastce.cuda.sums import PER_BLOCK
 from fastce.dispatch import is_on_device
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

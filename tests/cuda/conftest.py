@@ -43,7 +43,7 @@ def turns():
         from numba.cuda.simulator import kernel
         from turns import Turns, meet_warp
 
-        from fastce.cuda import simulated
+        from fastce.cuda.kernels import simulated
 
         kernel.BlockManager, simulated.meet_warp = Turns, meet_warp
 
@@ -60,7 +60,8 @@ def device():
 def small_blocks(monkeypatch):
     """Blocks of 64 threads, which hold 128 chunks: rows of a few hundred classes take all of a block, or several."""
     threads, chunks = 64, 128
-    modules = [import_module(f"fastce.cuda.{name}") for name in ("checks", "layout", "rows", "run", "sums", "targets")]
+    names = ("kernels.checks", "kernels.rows", "kernels.sums", "layout", "run", "targets")
+    modules = [import_module(f"fastce.cuda.{name}") for name in names]
     for module in modules:
         for name in ("THREADS", "SUM_THREADS", "LONE_THREADS"):
             if hasattr(module, name):

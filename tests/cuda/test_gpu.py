@@ -14,8 +14,8 @@ from devices import LIBRARIES, OfTorch, first_library
 
 pytest.importorskip("numba_cuda")
 
+import test_logsumexp_and_softmax
 import test_losses
-import test_special
 from crosscheck import call, check, check_special, filled, pairwise, targets_of
 
 import fastce
@@ -28,7 +28,7 @@ ON_HOST_ONLY = {  # these need arrays that no library on a GPU makes, or two vie
     "test_arrays_of_the_wrong_kind_are_type_errors",
     "test_a_sparse_matrix_whose_row_pointers_are_broken_harms_no_memory",
 }
-for module in (test_losses, test_special):
+for module in (test_logsumexp_and_softmax, test_losses):
     for name, function in vars(module).items():
         if name.startswith("test_") and name not in ON_HOST_ONLY:
             globals()[f"{name}_{module.__name__}"] = function
@@ -90,12 +90,12 @@ def test_half_precision_of_pytorch(rng, dtype, classes, kind):
     logits = (3 * rng.normal(size=(5, classes))).astype(dtype_of(dtype))
     targets = targets_of(kind, rng, logits.shape, 1, logits.dtype)
     check(OfTorch(), logits, targets, out="in place", label_smoothing=0.1)
-    for name in test_special.NAMES:
+    for name in test_logsumexp_and_softmax.NAMES:
         check_special(OfTorch(), name, logits, 1)
 
 
 @every_library
-@pytest.mark.parametrize("name", test_special.NAMES)
+@pytest.mark.parametrize("name", test_logsumexp_and_softmax.NAMES)
 @pytest.mark.parametrize("classes", [5, 1000, 100_000, 1_000_000])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_large_rows_of_the_special_functions(rng, library, name, classes, axis):

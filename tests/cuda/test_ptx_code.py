@@ -119,7 +119,8 @@ def test_code(kernel, job, name, cc):
         matrix = logits_of(kernel, name, 5)[0].nbytes
         loads = found.report.executed("cp.async.cg") + found.report.executed("ld.global.v4")
         assert 16 * loads == matrix
-        assert 16 * found.report.executed("st.global.v4") == (matrix if writes else 0)
+        again = 16 * ROWS if kernel == "rows" and job.startswith("gradient") else 0  # chunks with a target, once more
+        assert matrix * writes <= 16 * found.report.executed("st.global.v4") <= (matrix + again) * writes
 
 
 def needs_float64(kernel, job, name, cc):

@@ -45,7 +45,7 @@ class _Thread(kernel.BlockThread):
 
 
 def meet_warp():
-    """For `fastce.cuda.simulated`."""
+    """For `fastce.cuda.kernels.simulated`."""
     thread = threading.current_thread()
     thread.meet(thread.thread_id // WARP)
 

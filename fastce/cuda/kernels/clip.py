@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.primitives import (
+from fastce.cuda.kernels.primitives import (
     device,
     from_lane,
     kernel,
@@ -28,7 +28,7 @@ from fastce.cuda.primitives import (
     store_real,
     to_real,
 )
-from fastce.cuda.similarity_tiles import (
+from fastce.cuda.kernels.similarity_tiles import (
     ROWS_OF_BLOCK,
     THREADS,
     four_chunks,
@@ -36,8 +36,8 @@ from fastce.cuda.similarity_tiles import (
     place_of,
     store,
 )
-from fastce.cuda.states import MOST_WARPS, rough_exp_of
-from fastce.cuda.sums import sum_of_block
+from fastce.cuda.kernels.states import MOST_WARPS, rough_exp_of
+from fastce.cuda.kernels.sums import sum_of_block
 
 SIDE_THREADS = 128
 LANES = 8  # that share the points of a row

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.primitives import (
+from fastce.cuda.kernels.primitives import (
     chunk_of,
     device,
     fma,
@@ -20,8 +20,8 @@ from fastce.cuda.primitives import (
     store_part,
     to_real,
 )
-from fastce.cuda.states import MOST_WARPS, exp_of
-from fastce.cuda.sums import sum_of_block
+from fastce.cuda.kernels.states import MOST_WARPS, exp_of
+from fastce.cuda.kernels.sums import sum_of_block
 
 THREADS = 256
 

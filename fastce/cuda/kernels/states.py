@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.primitives import device, exp2, fma, from_lane, largest, smallest, to_real
+from fastce.cuda.kernels.primitives import device, exp2, fma, from_lane, largest, smallest, to_real
 
 WARP = 32
 HALF_LANES = 8  # elements of half precision in a chunk

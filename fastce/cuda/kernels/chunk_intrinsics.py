@@ -1,10 +1,10 @@
-"""Chunks, and the shared memory that holds them, as compiled code: see `fastce.cuda.primitives`."""
+"""Chunks, and the shared memory that holds them, as compiled code: see `fastce.cuda.kernels.primitives`."""
 
 from llvmlite import ir
 from numba.cuda import cgutils, types
 from numba.cuda.extending import intrinsic
 
-from fastce.cuda.emit import (
+from fastce.cuda.kernels.emit import (
     CHUNK,
     CHUNK_BYTES,
     DOUBLE,

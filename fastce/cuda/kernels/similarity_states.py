@@ -1,4 +1,4 @@
-"""The states of the rows and the columns of a similarity matrix, from one read of it: see `fastce.cuda.states`.
+"""The states of the rows and the columns of a similarity matrix, from one read of it: see `fastce.cuda.kernels.states`.
 
 A thread meets the elements of its columns one after another; those of a row that a warp has met are put together at
 once. So every tile has a state of each of its rows and of each of its columns; other kernels merge those of all tiles,
@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.primitives import (
+from fastce.cuda.kernels.primitives import (
     device,
     from_lane,
     kernel,
@@ -22,8 +22,8 @@ from fastce.cuda.primitives import (
     reals_of,
     smallest,
 )
-from fastce.cuda.similarity_tiles import MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
-from fastce.cuda.states import WARP, exp_of, pushed, reference_of, with_block
+from fastce.cuda.kernels.similarity_tiles import MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
+from fastce.cuda.kernels.states import WARP, exp_of, pushed, reference_of, with_block
 
 WARPS = THREADS // WARP
 MOST_LANES = MOST_WIDTH // WARP

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import has_one_point, mass_by, shown_by, slope_at_target_by, slope_by, written_by
-from fastce.cuda.jobs import CLASS_INDICES, CROSS_ENTROPY, LN2, NO_MASS, SPARSE, Job
-from fastce.cuda.points import mass_at_by
-from fastce.cuda.primitives import (
+from fastce.cuda.kernels.elements import has_one_point, mass_by, shown_by, slope_at_target_by, slope_by, written_by
+from fastce.cuda.kernels.jobs import CLASS_INDICES, CROSS_ENTROPY, LN2, NO_MASS, SPARSE, Job
+from fastce.cuda.kernels.points import mass_at_by
+from fastce.cuda.kernels.primitives import (
     ROOM_CHUNKS,
     chunk_of,
     device,
@@ -29,7 +29,7 @@ from fastce.cuda.primitives import (
     top_of_chunk,
     wait_for_fetched,
 )
-from fastce.cuda.states import HALF_LANES, weighed_distance, with_term
+from fastce.cuda.kernels.states import HALF_LANES, weighed_distance, with_term
 
 
 class Piece(NamedTuple):

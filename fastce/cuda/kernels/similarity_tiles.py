@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.primitives import (
+from fastce.cuda.kernels.primitives import (
     chunk_of,
     device,
     lanes_of,
@@ -22,7 +22,7 @@ from fastce.cuda.primitives import (
     store_real,
     to_real,
 )
-from fastce.cuda.states import WARP
+from fastce.cuda.kernels.states import WARP
 
 ROWS = 4  # of a warp at a time
 THREADS = 64

@@ -1,6 +1,6 @@
 """What kernels need and the simulator lacks: chunks of 16 bytes, exp2, maxima that pass NaN on, shuffles, fences.
 
-Everything here is chosen by the dtype of its first argument. `fastce.cuda.simulated` holds a plain twin of each; all
+Everything here is chosen by the dtype of its first argument. `simulated` holds a plain twin of each; all
 other modules of this package run under both.
 
 A chunk is 16 bytes of a row as they lie in memory: 2, 4 or 8 elements. float16 and bfloat16 (whose arrays are given as
@@ -10,7 +10,7 @@ uint16) are computed in float32, which is what "real" means here.
 from numba import config
 
 if config.ENABLE_CUDASIM:
-    from fastce.cuda.simulated import (
+    from fastce.cuda.kernels.simulated import (
         ROOM_CHUNKS,
         chunk_of,
         chunk_room,
@@ -43,7 +43,7 @@ if config.ENABLE_CUDASIM:
         wait_for_fetched,
     )
 else:
-    from fastce.cuda.chunk_intrinsics import (
+    from fastce.cuda.kernels.chunk_intrinsics import (
         ROOM_CHUNKS,
         chunk_of,
         chunk_room,
@@ -62,7 +62,7 @@ else:
         top_of_chunk,
         wait_for_fetched,
     )
-    from fastce.cuda.intrinsics import (
+    from fastce.cuda.kernels.intrinsics import (
         device,
         exp2,
         fma,

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.cuda.jobs import CLASS_INDICES, NO_TARGETS, SPARSE, Job
-from fastce.cuda.primitives import device, load_real, to_real
-from fastce.cuda.states import weighed_distance
+from fastce.cuda.kernels.jobs import CLASS_INDICES, NO_TARGETS, SPARSE, Job
+from fastce.cuda.kernels.primitives import device, load_real, to_real
+from fastce.cuda.kernels.states import weighed_distance
 
 
 class Points(NamedTuple):

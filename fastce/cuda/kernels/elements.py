@@ -3,7 +3,7 @@
 import functools
 import math
 
-from fastce.cuda.jobs import (
+from fastce.cuda.kernels.jobs import (
     CLASS_INDICES,
     CLASS_WEIGHTS,
     CROSS_ENTROPY,
@@ -14,9 +14,9 @@ from fastce.cuda.jobs import (
     SPREAD,
     Job,
 )
-from fastce.cuda.points import mass_at_by
-from fastce.cuda.primitives import device, load_real, to_real
-from fastce.cuda.states import exp_of, rough_exp_of
+from fastce.cuda.kernels.points import mass_at_by
+from fastce.cuda.kernels.primitives import device, load_real, to_real
+from fastce.cuda.kernels.states import exp_of, rough_exp_of
 
 
 @functools.cache

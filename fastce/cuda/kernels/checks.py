@@ -8,10 +8,10 @@ import functools
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.jobs import BAD_STRUCTURE, BAD_TARGET, FACTOR, IS_BAD, TOTAL_WEIGHT
-from fastce.cuda.primitives import device, kernel, load_real, store_real
-from fastce.cuda.states import MOST_WARPS
-from fastce.cuda.sums import sum_of_block
+from fastce.cuda.kernels.jobs import BAD_STRUCTURE, BAD_TARGET, FACTOR, IS_BAD, TOTAL_WEIGHT
+from fastce.cuda.kernels.primitives import device, kernel, load_real, store_real
+from fastce.cuda.kernels.states import MOST_WARPS
+from fastce.cuda.kernels.sums import sum_of_block
 
 THREADS = 256
 AXES = 6  # of strided arrays at most

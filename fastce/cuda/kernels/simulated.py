@@ -1,4 +1,4 @@
-"""Plain twins of `fastce.cuda.primitives` for Numba's simulator, where a thread of a GPU is a thread of Python.
+"""Plain twins of `fastce.cuda.kernels.primitives` for Numba's simulator, where a thread of a GPU is a thread of Python.
 
 A chunk is a tuple of reals here, and a room a list of them.
 """

@@ -11,14 +11,14 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import element_by
-from fastce.cuda.endings import Row, ending_by, upstream_of_row, weight_of_row
-from fastce.cuda.jobs import CLASS_INDICES, IS_BAD, KNOWN_STATES, NO_MASS, SPARSE, STATES_ONLY, Job
-from fastce.cuda.parts import any_of_warp, merged_parts, post, take_part, wait_for_row
-from fastce.cuda.pieces import fetch_piece, nothing_of, piece_of_row, sums_by, top_by, write_by, write_zeros
-from fastce.cuda.points import distances_by, no_points, points_by
-from fastce.cuda.primitives import chunk_room, device, kernel, lanes_of, store_real
-from fastce.cuda.states import MOST_WARPS, WARP, largest_of_row, reference_of, sums_of_row
+from fastce.cuda.kernels.elements import element_by
+from fastce.cuda.kernels.endings import Row, ending_by, upstream_of_row, weight_of_row
+from fastce.cuda.kernels.jobs import CLASS_INDICES, IS_BAD, KNOWN_STATES, NO_MASS, SPARSE, STATES_ONLY, Job
+from fastce.cuda.kernels.parts import any_of_warp, merged_parts, post, take_part, wait_for_row
+from fastce.cuda.kernels.pieces import fetch_piece, nothing_of, piece_of_row, sums_by, top_by, write_by, write_zeros
+from fastce.cuda.kernels.points import distances_by, no_points, points_by
+from fastce.cuda.kernels.primitives import chunk_room, device, kernel, lanes_of, store_real
+from fastce.cuda.kernels.states import MOST_WARPS, WARP, largest_of_row, reference_of, sums_of_row
 
 THREADS = 128
 ROW_FIELDS = len(Row._fields)

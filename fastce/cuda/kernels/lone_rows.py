@@ -10,12 +10,12 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import element_by, has_one_point, mass_by, slope_at_target_by, value_by
-from fastce.cuda.endings import ending_by, upstream_of_row, weight_of_row
-from fastce.cuda.jobs import IS_BAD, NO_MASS, SPREAD, Job
-from fastce.cuda.points import distances_by, points_by
-from fastce.cuda.primitives import device, kernel, store_real, to_real
-from fastce.cuda.states import pushed, reference_of, weighed_distance, with_block
+from fastce.cuda.kernels.elements import element_by, has_one_point, mass_by, slope_at_target_by, value_by
+from fastce.cuda.kernels.endings import ending_by, upstream_of_row, weight_of_row
+from fastce.cuda.kernels.jobs import IS_BAD, NO_MASS, SPREAD, Job
+from fastce.cuda.kernels.points import distances_by, points_by
+from fastce.cuda.kernels.primitives import device, kernel, store_real, to_real
+from fastce.cuda.kernels.states import pushed, reference_of, weighed_distance, with_block
 
 THREADS = 256
 BLOCK = 32  # elements that are added up in the dtype of the reals

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.cuda.jobs import CROSS_ENTROPY, FACTOR, Job
-from fastce.cuda.primitives import device, to_real
-from fastce.cuda.states import reference_of
+from fastce.cuda.kernels.jobs import CROSS_ENTROPY, FACTOR, Job
+from fastce.cuda.kernels.primitives import device, to_real
+from fastce.cuda.kernels.states import reference_of
 
 
 class Row(NamedTuple):

@@ -3,8 +3,8 @@
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.primitives import device, from_lane, kernel
-from fastce.cuda.states import MOST_WARPS, WARP
+from fastce.cuda.kernels.primitives import device, from_lane, kernel
+from fastce.cuda.kernels.states import MOST_WARPS, WARP
 
 THREADS = 256
 PER_BLOCK = 1 << 14  # numbers that a block adds up

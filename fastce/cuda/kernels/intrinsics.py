@@ -1,4 +1,4 @@
-"""Single elements, arithmetic and threads, as compiled code: see `fastce.cuda.primitives`."""
+"""Single elements, arithmetic and threads, as compiled code: see `fastce.cuda.kernels.primitives`."""
 
 import numpy as np
 from llvmlite import ir
@@ -6,7 +6,7 @@ from numba import cuda
 from numba.cuda import cgutils, types
 from numba.cuda.extending import intrinsic
 
-from fastce.cuda.emit import (
+from fastce.cuda.kernels.emit import (
     DOUBLE,
     FLOAT,
     INDEX,

@@ -10,11 +10,11 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.elements import has_one_point, mass_by, shown_by, slope_at_target_by, value_by
-from fastce.cuda.endings import ending_by, upstream_of_row, weight_of_row
-from fastce.cuda.jobs import IS_BAD, NO_MASS, Job
-from fastce.cuda.points import distances_by, points_by
-from fastce.cuda.primitives import (
+from fastce.cuda.kernels.elements import has_one_point, mass_by, shown_by, slope_at_target_by, value_by
+from fastce.cuda.kernels.endings import ending_by, upstream_of_row, weight_of_row
+from fastce.cuda.kernels.jobs import IS_BAD, NO_MASS, Job
+from fastce.cuda.kernels.points import distances_by, points_by
+from fastce.cuda.kernels.primitives import (
     chunk_of,
     device,
     get_real,
@@ -31,8 +31,8 @@ from fastce.cuda.primitives import (
     store_real,
     to_real,
 )
-from fastce.cuda.states import HALF_LANES, MOST_WARPS, reference_of, weighed_distance, with_term
-from fastce.cuda.sums import sum_of_block
+from fastce.cuda.kernels.states import HALF_LANES, MOST_WARPS, reference_of, weighed_distance, with_term
+from fastce.cuda.kernels.sums import sum_of_block
 
 MOST_CLASSES = 32
 

@@ -9,9 +9,9 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.jobs import KNOWN_STATES
-from fastce.cuda.primitives import device, from_lane, load_fresh, pause
-from fastce.cuda.states import FIELDS, WARP, merged
+from fastce.cuda.kernels.jobs import KNOWN_STATES
+from fastce.cuda.kernels.primitives import device, from_lane, load_fresh, pause
+from fastce.cuda.kernels.states import FIELDS, WARP, merged
 
 
 @device
