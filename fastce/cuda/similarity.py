@@ -73,6 +73,7 @@ class Similarity:
         self.is_smoothed = smoothing > 0.0
         self.real = np.dtype(np.float64 if dtype_name == "float64" else np.float32)
         self.options = options_of(self.real, scale)
+        self.blocks = 6 if dtype_name == "float32" else 4  # of a multiprocessor: as many as leave registers enough
         self.kept: dict[Any, DeviceArray] = {}
         self.report = zeros(library, (OF_SCALE + panels,), "float64")
         self.panels_read = self.panels_written = 0
@@ -112,7 +113,7 @@ class Similarity:
         rows, columns, down = matrix.rows, matrix.columns, -(-matrix.rows // matrix.height)
         of_rows = self._states("rows of tiles", matrix.across * rows, self.real.name)
         of_columns = self._states("columns of tiles", down * columns, self.real.name)
-        kernel, flat = states_kernel(self.real == np.float64, self.is_smoothed), panel.flat()
+        kernel, flat = states_kernel(self.real == np.float64, self.is_smoothed, self.blocks), panel.flat()
         launch(
             kernel, matrix.across * down, THREADS, panel,
             flat, matrix, self.options, *of_rows, *of_columns,
@@ -165,7 +166,7 @@ class Similarity:
         self._room("sums", blocks)
         sums, points = self.kept["sums"], Points(self.positives.first_points, self.positives.columns)
         launch(
-            gradient_kernel(self.positives.is_diagonal, self.is_smoothed), blocks, THREADS, panel,
+            gradient_kernel(self.positives.is_diagonal, self.is_smoothed, self.blocks), blocks, THREADS, panel,
             panel.flat(), out.flat(), matrix, into, self.options, *self.factors, points, self.slopes, sums.flat(),
         )  # fmt: skip
         add_up(sums, blocks, self.report, OF_SCALE + self.panels_written)

@@ -29,7 +29,6 @@ from fastce.cuda.kernels.primitives import (
     to_real,
 )
 from fastce.cuda.kernels.similarity_tiles import (
-    BLOCKS,
     ROWS_OF_BLOCK,
     THREADS,
     four_chunks,
@@ -166,11 +165,11 @@ def write_row_by(is_diagonal: bool, is_smoothed: bool):
 
 
 @functools.cache
-def gradient_kernel(is_diagonal: bool, is_smoothed: bool):
+def gradient_kernel(is_diagonal: bool, is_smoothed: bool, blocks: int):
     """The kernel that writes dL/dy = s dL/dx, and for each block the sum of y dL/dx; out may be the array itself."""
     write_row = write_row_by(is_diagonal, is_smoothed)
 
-    @kernel(THREADS, BLOCKS)
+    @kernel(THREADS, blocks)
     def gradient(array, out, matrix, into, options, rows, columns, points, slopes, sums):
         board = cuda.shared.array(MOST_WARPS, np.float64)
         references, shares, spreads = new_reals(array), new_reals(array), new_reals(array)

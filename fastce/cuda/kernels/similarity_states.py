@@ -22,7 +22,7 @@ from fastce.cuda.kernels.primitives import (
     reals_of,
     smallest,
 )
-from fastce.cuda.kernels.similarity_tiles import BLOCKS, MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
+from fastce.cuda.kernels.similarity_tiles import MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
 from fastce.cuda.kernels.states import WARP, exp_of, pushed, reference_of, with_block
 
 WARPS = THREADS // WARP
@@ -123,7 +123,7 @@ def total_of_chunk(array, reals, i, place, matrix):
 
 
 @functools.cache
-def states_kernel(is_float64: bool, has_totals: bool):
+def states_kernel(is_float64: bool, has_totals: bool, blocks: int):
     """The kernel for the states of each tile: that of row i at [its number in the row of tiles, i], likewise columns'.
 
     With ``has_totals``, the sums of their elements too.
@@ -132,7 +132,7 @@ def states_kernel(is_float64: bool, has_totals: bool):
     real = np.float64 if is_float64 else np.float32
     room, room_of_totals = (WARPS, MOST_WIDTH), (WARPS, MOST_WIDTH if has_totals else 1)
 
-    @kernel(THREADS, BLOCKS)
+    @kernel(THREADS, blocks)
     def states(array, matrix, options, row_tops, row_rests, row_totals, column_tops, column_rests, column_totals):
         board_of_tops = cuda.shared.array(room, real)
         board_of_rests = cuda.shared.array(room, real)

@@ -26,7 +26,6 @@ from fastce.cuda.kernels.states import WARP
 
 ROWS = 4  # of a warp at a time
 THREADS = 64
-BLOCKS = 4  # that surely fit a multiprocessor; more do where fewer registers are needed
 ROWS_OF_BLOCK = ROWS * (THREADS // WARP)  # at a time; tiles are as high as some of these
 MOST_WIDTH = 256  # of a tile: a chunk for each thread of a warp
 NOWHERE = 1 << 62
