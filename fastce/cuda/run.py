@@ -6,7 +6,7 @@ from typing import Any
 from numba import config, cuda
 
 from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.kernels.few_classes import MOST_CLASSES, few_classes_kernel
+from fastce.cuda.kernels.few_classes import REGISTER_BYTES, few_classes_kernel
 from fastce.cuda.kernels.jobs import (
     KNOWN_STATES,
     STATES_ONLY,
@@ -80,7 +80,7 @@ def _is_aligned(logits: Rows, out: Rows | None) -> bool:
 
 def _is_few(call: Call, logits: Rows, out: Rows | None) -> bool:
     return (
-        logits.classes <= MOST_CLASSES
+        logits.classes * (8 if call.job.is_float64 else 4) <= REGISTER_BYTES
         and _is_matrix(call, logits, out)
         and all(rows.step == rows.classes for rows in _all(call, logits, out))
         and _is_aligned(logits, out)

@@ -81,7 +81,7 @@ CASES = sorted(set(cases()))
 def logits_of(kernel, name, size):
     """Logits, and their class axis, that this kernel takes; all threads of a row have ``size`` chunks of it."""
     dtype = checks.dtype_of(name)
-    classes = {"rows": 4 * size * (16 // dtype.itemsize), "few_classes": 4 * size, "lone_rows": 4 * size}[kernel]
+    classes = {"rows": 4 * size * (16 // dtype.itemsize), "few_classes": 3 * size, "lone_rows": 4 * size}[kernel]
     shape = (classes, ROWS) if kernel == "lone_rows" else (ROWS, classes)
     return aligned(shape, dtype), int(kernel != "lone_rows")
 

@@ -34,7 +34,7 @@ from fastce.cuda.kernels.primitives import (
 from fastce.cuda.kernels.states import HALF_LANES, MOST_WARPS, reference_of, weighed_distance, with_term
 from fastce.cuda.kernels.sums import sum_of_block
 
-MOST_CLASSES = 32
+REGISTER_BYTES = 128  # of a row: up to 32 classes, or 16 of float64
 
 
 @functools.cache
