@@ -58,7 +58,8 @@ def ending_by(job: Job):
             multiplier *= upstream
         if math.isinf(top) and (is_loss or is_written):
             result = multiplier = math.nan
-            tail = to_real(like, 0.0 if top > 0.0 else math.nan)  # log_softmax of what stands beside inf is -inf
+            is_below = top > 0.0 and not is_loss  # log_softmax of what stands beside inf is -inf
+            tail = to_real(like, 0.0 if is_below else math.nan)
         reference = to_real(like, reference_of(top, 0.0))
         factor = to_real(like, multiplier) / (options.one + to_real(like, rest))
         return np.float64(result), Row(reference, factor, to_real(like, upstream), tail)

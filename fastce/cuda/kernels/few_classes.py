@@ -12,7 +12,7 @@ from numba import cuda
 
 from fastce.cuda.kernels.elements import has_one_point, mass_by, shown_by, slope_at_target_by, value_by
 from fastce.cuda.kernels.endings import ending_by, upstream_of_row, weight_of_row
-from fastce.cuda.kernels.jobs import IS_BAD, NO_MASS, Job
+from fastce.cuda.kernels.jobs import IS_BAD, LOGSUMEXP, NO_MASS, SOFTMAX, Job
 from fastce.cuda.kernels.points import distances_by, points_by
 from fastce.cuda.kernels.primitives import (
     chunk_of,
@@ -102,6 +102,7 @@ def empty_by(classes: int):
 def state_by(job: Job, classes: int):
     """The state of a row in registers; its elements stand in shared memory too, from ``first`` on."""
     shown, mass_of, has_masses = shown_by(job), mass_by(job), job.dense != NO_MASS
+    is_rough = job.of in (LOGSUMEXP, SOFTMAX)
 
     @device
     def element(room_and_like, k, options):
@@ -117,7 +118,7 @@ def state_by(job: Job, classes: int):
         reference = reference_of(top, options.zero)
         sums = (to_real(like, -math.inf), to_real(like, 0.0), to_real(like, 0.0))
         for c in range(classes):
-            sums = with_term(sums, ys[c], reference, lanes_of(like) == HALF_LANES, options)
+            sums = with_term(sums, ys[c], reference, is_rough or lanes_of(like) == HALF_LANES, options)
         distance, total = distances_of(
             (room, like), first, 1, points, 0, classes, reference, 0, 1, targets, like, options
         )

@@ -101,17 +101,22 @@ def load_fresh(typingctx, array, k):
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
-@intrinsic
-def exp2(typingctx, x):
-    """2**x: float32 within 2 ulp by one instruction, for which subnormal results are 0; float64 within 1 ulp."""
+def _power_of_two(instruction):
+    @intrinsic
+    def power(typingctx, x):
+        def generate(context, builder, signature, args):
+            if x == types.float32:
+                return ptx(builder, FLOAT, f"{instruction} $0, $1;", "=f,f", [args[0]], stays=False)
+            kind = ir.FunctionType(DOUBLE, [DOUBLE])
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, "__nv_exp2"), args)
 
-    def generate(context, builder, signature, args):
-        if x == types.float32:
-            return ptx(builder, FLOAT, "ex2.approx.ftz.f32 $0, $1;", "=f,f", [args[0]], stays=False)
-        kind = ir.FunctionType(DOUBLE, [DOUBLE])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "__nv_exp2"), args)
+        return x(x), generate
 
-    return x(x), generate
+    return power
+
+
+exp2 = _power_of_two("ex2.approx.f32")  # within 2 ulp; float64 within 1 ulp
+rough_exp2 = _power_of_two("ex2.approx.ftz.f32")  # in one instruction, for which subnormal results are 0
 
 
 def _extreme(instruction):

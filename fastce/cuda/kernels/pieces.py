@@ -8,7 +8,7 @@ import numpy as np
 from numba import cuda
 
 from fastce.cuda.kernels.elements import has_one_point, mass_by, shown_by, slope_at_target_by, slope_by, written_by
-from fastce.cuda.kernels.jobs import CLASS_INDICES, CROSS_ENTROPY, LN2, NO_MASS, SPARSE, Job
+from fastce.cuda.kernels.jobs import CLASS_INDICES, CROSS_ENTROPY, LN2, LOGSUMEXP, NO_MASS, SOFTMAX, SPARSE, Job
 from fastce.cuda.kernels.points import mass_at_by
 from fastce.cuda.kernels.primitives import (
     ROOM_CHUNKS,
@@ -148,6 +148,7 @@ def top_by(job: Job):
 def sums_by(job: Job):
     """(own top, rest, distance, mass) of a piece."""
     y_of, mass_of, has_masses = y_by(job), mass_by(job), job.dense != NO_MASS
+    is_rough = job.of in (LOGSUMEXP, SOFTMAX)
 
     @device
     def sums_of(logits, room, piece, reference, shape, targets, options):
@@ -158,7 +159,7 @@ def sums_by(job: Job):
             reals, first = reals_of(logits, held(room, piece.slot + k)), k * lanes - piece.before
             for lane in range(lanes):
                 y = y_of(reals[lane], first + lane, shape.classes, options)
-                sums = with_term(sums, y, reference, lanes == HALF_LANES, options)
+                sums = with_term(sums, y, reference, is_rough or lanes == HALF_LANES, options)
                 if has_masses and 0 <= first + lane < shape.classes:
                     mass = mass_of(first + lane, of_row + first + lane, targets, logits, options)
                     if mass != 0.0:

@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.kernels.primitives import device, exp2, fma, from_lane, largest, smallest, to_real
+from fastce.cuda.kernels.primitives import device, exp2, fma, from_lane, largest, rough_exp2, smallest, to_real
 
 WARP = 32
 HALF_LANES = 8  # elements of half precision in a chunk
@@ -26,60 +26,58 @@ FIELDS = 4  # of a state
 
 
 @device
-def apart(y, reference):
-    """(d, e) with d + e = y - reference to the last digit [1]: d alone is off by an ulp of the reference's size.
+def apart(y, reference, furthest):
+    """(d, e) with d + e = y - reference to the last digit [1]; (furthest, 0) from that distance on.
+
+    d alone would be off by half an ulp of the reference's size.
 
     [1] D. E. Knuth, The Art of Computer Programming 2, 4.2.2, theorem B.
     """
     d = y - reference
     back = d - y
-    return d, (y - (d - back)) - (reference + back)
+    e = (y - (d - back)) - (reference + back)
+    if d <= furthest:
+        return furthest, furthest - furthest
+    return d, e
 
 
 @device
-def power_of(d, options):
-    """(2**t, c) with exp(s d) = 2**t (1 + c ln(2)), for finite d.
+def correction_of(t, d, options):
+    """c with s d / ln(2) = t + c to twice the digits of t = d * scale; so tiny that 2**(t + c) = 2**t (1 + c ln(2))."""
+    return fma(d, options.scale_low, fma(d, options.scale, -t))
 
-    t + c is s d / ln(2) to twice the digits of t; c is so tiny that 2**c is linear in it.
-    """
+
+@device
+def power_of(d, e, options):
+    """(2**t, c) with exp(s (d + e)) = 2**t (1 + c ln(2)), for finite d and e far below it."""
     t = d * options.scale
-    return exp2(t), fma(d, options.scale_low, fma(d, options.scale, -t))
-
-
-@device
-def power_of_both(d, e, options):
-    """The same of s (d + e), with an e far below d."""
-    power, c = power_of(d, options)
-    return power, fma(e, options.scale, c)
-
-
-@device
-def not_too_far(y, reference, options):
-    """y, or from where on its exp is 0 anyway: a finite number."""
-    return largest(y, reference + options.furthest)
+    return exp2(t), fma(e, options.scale, correction_of(t, d, options))
 
 
 @device
 def exp_of(y, reference, options):
-    """exp(s (y - reference)) for y up to the reference; exactly 0 from a distance of ``options.furthest`` on."""
-    d, e = apart(not_too_far(y, reference, options), reference)
-    power, c = power_of_both(d, e, options)
+    """exp(s (y - reference)) for y up to the reference."""
+    d, e = apart(y, reference, options.furthest)
+    power, c = power_of(d, e, options)
     return fma(power * c, options.ln2, power)
 
 
 @device
-def with_term(sums, y, reference, is_half, options):
+def with_term(sums, y, reference, is_rough, options):
     """(top, sum of 2**t, sum of 2**t c) with one more element, or with the top if that is less; see `power_of`.
 
-    Elements of half precision have so few digits that their difference needs no more than those of float32.
+    Roughly: with the difference rounded once. Elements of half precision have hardly more digits; and half an ulp of
+    the reference is nothing beside it in a logsumexp, while a confident row's loss hangs on it.
     """
     top, powers, corrections = sums
-    lower = not_too_far(smallest(top, y), reference, options)
-    if is_half:
-        power, c = power_of(lower - reference, options)
+    lower = smallest(top, y)
+    if is_rough:
+        d = largest(lower - reference, options.furthest)
+        t = d * options.scale
+        power, c = rough_exp2(t), correction_of(t, d, options)
     else:
-        d, e = apart(lower, reference)
-        power, c = power_of_both(d, e, options)
+        d, e = apart(lower, reference, options.furthest)
+        power, c = power_of(d, e, options)
     return largest(top, y), powers + power, fma(power, c, corrections)
 
 
@@ -92,8 +90,8 @@ def weighed_distance(mass, reference, y, like):
 
 @device
 def rough_exp_of(distance, options):
-    """The same without c: within 1 eps of it, absolutely."""
-    return exp2(distance * options.scale)
+    """exp(s distance) within 1 eps, absolutely."""
+    return rough_exp2(distance * options.scale)
 
 
 @device
@@ -121,9 +119,9 @@ def merged(one, other, like, options):
     """The states (top, rest, distance, mass) of two parts together; in float64."""
     high, low = largest(one[0], other[0]), smallest(one[0], other[0])
     reference = reference_of(high, 0.0)
-    difference = largest(low - reference, np.float64(options.furthest))
+    difference, more = apart(low, reference, np.float64(options.furthest))
     d = to_real(like, difference)
-    power, c = power_of_both(d, to_real(like, difference - np.float64(d)), options)
+    power, c = power_of(d, to_real(like, (difference - np.float64(d)) + more), options)
     term = np.float64(fma(power * c, options.ln2, power))
     of_high, of_low = (one[1], other[1]) if one[0] >= other[0] else (other[1], one[1])
     distance = moved(one[2], one[3], reference - reference_of(one[0], 0.0))
