@@ -31,9 +31,10 @@ from fastce.cuda.kernels.primitives import (
     store_real,
     to_real,
 )
-from fastce.cuda.kernels.states import HALF_LANES, MOST_WARPS, reference_of, weighed_distance, with_term
+from fastce.cuda.kernels.states import MOST_WARPS, reference_of, weighed_distance, with_term
 from fastce.cuda.kernels.sums import sum_of_block
 
+BLOCK = 8  # elements that are added up before their sum is: fewer roundings for each
 REGISTER_BYTES = 128  # of a row: up to 32 classes, or 16 of float64
 
 
@@ -116,9 +117,12 @@ def state_by(job: Job, classes: int):
         for c in range(classes):
             top = largest(top, ys[c])
         reference = reference_of(top, options.zero)
-        sums = (to_real(like, -math.inf), to_real(like, 0.0), to_real(like, 0.0))
-        for c in range(classes):
-            sums = with_term(sums, ys[c], reference, is_rough or lanes_of(like) == HALF_LANES, options)
+        zero = to_real(like, 0.0)
+        sums, powers = (to_real(like, -math.inf), zero, zero), zero
+        for c in range(classes):  # unrolled, as the row is in registers
+            sums = with_term(sums, ys[c], reference, is_rough, options)
+            if c % BLOCK == BLOCK - 1:
+                powers, sums = powers + sums[1], (sums[0], zero, sums[2])
         distance, total = distances_of(
             (room, like), first, 1, points, 0, classes, reference, 0, 1, targets, like, options
         )
@@ -128,7 +132,7 @@ def state_by(job: Job, classes: int):
                 if mass != 0.0:
                     distance += weighed_distance(mass, reference, ys[c], like)
                     total += mass
-        rest = sums[1] + sums[2] * options.ln2
+        rest = (powers + sums[1]) + sums[2] * options.ln2
         return np.float64(top), np.float64(rest), np.float64(distance), np.float64(total)
 
     return state_of
