@@ -14,7 +14,7 @@ class OnDevice:
     ``to_device`` is how an array gets there: Numba's simulator and the interpreter of PTX leave it in the same memory.
     """
 
-    def __init__(self, to_device, to_host=lambda array: array._ary):
+    def __init__(self, to_device, to_host=lambda array: getattr(array, "_ary", array)):
         self.to_device, self.to_host = to_device, to_host
 
     def __getattr__(self, name):
