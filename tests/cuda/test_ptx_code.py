@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import checks
@@ -149,16 +150,45 @@ def ptxas():
     return None
 
 
-@pytest.mark.skipif(ptxas() is None, reason="needs ptxas, of the package nvidia-cuda-nvcc")
-@pytest.mark.parametrize(("kernel", "job", "name", "cc"), CASES)
-def test_no_spills(tmp_path, kernel, job, name, cc):
-    found = launched(kernel, job, name, cc)
-    source = tmp_path / "kernel.ptx"
+needs_ptxas = pytest.mark.skipif(ptxas() is None, reason="needs ptxas, of the package nvidia-cuda-nvcc")
+
+
+def assert_no_spills(folder, found, cc):
+    source = folder / "kernel.ptx"
     source.write_text(found.text)
-    command = [ptxas(), "-v", f"-arch=sm_{cc[0]}{cc[1]}", source, "-o", tmp_path / "kernel.cubin"]
+    command = [ptxas(), "-v", f"-arch=sm_{cc[0]}{cc[1]}", source, "-o", folder / "kernel.cubin"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
     assert set(spills) == {("0", "0", "0")}, said
     registers = int(re.search(r"Used (\d+) registers", said)[1])
     threads, blocks = found.bounds
     assert registers * threads * blocks <= 1 << 16
+
+
+@needs_ptxas
+@pytest.mark.parametrize(("kernel", "job", "name", "cc"), CASES)
+def test_no_spills(tmp_path, kernel, job, name, cc):
+    assert_no_spills(tmp_path, launched(kernel, job, name, cc), cc)
+
+
+@needs_ptxas
+@pytest.mark.parametrize(("cc", "name"), [((8, 0), "float32"), ((9, 0), "bfloat16"), ((10, 0), "float64")])
+def test_kernels_of_contrastive_losses_of_checks_and_of_sums(tmp_path, monkeypatch, cc, name):
+    monkeypatch.setitem(sys.modules, "cupy", np)
+    x, rows = aligned((40, 40), checks.dtype_of(name)), np.arange(40)
+    functions = OnDevice(Device.array)
+    with Device(cc=cc) as device:
+        functions.clip_loss_value_and_grad(x)
+        functions.clip_loss_value_and_grad(x, rows, label_smoothing=0.1, reduction="none")
+        functions.siglip_loss_value_and_grad(x, x, 1.0, 0.0)
+        functions.cross_entropy(x, rows, weight=np.ones(40), sample_weight=np.ones(40), reduction="sum")
+        functions.cross_entropy(x, sparse(x), sample_weight=np.ones(40))
+        functions.cross_entropy(x[:, ::2].astype(np.int32), rows % 20)  # copied to float64
+    found = {one.text: one for one in device.launches}.values()
+    names = {one.kernel.__name__ for one in found}
+    assert names > {"sum_up", "copy", "check_weights", "check_class_indices", "check_sparse", "finish_checks"}
+    assert len(names) >= 14
+    for one in found:
+        assert f".target sm_{cc[0]}{cc[1]}" in one.text
+        assert not re.search(r"\b(ld|st)\.local|\.local \.", one.text)
+        assert_no_spills(tmp_path, one, cc)
