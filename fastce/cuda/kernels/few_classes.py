@@ -10,7 +10,15 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.kernels.elements import has_one_point, mass_by, shown_by, slope_at_target_by, value_by
+from fastce.cuda.kernels.elements import (
+    has_one_point,
+    mass_by,
+    shown_by,
+    slope_at_target_by,
+    slope_by,
+    value_by,
+    written_by,
+)
 from fastce.cuda.kernels.endings import ending_by, upstream_of_row, weight_of_row
 from fastce.cuda.kernels.jobs import IS_BAD, LOGSUMEXP, NO_MASS, SOFTMAX, Job
 from fastce.cuda.kernels.points import distances_by, points_by
@@ -143,7 +151,8 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
     """The kernel for rows of so many adjacent classes that follow each other without a gap."""
     shown, value_of, state_of, points_of = shown_by(job), value_by(job), state_by(job, classes), points_by(job)
     ending, fill, empty, writes = ending_by(job), fill_by(classes), empty_by(classes), job.writes
-    slope_at_target, is_alone = slope_at_target_by(job), has_one_point(job)
+    written, slope_of, slope_at_target = written_by(job), slope_by(job), slope_at_target_by(job)
+    is_alone = has_one_point(job)
     real, step = np.float64 if job.is_float64 else np.float32, classes | 1
     places = rows_of_block * step + 16
 
@@ -170,10 +179,16 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
             if writes:
                 y = shown(get_real(room, logits, first + points.first), options) if is_alone else options.zero
                 for c in range(classes):
-                    value = value_of(ys[c], c, i * classes + c, row, points, targets, logits, options)
+                    if is_alone:  # the target's class comes after the others, which have no mass
+                        value = slope_of(ys[c], written(ys[c], row, options), options)
+                    else:
+                        value = value_of(ys[c], c, i * classes + c, row, points, targets, logits, options)
                     put_real(room, logits, first + c, value)
-                if is_alone and options.z_loss == 0.0:
-                    put_real(room, logits, first + points.first, slope_at_target(y, row, points.mass, options))
+                if is_alone:
+                    value = slope_at_target(y, row, points.mass, options)
+                    if options.z_loss > 0.0:
+                        value = value_of(y, points.first, 0, row, points, targets, logits, options)
+                    put_real(room, logits, first + points.first, value)
         elif writes and i < rows:
             for c in range(classes):
                 put_real(room, logits, first + c, options.zero)
