@@ -168,7 +168,7 @@ def test_targets_and_options(launched, classes, kind, options):
 
 
 # --------------------------------------------------------------------------------------------- few classes
-@pytest.mark.parametrize("classes", range(1, 33))
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 5, 7, 8, 10, 15, 16, 17, 21, 24, 28, 31, 32])
 def test_few_classes(launched, classes):
     device = launched()
     for offset in range(4):
