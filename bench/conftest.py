@@ -36,6 +36,11 @@ def _warnings_of_peers():
         yield
 
 
+def pytest_ignore_collect(collection_path):
+    """Benchmarks alone are collected: --doctest-modules would import every script here, and with it the peers."""
+    return True if collection_path.is_file() and not collection_path.name.startswith("bench_") else None
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(machine_info):
     machine_info["fastce"] = machine(fastce.get_num_threads())
