@@ -156,28 +156,25 @@ def reduction_of(value: Any) -> str:
 
 
 def weights(value: Any, name: str, shape: tuple[int, ...]) -> Array:
-    """Weights of exactly this shape as float64: a copy, finite and not negative."""
+    """Weights of exactly this shape as float64: a copy, finite, of any sign."""
     array = real_array(value, name)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
     result = np.array(array, dtype=np.float64, order="C")
-    if result.size and not (result.min() >= 0 and result.max() < np.inf):
-        raise ValueError(f"{name} must be finite and not negative, got {_first_bad(result)}")
+    is_finite = np.isfinite(result)
+    if not is_finite.all():
+        raise ValueError(f"{name} must be finite, got {float(result[~is_finite].flat[0])}")
     return result
 
 
 def weights_like(value: Any, name: str, like: Array) -> Array:
-    """Weights broadcast to the shape of ``like``, 1 if there are none; finite and not negative."""
+    """Weights broadcast to the shape of ``like``, 1 if there are none; finite, of any sign."""
     array = np.ones(()) if value is None else real_array(value, name)
     checked = weights(array, name, array.shape)
     try:
         return np.broadcast_to(checked, like.shape)
     except ValueError:
         raise ValueError(f"{name} of shape {array.shape} does not broadcast to {like.shape}") from None
-
-
-def _first_bad(values: Array) -> float:
-    return float(values[~((values >= 0) & (values < np.inf))].flat[0])
 
 
 # --- out -------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def binary_cross_entropy_with_logits(
     targets : array_like
         Probabilities of the positive class, of exactly the shape of `logits`; integers and booleans are accepted.
     weight, pos_weight : array_like, optional
-        Broadcastable to `logits`, finite and not negative. `pos_weight` multiplies the positive part.
+        Broadcastable to `logits`, finite, of any sign. `pos_weight` multiplies the positive part.
     reduction : {"mean", "sum", "none"}, default: "mean"
         The mean is over all elements.
     n_threads : int, optional

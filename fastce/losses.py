@@ -106,9 +106,10 @@ def cross_entropy(
     axis : int, optional
         The class axis. By default 1, or 0 for one-dimensional logits, as in PyTorch.
     weight : array_like, shape (C,), optional
-        Weight of each class, finite and not negative.
+        Weight of each class, finite, of any sign.
     sample_weight : array_like, optional
-        Weight of each row, of the shape of the losses. A row of weight 0 counts as absent, whatever it holds.
+        Weight of each row, of the shape of the losses, or a number: finite, of any sign (an advantage, for example). A
+        row of weight 0 counts as absent, whatever it holds.
     ignore_index : int, default: -100
         Rows with this class index cost nothing and have gradient exactly 0.
     label_smoothing : float in [0, 1], default: 0.0
@@ -123,7 +124,8 @@ def cross_entropy(
         Factor of the squared logsumexp that is added to each row's loss (PaLM).
     reduction : {"mean", "sum", "none"}, default: "mean"
         The mean is weighted, as PyTorch's: divided by the sum of ``sample_weight * weight[target]`` over the rows that
-        are not ignored; for probabilities, by the sum of `sample_weight`.
+        are not ignored; for probabilities, by the sum of `sample_weight`. That sum may be negative; if it is 0, the
+        mean is nan and its gradient 0.
     n_threads : int, optional
         Overrides `fastce.set_num_threads`. It changes no bit of the result.
 
@@ -142,8 +144,9 @@ def cross_entropy(
 
     Notes
     -----
-    At most 4 ulp from exact per row in float32, confident rows and common offsets included. NaN in a row affects that
-    row alone; -inf at the target gives +inf; a masked class (-inf) without target mass costs nothing. Strides change no
+    At most 4 ulp from exact per row in float32, confident rows and common offsets included; where weights or masses of
+    both signs cancel, of the sum of the absolute terms. NaN in a row affects that row
+    alone; -inf at the target gives +inf; a masked class (-inf) without target mass costs nothing. Strides change no
     bit, except that more than 256 classes may be summed in another order where the rows, not the classes, are adjacent.
 
     References

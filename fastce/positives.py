@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import Array, class_index_error, plain_array
-from fastce.sparse_targets import checked_csr, is_sparse
+from fastce.sparse_targets import checked_csr, is_sparse, masses_of
 
 _NOWHERE, _NO_MASS = np.empty(0, np.int64), np.empty(0)
 
@@ -68,9 +68,7 @@ def _from_sparse(targets: Any, shape: tuple[int, int]) -> Positives:
     if targets.dtype.kind not in "fiub":
         raise TypeError(f"sparse targets must hold real numbers, got dtype {targets.dtype}")
     matrix = checked_csr(targets)
-    weight = matrix.data.astype(np.float64)
-    if weight.size and not (weight.min() >= 0 and weight.max() < np.inf):
-        raise ValueError("sparse targets must be finite and not negative")
+    weight = masses_of(matrix)
     rows = np.repeat(np.arange(shape[0]), np.diff(matrix.indptr))
     there = weight > 0
     return _normalised(rows[there], matrix.indices[there].astype(np.int64), weight[there], shape)

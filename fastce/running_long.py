@@ -169,7 +169,7 @@ class _LongRow:
             self.call.leave_out(self._targets_of(k), self.call.options, classes, choices[k])
 
         in_turn([(k,) for k in range(self.count)], choose, n_threads)
-        k = int(choices[:, 1].argmax())
+        k = int(np.abs(choices[:, 1]).argmax())
         self.left_out = self.call.parts[k].start + int(choices[k, 0])
         return k
 

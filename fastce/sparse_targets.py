@@ -21,11 +21,19 @@ def sparse_points(targets: Any, shape: tuple[int, int]) -> tuple[Array, Array, A
     if targets.dtype.kind not in "fiub" or (targets.dtype.kind == "f" and targets.dtype.itemsize > 8):
         raise TypeError(f"sparse targets must hold real numbers, got dtype {targets.dtype}")
     matrix = checked_csr(targets)
-    return (
-        matrix.indices.astype(np.int64),
-        matrix.data.astype(np.float64),
-        matrix.indptr.astype(np.int64),
-    )
+    masses = masses_of(matrix)
+    return matrix.indices.astype(np.int64), masses, matrix.indptr.astype(np.int64)
+
+
+def masses_of(matrix: Any) -> Array:
+    """The stored elements of a canonical matrix as float64: finite and not negative."""
+    masses: Array = matrix.data.astype(np.float64)
+    wrong = ~((masses >= 0) & (masses < np.inf))
+    if wrong.any():
+        at = int(wrong.argmax())
+        row = int(np.searchsorted(matrix.indptr, at, side="right")) - 1
+        raise ValueError(f"sparse targets must be finite and not negative, got {masses[at]} in row {row}")
+    return masses
 
 
 def checked_csr(targets: Any) -> Any:

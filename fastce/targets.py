@@ -287,11 +287,11 @@ def smoothing(label_smoothing: float, over: str, classes: int) -> tuple[float, f
 
 def mean_factor(total_weight: float) -> float:
     """What a mean multiplies gradients by: 0 where there is nothing to divide by."""
-    return 1.0 / total_weight if total_weight > 0.0 else 0.0
+    return 1.0 / total_weight if total_weight != 0.0 else 0.0
 
 
 def reduced(total: float, reduction: str, total_weight: float) -> float:
     """The sum or mean of row losses, as a Python float."""
     if reduction == "sum":
         return total
-    return total / total_weight if total_weight > 0.0 else math.nan
+    return total / total_weight if total_weight != 0.0 else math.nan

@@ -233,6 +233,20 @@ def test_sparse_weights_of_any_real_dtype(dtype):
     )
 
 
+@pytest.mark.parametrize("bad", [-1e-300, -2.0, NAN, INF])
+def test_sparse_masses_are_finite_and_not_negative(bad):
+    dense = np.eye(4, 3)
+    dense[3, 1] = bad
+    targets = scipy.sparse.csr_array(dense)
+    assert_cross_entropy_refuses(ValueError, "targets", targets=targets)
+    assert_refused(ValueError, "targets", fastce.clip_loss, LOGITS, targets)
+    assert_refused(ValueError, "targets", fastce.siglip_loss, LOGITS, LOGITS[:3], 1.0, 0.0, targets=targets)
+    assert_refused(ValueError, "targets", fastce.cross_entropy_grad_and_hess, LOGITS, targets)
+    assert_refused(ValueError, "targets", fastce.linear_cross_entropy, LOGITS, LOGITS[:3], targets)
+    with pytest.raises(ValueError, match=r"row 3\b"):
+        fastce.cross_entropy(LOGITS, targets)
+
+
 def test_complex_sparse_targets_are_refused():
     assert_cross_entropy_refuses(TypeError, "targets", targets=scipy.sparse.csr_array(np.eye(4, 3) * 1j))
 
@@ -339,18 +353,15 @@ POSITIVE = ["logit_scale", "softcap"]
         *[("reduction", value) for value in ("average", "", "Mean")],
         *[("smoothing_over", value) for value in ("rest", "All")],
         *[("n_threads", value) for value in (0, -1)],
-        ("weight", [1.0, -1.0, 1.0]),
         ("weight", [1.0, NAN, 1.0]),
         ("weight", [1.0, INF, 1.0]),
         ("weight", [1.0, 1.0]),
         ("weight", np.ones((1, 3))),
         ("weight", 1.0),
-        ("sample_weight", [1.0, -1.0, 1.0, 1.0]),
         ("sample_weight", [1.0, NAN, 1.0, 1.0]),
         ("sample_weight", [1.0, INF, 1.0, 1.0]),
         ("sample_weight", [1.0, 1.0]),
         ("sample_weight", np.ones((4, 1))),
-        ("sample_weight", -1.0),
     ],
 )
 def test_option_values_that_make_no_sense_are_a_value_error(name, value):
@@ -442,10 +453,8 @@ def test_options_are_keyword_only():
         (TypeError, "targets", np.ma.masked_less(BINARY, 0.5), {}),
         (ValueError, "weight", BINARY, {"weight": np.ones(4)}),
         (ValueError, "weight", BINARY, {"weight": np.ones((2, 4, 3))}),
-        (ValueError, "weight", BINARY, {"weight": [1.0, -1.0, 1.0]}),
         (ValueError, "weight", BINARY, {"weight": [1.0, NAN, 1.0]}),
         (ValueError, "pos_weight", BINARY, {"pos_weight": np.ones(4)}),
-        (ValueError, "pos_weight", BINARY, {"pos_weight": [1.0, -1.0, 1.0]}),
         (ValueError, "pos_weight", BINARY, {"pos_weight": INF}),
         (ValueError, "reduction", BINARY, {"reduction": "average"}),
         (ValueError, "n_threads", BINARY, {"n_threads": 0}),

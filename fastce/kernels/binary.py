@@ -5,7 +5,7 @@ With e = exp(-|x|), and of the weights a y and 1 - y the one that the sign of x 
     loss = a y softplus(-x) + (1 - y) softplus(x) = against |x| + (against + for) log1p(e)
     d loss / dx = (1 - y) s(x) - a y s(-x) = sign(x) (against - for e) / (1 + e)
 
-No term of the loss is negative, so nothing cancels. Where all weights are 1, against + for is 1, and a sum of log1p is
+With weights of one sign no two terms cancel. Where all weights are 1, against + for is 1, and a sum of log1p is
 the logarithm of a product: one for as many vectors as a vector has lanes.
 """
 

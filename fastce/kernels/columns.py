@@ -28,7 +28,7 @@ from fastce.kernels.memory import (
     store_whole,
     to_real,
 )
-from fastce.kernels.simd import fma, where_equal, where_less, where_zero
+from fastce.kernels.simd import copysign, fma, where_equal, where_less, where_zero
 from fastce.kernels.vector import rounded, tanh
 from fastce.kernels.wide import add_products, add_wide
 
@@ -253,11 +253,12 @@ def write_tile(function, running, tile, classes, count, out, to_copy, all_fit, p
 
 @inline
 def heaviest_of_lanes(tile, k, classes, count, masses, probabilities):
-    """The class of the largest mass, lane by lane."""
-    best = load_first(tile, 0, 0, to_real(tile, -math.inf))
+    """The class of the largest mass, whatever its sign, lane by lane."""
+    one = load_first(tile, 0, 0, to_real(tile, 1.0))
+    best = load_first(tile, 0, 0, to_real(tile, -1.0))
     number = load_first(tile, 0, 0, to_real(tile, -1.0))
     for c in range(classes):
-        q = masses_of_class(masses, probabilities, k, count, c)
+        q = copysign(masses_of_class(masses, probabilities, k, count, c), one)
         number = where_less(best, q, to_real(tile, c), number)
         best = where_less(best, q, q, best)
     return number

@@ -128,11 +128,12 @@ def add_points(row, options, targets, scale, states, k):
 def has_lost_digits(row, scale, states, k):
     """Whether a row of probabilities needs the class that most of the mass is on left out.
 
-    Its loss is little beside its mass; or, in float64, it is the difference of two large numbers.
+    Its loss is little beside its mass; or, in float64, it is the difference of two large numbers. Masses of both signs
+    do not hide that: where one class has nearly all of p, a loss of few digits is one of nearly all mass on that class.
     """
-    loss, distances = states[LOSS + k], states[DISTANCES + k] * scale
+    loss, distances = abs(states[LOSS + k]), abs(states[DISTANCES + k] * scale)
     is_float64 = lanes_of(row) == LANES
-    return states[TARGET + k] < 0 and (loss < 0.5 * states[REST_MASS + k] or (is_float64 and abs(distances) > loss))
+    return states[TARGET + k] < 0 and (loss < 0.5 * abs(states[REST_MASS + k]) or (is_float64 and distances > loss))
 
 
 @outlined

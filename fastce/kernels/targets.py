@@ -6,7 +6,6 @@ dense part (spread, weights, probabilities), which is added block by block, and 
 and sparse targets), which are added one by one.
 """
 
-import math
 from typing import Any, NamedTuple
 
 from numba import types
@@ -136,21 +135,21 @@ def dense_part(row, targets, options, factor):
 
 @inline
 def heaviest_point(targets, options):
-    """The class of the row's heaviest point and its mass; (-1, 0) without points."""
-    heaviest, largest_mass = -1, -math.inf
+    """The class of the row's heaviest point, whatever its sign, and its mass; (-1, 0) without points."""
+    heaviest, mass_of_heaviest = -1, 0.0
     for point in range(targets.first_point, targets.end_point):
         mass = mass_of_point(targets, options, point)
-        if mass > largest_mass:
-            heaviest, largest_mass = targets.classes[point], mass
-    return heaviest, (largest_mass if heaviest >= 0 else 0.0)
+        if heaviest < 0 or abs(mass) > abs(mass_of_heaviest):
+            heaviest, mass_of_heaviest = targets.classes[point], mass
+    return heaviest, mass_of_heaviest
 
 
 @outlined
 def likeliest_class(targets, options, classes):
-    """The class of the largest mass."""
-    best, largest = 0, -math.inf
+    """The class of the largest mass, whatever its sign."""
+    best, largest = 0, -1.0
     for c in range(classes):
-        mass = dense_mass(targets, options, c)
+        mass = abs(dense_mass(targets, options, c))
         if mass > largest:
             best, largest = c, mass
     return best
