@@ -7,7 +7,9 @@ The state of a row is a reference and a sum, and the whole package is its algebr
 Here the reference of a row is ``offset + exponent * ln(2) / scale``. Nearly always the offset is 0 and the reference
 a power of two, which exp divides by for nothing (exponential.py). It need not be the maximum, only near enough for
 every exp to stay in range: a guess from the row's first elements serves, and the rare row that outgrows it starts again
-from its true maximum. A row beyond 2**20 in size is moved by its maximum first, which is exact where it matters.
+from its true maximum. A row whose power of two would be too large for exp is moved by an element first. That is always
+an element of the row itself, not one that has been computed: where numbers are far apart, x - offset is exact for the
+x near it, and at most 0 if it is the maximum. Elements so far below that the difference overflows have exp 0.
 """
 
 import math
@@ -26,13 +28,15 @@ from fastce.kernels.wide import add_products, add_wide, sum_wide, zeros_wide
 def reference_near(row, largest, scale):
     """(offset, exponent) of a reference near this element; the offset tells when it is not finite.
 
+    The offset is a number of the row's dtype: what is taken from the elements must be what is added to the result.
+
     The exponent lies SPARE below the element's: exp then reaches as far below the row's maximum as results can be
     written at all, subnormal ones included, and there is room enough above.
     """
     power = largest * (scale * LOG2E)
     if abs(power) <= largest_exponent(row):
         return 0.0, math.floor(power + 0.5) - SPARE
-    return largest, -SPARE
+    return float(to_real(row, largest)), -SPARE
 
 
 @inline
@@ -189,7 +193,7 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
     """(offset, exponent, near, sums, tops, the largest of these) of a row whose largest element may be guessed.
 
     The offset is NaN or infinite if the row's maximum is; the sums mean nothing then. The tops are less the offset, and
-    not in the sum.
+    not in the sum. What has outgrown an offset is looked up: adding it to the offset would round.
     """
     scale = float(scaled_by[0])
     sums, top = (1.0, 0.0, 0.0), 0.0
@@ -206,8 +210,8 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
             top = float(largest_lane(tops))
             if top * (scale * LOG2E) - exponent < headroom(row):
                 break
-            largest = offset + top
-        if attempt == 0 and (math.isinf(largest) or math.isnan(largest)):  # there may be NaN as well
+            largest = top
+        if attempt == 0 and (offset != 0.0 or math.isinf(largest)):  # there may be NaN as well
             largest = row_maximum(row, classes, capped_by, room)
     return offset, exponent, near, sums, tops, top
 
