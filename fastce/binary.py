@@ -1,5 +1,6 @@
 """Binary cross entropy with logits, element by element."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -142,15 +143,17 @@ class _Number:
 class _Merged(Rows):
     """All rows of a block as a single one."""
 
+    @functools.cached_property
+    def matrix(self) -> Array | None:
+        """The rows where they are, if each begins where the one before ends: a single row has no stride."""
+        matrix = super().matrix
+        return matrix if matrix is not None and matrix.flags.c_contiguous else None
+
     def block(self, start: int, stop: int) -> Array:
         return super().block(start, stop).reshape(1, -1)
 
     def room(self, start: int, stop: int) -> Array:
         return super().room(start, stop).reshape(1, -1)
-
-    def put_back(self, start: int, stop: int, block: Array) -> None:
-        if self.matrix is None or not self.matrix[start:stop].flags.c_contiguous:
-            self.put(slice(start, stop), block)
 
 
 def _is_one_number(array: Array) -> bool:

@@ -309,3 +309,56 @@ def test_binary_cross_entropy_is_the_cross_entropy_of_two_classes(rng):
     two = np.stack([np.zeros(50), logits], axis=1)
     binary = fastce.binary_cross_entropy_with_logits(logits, y, reduction="none")
     np.testing.assert_allclose(binary, fastce.cross_entropy(two, y, reduction="none"), rtol=1e-14)
+
+
+# --------------------------------------------------------------------------------- binary: views of other arrays
+VIEWS = {
+    "first column": np.s_[:, :1],
+    "a column": np.s_[:, 3:4],
+    "rows apart": np.s_[::2],
+    "rows apart, one column": np.s_[::2, :1],
+    "reversed": np.s_[::-1, ::-1],
+    "rows reversed, one column": np.s_[::-1, 2:3],
+    "every second column": np.s_[:, ::2],
+    "one row": np.s_[2:3],
+    "one element": np.s_[2:3, 2:3],
+    "a vector of a column": np.s_[:, 1],
+    "a vector, reversed": np.s_[::-3, 1],
+}
+
+
+def test_binary_of_rows_of_one_element_that_are_not_adjacent():
+    big = np.arange(20, dtype=np.float32).reshape(5, 4)
+    losses = fastce.binary_cross_entropy_with_logits(big[:, :1], np.zeros((5, 1), np.float32), reduction="none")
+    exact = np.logaddexp(0, [[0.0], [4.0], [8.0], [12.0], [16.0]])
+    np.testing.assert_allclose(losses, exact, rtol=4 * EPS32)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_binary_of_a_view_is_that_of_its_copy_and_touches_nothing_else(rng, view, order, weighted, dtype):
+    def seen(values):
+        whole = np.array(values, order=order)
+        return whole, whole[VIEWS[view]]
+
+    (_, x), (_, y) = seen(rng.normal(size=(7, 5)).astype(dtype)), seen(rng.random((7, 5)).astype(dtype))
+    (_, weight), (_, upstream) = seen(rng.random((7, 5))), seen(rng.normal(size=(7, 5)))
+    options = {"weight": weight, "pos_weight": weight[::-1]} if weighted else {}
+    copies = {name: value.copy() for name, value in options.items()}
+    room, out = seen(np.full((7, 5), 77, dtype))
+    ours = fastce.binary_cross_entropy_with_logits_value_and_grad(
+        x, y, reduction="none", grad_output=upstream, out=out, **options
+    )
+    of_copies = fastce.binary_cross_entropy_with_logits_value_and_grad(
+        x.copy(), y.copy(), reduction="none", grad_output=upstream.copy(), **copies
+    )
+    np.testing.assert_array_equal(ours.value, of_copies.value, strict=True)
+    np.testing.assert_array_equal(out, of_copies.grad, strict=True)
+    out[...] = 77
+    np.testing.assert_array_equal(room, 77)
+    for reduction in REDUCTIONS:
+        losses = fastce.binary_cross_entropy_with_logits(x, y, reduction=reduction, **options)
+        expected = fastce.binary_cross_entropy_with_logits(x.copy(), y.copy(), reduction=reduction, **copies)
+        np.testing.assert_array_equal(losses, expected)
