@@ -19,11 +19,12 @@ LN2_HIGH, LN2_MIDDLE, LN2_LOW = (
     2.373786426741311e-18,
 )  # 28 digits each: exact products up to 2**24
 SPREAD = {"float32": 90.0, "float64": 900.0}  # of the powers of two near exp(lse) that one exp may serve
+LOWEST_EXPONENT = -(2.0**60)  # of a sum of nothing, which must not be the reference of what is added to it
 LARGEST_EXPONENT = 2.0**19  # of a logsumexp, for a gradient computed in float32
 
 
 class Sums(NamedTuple):
-    """Of the negatives of every row or column: the sum of exp(x) / 2**exponent."""
+    """Of the negatives of every row or column: the sum of exp(x) / 2**exponent; of none, 0 and LOWEST_EXPONENT."""
 
     exps: Array
     exponent: Array
@@ -76,7 +77,7 @@ def side_of(
         exponent = np.maximum(negatives.exponent, np.where(np.isfinite(lead_exponent), lead_exponent, -np.inf))
         above = _above(x, exponent[owner])
         exps = np.exp(above)
-        rest = np.ldexp(negatives.exps, (negatives.exponent - exponent).astype(np.int64))
+        rest = np.ldexp(negatives.exps, as_power(negatives.exponent - exponent))
         rest = rest + np.bincount(owner, np.where(leads, 0.0, exps), number)
         total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
         log_total = np.log(total)
@@ -88,6 +89,11 @@ def side_of(
             losses = losses + smoothing * (log_total + exponent * LN2 - mean_of_x)
     losses[~present] = 0.0
     return Side(total, exponent, losses, shares(present, reduction), of_points)
+
+
+def as_power(exponent: Array) -> Array:
+    """As ldexp takes it."""
+    return np.maximum(exponent, -10_000).astype(np.int64)
 
 
 def _above(x: Array, exponent: Array) -> Array:

@@ -10,7 +10,7 @@ from fastce.kernels.exponential import LN2, SPARE
 from fastce.kernels.softmax import row_states
 from fastce.layout import Rows, goes_past_cache
 from fastce.positives import Positives
-from fastce.sides import Factors, Side, Sums, side_of
+from fastce.sides import LOWEST_EXPONENT, Factors, Side, Sums, side_of
 from fastce.threads import cut_rows, for_each
 
 TRUSTED = 2.0**-60  # smaller sums, relative to their block's reference, may have lost digits
@@ -124,6 +124,7 @@ def _trusted(sums: Array, exponent: Array, call: SimilarityCall, n_threads: int 
         sums[chosen], exponent[chosen] = new_sums, new_exponent
 
     for_each(cut_rows(doubtful.size, array.shape[1] * 8), work, n_threads)
+    exponent[sums == 0.0] = LOWEST_EXPONENT
     return Sums(sums, exponent)
 
 

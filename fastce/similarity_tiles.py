@@ -17,11 +17,9 @@ from fastce.layout import Rows
 from fastce.positives import Positives, no_positives
 from fastce.products import Gradient
 from fastce.progress import Progress
-from fastce.sides import Side, Sums, gradient_factors, side_of, slopes_of_points
+from fastce.sides import LOWEST_EXPONENT, Side, Sums, as_power, gradient_factors, side_of, slopes_of_points
 from fastce.similarity import SimilarityCall, sums_of_negatives, write_gradient
 from fastce.tiles import Place, Tiles
-
-LOWEST_EXPONENT = -(2.0**60)  # of a sum of nothing
 
 _NO_SLOPES = np.empty(0)
 
@@ -100,13 +98,8 @@ def _merge(into: Sums, place: slice, new: Sums) -> None:
     """Add the sums of further elements of these rows (or columns)."""
     exps, exponent = into.exps[place], into.exponent[place]
     top = np.maximum(exponent, new.exponent)
-    exps[:] = np.ldexp(exps, _as_power(exponent - top)) + np.ldexp(new.exps, _as_power(new.exponent - top))
+    exps[:] = np.ldexp(exps, as_power(exponent - top)) + np.ldexp(new.exps, as_power(new.exponent - top))
     exponent[:] = top
-
-
-def _as_power(exponent: Array) -> Array:
-    """As ldexp takes it."""
-    return np.maximum(exponent, -10_000).astype(np.int64)
 
 
 def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient, Gradient]:

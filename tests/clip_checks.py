@@ -47,6 +47,40 @@ def assert_clip(similarity, targets=None, reduction="mean", **options):
     assert abs(ours.grad_logit_scale - grad_scale) <= largest * (rows + columns) * share * (4 * eps + rounding)
 
 
+# ---------------------------------------------------------------------- matrices that are hard on references
+LOGITS = [700.0, -80.0, -87.0, -88.0, -100.0, -700.0, -710.0, -743.5, -745.5, -800.0, -1e4, -1e6]
+
+
+def without_negatives(kind, logit, n=3):
+    """(similarity, targets) of which some rows and columns have no negative, or nothing but masked ones."""
+    rng = np.random.default_rng(n)
+    near = logit + rng.uniform(-1, 1, (n, n)).round(3)
+    if kind == "all positive":
+        return near, scipy.sparse.csr_array(rng.uniform(0.5, 2, (n, n)))
+    if kind == "one row":
+        return near[:1], scipy.sparse.csr_array(np.ones((1, n)))
+    if kind == "one column":
+        return near[:, :1], np.zeros(n, int)
+    if kind == "only one pair":
+        return near[:1, :1], None
+    masked = np.where(np.eye(n, dtype=bool), near, -np.inf)
+    if kind == "all negatives masked":
+        return masked, None
+    masked[1:, 1:] = near[1:, 1:] + 300  # the first row and the first column have none
+    return masked, None
+
+
+WITHOUT_NEGATIVES = [
+    "all positive", "one row", "one column", "only one pair", "all negatives masked", "some without negatives"
+]  # fmt: skip
+
+
+def near_reference(rng, dtype, n, m):
+    """Similarities all of whose rows have a logsumexp near -128 ln 2 (float64: -1024 ln 2), if scaled by 100."""
+    center = -(1024 if dtype == np.float64 else 128) * np.log(2) / 100
+    return (center + rng.uniform(-0.08, 0.08, (n, m))).astype(dtype)
+
+
 def rows_with_positives(targets, shape):
     """How many rows, and how many columns, have a positive."""
     positives = naive.clip_positives(targets, shape)

@@ -4,7 +4,16 @@ import naive
 import numpy as np
 import pytest
 import scipy.sparse
-from clip_checks import assert_clip, make_targets, unit_cosines
+from checks import dtype_of
+from clip_checks import (
+    LOGITS,
+    WITHOUT_NEGATIVES,
+    assert_clip,
+    make_targets,
+    near_reference,
+    unit_cosines,
+    without_negatives,
+)
 
 import fastce
 
@@ -215,6 +224,47 @@ def test_without_any_positive_the_mean_is_nan_and_the_gradient_zero(n):
 def test_a_single_pair_costs_nothing():
     value, grad, grad_logit_scale = fastce.clip_loss_value_and_grad(np.array([[3.0]], np.float32), logit_scale=20.0)
     assert (value, grad.tolist(), grad_logit_scale) == (0.0, [[0.0]], 0.0)
+
+
+@pytest.mark.parametrize("logit_scale", [1.0, 1000.0])
+def test_a_single_pair_costs_nothing_however_low(logit_scale):
+    for pair in (-1.0, -743.5, -745.5, -1e6, 0.0, 1e6):
+        for dtype in (np.float32, np.float64):
+            ours = fastce.clip_loss_value_and_grad(np.array([[pair]], dtype), logit_scale=logit_scale)
+            assert (ours.value, ours.grad.tolist(), ours.grad_logit_scale) == (0.0, [[0.0]], 0.0)
+
+
+def test_two_positives_without_a_negative():
+    both = scipy.sparse.csr_array(np.ones((1, 2)))
+    ours = fastce.clip_loss_value_and_grad([[-743.5, -744.2]], both)
+    assert ours.value == pytest.approx(0.376593024442733, rel=1e-14)  # (log(1 + e^-0.7) + 0.35) / 2
+    slope = (1 / (1 + np.exp(-0.7)) - 0.5) / 2
+    np.testing.assert_allclose(ours.grad, [[slope, -slope]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("logit", LOGITS)
+@pytest.mark.parametrize("kind", WITHOUT_NEGATIVES)
+def test_rows_and_columns_without_negatives(kind, logit, dtype):
+    similarity, targets = without_negatives(kind, logit)
+    square = similarity.shape[0] == similarity.shape[1]
+    for reduction in REDUCTIONS if square else ["sum", "mean"]:
+        assert_clip(similarity.astype(dtype), targets, reduction)
+        assert_clip((similarity / 8).astype(dtype), targets, reduction, logit_scale=8.0)
+
+
+def test_columns_that_fill_no_vector_near_the_end_of_exp():
+    similarity = np.array([[-0.85, -0.85, -0.85], [-0.9, -0.9, -0.85], [-0.9, -0.9, -1.0]], np.float32)
+    ours = fastce.clip_loss_value_and_grad(similarity, logit_scale=100.0)
+    assert ours.grad_logit_scale == pytest.approx(0.0580005, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("n", "m"), [(3, 3), (1, 5), (7, 1), (17, 15), (20, 20), (5, 33)])
+def test_lanes_beyond_the_end_of_a_row_are_nobodys(rng, n, m, label_smoothing, name):
+    similarity, targets = near_reference(rng, dtype_of(name), n, m), rng.integers(0, m, n)
+    assert_clip(similarity, targets, logit_scale=100.0, label_smoothing=label_smoothing)
 
 
 # ------------------------------------------------------------------------------------- dtypes and layouts

@@ -18,6 +18,7 @@ from fastce.kernels.memory import (
     element,
     elements,
     finish_stores,
+    keep_first,
     lanes_of,
     load,
     load_first,
@@ -224,6 +225,7 @@ def write_gradient_of_row(
             products = zero
             if count > 0:
                 slope, products = gradient_vector(row, i, count, of_row, of_columns, smoothing, together, nothing)
+                products = keep_first(products, count)  # lanes beyond hold 0, whose exp may be infinite
                 store_first(out, i, slope * by_scale, count)
                 i += count
             for _ in range(min(whole, lanes)):
