@@ -8,6 +8,7 @@ import numpy as np
 from fastce.arguments import Array, real_array
 from fastce.dispatch import by_device
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
+from fastce.layout import Rows
 from fastce.linear_panels import LinearCall, LinearGradients, swept
 from fastce.losses import cross_entropy_call, upstream_of
 from fastce.panels import Panels
@@ -195,7 +196,7 @@ def _checked_call(
     counted = described.targets.counted()
     left = Features(arrays[:1], dtype, n_threads=n_threads, numbers=counted)
     right = Features(arrays[1:], dtype, n_threads=n_threads)
-    by_row = _by_row(targets, matrix.shape[0])
+    by_row = _by_row(targets, described.logits)
     copied = right.rows * by_row.dtype.itemsize if counted is not None and by_row.ndim == 2 else 0
     panels = Panels(left, right, memory_budget, bytes_of_row=copied)
     options = {
@@ -228,9 +229,10 @@ def _checked_bias(value: Any, classes: int) -> Array:
     return bias
 
 
-def _by_row(targets: Any, rows: int) -> Any:
+def _by_row(targets: Any, logits: Rows) -> Any:
     """Checked targets, so that an index picks rows."""
+    rows = logits.rows
     if is_sparse(targets):
-        return checked_csr(targets)
+        return checked_csr(targets, (rows, logits.classes))
     array = np.asarray(targets)
     return array.reshape(rows, *array.shape[-1:]) if array.dtype.kind not in "iu" else array.reshape(rows)

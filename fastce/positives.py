@@ -67,7 +67,7 @@ def _from_sparse(targets: Any, shape: tuple[int, int]) -> Positives:
         raise ValueError(f"sparse targets have shape {targets.shape}, expected {shape}: one number for each pair")
     if targets.dtype.kind not in "fiub":
         raise TypeError(f"sparse targets must hold real numbers, got dtype {targets.dtype}")
-    matrix = checked_csr(targets)
+    matrix = checked_csr(targets, shape)
     weight = masses_of(matrix)
     rows = np.repeat(np.arange(shape[0]), np.diff(matrix.indptr))
     there = weight > 0

@@ -20,7 +20,7 @@ def sparse_points(targets: Any, shape: tuple[int, int]) -> tuple[Array, Array, A
         raise ValueError(f"sparse targets have shape {targets.shape}, expected {shape}: one row per row of logits")
     if targets.dtype.kind not in "fiub" or (targets.dtype.kind == "f" and targets.dtype.itemsize > 8):
         raise TypeError(f"sparse targets must hold real numbers, got dtype {targets.dtype}")
-    matrix = checked_csr(targets)
+    matrix = checked_csr(targets, shape)
     masses = masses_of(matrix)
     return matrix.indices.astype(np.int64), masses, matrix.indptr.astype(np.int64)
 
@@ -36,39 +36,79 @@ def masses_of(matrix: Any) -> Array:
     return masses
 
 
-def checked_csr(targets: Any) -> Any:
-    """A CSR array with sorted, unique, checked indices; the caller's matrix is never changed."""
-    if targets.format == "csr":
-        _check_hand_made(targets)
-        matrix = targets.copy()
-    else:
-        try:
-            matrix = targets.tocsr(copy=True)
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"sparse targets are inconsistent: {error}") from None
-        _check_hand_made(matrix)
+def checked_csr(targets: Any, shape: tuple[int, int]) -> Any:
+    """A CSR array with sorted, unique, checked indices; the caller's matrix is never changed.
+
+    What is checked is a copy, and nothing else is used: another thread may change the caller's arrays meanwhile, which
+    anyone may have set to anything, and SciPy's conversions trust them.
+    """
+    try:
+        matrix = _copied(targets, shape)
+    except (ValueError, TypeError, RuntimeError) as error:  # the last of a dict that changes
+        raise ValueError(f"sparse targets are inconsistent: {error}") from None
     matrix.has_canonical_format = False
     matrix.has_sorted_indices = False
     matrix.sum_duplicates()
     return matrix
 
 
-def _check_hand_made(matrix: Any) -> None:
-    """A CSR matrix is three arrays that anyone may have set to anything."""
-    rows, classes = matrix.shape
-    first, indices = np.asarray(matrix.indptr), np.asarray(matrix.indices)
-    consistent = (
-        first.shape == (rows + 1,)
-        and first[0] == 0
-        and bool((np.diff(first) >= 0).all())
-        and first[-1] <= indices.size
-        and indices.shape == np.shape(matrix.data)
-    )
-    if not consistent:
-        raise ValueError("sparse targets are inconsistent: indptr must rise from 0 to the number of stored elements")
+def _copied(targets: Any, shape: tuple[int, int]) -> Any:
+    """The same matrix as a CSR array of arrays of its own, which have been checked."""
+    from scipy import sparse
+
+    if targets.format in ("csr", "csc", "bsr"):
+        indptr, indices = _copied_indices(targets.indptr), _copied_indices(targets.indices)
+        compressed = getattr(sparse, f"{targets.format}_array")
+        matrix = compressed((np.array(targets.data), indices, indptr), shape=shape)
+        if targets.format == "csr":
+            _check_rows(matrix)
+        else:
+            matrix.check_format(full_check=True)
+    elif targets.format == "dia":
+        matrix = sparse.dia_array((np.array(targets.data), _copied_indices(targets.offsets)), shape=shape)
+    else:
+        rows, columns, masses = _copied_points(targets)
+        _check_classes(rows, columns, shape[1])
+        matrix = sparse.coo_array((masses, (rows, columns)), shape=shape)  # which checks the rows
+    return matrix.tocsr()
+
+
+def _copied_indices(given: Any) -> Array:
+    indices = np.array(given)
+    if indices.dtype.kind not in "iu" and indices.size:
+        raise ValueError(f"indices must be integers, got dtype {indices.dtype}")
+    return indices
+
+
+def _copied_points(targets: Any) -> tuple[Array, Array, Array]:
+    """(rows, columns, masses) of a format without pointers."""
+    if targets.format == "coo":
+        return _copied_indices(targets.row), _copied_indices(targets.col), np.array(targets.data)
+    if targets.format == "lil":
+        places = [(row, column) for row, columns in enumerate(targets.rows.tolist()) for column in list(columns)]
+        masses = [mass for of_row in targets.data.tolist() for mass in list(of_row)]
+    else:
+        items = list(targets.items())
+        places, masses = [place for place, _ in items], [mass for _, mass in items]
+    rows, columns = np.array(places, np.int64).reshape(-1, 2).T
+    return rows, columns, np.array(masses, targets.dtype)
+
+
+def _check_rows(matrix: Any) -> None:
+    """Row pointers that rise within the stored elements, and classes that are there."""
+    first, indices = matrix.indptr, matrix.indices
+    consistent = first.size == matrix.shape[0] + 1 and first[0] == 0 and bool((np.diff(first) >= 0).all())
+    if not (consistent and first[-1] <= indices.size and indices.shape == matrix.data.shape):
+        raise ValueError("indptr must rise from 0 to the number of stored elements")
     used = indices[: first[-1]]
-    wrong = (used < 0) | (used >= classes)
-    if wrong.any():
-        at = int(wrong.argmax())
-        row = int(np.searchsorted(first, at, side="right")) - 1
-        raise class_index_error(row, used[at], classes)
+    if used.size and not (used.min() >= 0 and used.max() < matrix.shape[1]):
+        _check_classes(np.repeat(np.arange(matrix.shape[0]), np.diff(first)), used, matrix.shape[1])
+
+
+def _check_classes(rows: Array, columns: Array, classes: int) -> None:
+    if rows.shape != columns.shape:
+        raise ValueError(f"there are {rows.size} row indices but {columns.size} column indices")
+    wrong = np.flatnonzero((columns < 0) | (columns >= classes))
+    if wrong.size:
+        at = wrong[rows[wrong].argmin()]
+        raise class_index_error(int(rows[at]), columns[at], classes)

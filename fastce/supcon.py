@@ -163,12 +163,12 @@ def _checked_call(
 
 
 def checked_labels(labels: Array, rows: int) -> Array:
-    """Labels that are integers, one for each row."""
+    """Labels that are integers, one for each row: a copy, which nobody changes while it is sorted."""
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, got dtype {labels.dtype}")
     if labels.shape != (rows,):
         raise ValueError(f"labels have shape {labels.shape}, expected {(rows,)}: one for each row of features")
-    return labels
+    return labels.copy()
 
 
 class Classes:

@@ -225,6 +225,48 @@ def test_a_sparse_matrix_with_less_data_than_indices_is_refused():
             function(*args, **options)
 
 
+def broken_matrices():
+    """Sparse matrices of every format that has arrays, one of whose indices is out of range or too much."""
+    dense = np.eye(4, 3)
+    for name, places in {
+        "csr": ("indices", "indptr"),
+        "csc": ("indices", "indptr"),
+        "bsr": ("indices", "indptr"),
+        "coo": ("row", "col"),
+    }.items():
+        for place in places:
+            for bad in (2_000_000_000, -2_000_000_000):
+                matrix = getattr(scipy.sparse, f"{name}_array")(dense)
+                getattr(matrix, place)[1] = bad
+                yield pytest.param(matrix, id=f"{name}, {place} {bad}")
+    matrix = scipy.sparse.lil_array(dense)
+    matrix.rows[1] = [2_000_000_000]
+    yield pytest.param(matrix, id="lil, column")
+    matrix = scipy.sparse.lil_array(dense)
+    matrix.data[1] = []
+    yield pytest.param(matrix, id="lil, data")
+
+
+@pytest.mark.parametrize("targets", list(broken_matrices()))
+def test_a_broken_sparse_matrix_of_any_format_harms_no_memory(targets):
+    calls = [
+        *cross_entropies(LOGITS, targets),
+        (fastce.clip_loss, (LOGITS, targets), {}),
+        (fastce.linear_cross_entropy, (LOGITS, LOGITS[:3], targets), {}),
+        (fastce.siglip_loss, (LOGITS, LOGITS[:3], 1.0, 0.0), {"targets": targets}),
+    ]
+    for function, args, options in calls:
+        with pytest.raises((ValueError, IndexError), match="targets"):
+            function(*args, **options)
+
+
+def test_sparse_targets_whose_indices_and_data_are_one_array():
+    one = np.array([1, 2, 1])
+    targets = scipy.sparse.csr_array((one, one, [0, 1, 2, 3, 3]), shape=(4, 3))
+    assert targets.indices is targets.data or np.array_equal(targets.indices, targets.data)
+    assert fastce.cross_entropy(LOGITS, targets) == fastce.cross_entropy(LOGITS, targets.toarray().astype(float))
+
+
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.float32, np.float64])
 def test_sparse_weights_of_any_real_dtype(dtype):
     dense = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 1]])
