@@ -115,6 +115,10 @@ class Features:
         view: Array = self.arrays[k][rows.start - self.starts[k] : rows.stop - self.starts[k]]
         return view
 
+    def new_room(self, rows: int) -> Array:
+        """Room for a panel of so many rows."""
+        return np.empty((rows, self.width), self.dtype)
+
     def panel(self, rows: slice, room: Array | None = None) -> Array:
         """These rows as they are multiplied: a view where that will do, else in ``room``, or in a new array."""
         view = self.given(rows)

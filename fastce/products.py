@@ -49,13 +49,14 @@ class Gradient:
 class ReadyPanel:
     """The panel that was asked for last: made ready once, while a row of tiles goes by."""
 
-    def __init__(self, features: Features, length: int) -> None:
+    def __init__(self, features: Any, length: int) -> None:
+        """For features on the CPU, or those of `fastce.cuda.features`."""
         self.features = features
-        self.room = np.empty((0 if features.is_ready else length, features.width), features.dtype)
+        self.room = features.new_room(0 if features.is_ready else length)
         self.rows = slice(0, 0)
         self.panel = self.room[:0]
 
-    def of(self, rows: slice) -> Array:
+    def of(self, rows: slice) -> Any:
         """These rows, ready to be multiplied."""
         if rows != self.rows:
             self.panel, self.rows = self.features.panel(rows, self.room), rows

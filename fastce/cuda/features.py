@@ -101,6 +101,10 @@ class Features:
         first = int(self.starts[k])
         return as_reals(rows_between(self.arrays[k], rows.start - first, rows.stop - first), dtype)
 
+    def new_room(self, rows: int) -> Any:
+        """Room for a panel of so many rows."""
+        return seen(empty(self.library, (rows, self.width), self.dtype.name))
+
     def panel(self, rows: slice, room: Any = None) -> Any:
         """These rows as they are multiplied: a view where that will do, else in ``room``, or in a new array."""
         if self.is_ready:

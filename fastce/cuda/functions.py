@@ -8,34 +8,16 @@ from typing import Any
 
 import fastce
 
-_HOME = {
-    "clip_loss": "contrastive",
-    "clip_loss_from_features": "clip_from_features",
-    "clip_loss_from_features_value_and_grad": "clip_from_features",
-    "clip_loss_value_and_grad": "contrastive",
-    "cross_entropy": "losses",
-    "cross_entropy_value_and_grad": "losses",
-    "info_nce": "infonce",
-    "info_nce_value_and_grad": "infonce",
-    "linear_cross_entropy": "linear",
-    "linear_cross_entropy_value_and_grad": "linear",
-    "log_softmax": "special",
-    "logsumexp": "special",
-    "nt_xent": "self_contrastive",
-    "nt_xent_value_and_grad": "self_contrastive",
-    "siglip_loss": "siglip",
-    "siglip_loss_value_and_grad": "siglip",
-    "softmax": "special",
-    "sup_con": "self_contrastive",
-    "sup_con_value_and_grad": "self_contrastive",
-}
+# Modules have the names of those for the CPU, but for these.
+_HOME = {"ntxent": "self_contrastive", "supcon": "self_contrastive"}
 
 
 @functools.cache
 def named(name: str) -> Callable[..., Any]:
     """The function of this name; what is left out has the default of `fastce`'s own function."""
-    signature = inspect.signature(getattr(fastce, name))
-    function = getattr(import_module(f"fastce.cuda.{_HOME[name]}"), name)
+    public = getattr(fastce, name)
+    signature, home = inspect.signature(public), public.__module__.removeprefix("fastce.")
+    function = getattr(import_module(f"fastce.cuda.{_HOME.get(home, home)}"), name)
 
     def on_device(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)

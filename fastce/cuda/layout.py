@@ -1,12 +1,11 @@
 """Device arrays as rows of classes: where element c of row (outer, inner) is, and copies of what has no such form."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from fastce.cuda.arrays import DeviceArray, empty
-from fastce.cuda.kernels.checks import AXES, THREADS, copy_kernel
+from fastce.cuda.kernels.copies import AXES, THREADS, copy_kernel
 from fastce.cuda.kernels.jobs import Cube
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -120,8 +119,3 @@ def launch(kernel: Any, blocks: int, threads: int | tuple[int, int], where: Devi
 def lanes_of(array: DeviceArray) -> int:
     """Elements of a chunk."""
     return 16 // array.itemsize
-
-
-def size_of(shape: tuple[int, ...]) -> int:
-    """The number of elements."""
-    return math.prod(shape)

@@ -1,5 +1,6 @@
 """cross_entropy and its gradient for arrays on a GPU."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from fastce.arguments import choice, class_axis, fraction, integer, not_negative, number, positive, reduction_of
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
 from fastce.cuda.kernels.jobs import CROSS_ENTROPY, Job, options_of
-from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of, size_of
+from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
 from fastce.cuda.run import Call, run
 from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
 from fastce.dispatch import is_on_device
@@ -79,7 +80,7 @@ class CrossEntropy:
     def run(self, upstream: tuple[float, DeviceArray | None], out: DeviceArray | None) -> Any:
         """The value; the gradient goes to ``out`` if that is given."""
         logits, library = self.logits, self.logits.library
-        rows = size_of(self.lead)
+        rows = math.prod(self.lead)
         results = empty(library, self.lead, self.real.name) if self.reduction == "none" else None
         check(self.targets, rows, self.classes, self.reduction == "mean", upstream[0])
         job = Job(

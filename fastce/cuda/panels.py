@@ -10,27 +10,10 @@ from typing import Any
 from fastce.cuda.arrays import DeviceArray, empty
 from fastce.cuda.features import Features
 from fastce.cuda.matrices import finish, multiply, rows_between, seen
-from fastce.products import checked_memory_budget
+from fastce.products import ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
 
 MOST_ROWS = 4096
-
-
-class _ReadyPanel:
-    """The panel that was asked for last: made ready once, if it is asked for several times in turn."""
-
-    def __init__(self, features: Features, length: int) -> None:
-        self.features = features
-        shape = (0 if features.is_ready else min(length, features.rows), features.width)
-        self.room = seen(empty(features.library, shape, features.dtype.name))
-        self.rows = slice(0, 0)
-        self.panel = self.room[:0]
-
-    def of(self, rows: slice) -> Any:
-        """These rows, ready to be multiplied."""
-        if rows != self.rows:
-            self.panel, self.rows = self.features.panel(rows, self.room), rows
-        return self.panel
 
 
 class Panels:
@@ -48,7 +31,8 @@ class Panels:
         most_rows, most_columns = self._shape(checked_memory_budget(memory_budget), bytes_of_row)
         self.row_cuts, self.column_cuts = left.cuts(most_rows), right.cuts(most_columns)
         self.room = empty(left.library, (min(most_rows, left.rows), self.columns), left.dtype.name)
-        self.left_panel, self.right_panel = _ReadyPanel(left, most_rows), _ReadyPanel(right, most_columns)
+        self.left_panel = ReadyPanel(left, min(most_rows, left.rows))
+        self.right_panel = ReadyPanel(right, min(most_columns, right.rows))
 
     def _shape(self, memory_budget: int, bytes_of_row: int) -> tuple[int, int]:
         """How many rows a panel has, and how many columns of it are multiplied at a time: all, if there is room."""

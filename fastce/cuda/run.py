@@ -122,9 +122,9 @@ def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) 
         parts, -(-chunks // (parts * LINE_CHUNKS)) * LINE_CHUNKS, WHOLE,
     )  # fmt: skip
     library = logits.array.library
-    of_states = empty(library, (logits.count * parts * FIELDS if parts > 1 else 1,), "float64")
-    of_posted = zeros(library, (logits.count + 1 if parts > 1 else 1,), "int32")
-    states, posted = of_states.flat(), of_posted.flat()
+    cut_rows = logits.count if parts > 1 else 0  # only their parts tell each other something
+    states = empty(library, (cut_rows * parts * FIELDS + 1,), "float64").flat()
+    posted = (zeros if cut_rows else empty)(library, (cut_rows + 1,), "int32").flat()
     per_block = THREADS // threads
     blocks = logits.count * parts if parts > 1 else -(-logits.count // per_block)
     kernel, written = rows_kernel(call.job), _written(logits, out)

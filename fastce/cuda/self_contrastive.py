@@ -28,16 +28,17 @@ from fastce.targets import mean_factor
 class _Partners:
     """NT-Xent's positives: row i of one set of views and row i of the other.
 
-    ``mates`` are the columns of those that are a row's only positive, -1 for other rows; ``counted`` is the number of
-    rows that have any.
+    ``counted`` is the number of rows that have any. ``mates`` are the columns of those that are a row's only positive,
+    -1 for other rows; None where targets are class indices, with which kernels keep the digits of slopes themselves.
     """
 
     bytes_of_column = 0
+    mates = None
 
     def __init__(self, views: Features, reduction: str) -> None:
         self.counted = views.rows
-        self.mates = array_module().roll(array_module().arange(views.rows), views.rows // 2)
-        classes = on_device(self.mates, views.library)
+        partners = array_module().roll(array_module().arange(views.rows), views.rows // 2)
+        classes = on_device(partners, views.library)
         self.all = own_targets(views.library, views.dtype, (views.rows, views.rows), reduction, classes=classes)
 
     def of(self, rows: slice) -> DeviceTargets | None:
@@ -112,7 +113,8 @@ class _Call:
             _on_diagonal(slopes, rows)[...] = -np.inf
             self.losses.take(rows, panel, wants_gradients, self.positives.of(rows))
             if total is not None:
-                self.losses.sharpen(rows, panel, self.positives.mates, self.factor)
+                if self.positives.mates is not None:
+                    self.losses.sharpen(rows, panel, self.positives.mates, self.factor)
                 panels.add_to_left(slopes, total[rows])
                 panels.add_to_right(rows, slopes, total)
 

@@ -3,11 +3,14 @@ interpreter of tests/ptx, without the variable; those marked gpu need a device i
 """
 
 import os
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from devices import LIBRARIES
 
 IS_SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"  # Numba reads it when it is imported
 HAS_NUMBA_CUDA = find_spec("numba_cuda") is not None
@@ -54,6 +57,40 @@ def device():
     from devices import Simulator
 
     return Simulator()
+
+
+@pytest.fixture
+def on_device(request, device, monkeypatch):
+    """The functions of fastce by way of the simulator, where the CHECKS of a test's module find them too."""
+    from on_device import OnDevice
+
+    functions = OnDevice(device.to_device)
+    monkeypatch.setattr(request.module.CHECKS, "fastce", functions)
+    return functions
+
+
+@pytest.fixture
+def launched(request, monkeypatch):
+    """The same by way of compiled kernels, with products of NumPy; ``launched.device`` tells what they did."""
+    from on_device import OnDevice
+    from ptx.device import Device
+
+    functions = OnDevice(Device.array)
+    monkeypatch.setattr(request.module.CHECKS, "fastce", functions)
+    monkeypatch.setitem(sys.modules, "cupy", np)
+    with Device(races=True) as functions.device:
+        yield functions
+
+
+@pytest.fixture(params=LIBRARIES)
+def on_gpu(request, monkeypatch):
+    """The same by way of a GPU and the arrays of a library."""
+    from on_device import OnDevice
+
+    gpu = LIBRARIES[request.param]()
+    functions = OnDevice(gpu.to_device, gpu.to_host)
+    monkeypatch.setattr(request.module.CHECKS, "fastce", functions)
+    return functions
 
 
 @pytest.fixture

@@ -7,41 +7,13 @@ import scipy.sparse
 from checks import NAMES, REDUCTIONS, dtype_of, same_bits
 from clip_checks import make_targets, unit_cosines
 from crosscheck import LAYOUTS
-from devices import LIBRARIES
-from on_device import OnDevice
 
 import fastce
 
 pytest.importorskip("numba_cuda")
 
+CHECKS = clip_checks  # for the fixtures
 INF, NAN = np.inf, np.nan
-
-
-@pytest.fixture
-def on_device(device, monkeypatch):
-    """The functions of fastce by way of the simulator, where the checks find them too."""
-    functions = OnDevice(device.to_device)
-    monkeypatch.setattr(clip_checks, "fastce", functions)
-    return functions
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The same by way of compiled kernels; ``launched.device`` tells what they did."""
-    ptx_device = pytest.importorskip("ptx.device")
-    functions = OnDevice(ptx_device.Device.array)
-    monkeypatch.setattr(clip_checks, "fastce", functions)
-    with ptx_device.Device(races=True) as functions.device:
-        yield functions
-
-
-@pytest.fixture(params=LIBRARIES)
-def on_gpu(request, monkeypatch):
-    """The same by way of a GPU and the arrays of a library."""
-    gpu = LIBRARIES[request.param]()
-    functions = OnDevice(gpu.to_device, gpu.to_host)
-    monkeypatch.setattr(clip_checks, "fastce", functions)
-    return functions
 
 
 CASES = [

@@ -2,52 +2,27 @@
 products are NumPy's in both.
 """
 
-import sys
-
 import dense
 import numpy as np
 import pytest
 import scipy.sparse
 from checks import NAMES, REDUCTIONS, dtype_of
 from clip_checks import make_targets
-from devices import LIBRARIES
-from on_device import OnDevice
 
 import fastce
 
 pytest.importorskip("numba_cuda")
 
+CHECKS = dense  # for the fixtures
 CLIP = "clip_loss_from_features"
 SEVERAL_PANELS = 300  # bytes
 
 
 @pytest.fixture
-def on_device(device, monkeypatch):
-    """The functions of fastce by way of the simulator, where the checks find them too."""
-    functions = OnDevice(device.to_device)
-    monkeypatch.setattr(dense, "fastce", functions)
-    return functions
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The same by way of compiled kernels."""
-    ptx_device = pytest.importorskip("ptx.device")
-    functions = OnDevice(ptx_device.Device.array)
-    monkeypatch.setattr(dense, "fastce", functions)
-    monkeypatch.setitem(sys.modules, "cupy", np)
-    with ptx_device.Device(races=True) as functions.device:
-        yield functions
-
-
-@pytest.fixture(params=LIBRARIES)
-def on_gpu(request, monkeypatch):
-    """The same by way of a GPU and the arrays of a library."""
+def on_gpu(on_gpu):
+    """Products on a GPU are CuPy's."""
     pytest.importorskip("cupy")
-    gpu = LIBRARIES[request.param]()
-    functions = OnDevice(gpu.to_device, gpu.to_host)
-    monkeypatch.setattr(dense, "fastce", functions)
-    return functions
+    return on_gpu
 
 
 def pair(rng, n, m=None, width=6, dtype=np.float32):

@@ -11,33 +11,19 @@ import pytest
 import scipy.sparse
 from checks import NAMES, REDUCTIONS, dtype_of
 from feature_cases import LINEAR, LOSSES, WRONG, case
-from on_device import OnDevice
 
 import fastce
 
 pytest.importorskip("numba_cuda")
 
+CHECKS = dense  # for the fixtures
 NAN = np.nan
 
 
 @pytest.fixture
-def on_device(device, small_blocks, monkeypatch):
-    """The functions of fastce by way of the simulator, where the checks find them too."""
-    functions = OnDevice(device.to_device)
+def on_device(on_device, small_blocks, monkeypatch):
     monkeypatch.setattr("fastce.cuda.siglip.THREADS", 32)
-    monkeypatch.setattr(dense, "fastce", functions)
-    return functions
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The same by way of compiled kernels; ``launched.device`` tells what they did."""
-    ptx_device = pytest.importorskip("ptx.device")
-    functions = OnDevice(ptx_device.Device.array)
-    monkeypatch.setattr(dense, "fastce", functions)
-    monkeypatch.setitem(sys.modules, "cupy", np)
-    with ptx_device.Device(races=True) as functions.device:
-        yield functions
+    return on_device
 
 
 # ---------------------------------------------------------------------------------- against the formulas

@@ -3,18 +3,15 @@
 A kernel that finds something wrong leaves a mark in the report, and the kernels after it write nothing.
 """
 
-import functools
-
 import numpy as np
 from numba import cuda
 
 from fastce.cuda.kernels.jobs import BAD_STRUCTURE, BAD_TARGET, FACTOR, IS_BAD, TOTAL_WEIGHT
-from fastce.cuda.kernels.primitives import device, kernel, load_real, store_real
+from fastce.cuda.kernels.primitives import device, kernel
 from fastce.cuda.kernels.states import MOST_WARPS
 from fastce.cuda.kernels.sums import sum_of_block
 
 THREADS = 256
-AXES = 6  # of strided arrays at most
 
 
 @device
@@ -23,39 +20,10 @@ def mark(report, field, k, count):
     cuda.atomic.max(report, field, np.float64(count - k))
 
 
-@device
-def strided_place(k, shape, strides):
-    """Where item k, in C order, of a strided array is."""
-    place = 0
-    for axis in range(AXES - 1, -1, -1):
-        place += (k % shape[axis]) * strides[axis]
-        k //= shape[axis]
-    return place
-
-
-@functools.cache
-def copy_kernel(from_float: bool, to_float: bool):
-    """Copy from strides to strides, and from one dtype to another; floats may be of 16 bits."""
-
-    @kernel(THREADS, 4)
-    def copy(source, origin, strides, into, into_origin, into_strides, shape, count):
-        step = np.int64(cuda.gridDim.x) * cuda.blockDim.x
-        for k in range(np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x, count, step):
-            here = origin + strided_place(k, shape, strides)
-            there = into_origin + strided_place(k, shape, into_strides)
-            if to_float:
-                store_real(into, there, load_real(source, here) if from_float else source[here])
-            else:
-                into[there] = source[here]
-
-    return copy
-
-
 @kernel(THREADS, 4)
 def check_weights(weights, count, report, field):
     """Mark the first weight that is negative or not finite."""
-    step = np.int64(cuda.gridDim.x) * cuda.blockDim.x
-    for k in range(np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x, count, step):
+    for k in range(cuda.grid(1), count, cuda.gridsize(1)):
         if not 0.0 <= weights[k] < np.inf:
             mark(report, field, k, count)
 
@@ -86,8 +54,7 @@ def check_class_indices(targets, rows, classes, per_block, report, totals):
 @kernel(THREADS, 4)
 def check_sparse(targets, rows, classes, stored, report):
     """Mark the first row of a sparse matrix with an index out of range, or that is not in canonical form."""
-    step = np.int64(cuda.gridDim.x) * cuda.blockDim.x
-    for i in range(np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x, rows, step):
+    for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
         first, end = np.int64(targets.first_points[i]), np.int64(targets.first_points[i + 1])
         if first < 0 or end < first or end > stored or (i == 0 and first != 0):
             mark(report, BAD_STRUCTURE, i, rows)

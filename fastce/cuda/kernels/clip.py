@@ -63,7 +63,7 @@ class Weights(NamedTuple):
 @kernel(SIDE_THREADS, 4)
 def gather(array, matrix, row_numbers, columns, start, end, elements):
     """elements[k] = the element at point k, from ``start`` to ``end``; points without numbers are on the diagonal."""
-    k = start + np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    k = start + cuda.grid(1)
     if k < end:
         i = np.int64(row_numbers[k]) if row_numbers.size > 0 else k
         c = np.int64(columns[k]) if columns.size > 0 else k
@@ -74,7 +74,7 @@ def gather(array, matrix, row_numbers, columns, start, end, elements):
 @kernel(SIDE_THREADS, 4)
 def add_directions(losses, count, results):
     """The losses of row i and of column i, both halved, together."""
-    i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    i = cuda.grid(1)
     if i < count:
         store_real(results, i, losses[i] + losses[count + i])
 
@@ -88,7 +88,7 @@ def side_kernel(is_second: bool):
 
     @kernel(SIDE_THREADS, 4)
     def side(tops, rests, totals, count, elements, owners, weights, at, losses, factors, slopes):
-        thread = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        thread = cuda.grid(1)
         i, lane = thread // LANES, thread % LANES
         first = end = np.int64(0)
         top, rest = math.nan, 0.0

@@ -14,7 +14,7 @@ from fastce.cuda.kernels.jobs import (
     SPREAD,
     Job,
 )
-from fastce.cuda.kernels.points import mass_at_by
+from fastce.cuda.kernels.points import mass_at_by, times_class_weight
 from fastce.cuda.kernels.primitives import device, load_real, to_real
 from fastce.cuda.kernels.states import exp_of, rough_exp_of
 
@@ -63,14 +63,12 @@ def mass_by(job: Job):
 
     @device
     def weighted(c, at, targets, like, options):
-        return options.spread * to_real(like, load_real(targets.class_weight, c))
+        return times_class_weight(options.spread, c, like, targets)
 
     @device
     def of_probability(c, at, targets, like, options):
         mass = options.keep * to_real(like, load_real(targets.probabilities, at)) + options.spread
-        if targets.class_weight.size > 0:
-            mass *= to_real(like, load_real(targets.class_weight, c))
-        return mass
+        return times_class_weight(mass, c, like, targets)
 
     return {NO_MASS: none, SPREAD: spread, CLASS_WEIGHTS: weighted, PROBABILITIES: of_probability}[job.dense]
 

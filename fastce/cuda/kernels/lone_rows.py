@@ -88,7 +88,7 @@ def lone_rows_kernel(job: Job):
     def lone_rows(
         logits, out, rows, classes, inner, cube, out_cube, mass_cube, targets, options, upstream, report, results
     ):
-        i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        i = cuda.grid(1)
         if i >= rows or report[IS_BAD] > 0.0:
             return
         weight = weight_of_row(i, targets)

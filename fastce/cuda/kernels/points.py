@@ -7,6 +7,7 @@ import numpy as np
 
 from fastce.cuda.kernels.jobs import CLASS_INDICES, NO_TARGETS, SPARSE, Job
 from fastce.cuda.kernels.primitives import device, load_real, to_real
+from fastce.cuda.kernels.search import first_not_below
 from fastce.cuda.kernels.states import weighed_distance
 
 
@@ -19,7 +20,8 @@ class Points(NamedTuple):
 
 
 @device
-def _times_class_weight(mass, c, like, targets):
+def times_class_weight(mass, c, like, targets):
+    """A mass of class c, times the weight of the class if there are weights."""
     return mass * to_real(like, load_real(targets.class_weight, c)) if targets.class_weight.size > 0 else mass
 
 
@@ -37,7 +39,7 @@ def _no_points(i, like, targets, options):
 @device
 def _class_index(i, like, targets, options):
     c = np.int64(targets.classes[i])
-    return Points(c, c, _times_class_weight(options.keep, c, like, targets))
+    return Points(c, c, times_class_weight(options.keep, c, like, targets))
 
 
 @device
@@ -52,22 +54,9 @@ def points_by(job: Job):
 
 
 @device
-def _first_from(c, points, targets):
-    """The number of the first point whose class is c or higher."""
-    low, high = points.first, points.end
-    while low < high:
-        middle = (low + high) // 2
-        if targets.classes[middle] < c:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@device
 def _mass_of_sparse_point(k, like, targets, options):
     mass = options.keep * to_real(like, load_real(targets.masses, k))
-    return _times_class_weight(mass, targets.classes[k], like, targets)
+    return times_class_weight(mass, targets.classes[k], like, targets)
 
 
 @functools.cache
@@ -84,7 +73,7 @@ def mass_at_by(job: Job):
 
     @device
     def of_sparse(c, points, like, targets, options):
-        k = _first_from(c, points, targets)
+        k = first_not_below(c, targets.classes, points.first, points.end)
         if k < points.end and targets.classes[k] == c:
             return _mass_of_sparse_point(k, like, targets, options)
         return options.zero

@@ -57,13 +57,7 @@ def state_by(job: Job):
 @functools.cache
 def rows_kernel(job: Job):
     """The kernel for rows of adjacent classes: results of rows, and what is written if that was asked for."""
-    state_of, points_of, ending, write, writes = (
-        state_by(job),
-        points_by(job),
-        ending_by(job),
-        write_by(job),
-        job.writes,
-    )
+    state_of, points_of, ending, write = state_by(job), points_by(job), ending_by(job), write_by(job)
     writes, real = job.writes, np.float64 if job.is_float64 else np.float32
     is_lean = not (job.is_float64 or job.is_capped or job.points == SPARSE)
 

@@ -201,7 +201,7 @@ def states_kernel(is_float64: bool, has_totals: bool, blocks: int):
 @kernel(MERGE_THREADS, 4)
 def merge(tops, rests, totals, count, parts, together, merged_tops, merged_rests, merged_totals, like, options):
     """Of each ``together`` parts of an item, state and total become one; part p of item i is at p * count + i."""
-    k = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    k = cuda.grid(1)
     group, i = k // count, k % count
     first = group * together
     if first < parts:

@@ -22,6 +22,7 @@ from fastce.cuda.kernels.primitives import (
     store_real,
     to_real,
 )
+from fastce.cuda.kernels.search import first_not_below
 from fastce.cuda.kernels.states import WARP
 
 ROWS = 4  # of a warp at a time
@@ -140,15 +141,9 @@ def _next_on_diagonal(i, c, points):
 
 @device
 def _next_of_row(i, c, points):
-    low, end = np.int64(points.first[i]), np.int64(points.first[i + 1])
-    high = end
-    while low < high:
-        middle = (low + high) // 2
-        if points.columns[middle] < c:
-            low = middle + 1
-        else:
-            high = middle
-    return low, np.int64(points.columns[low]) if low < end else np.int64(NOWHERE)
+    end = np.int64(points.first[i + 1])
+    k = first_not_below(c, points.columns, np.int64(points.first[i]), end)
+    return k, np.int64(points.columns[k]) if k < end else np.int64(NOWHERE)
 
 
 @functools.cache

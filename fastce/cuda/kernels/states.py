@@ -20,7 +20,6 @@ from fastce.cuda.kernels.primitives import device, exp2, fma, from_lane, largest
 
 WARP = 32
 HALF_LANES = 8  # elements of half precision in a chunk
-LN2 = 0.6931471805599453
 MOST_WARPS = 32  # of a block
 FIELDS = 4  # of a state
 

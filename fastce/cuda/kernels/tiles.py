@@ -74,7 +74,7 @@ def sigmoid_rows(panel, columns, bias, factor, wants_slopes, options, losses, sl
 @kernel(THREADS, 4)
 def add_points(values, first_points, rows, totals):
     """Add to the total of each row the values of its points, in their order."""
-    i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    i = cuda.grid(1)
     if i < rows:
         total = totals[i]
         for k in range(first_points[i], first_points[i + 1]):
