@@ -3,7 +3,7 @@
 import multiprocessing
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cuda_engines import ENGINES
@@ -129,7 +129,7 @@ class Worker:
         failures: dict[str, str] = {}
         left = list(request.engines)
         while True:
-            kind, content, at = self._answer(Request(request.job, left, request.repeats))
+            kind, content, at = self._answer(replace(request, engines=left))
             if kind == "case":
                 content["failures"] |= failures
                 return content

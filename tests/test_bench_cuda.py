@@ -282,7 +282,7 @@ def scripted(connection, config):
                 connection.send(("failed", "ValueError: no"))
                 break
         else:
-            connection.send(("case", {"engines": request.engines, "failures": {}}))
+            connection.send(("case", {"engines": request.engines, "failures": {}, "asked": request.kernels}))
 
 
 def without_device(connection, config):
@@ -296,10 +296,11 @@ def dead(connection, config):
 def test_an_engine_that_hangs_or_dies_is_left_out():
     worker = Worker(3.0, target=scripted)
     try:
-        case = worker.case_of(Request(JOB, ["fine", "hangs", "dies", "fails", "good"], 1))
+        case = worker.case_of(Request(JOB, ["fine", "hangs", "dies", "fails", "good"], 1, kernels=True))
     finally:
         worker.stop()
     assert case["engines"] == ["fine", "good"]
+    assert case["asked"]  # for the times of kernels, the second time too
     assert case["failures"] == {
         "hangs": "no answer within the limit of time",
         "dies": "the process ended",
