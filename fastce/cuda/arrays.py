@@ -1,6 +1,7 @@
 """Arrays on a GPU, of any library, as kernels see them: a pointer, a shape, strides in elements and a dtype's name."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from numba import cuda
 
 from fastce.arguments import PARTLY_REPLACES, SHARES_MEMORY, Array, Receiver, check_receiver
-from fastce.cuda.libraries import CuPy, Library, Torch, is_numba, is_torch, library_of
+from fastce.cuda.libraries import CuPy, Library, Torch, has_known_stream, is_numba, is_torch, library_of
 from fastce.dispatch import UNKNOWN_DEVICE, device_of
 
 _PLAIN_DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
@@ -143,13 +144,13 @@ def device_array(value: Any, name: str, reader: Library | None = None) -> Device
     """
     if (device := device_of(value)) is None:
         raise TypeError(f"{name} must be an array on a GPU, got {type(value).__name__}")
-    if is_torch(value):
-        _refuse_unlike_its_memory(value, name)
-    library = library_of(value, _where(value) if device == UNKNOWN_DEVICE else device)
+    library = library_of(value, _where(value, device))
     reader = library if reader is None else reader
     if is_numba(value) and reader.name == library.name and reader.owns(value):
         return _of_numba(value, name, library)
-    in_order = isinstance(library, (Torch, CuPy)) and reader == library
+    if is_torch(value):
+        return _of_torch(value, name, library, reader)
+    in_order = isinstance(library, CuPy) and reader == library
     with reader.on_device():
         view = _strided_view(value, -1 if in_order else reader.consumer)
         strides = _contiguous(view.shape) if view.strides is None else tuple(view.strides)
@@ -174,6 +175,16 @@ def _checked_dtype(dtype: Any, name: str) -> str:
     raise TypeError(f"{name} must hold real numbers, got dtype {dtype_name}")
 
 
+def _of_torch(tensor: Any, name: str, library: Library, reader: Library) -> DeviceArray:
+    """Read from the tensor itself, not through DLPack, which in some versions lacks unsigned integers."""
+    _refuse_unlike_its_memory(tensor, name)
+    assert isinstance(library, Torch)
+    if reader != library:
+        library.hand_over(reader.stream_pointer)
+    dtype_name, shape = _checked_dtype(tensor.dtype, name), tuple(tensor.shape)
+    return DeviceArray(tensor, shape, tuple(tensor.stride()), dtype_name, int(tensor.data_ptr()), True, library)
+
+
 def _refuse_unlike_its_memory(tensor: Any, name: str) -> None:
     """PyTorch's tensors that are more, or less, than their elements in memory."""
     _checked_dtype(tensor.dtype, name)
@@ -185,9 +196,9 @@ def _refuse_unlike_its_memory(tensor: Any, name: str) -> None:
         raise TypeError(f"{name} is a lazily negated view: give {name}.resolve_neg()")
 
 
-def _where(value: Any) -> int:
-    """The GPU of an array that does not say it: the driver knows."""
-    return int(_strided_view(value, -1).device_id)
+def _where(value: Any, device: int) -> int:
+    """The GPU of an array; of one that does not say it the driver knows."""
+    return int(_strided_view(value, -1).device_id) if device == UNKNOWN_DEVICE else device
 
 
 def _strided_view(value: Any, consumer: int) -> Any:
@@ -212,6 +223,19 @@ def _of_numba(array: Any, name: str, library: Library) -> DeviceArray:
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def wait_for_readers(values: Iterable[Any]) -> None:
+    """Wait until kernels have read those of the arguments whose memory their library may use again at once.
+
+    Libraries without a stream that is known here (JAX) do not see that kernels are still to read an array.
+    """
+    for value in values:
+        device = None if hasattr(value, "tocsr") or has_known_stream(value) else device_of(value)
+        if device is not None:
+            with library_of(value, _where(value, device)).on_device():
+                cuda.synchronize()
+            return
 
 
 def is_sparse(value: Any) -> bool:

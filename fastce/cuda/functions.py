@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import fastce
+from fastce.cuda.arrays import wait_for_readers
 
 # Modules have the names of those for the CPU, but for these.
 _HOME = {"ntxent": "self_contrastive", "supcon": "self_contrastive"}
@@ -22,6 +23,8 @@ def named(name: str) -> Callable[..., Any]:
     def on_device(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
-        return function(**given.arguments)
+        result = function(**given.arguments)
+        wait_for_readers(given.arguments.values())
+        return result
 
     return on_device

@@ -82,6 +82,15 @@ class Torch(Library):
     def stream_pointer(self) -> int:
         return int(sys.modules["torch"].cuda.current_stream(self.device).cuda_stream)
 
+    def hand_over(self, stream_pointer: int) -> None:
+        """Let another library's stream wait for all that PyTorch's current one has been told."""
+        cuda = sys.modules["torch"].cuda
+        if stream_pointer != self.stream_pointer:
+            reader = cuda.default_stream(self.device)
+            if stream_pointer:
+                reader = cuda.ExternalStream(stream_pointer, device=self.device)
+            reader.wait_stream(cuda.current_stream(self.device))
+
     def owns(self, value: Any) -> bool:
         return is_torch(value)
 
@@ -158,6 +167,11 @@ def is_cupy(value: Any) -> bool:
 def is_numba(value: Any) -> bool:
     """Whether this is an array of Numba or of its simulator."""
     return bool(getattr(value, "__cuda_ndarray__", False))
+
+
+def has_known_stream(value: Any) -> bool:
+    """Whether an array's memory, once given back, is not used again before kernels have come to its stream's end."""
+    return is_torch(value) or is_cupy(value) or is_numba(value)
 
 
 def library_of(value: Any, device: int | None = None) -> Library:

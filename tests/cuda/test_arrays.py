@@ -200,6 +200,12 @@ class FakeTensor:
         self.dtype, self.layout, self.requires_grad = dtype, layout, requires_grad
         self.shape, self.is_cuda, self._is_neg, self._device = (2, 3), True, is_neg, device
 
+    def stride(self):
+        return 1, 2
+
+    def data_ptr(self):
+        return 64
+
     def is_neg(self):
         return self._is_neg
 
@@ -209,8 +215,8 @@ class FakeTensor:
 
 @pytest.fixture
 def fake_torch(monkeypatch):
-    """PyTorch with one current stream, and a record of what arrays were asked for."""
-    asked = []
+    """PyTorch with one current stream, and records of what arrays were asked for, and of streams that wait."""
+    asked, waits = [], []
 
     def make(shape, dtype, device):
         return FakeTensor(dtype=f"torch.{dtype}", device=int(device.removeprefix("cuda:")))
@@ -224,8 +230,16 @@ def fake_torch(monkeypatch):
     torch = types.ModuleType("torch")
     torch.Tensor, torch.empty, torch.zeros = FakeTensor, make, make
     torch.float32, torch.bfloat16 = "float32", "bfloat16"
-    torch.cuda = types.SimpleNamespace(current_stream=lambda device: types.SimpleNamespace(cuda_stream=torch.stream))
-    torch.stream, torch.asked = 0, asked
+
+    def stream_of(pointer, device=0):
+        wait_stream = lambda other: waits.append((pointer, other.cuda_stream))  # noqa: E731
+        return types.SimpleNamespace(cuda_stream=pointer, wait_stream=wait_stream)
+
+    torch.cuda = types.SimpleNamespace(
+        current_stream=lambda device: stream_of(torch.stream), default_stream=lambda device: stream_of(0),
+        ExternalStream=stream_of,
+    )  # fmt: skip
+    torch.stream, torch.asked, torch.waits = 0, asked, waits
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setattr(arrays, "_strided_view", view)
     monkeypatch.setattr(libraries.Library, "on_device", lambda self: nullcontext())
@@ -234,9 +248,32 @@ def fake_torch(monkeypatch):
 
 def test_a_tensor_is_read_without_waiting_for_its_own_stream(fake_torch):
     seen = device_array(FakeTensor(dtype="torch.bfloat16"), "x")
-    assert (seen.library, seen.dtype_name, seen.strides, seen.pointer) == (libraries.Torch(0), "bfloat16", (3, 1), 64)
-    assert seen.library.stream == 0
-    assert fake_torch.asked == [-1]
+    assert (seen.library, seen.dtype_name, seen.strides, seen.pointer) == (libraries.Torch(0), "bfloat16", (1, 2), 64)
+    assert (seen.library.stream, seen.is_writable) == (0, True)
+    assert (fake_torch.asked, fake_torch.waits) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["uint16", "uint32", "uint64"])
+def test_unsigned_tensors_need_no_conversion(fake_torch, name):
+    assert device_array(FakeTensor(dtype=f"torch.{name}"), "targets").dtype_name == name
+    assert fake_torch.asked == []  # of DLPack, which some versions of PyTorch refuse for these
+
+
+def test_a_tensor_that_another_library_reads_is_waited_for(fake_torch):
+    fake_torch.stream = 512
+    for pointer in (0, 4096, 512):
+        reader = libraries.Numba(0, types.SimpleNamespace(handle=pointer))
+        assert device_array(FakeTensor(), "targets", reader).pointer == 64
+    assert fake_torch.waits == [(0, 512), (4096, 512)]
+
+
+def test_a_call_waits_for_kernels_that_read_what_its_library_may_give_back(fake_torch, monkeypatch):
+    waited = []
+    monkeypatch.setattr(cuda, "synchronize", lambda: waited.append(True))
+    arrays.wait_for_readers([FakeTensor(), numbered(2, 3), on_device(numbered(2, 3)), None, 1.0])
+    assert not waited
+    arrays.wait_for_readers([FakeTensor(), types.SimpleNamespace(__cuda_array_interface__={}, shape=(2, 3))])
+    assert waited == [True]
 
 
 def test_another_librarys_array_is_waited_for_in_the_readers_stream(fake_torch):
