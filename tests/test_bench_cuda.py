@@ -527,3 +527,35 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert done.stderr.startswith("the CUDA record needs ")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ the first runs
+STAND_IN = """#!/usr/bin/env bash
+case "$*" in
+*--list*) printf 'one\\ntwo\\n' ;;
+*cuda_record*) exit 3 ;;
+*) echo "asked: $*" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "steps"),
+    [
+        ("gpu_run_a.sh", ["versions", "driver", "smoke-first", "smoke-one", "smoke-two", "record", "profile", "tests"]),
+        ("gpu_run_b.sh", ["again", "memcheck", "racecheck", "tests", "streams", "record"]),
+    ],
+)
+def test_a_step_that_fails_does_not_stop_the_others(tmp_path, script, steps):
+    python = tmp_path / "python"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    out = tmp_path / "out"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "OUT": str(out)}
+    arguments = ["linear"] if "again" in steps else []
+    subprocess.run(["bash", str(BENCH / script), *arguments], env=environment, check=True, timeout=60)
+    ended = dict(line.split(": status ") for line in (out / "steps.txt").read_text().splitlines())
+    assert set(ended) == set(steps)
+    assert ended["record"].startswith("3,")
+    assert ended["tests"].startswith("0,")
+    assert "asked: -m pytest -m gpu" in (out / "tests.txt").read_text()
