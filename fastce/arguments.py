@@ -6,9 +6,9 @@ import operator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_tuple
 
 from fastce.dispatch import is_on_device
+from fastce.words import shown, unreadable
 
 Array = np.ndarray[Any, Any]
 
@@ -27,7 +27,12 @@ def plain_array(value: Any, name: str) -> Array:
         raise TypeError(f"{name} is a masked array, whose mask would be lost: fill or select its elements first")
     if is_on_device(value):
         raise TypeError(f"{name} is on a GPU; this function computes on the CPU only: copy it to a NumPy array first")
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the type of the value raises
+        raise unreadable(value, name, error) from error
 
 
 def real_array(value: Any, name: str) -> Array:
@@ -37,8 +42,13 @@ def real_array(value: Any, name: str) -> Array:
     if kind == "f" and array.dtype.itemsize > 8:
         raise TypeError(f"{name} has dtype {array.dtype}: convert it to float64")
     if kind not in "fiub" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name} must hold real numbers, got {kind_of(array)}")
     return array
+
+
+def kind_of(array: Array) -> str:
+    """What was given instead of numbers: the dtype says it, unless this is no array at all."""
+    return f"dtype {array.dtype}" if array.ndim or array.dtype.kind in "cmM" else shown(array[()])
 
 
 @functools.cache  # a dtype's name costs more than a small loss
@@ -61,59 +71,95 @@ def class_axis(logits: Array, axis: Any, name: str) -> int:
     """PyTorch's rule: the second axis, or the only one."""
     if logits.ndim == 0:
         raise ValueError(f"{name} must have at least one dimension, got a scalar")
-    if axis is None:
-        index = min(1, logits.ndim - 1)
-    else:
-        index = integer(axis, "axis")
-        if not -logits.ndim <= index < logits.ndim:
-            raise np.exceptions.AxisError(index, logits.ndim)
-        index %= logits.ndim
+    index = min(1, logits.ndim - 1) if axis is None else _checked_axis(integer(axis, "axis"), logits.ndim)
     if logits.shape[index] == 0:
         raise ValueError(f"{name} of shape {logits.shape} has no classes along axis {index}")
     return index
 
 
 def reduced_axes(array: Array, axis: Any) -> tuple[int, ...]:
-    """SciPy's rule: all axes, one, or several."""
-    return tuple(range(array.ndim)) if axis is None else tuple(normalize_axis_tuple(axis, array.ndim))
+    """SciPy's rule: all axes, one, or several; a number has an axis 0, too, which is none."""
+    if axis is None:
+        return tuple(range(array.ndim))
+    if not isinstance(axis, (tuple, list)):
+        index = integer(axis, "axis")
+        return () if array.ndim == 0 and index in (0, -1) else (_checked_axis(index, array.ndim),)
+    axes = tuple(_checked_axis(integer(k, "axis"), array.ndim) for k in axis)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis must not name the same dimension twice, got {shown(axis)}")
+    return axes
+
+
+def _checked_axis(index: int, dimensions: int) -> int:
+    if not -dimensions <= index < dimensions:
+        if abs(index) < 1 << 63:
+            raise np.exceptions.AxisError(index, dimensions)
+        raise np.exceptions.AxisError(f"axis {shown(index)} is out of bounds for an array of dimension {dimensions}")
+    return index % dimensions
 
 
 # --- scalars ---------------------------------------------------------------------------------------------------------
 
 
-def _integer(value: Any, name: str) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-
-
 def integer(value: Any, name: str) -> int:
-    return value if type(value) is int else _integer(value, name)
+    if type(value) is int:
+        return value
+    try:
+        if not isinstance(value, (bool, np.bool_)):
+            return operator.index(value)
+    except Exception:  # whatever the type of the value raises
+        pass
+    raise TypeError(f"{name} must be an integer, got {shown(value)}")
 
 
 def number(value: Any, name: str) -> float:
+    """A real number, or an array of shape () or (1,) that holds one."""
     if type(value) is float:
         return value
-    if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value) > 0:
-        raise TypeError(f"{name} must be a number, got {value!r}")
+    item = _only_element(value)
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
+        if not isinstance(item, (bool, np.bool_, str, bytes)):
+            return float(item)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that float64 can hold, got {shown(value)}") from None
+    except Exception:  # whatever the type of the value raises
+        pass
+    raise TypeError(f"{name} must be a number, got {shown(value)}")
+
+
+def is_one_number(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape stands for a number."""
+    return tuple(shape) in ((), (1,))
+
+
+def _only_element(value: Any) -> Any:
+    """The element of an array of a single one, of any library; None if that is no real number."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not hasattr(value, "item") or not is_one_number(value.shape):
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        return None
+    is_real = not isinstance(dtype, np.dtype) or dtype.kind in "fiu" or dtype.name == "bfloat16"
+    return value.item() if is_real else None
+
+
+def flag(value: Any, name: str) -> bool:
+    if isinstance(value, (bool, np.bool_)) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 def finite(value: Any, name: str) -> float:
     result = number(value, name)
     if not math.isfinite(result):
-        raise ValueError(f"{name} must be finite, got {value!r}")
+        raise ValueError(f"{name} must be finite, got {shown(value)}")
     return result
 
 
 def positive(value: Any, name: str) -> float:
     result = number(value, name)
     if not (result > 0 and math.isfinite(result)):
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        raise ValueError(f"{name} must be positive and finite, got {shown(value)}")
     return result
 
 
@@ -121,28 +167,39 @@ def inverse_temperature(value: Any) -> float:
     """1 / temperature, a logit scale."""
     temperature = positive(value, "temperature")
     if not math.isfinite(1.0 / temperature):
-        raise ValueError(f"temperature must not be smaller than {1.0 / np.finfo(np.float64).max}, got {value!r}")
+        raise ValueError(f"temperature must not be smaller than {1.0 / np.finfo(np.float64).max}, got {temperature}")
     return 1.0 / temperature
 
 
 def not_negative(value: Any, name: str) -> float:
     result = number(value, name)
     if not (result >= 0 and math.isfinite(result)):
-        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+        raise ValueError(f"{name} must be finite and not negative, got {shown(value)}")
     return result
 
 
 def fraction(value: Any, name: str) -> float:
     result = number(value, name)
     if not 0.0 <= result <= 1.0:
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
+        raise ValueError(f"{name} must be between 0 and 1, got {shown(value)}")
     return result
 
 
 def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
     return value
+
+
+def chosen(values: Any, name: str, choices: tuple[str, ...]) -> list[str]:
+    """One or several of the choices, in the order given."""
+    try:
+        given = [values] if isinstance(values, str) else list(values)
+    except Exception:  # whatever the type of the value raises
+        given = []
+    if not given:
+        raise ValueError(f"{name} must name at least one of {', '.join(map(repr, choices))}, got {shown(values)}")
+    return [choice(value, f"each of {name}", choices) for value in given]
 
 
 REDUCTIONS = ("none", "sum", "mean")
@@ -209,7 +266,7 @@ def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_repl
     """``out``, or a new array. It may be the input that it replaces; it must not overlap any input otherwise."""
     if out is None:
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    if not isinstance(out, np.ndarray) or isinstance(out, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     check_receiver(Receiver(out.shape, out.dtype, out.strides, out.itemsize, out.flags.writeable), shape, dtype)
     if not _same_memory(out, may_replace) and overlap(out, may_replace):

@@ -134,7 +134,7 @@ class _Number:
     """One number instead of a matrix: as a vector that serves every row."""
 
     def __init__(self, array: Array, dtype: np.dtype[Any]) -> None:
-        self.vector = np.full(VECTOR, array.flat[0] if array.size else 1.0, dtype)
+        self.vector = np.full(VECTOR, _first(array), dtype)
 
     def block(self, start: int, stop: int) -> Array:
         return np.broadcast_to(self.vector, (stop - start, VECTOR))
@@ -154,6 +154,11 @@ class _Merged(Rows):
 
     def room(self, start: int, stop: int) -> Array:
         return super().room(start, stop).reshape(1, -1)
+
+
+def _first(array: Array) -> Any:
+    """The first element, 1 if there is none; ``flat`` knows 32 dimensions only."""
+    return array[(0,) * array.ndim] if array.size else 1.0
 
 
 def _is_one_number(array: Array) -> bool:
@@ -179,7 +184,7 @@ def _fill(
     absent = [np.empty((0, 0), real), storage_view(np.empty((0, 0), dtype))]
     blocks = cut_rows(x.rows, x.row_bytes) if logits.size else []
     sums = np.empty(len(blocks))
-    plain = not varies and outputs[0] is None and all(a.flat[0] == 1.0 for a in factors[:2] if a.size)
+    plain = not varies and outputs[0] is None and all(_first(a) == 1.0 for a in factors[:2])
     past_cache = any(a is not None and goes_past_cache(a) for a in outputs)
     kernel = binary_rows.compiled(dtype)
 

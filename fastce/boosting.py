@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array, checked_out, choice, overlap
+from fastce.arguments import Array, checked_out, choice, overlap, plain_array, real_array
 from fastce.kernels.boosting import Curvature, gradient_and_hessian_rows
 from fastce.layout import Rows, goes_past_cache
 from fastce.losses import cross_entropy_call
 from fastce.running import CrossEntropyCall
+from fastce.sparse_targets import is_sparse
 from fastce.threads import cut_rows, for_each
 
 
@@ -47,7 +48,8 @@ def cross_entropy_grad_and_hess(
     ----------
     logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, \
 z_loss
-        As in `cross_entropy`.
+        As in `cross_entropy`; boosters deliver class indices as floats, so that whole numbers in floats of the shape of
+        the rows are taken as well.
     hessian : {"exact", "xgboost", "lightgbm"}, default: "exact"
         What to make of the diagonal h of the Hessian, all weights included, in a problem of K classes: "exact" is h
         itself, "xgboost" is ``max(2 * h, 1e-16)``, "lightgbm" is ``K / (K - 1) * h``, as these libraries'
@@ -104,6 +106,8 @@ z_loss
     array([[0.4494, 0.3673, 0.1777],
            [0.3168, 0.4974, 0.3908]])
     """
+    logits = real_array(logits, "logits")
+    targets = _whole_numbers(targets, logits.ndim)
     call = cross_entropy_call(
         logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale,
         softcap, z_loss, "none", n_threads,
@@ -124,6 +128,24 @@ z_loss
 
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
     return result
+
+
+def _whole_numbers(targets: Any, dimensions: int) -> Any:
+    """Targets as they are, but class indices that come as floats as integers."""
+    if is_sparse(targets):
+        return targets
+    array = plain_array(targets, "targets")
+    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    if not is_float or array.ndim != dimensions - 1:
+        return array
+    flat = array.ravel().astype(np.float64)
+    fractional = ~np.isfinite(flat) | (flat != np.trunc(flat))
+    if fractional.any():
+        row = int(fractional.argmax())
+        raise ValueError(f"targets that are class indices must be whole numbers, got {flat[row]} in row {row}")
+    return (
+        np.clip(flat, -(2.0**62), 2.0**62).astype(np.int64).reshape(array.shape)
+    )  # what is beyond is refused as it is
 
 
 def _curvature(hessian: str, classes: int) -> Curvature:

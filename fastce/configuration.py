@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import fastce
+from fastce.arguments import chosen
 from fastce.threads import get_num_threads
 
 
@@ -130,12 +131,8 @@ def warmup(dtypes: Iterable[str] = ("float32",), functions: Iterable[str] | None
     >>> import fastce
     >>> fastce.warmup(functions=["logsumexp"])
     """
-    for dtype in [dtypes] if isinstance(dtypes, str) else dtypes:
-        if dtype not in ("float32", "float64", "float16", "bfloat16"):
-            raise ValueError(f"dtypes must be float32, float64, float16 or bfloat16, got {dtype!r}")
+    for dtype in chosen(dtypes, "dtypes", ("float32", "float64", "float16", "bfloat16")):
         calls = _small_calls(dtype)
-        for function in calls if functions is None else functions:
-            if function not in calls:
-                raise ValueError(f"functions must be among {', '.join(calls)}, got {function!r}")
+        for function in calls if functions is None else chosen(functions, "functions", tuple(calls)):
             for call in calls[function]:
                 call()

@@ -19,6 +19,11 @@ UNKNOWN_DEVICE = -1  # on some GPU: the array does not say which
 _HOST_TYPES = frozenset({
     np.ndarray, np.bool_, np.int32, np.int64, np.float32, np.float64, bool, int, float, str, NoneType, list, tuple
 })  # fmt: skip
+# Options that are numbers: they may be anywhere, as arrays of one element too.
+_NUMBERS = frozenset({
+    "axis", "ignore_index", "label_smoothing", "logit_bias", "logit_scale", "n_threads", "softcap", "temperature",
+    "z_loss",
+})  # fmt: skip
 _CUDA_MEMORY = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
 
 
@@ -66,7 +71,7 @@ def by_device(function: Callable[P, R]) -> Callable[P, R]:
     -------
     callable
         The same for arrays of either kind. Arrays of both kinds in one call, or of two GPUs, are a TypeError.
-        Zero-dimensional arrays are numbers: they may be anywhere.
+        Zero-dimensional arrays are numbers, and so are options as arrays of one element: they may be anywhere.
     """
     names = tuple(inspect.signature(function).parameters)
 
@@ -90,7 +95,7 @@ def by_device(function: Callable[P, R]) -> Callable[P, R]:
 
 def _are_on_device(given: dict[str, Any]) -> bool:
     """Whether all arrays among the arguments lie on one GPU, not on the CPU; at least one argument is on a GPU."""
-    arrays = {name: value for name, value in given.items() if name != "axis" and _is_array(value)}
+    arrays = {name: value for name, value in given.items() if name not in _NUMBERS and _is_array(value)}
     if not arrays:
         return True  # numbers only, on a GPU: logsumexp of one
     here = [name for name, value in arrays.items() if not is_on_device(value)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, compute_dtype, kernel_dtype, real_array
+from fastce.arguments import Array, compute_dtype, flag, kernel_dtype, real_array
 from fastce.threads import cut_rows, for_each, in_turn
 
 LARGEST_POWER = 1000  # of lengths that are used as they are
@@ -86,7 +86,7 @@ class Features:
         self.width = arrays[0].shape[1]
         self.n_threads = n_threads
         self.powers: Array | None = None
-        self.inverse_lengths = self._inverse_lengths() if normalized else None
+        self.inverse_lengths = self._inverse_lengths() if flag(normalized, "normalize") else None
 
     @property
     def is_ready(self) -> bool:

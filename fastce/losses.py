@@ -10,6 +10,7 @@ from fastce.arguments import (
     choice,
     class_axis,
     fraction,
+    is_one_number,
     not_negative,
     positive,
     real_array,
@@ -245,7 +246,7 @@ def upstream_of(grad_output: Any, reduction: str, lead: tuple[int, ...], total_w
     if grad_output is None:
         return np.array([factor])
     array = real_array(grad_output, "grad_output").astype(np.float64)
-    if array.ndim == 0:
+    if is_one_number(array.shape):
         return array.reshape(1) * factor
     if reduction != "none" or array.shape != lead:
         expected = f"{lead} or a number" if reduction == "none" else "a number"

@@ -10,14 +10,17 @@ from fastce.layout import Rows
 from fastce.losses import ValueAndGrad, upstream_of
 from fastce.running import RowLosses
 from fastce.targets import IndexTargets, target_rows
+from fastce.threads import checked_num_threads
 
 
 def _nll_call(
-    log_probs: Any, targets: Any, axis: Any, weight: Any, sample_weight: Any, ignore_index: Any
+    log_probs: Any, targets: Any, axis: Any, weight: Any, sample_weight: Any, ignore_index: Any, n_threads: Any
 ) -> tuple[Array, int, Rows, Targets, float]:
     array = real_array(log_probs, "log_probs")
     axis = class_axis(array, axis, "log_probs")
     rows = Rows(array, axis)
+    if n_threads is not None:
+        checked_num_threads(n_threads)
     described = target_rows(
         targets, rows, array.shape, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         smoothed=False, name="log_probs",
@@ -33,15 +36,22 @@ def _masses_of_targets(described: Targets, rows: int) -> Array:
     return masses * described.row_weight if described.row_weight.size else masses
 
 
-def _index_of_targets(described: Targets, rows: Rows) -> tuple[Array, ...]:
-    """Where the targets stand in the view of the array whose class axis is last."""
-    where = np.unravel_index(np.arange(rows.rows), rows.lead) if rows.lead else ()
-    return (*where, described.classes if rows.lead else described.classes[0])
+def _index_of_targets(described: Targets, lead: tuple[int, ...]) -> tuple[Array, ...]:
+    """Where the targets stand in an array of rows of this shape, whose class axis is last."""
+    where = np.unravel_index(np.arange(described.classes.size), lead) if lead else ()
+    return (*where, described.classes if lead else described.classes[0])
+
+
+def _narrowed(array: Array, axis: int) -> Array:
+    """A view whose class axis is last, without axes of length 1: an index may have 63 parts, an array 64 axes."""
+    moved = np.moveaxis(array, axis, -1)
+    return moved.squeeze(tuple(k for k, n in enumerate(moved.shape[:-1]) if n == 1))
 
 
 def _nll_value(rows: Rows, described: Targets, reduction: str, total_weight: float) -> Any:
     masses = _masses_of_targets(described, rows.rows)
-    picked = np.asarray(rows.view[_index_of_targets(described, rows)], dtype=np.float64).ravel()
+    view = _narrowed(rows.view, -1)
+    picked = np.asarray(view[_index_of_targets(described, view.shape[:-1])], dtype=np.float64).ravel()
     losses = -np.multiply(masses, picked, out=np.zeros(rows.rows), where=masses != 0.0) + 0.0
     kept = RowLosses(rows, reduction, 1)
     kept.put(0, slice(None), losses)
@@ -82,7 +92,7 @@ def nll_loss(
     >>> round(fastce.nll_loss(log_probs, [0]), 6)
     0.356675
     """
-    _, _, rows, described, total = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
+    _, _, rows, described, total = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index, n_threads)
     return _nll_value(rows, described, reduction_of(reduction), total)
 
 
@@ -119,12 +129,15 @@ def nll_loss_value_and_grad(
     >>> fastce.nll_loss_value_and_grad(np.log([[0.7, 0.2, 0.1]]), [0]).grad
     array([[-1.,  0.,  0.]])
     """
-    array, axis, rows, described, total = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index)
+    array, axis, rows, described, total = _nll_call(
+        log_probs, targets, axis, weight, sample_weight, ignore_index, n_threads
+    )
     value = _nll_value(rows, described, reduction_of(reduction), total)
     upstream = upstream_of(grad_output, reduction, rows.lead, total)
     out = checked_out(out, array.shape, rows.dtype, array, [targets, weight, sample_weight, grad_output])
     out[...] = 0
     entries = -(_masses_of_targets(described, rows.rows) * upstream) + 0.0
-    where = _index_of_targets(described, rows)
-    np.moveaxis(out, axis, -1)[where] = entries if rows.lead else entries[0]
+    view = _narrowed(out, axis)
+    lead = view.shape[:-1]
+    view[_index_of_targets(described, lead)] = entries if lead else entries[0]
     return ValueAndGrad(value, out)

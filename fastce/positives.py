@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, class_index_error, plain_array
+from fastce.arguments import Array, class_index_error, kind_of, plain_array
 from fastce.sparse_targets import checked_csr, is_sparse, masses_of
 
 _NOWHERE, _NO_MASS = np.empty(0, np.int64), np.empty(0)
@@ -37,9 +37,9 @@ def no_positives(rows: int) -> Positives:
     return Positives(np.zeros(rows + 1, np.int64), _NOWHERE, _NOWHERE, _NO_MASS, _NO_MASS)
 
 
-def no_indices(dtype: Any) -> TypeError:
+def no_indices(got: str, way_out: str = "") -> TypeError:
     """The complaint about targets of another dtype than integers."""
-    return TypeError(f"targets must be class indices (integers) or a SciPy sparse array of weights, got dtype {dtype}")
+    return TypeError(f"targets must be class indices (integers) or a SciPy sparse array of weights, got {got}{way_out}")
 
 
 def pairs(rows: Array, columns: Array, shape: tuple[int, int]) -> Positives:
@@ -50,10 +50,17 @@ def pairs(rows: Array, columns: Array, shape: tuple[int, int]) -> Positives:
 
 def _from_indices(targets: Array, shape: tuple[int, int]) -> Positives:
     rows, columns = shape
-    if targets.dtype.kind not in "iu":
-        raise no_indices(targets.dtype)
+    kind, way_out = targets.dtype.kind, ""
+    if kind in "iufb" and targets.shape == shape:
+        way_out = ": give one number for each pair as a sparse array, scipy.sparse.csr_array(targets)"
+    elif kind == "f" and targets.shape == (rows,):
+        way_out = ": give targets.astype(int)"
+    if kind not in "iu":
+        raise no_indices(kind_of(targets), way_out)
     if targets.shape != (rows,):
-        raise ValueError(f"targets have shape {targets.shape}, expected {(rows,)} for {rows} x {columns} pairs")
+        raise ValueError(
+            f"targets have shape {targets.shape}, expected {(rows,)} for {rows} x {columns} pairs{way_out}"
+        )
     chosen = targets.astype(np.int64)
     wrong = chosen.view(np.uint64) >= columns
     if wrong.any():

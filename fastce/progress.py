@@ -6,6 +6,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from fastce.words import shown
+
 SECONDS_BETWEEN_LINES = 0.5
 
 
@@ -40,7 +42,7 @@ def _checked(value: Any) -> Any:
     if value is None or value is False:
         return None
     if value is not True and not callable(value):
-        raise TypeError(f"progress must be True, None or a callable(done, total), got {value!r}")
+        raise TypeError(f"progress must be True, None or a callable(done, total), got {shown(value)}")
     return value
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, checked_out, kernel_dtype, plain_array, real_array, reduced_axes
+from fastce.arguments import Array, checked_out, flag, kernel_dtype, plain_array, real_array, reduced_axes
 from fastce.dispatch import by_device
 from fastce.layout import Rows
 from fastce.running_special import logsumexp_over, softmax_over
@@ -67,18 +67,33 @@ def logsumexp(
     >>> fastce.logsumexp(np.zeros((2, 4), np.float32), axis=1)
     array([1.3862944, 1.3862944], dtype=float32)
     """
-    array = plain_array(a, "a")
+    keepdims, return_sign = flag(keepdims, "keepdims"), flag(return_sign, "return_sign")
+    array = np.atleast_1d(plain_array(a, "a"))  # as SciPy does
     factors = None if b is None else plain_array(b, "b")
+    if n_threads is not None:
+        checked_num_threads(n_threads)
+    if factors is not None:
+        array, factors = _broadcast(array, factors)
+    axes = reduced_axes(array, axis)
     if _is_scipys(array) or (factors is not None and _is_scipys(factors)):
         from scipy.special import logsumexp as scipys
 
-        return scipys(array, axis=axis, b=factors, keepdims=keepdims, return_sign=return_sign)
+        return scipys(array, axis=axes, b=factors, keepdims=keepdims, return_sign=return_sign)
     if factors is not None or return_sign:
-        return _signed_logsumexp(array, axis, factors, keepdims, return_sign, n_threads)
+        return _signed_logsumexp(array, axes, factors, keepdims, return_sign, n_threads)
     array = real_array(array, "a")
-    axes = reduced_axes(array, axis)
     result = logsumexp_over(array, axes, n_threads).astype(kernel_dtype(array.dtype), copy=False)
     return _as_scipy_shapes(result, array, axes, keepdims)
+
+
+def _broadcast(array: Array, factors: Array) -> tuple[Array, Array]:
+    dimensions = max(array.ndim, factors.ndim)  # np.broadcast takes 32 at most
+    shapes = [(1,) * (dimensions - a.ndim) + a.shape for a in (array, factors)]
+    shape = tuple(m if n == 1 else n for n, m in zip(*shapes, strict=True))
+    try:
+        return np.broadcast_to(array, shape), np.broadcast_to(factors, shape)
+    except ValueError:
+        raise ValueError(f"b of shape {factors.shape} does not broadcast with a of shape {array.shape}") from None
 
 
 def _as_scipy_shapes(result: Array, array: Array, axes: tuple[int, ...], keepdims: bool) -> Any:
@@ -88,17 +103,14 @@ def _as_scipy_shapes(result: Array, array: Array, axes: tuple[int, ...], keepdim
 
 
 def _signed_logsumexp(
-    array: Array, axis: Any, b: Array | None, keepdims: bool, return_sign: bool, n_threads: int | None
+    array: Array, axes: tuple[int, ...], b: Array | None, keepdims: bool, return_sign: bool, n_threads: int | None
 ) -> Any:
     """With factors or signs: SciPy's own, on a bounded block of rows at a time."""
     from scipy.special import logsumexp as scipys
 
     array, factors = real_array(array, "a"), None if b is None else real_array(b, "b")
-    if factors is not None:
-        array, factors = np.broadcast_arrays(array, factors)
-    axes = reduced_axes(array, axis)
-    if array.ndim == 0 or array.size == 0 or not axes:
-        return scipys(array, axis=axis, b=factors, keepdims=keepdims, return_sign=return_sign)
+    if array.size == 0 or not axes:
+        return scipys(array, axis=axes, b=factors, keepdims=keepdims, return_sign=return_sign)
     dtype = kernel_dtype(np.result_type(array, *([] if factors is None else [factors])))
     rows = Rows(array, axes, dtype)
     of_factors = None if factors is None else Rows(factors, axes, dtype)
@@ -181,14 +193,14 @@ def log_softmax(
 
 def _softmax(x: Any, axis: Any, out: Array | None, n_threads: int | None, *, logarithm: bool) -> Any:
     array = plain_array(x, "x")
-    if _is_scipys(array):
-        return _scipys_softmax(array, axis, out, logarithm)
-    array = real_array(array, "x")
-    axes = reduced_axes(array, axis)
-    dtype = kernel_dtype(array.dtype)
-    result = checked_out(out, array.shape, dtype, array, [])
     if n_threads is not None:
         checked_num_threads(n_threads)
+    axes = reduced_axes(array, axis)
+    if _is_scipys(array):
+        return _scipys_softmax(array, axes, out, logarithm)
+    array = real_array(array, "x")
+    dtype = kernel_dtype(array.dtype)
+    result = checked_out(out, array.shape, dtype, array, [])
     if array.size:
         # an axis tuple that is empty makes every element a row of its own
         source, target = (a.reshape(1) if a.ndim == 0 else a for a in (array, result))

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, choice, class_axis, compute_dtype, integer, plain_array, real_array
+from fastce.arguments import Array, chosen, class_axis, compute_dtype, integer, plain_array, real_array
 from fastce.kernels.statistics import Statistics, statistics_rows
 from fastce.layout import Rows
-from fastce.targets import class_indices
+from fastce.targets import class_indices, not_class_indices
 from fastce.threads import cut_rows, for_each
 
 OUTPUTS = ("logsumexp", "argmax", "max", "entropy", "target_log_prob", "target_rank", "in_top_k")
@@ -101,7 +101,7 @@ def row_stats(
     >>> stats["in_top_k"]
     array([ True, False])
     """
-    names = _names(outputs)
+    names = chosen(outputs, "outputs", OUTPUTS)
     array = real_array(logits, "logits")
     rows = Rows(array, class_axis(array, axis, "logits"))
     classes = _targets(targets, names, rows, array.shape)
@@ -116,14 +116,6 @@ def row_stats(
     return {name: _result(name, results, rows, top_k) for name in names}
 
 
-def _names(outputs: Any) -> list[str]:
-    """The outputs asked for, in that order."""
-    names = [outputs] if isinstance(outputs, str) else list(outputs)
-    if not names:
-        raise ValueError(f"outputs must name at least one of {', '.join(map(repr, OUTPUTS))}, got none")
-    return [choice(name, "each of outputs", OUTPUTS) for name in names]
-
-
 def _targets(targets: Any, names: list[str], rows: Rows, shape: tuple[int, ...]) -> Array:
     """The class indices, checked; empty if no output needs them."""
     needing = [name for name in names if name in _OF_TARGETS]
@@ -133,7 +125,7 @@ def _targets(targets: Any, names: list[str], rows: Rows, shape: tuple[int, ...])
         return _NO_TARGETS
     array = plain_array(targets, "targets")
     if array.dtype.kind not in "iu":
-        raise TypeError(f"targets of row_stats must be class indices (integers), got dtype {array.dtype}")
+        raise not_class_indices(array, "row_stats")
     checked = class_indices(array, rows, shape, "logits")
     return checked if needing else _NO_TARGETS
 

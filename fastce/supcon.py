@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array, inverse_temperature, plain_array, reduction_of
+from fastce.arguments import Array, inverse_temperature, kind_of, plain_array, reduction_of
 from fastce.dispatch import by_device
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
 from fastce.kernels.exponential import LN2
@@ -165,7 +165,8 @@ def _checked_call(
 def checked_labels(labels: Array, rows: int) -> Array:
     """Labels that are integers, one for each row: a copy, which nobody changes while it is sorted."""
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers, got dtype {labels.dtype}")
+        way_out = ": give labels.astype(int)" if labels.dtype.kind == "f" else ""
+        raise TypeError(f"labels must be integers, got {kind_of(labels)}{way_out}")
     if labels.shape != (rows,):
         raise ValueError(f"labels have shape {labels.shape}, expected {(rows,)}: one for each row of features")
     return labels.copy()

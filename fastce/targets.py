@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, class_index_error, compute_dtype, integer, plain_array, real_array, weights
+from fastce.arguments import (
+    Array,
+    class_index_error,
+    compute_dtype,
+    integer,
+    is_one_number,
+    kind_of,
+    plain_array,
+    real_array,
+    weights,
+)
 from fastce.kernels.cross_entropy_columns import ColumnTargets
 from fastce.kernels.targets import Targets
 from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of
@@ -232,6 +242,11 @@ def target_rows(
         if array.dtype.kind in "iu":
             indices = _flat_indices(array, logits, logits_shape, name)
             return IndexTargets(indices, logits.classes, ignored_class, per_class, per_row, dtype, smoothed, n_threads)
+        if array.shape == logits.lead:
+            raise ValueError(
+                f"targets of shape {array.shape} have dtype {array.dtype}, but class indices must be integers: give "
+                f"targets.astype(int), or class probabilities of the shape of {name}, {logits_shape}"
+            )
         if array.shape != logits_shape:
             raise ValueError(f"targets of probabilities have shape {array.shape}, but {name} have {logits_shape}")
         probabilities, cube = Rows(array, axis, dtype), columns_of(array, axis, dtype)
@@ -242,9 +257,12 @@ def target_rows(
 
 def _sample_weight(value: Any, logits: Rows) -> Array:
     """One weight per row; a number stands for the same in all."""
-    if np.ndim(value) == 0:
-        value = np.full(logits.lead, real_array(value, "sample_weight"))
-    return weights(value, "sample_weight", logits.lead).ravel()
+    array = real_array(value, "sample_weight")
+    if is_one_number(array.shape):
+        array = np.full(logits.lead, array.reshape(()))
+    elif array.size == 0 and logits.rows:
+        raise ValueError(f"sample_weight is empty, expected shape {logits.lead}: give None for no weights")
+    return weights(array, "sample_weight", logits.lead).ravel()
 
 
 def _dense_targets(targets: Any) -> Array:
@@ -252,7 +270,7 @@ def _dense_targets(targets: Any) -> Array:
     if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
         raise TypeError(
             f"targets must be class indices (integers), class probabilities (floats) or a SciPy sparse array, "
-            f"got dtype {array.dtype}"
+            f"got {kind_of(array)}"
         )
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         raise TypeError(f"targets have dtype {array.dtype}: convert them to float64")
@@ -261,11 +279,20 @@ def _dense_targets(targets: Any) -> Array:
 
 def _flat_indices(targets: Array, logits: Rows, logits_shape: tuple[int, ...], name: str) -> Array:
     if targets.shape != logits.lead:
+        way_out = ""
+        if len(logits_shape) > 2 and targets.shape == logits_shape[:-1]:
+            way_out = ", or axis=-1 for classes along the last axis"
         raise ValueError(
             f"targets of class indices have shape {targets.shape}, expected {logits.lead} for {name} of shape "
-            f"{logits_shape}"
+            f"{logits_shape}{way_out}"
         )
     return targets.ravel()
+
+
+def not_class_indices(array: Array, function: str) -> TypeError:
+    """The complaint about targets that are no integers where nothing else is taken."""
+    way_out = ": give targets.astype(int)" if array.dtype.kind == "f" else ""
+    return TypeError(f"targets of {function} must be class indices (integers), got {kind_of(array)}{way_out}")
 
 
 def class_indices(targets: Array, logits: Rows, logits_shape: tuple[int, ...], name: str) -> Array:

@@ -8,6 +8,7 @@ no bit of any result.
 
 import contextvars
 import itertools
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from fastce.words import shown
 
 BLOCK_BYTES = 1 << 20  # a block is worth the few microseconds that it costs, and still fits a second-level cache
 LARGEST_BLOCK_BYTES = 1 << 25  # Ctrl-C is heard between blocks
@@ -118,9 +121,12 @@ def threads(n: int) -> Iterator[None]:
 
 def checked_num_threads(n: object, name: str = "n_threads") -> int:
     """``n`` as a number of threads."""
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"{name} must be an integer of at least 1, got {n!r}")
-    number: int = n.__index__()
+    try:
+        number = None if isinstance(n, bool) else operator.index(n)  # type: ignore[arg-type]
+    except Exception:  # whatever the type of the value raises
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be an integer of at least 1, got {shown(n)}")
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {number}")
     return number

@@ -96,7 +96,7 @@ def _on_host(targets: Any, shape: tuple[int, int], library: Library) -> Any:
         return _sparse_on_host(targets, library)
     array = device_array(targets, "targets", library)
     if array.dtype_name.removeprefix("u").removeprefix("int") not in ("8", "16", "32", "64"):
-        raise no_indices(array.dtype_name)
+        raise no_indices(f"dtype {array.dtype_name}")
     if array.shape != (shape[0],) or array.size == 0:
         return np.empty(array.shape, np.int64)  # refused for its shape
     return numbers_of(contiguous(array))
