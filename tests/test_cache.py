@@ -1,8 +1,11 @@
 """Compiled kernels are kept on disk; whatever happens to them there, results are right, and it is quiet."""
 
+import os
 import pickle
+import py_compile
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -203,3 +206,130 @@ def test_an_edit_outside_the_kernels_compiles_nothing(copied_package, tmp_path, 
         file.write("\n# edited\n")
     call(tmp_path, cache, root=copied_package)
     assert entries(cache) == before
+
+
+# ------------------------------------------------------------------------------------------ whose folder it is
+POSIX = pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs owners and permissions of files")
+
+
+@POSIX
+@pytest.mark.slow
+def test_folders_are_made_for_their_owner_alone_whatever_the_umask_is(tmp_path):
+    out, err = run_script("import os; os.umask(0)\n" + CALL, tmp_path, FASTCE_CACHE_DIR=tmp_path / "some" / "cache")
+    assert (out, err) == ("", "")
+    made = [path for path in (tmp_path / "some", *(tmp_path / "some").rglob("*")) if path.is_dir()]
+    assert len(made) == 4
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o700}
+
+
+@POSIX
+@pytest.mark.parametrize("place", ["the folder", "one above it", "where the code lies", "behind a link"])
+@pytest.mark.slow
+def test_a_folder_that_others_may_write_to_is_not_used(place, compiled, tmp_path):
+    above = tmp_path / "above"
+    cache = above / "cache"
+    shutil.copytree(compiled, cache)
+    opened = {"the folder": cache, "where the code lies": next(cache.rglob("*.nbi")).parent}.get(place, above)
+    opened.chmod(0o777)
+    if place == "behind a link":
+        (tmp_path / "link").symlink_to(cache)
+        cache = tmp_path / "link"
+    before = entries(cache)
+    for path in cache.rglob("*.nbc"):
+        path.write_bytes(pickle.dumps("never unpickled"))
+    err = call(tmp_path, cache)
+    assert "can be written to by other users" in err
+    assert entries(cache).keys() == before.keys()
+    assert all(
+        content == pickle.dumps("never unpickled") for p, (_, content) in entries(cache).items() if p.suffix == ".nbc"
+    )
+
+
+@POSIX
+@pytest.mark.slow
+def test_a_folder_in_a_sticky_one_is_used(tmp_path):
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    assert call(tmp_path, shared / "cache") == ""
+    assert entries(shared / "cache")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.slow
+def test_a_folder_of_another_user_is_not_used(compiled, tmp_path, cache):
+    shutil.copytree(compiled, cache)
+    os.chown(cache, 12345, 12345)
+    assert "belongs to another user" in call(tmp_path, cache)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="XDG is of Linux")
+@pytest.mark.parametrize("xdg", ["", "relative/cache", "."])
+@pytest.mark.slow
+def test_an_xdg_cache_home_that_is_empty_or_relative_is_as_if_unset(tmp_path, xdg):
+    home = tmp_path / "home"
+    home.mkdir()
+    assert call(tmp_path, HOME=home, XDG_CACHE_HOME=xdg) == ""
+    assert entries(tmp_path) == entries(home / ".cache" / "fastce") != {}
+
+
+@pytest.mark.slow
+def test_a_relative_folder_is_where_the_process_began(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    before = "import os, fastce.kernels.cache; os.chdir('elsewhere')\n"
+    out, err = run_script(before + CALL, tmp_path, FASTCE_CACHE_DIR="cache")
+    assert (out, err) == ("", "")
+    assert entries(tmp_path) == entries(tmp_path / "cache") != {}
+
+
+# ------------------------------------------------------------------------------------------ what was imported
+@pytest.mark.slow
+def test_a_package_that_is_replaced_under_a_process_stores_nothing(copied_package, tmp_path, cache):
+    kernels = copied_package / "fastce" / "kernels"
+    upgrade = f"import fastce.kernels.cache\nwith open({str(kernels / 'clip.py')!r}, 'a') as f: f.write('# new')\n"
+    out, err = run_script(upgrade + CALL, tmp_path, root=copied_package, FASTCE_CACHE_DIR=cache)
+    assert out == ""
+    assert "has changed since it was imported" in err
+    assert len(err.splitlines()) == 1
+    assert not entries(cache)
+
+
+def zipped(folder, kernel_end=""):
+    """The package in a zip."""
+    path = folder / "fastce.zip"
+    source = Path(fastce.__file__).parent
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(source.rglob("*.py")):
+            end = kernel_end if file.name == "simd.py" else ""
+            archive.writestr(str(Path("fastce") / file.relative_to(source)), file.read_text() + end)
+    return path
+
+
+@pytest.mark.slow
+def test_an_upgrade_of_a_zip_compiles_anew(tmp_path, cache):
+    assert call(tmp_path, cache, root=zipped(tmp_path)) == ""
+    before = entries(cache)
+    assert before
+    assert call(tmp_path, cache, root=zipped(tmp_path)) == ""
+    assert entries(cache) == before
+    assert call(tmp_path, cache, root=zipped(tmp_path, "\n# upgraded\nNEW = 1\n")) == ""
+    assert set(entries(cache)) - set(before)
+
+
+@pytest.mark.slow
+def test_an_upgrade_of_compiled_files_only_compiles_anew(copied_package, tmp_path, cache):
+    def compile_all(folder):
+        for file in folder.rglob("*.py"):
+            py_compile.compile(str(file), str(file.with_suffix(".pyc")), doraise=True)
+            file.unlink()
+
+    source = copied_package / "fastce" / "kernels" / "simd.py"
+    text = source.read_text()
+    compile_all(copied_package)
+    assert call(tmp_path, cache, root=copied_package) == ""
+    before = entries(cache)
+    assert before
+    source.write_text(text + "\nNEW = 1\n")
+    compile_all(copied_package)
+    assert call(tmp_path, cache, root=copied_package) == ""
+    assert set(entries(cache)) - set(before)

@@ -3,38 +3,69 @@
 Numba's own cache watches only the file of the compiled function; ours is keyed by the contents of every kernel file,
 so that editing any of them makes all of them new. It lies in a folder of the user's (FASTCE_CACHE_DIR, or the
 system's place for caches), one folder a dtype, so that two processes never write different things to one name.
-Whatever goes wrong with it (no folder, no space, a damaged file) costs a compilation and one line in the log.
+What lies there is run, so nobody else may be able to write it: folders are made for their owner alone, and one that
+others may write to is not used. Whatever goes wrong with it (no folder, no space, a damaged file) costs a compilation
+and one line in the log.
 """
 
 import functools
 import hashlib
 import logging
 import os
+import stat
+import sys
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.misc.appdirs import user_cache_dir
 
+from fastce.kernels import sources
+
 _log = logging.getLogger("fastce")
 
 
+def _current_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # it is gone
+        return None
+
+
+_STARTED_IN = _current_folder()  # what a relative FASTCE_CACHE_DIR is relative to, wherever the process goes later
+
+
 def cache_folder() -> Path | None:
-    """Where compiled kernels are kept; None if FASTCE_CACHE=0 turned the cache off."""
+    """Where compiled kernels are kept; None if FASTCE_CACHE=0 turned the cache off, or there is no place for one."""
     if os.environ.get("FASTCE_CACHE") == "0":
         return None
-    return Path(os.environ.get("FASTCE_CACHE_DIR") or user_cache_dir("fastce", appauthor=False))
+    chosen = os.environ.get("FASTCE_CACHE_DIR")
+    if chosen:
+        return _STARTED_IN / chosen if _STARTED_IN is not None else Path(chosen) if Path(chosen).is_absolute() else None
+    if sys.platform in ("win32", "darwin"):
+        return Path(user_cache_dir("fastce", appauthor=False))
+    for base in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if os.path.isabs(base):  # the XDG specification: anything else is as if it were not set
+            return Path(base) / "fastce"
+    return None
 
 
-@functools.cache
 def source_stamp() -> str:
-    """A digest of every kernel file, and of the Numba that compiles them."""
-    digest = hashlib.sha256(numba.__version__.encode())
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.name.encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    """A digest of the kernels that were imported, and of what compiles them.
+
+    Raises
+    ------
+    OSError
+        If they cannot be read, or are others now: some of the kernels imported may be old and some new.
+    """
+    if sources.AT_IMPORT is None:
+        raise OSError("the source of the kernels cannot be read")
+    if sources.digest() != sources.AT_IMPORT:
+        raise OSError("the installed package has changed since it was imported")
+    key = f"{sources.AT_IMPORT} {numba.__version__} {llvmlite.__version__}"
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 @functools.cache
@@ -47,22 +78,41 @@ def report(error: Exception, folder: Path) -> None:
         _log_once(f"the cache in {folder} cannot be used ({type(error).__name__}: {error})")
 
 
-def _refuse_the_folder_of_another_user(folder: Path) -> None:
-    """Compiled code is read from there, so it must be ours."""
-    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user")
+def _make(folder: Path) -> None:
+    """Make a folder and those above it that are missing, for their owner alone whatever the umask is."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _refuse_what_others_may_write(folder: Path) -> None:
+    """Compiled code is read from there, so it must be ours, and nobody else may replace it or a folder above it."""
+    if not hasattr(os, "getuid"):
+        return
+    for path in (folder, *folder.parents):
+        status = path.stat()
+        if status.st_uid != os.getuid() and (path == folder or status.st_uid != 0):
+            raise PermissionError(f"{path} belongs to another user")
+        # In a sticky folder, as /tmp is, others can write but not replace what is ours.
+        if status.st_mode & _written_by_others(status) and (path == folder or not status.st_mode & stat.S_ISVTX):
+            raise PermissionError(f"{path} can be written to by other users")
+
+
+def _written_by_others(status: os.stat_result) -> int:
+    """The permissions that matter: of a group too, but for the user's own, which has the user's number."""
+    return stat.S_IWOTH | (stat.S_IWGRP if status.st_gid != status.st_uid else 0)
 
 
 class KernelCache(FunctionCache):
     """Numba's cache of one function, in our folder, which never raises."""
 
-    def __init__(self, function: Any, folder: Path) -> None:
+    def __init__(self, function: Any, folder: Path, stamp: str) -> None:
         class Locator(_CacheLocator):
             def get_cache_path(self) -> str:
                 return str(folder)
 
             def get_source_stamp(self) -> str:
-                return source_stamp()
+                return stamp
 
             def get_disambiguator(self) -> str:
                 return str(function.__code__.co_firstlineno)
@@ -105,9 +155,10 @@ def attach(dispatcher: Any, dtype_name: str) -> None:
     if folder is None:
         return
     try:
-        folder = folder / source_stamp() / dtype_name
-        folder.mkdir(parents=True, exist_ok=True)
-        _refuse_the_folder_of_another_user(folder)
-        dispatcher._cache = KernelCache(dispatcher.py_func, folder)
-    except OSError as error:
+        stamp = source_stamp()
+        folder = (folder / stamp / dtype_name).resolve()
+        _make(folder)
+        _refuse_what_others_may_write(folder)
+        dispatcher._cache = KernelCache(dispatcher.py_func, folder, stamp)
+    except (OSError, RuntimeError) as error:  # the latter of links that go round
         report(error, folder)
