@@ -92,6 +92,7 @@ def leanest(name: str, dtype: str, writes: bool) -> Loop:
     return min((loop for loop in loops(name, dtype) if loop.writes == writes), key=lambda loop: loop.arithmetic)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype", "writes", "limit"), LIMITS)
 def test_the_loop_over_whole_vectors(name, dtype, writes, limit):
     loop = leanest(name, dtype, writes)

@@ -293,6 +293,7 @@ def dead(connection, config):
     sys.exit(1)
 
 
+@pytest.mark.slow
 def test_an_engine_that_hangs_or_dies_is_left_out():
     worker = Worker(3.0, target=scripted)
     try:
@@ -340,6 +341,7 @@ def answers(on_cpu, monkeypatch):
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_other_process_measures(answers):
     gradient = CudaJob("cross_entropy_value_and_grad", (33, 35), place="out")

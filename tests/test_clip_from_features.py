@@ -42,6 +42,7 @@ def test_real_pairs_at_every_scale(small_tiles, n, scale, dtype):
     dense.check(CLIP, *real_pairs(n, dtype), scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_all_real_pairs_in_tiles_of_their_usual_size(dtype):
     images, texts = real_pairs(300, dtype)  # longer than the smallest edge

@@ -58,6 +58,7 @@ def refused(capsys, *arguments):
 
 
 # ------------------------------------------------------------------------------------ what it prints
+@pytest.mark.slow
 def test_profile_measures_every_job_and_writes_the_figures(tmp_path):
     path = tmp_path / "figures.json"
     done = command("profile", "--batch", 256, "--repeat", 1, "--json", path)
@@ -342,6 +343,7 @@ print([name for name in {heavy} if name in sys.modules])
 
 
 # ------------------------------------------------------------------------------------ --from-features
+@pytest.mark.slow
 def test_from_features_measures_batches_by_powers_of_two(tmp_path, capsys):
     out, found = profiled(tmp_path, capsys, "--from-features", "--batch", 1200)
     rows = {(row["engine"], row["batch"]): row for row in found["rows"]}
@@ -380,6 +382,7 @@ def test_from_features_of_a_file(tmp_path, capsys, rng):
     assert "features.npz: 'image' and 'text', normalised" in out
 
 
+@pytest.mark.slow
 def test_from_features_draws_memory_and_time(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     path = tmp_path / "batch.png"

@@ -213,6 +213,7 @@ def test_wrong_calls_are_told_as_by_the_function_itself():
         fastce.cross_entropy(np.zeros((2, 3)), np.zeros(2, int), range(2))
 
 
+@pytest.mark.slow
 def test_arrays_of_the_cpu_import_nothing_of_a_gpu(tmp_path):
     out, _ = run_script(
         """

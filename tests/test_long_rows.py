@@ -317,6 +317,7 @@ def test_softmax_over_several_axes_in_pieces(small_pieces, rng):
             np.testing.assert_allclose(ours, theirs(logits.astype(np.float64), axis=axis), rtol=3e-6)
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("call", ["cross_entropy(x, y", "cross_entropy_value_and_grad(x, y", "softmax(x, 1"])
 def test_ctrl_c_is_heard_within_one_row(call, tmp_path):

@@ -176,6 +176,7 @@ def test_threads_contexts_that_overlap_in_time_leave_the_number_as_it_was():
     assert fastce.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_eight_python_threads_may_be_the_first_to_compile(tmp_path):
     run_script(
         """
@@ -202,6 +203,7 @@ assert right == [True] * 8
 
 
 # --------------------------------------------------------------------------------------------- processes
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_children_can_call_after_the_parent_has(method, tmp_path):
@@ -301,6 +303,7 @@ def interrupt_after(seconds):
 """
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("call", ["logsumexp(x, 1", "cross_entropy(x, y", "logsumexp(x, 0", "logsumexp(x"])
 def test_ctrl_c_stops_a_long_call_soon_and_the_next_call_works(call, tmp_path):
@@ -335,6 +338,7 @@ for n_threads in (1, 2):
     )
 
 
+@pytest.mark.slow
 @posix
 def test_after_ctrl_c_no_worker_writes_into_out(tmp_path):
     run_script(
@@ -443,6 +447,7 @@ print(finished, refused)
     assert refused > 0, "the targets were not changed while fastce looked at them"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on memory that holds")
 def test_not_enough_memory_is_a_memory_error_and_the_next_call_works(tmp_path):
     run_script(

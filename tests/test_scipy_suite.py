@@ -51,6 +51,7 @@ def theirs(tmp_path_factory):
     return run_suite(tmp_path_factory.mktemp("scipy"), FASTCE_SUITE_BASELINE="1")
 
 
+@pytest.mark.slow
 def test_every_test_that_scipy_passes_is_passed(ours, theirs):
     assert ours["outcomes"] == theirs["outcomes"], ours["output"]
 

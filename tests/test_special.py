@@ -158,6 +158,7 @@ def test_no_rows_give_no_results(name):
     assert run(name, np.empty((3, 0)), axis=0).shape == ((0,) if name == "logsumexp" else (3, 0))
 
 
+@pytest.mark.slow
 def test_more_elements_than_a_32_bit_integer_can_count():
     count = 2**31 + 7
     result = fastce.logsumexp(np.broadcast_to(np.float32(0), (count,)))

@@ -83,6 +83,7 @@ def test_only_half_of_the_products_of_one_side_are_multiplied(edges, rng, form):
 
 
 # --------------------------------------------------------------------------------------------------- memory
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a record of resident memory that can be set back")
 def test_extra_memory_is_the_budget_and_not_the_matrix(tmp_path):
     # the matrix of products would be 144 MB, and so would be that of its gradient
@@ -110,6 +111,7 @@ for form in [f for f in calls.ALL if "own" not in f]:
         assert int(extra) <= (16 + 32) << 20, f"{form} took {int(extra) / 2**20:.1f} MiB"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a record of resident memory that can be set back")
 def test_wide_features_and_own_keys_keep_to_the_budget(tmp_path):
     out, _ = run_script(
@@ -203,6 +205,7 @@ def test_all_threads_of_a_call_have_the_error_handling_of_its_caller():
     assert [errors for _, errors in seen.values()] == [expected] * 3
 
 
+@pytest.mark.slow
 def test_four_python_threads_at_once_give_the_results_of_one():
     rng = np.random.default_rng(3)
     inputs = {form: calls.features_of(form, rng, 200, 20, np.float64) for form in calls.ALL}
@@ -228,6 +231,7 @@ def test_four_python_threads_at_once_give_the_results_of_one():
     assert len(results) == 4
 
 
+@pytest.mark.slow
 @posix
 def test_a_child_forked_after_a_call_can_call(tmp_path):
     run_script(
@@ -369,6 +373,7 @@ def test_the_real_tqdm_writes_to_stderr_only(small_tiles, capfd, rng):
 
 
 # --------------------------------------------------------------------------------------------------- Ctrl-C
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("form", ["clip_loss_from_features", "siglip_loss", "linear_cross_entropy"])
 def test_ctrl_c_stops_a_sweep_soon_and_the_next_call_works(form, tmp_path):

@@ -215,6 +215,7 @@ def as_numpy(thing):
     return thing.detach().numpy() if isinstance(thing, torch.Tensor) else thing
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of importing PyTorch's test module
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
 def test_the_inputs_that_pytorch_tests_its_losses_with(name):

@@ -54,6 +54,7 @@ def ulp_error(actual, exact):
     return float(np.max(np.abs(actual - exact) / spacing))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_exp_is_within_1_ulp_for_every_float32_in_its_range(sign):
     # below 2**-30 the result is 1 to a billionth, and so is every float32 near it
@@ -106,6 +107,7 @@ def test_tanh_is_within_4_ulp_small_arguments_included(rng, dtype):
     assert np.isnan(applied(np.array([np.nan], dtype), 2)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names an x86 CPU")
 def test_exp_by_polynomial_is_within_1_ulp_too_where_there_is_no_avx512():
     program = (
