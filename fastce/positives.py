@@ -37,9 +37,16 @@ def no_positives(rows: int) -> Positives:
     return Positives(np.zeros(rows + 1, np.int64), _NOWHERE, _NOWHERE, _NO_MASS, _NO_MASS)
 
 
-def no_indices(got: str, way_out: str = "") -> TypeError:
+def no_indices(got: str, way_out: str) -> TypeError:
     """The complaint about targets of another dtype than integers."""
     return TypeError(f"targets must be class indices (integers) or a SciPy sparse array of weights, got {got}{way_out}")
+
+
+def way_out_of(is_float: bool, given: tuple[int, ...], pairs: tuple[int, int]) -> str:
+    """What to do with targets of this shape instead, if they are what is often meant."""
+    if given == pairs:
+        return ": give one number for each pair as a sparse array, scipy.sparse.csr_array(targets)"
+    return ": give targets.astype(int)" if is_float and given == pairs[:1] else ""
 
 
 def pairs(rows: Array, columns: Array, shape: tuple[int, int]) -> Positives:
@@ -50,12 +57,8 @@ def pairs(rows: Array, columns: Array, shape: tuple[int, int]) -> Positives:
 
 def _from_indices(targets: Array, shape: tuple[int, int]) -> Positives:
     rows, columns = shape
-    kind, way_out = targets.dtype.kind, ""
-    if kind in "iufb" and targets.shape == shape:
-        way_out = ": give one number for each pair as a sparse array, scipy.sparse.csr_array(targets)"
-    elif kind == "f" and targets.shape == (rows,):
-        way_out = ": give targets.astype(int)"
-    if kind not in "iu":
+    way_out = way_out_of(targets.dtype.kind == "f", targets.shape, shape)
+    if targets.dtype.kind not in "iu":
         raise no_indices(kind_of(targets), way_out)
     if targets.shape != (rows,):
         raise ValueError(

@@ -10,7 +10,7 @@ from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_
 from fastce.cuda.layout import contiguous
 from fastce.cuda.libraries import Library
 from fastce.cuda.run import numbers_of
-from fastce.positives import no_indices, positives_of
+from fastce.positives import no_indices, positives_of, way_out_of
 
 
 class Owners(NamedTuple):
@@ -96,7 +96,8 @@ def _on_host(targets: Any, shape: tuple[int, int], library: Library) -> Any:
         return _sparse_on_host(targets, library)
     array = device_array(targets, "targets", library)
     if array.dtype_name.removeprefix("u").removeprefix("int") not in ("8", "16", "32", "64"):
-        raise no_indices(f"dtype {array.dtype_name}")
+        is_float = array.dtype_name.removeprefix("b").startswith("float")
+        raise no_indices(f"dtype {array.dtype_name}", way_out_of(is_float, array.shape, shape))
     if array.shape != (shape[0],) or array.size == 0:
         return np.empty(array.shape, np.int64)  # refused for its shape
     return numbers_of(contiguous(array))

@@ -210,7 +210,7 @@ def verdict(described: DeviceTargets, rows: int, classes: int) -> tuple[float, f
 
 
 def _weight_error(name: str, weights: Any, k: int) -> ValueError:
-    return ValueError(f"{name} must be finite and not negative, got {float(weights[k : k + 1].copy_to_host()[0])}")
+    return ValueError(f"{name} must be finite, got {float(weights[k : k + 1].copy_to_host()[0])}")
 
 
 def _bad_index(described: DeviceTargets, row: int, classes: int) -> int:

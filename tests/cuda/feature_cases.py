@@ -44,6 +44,6 @@ WRONG = {
     "no classes": (LINEAR, (zeros(3, 2), zeros(0, 2), np.array([0, 1, 2])), {}),
     "linear bias": (LINEAR, (zeros(3, 2), zeros(4, 2), np.zeros(3, int)), {"linear_bias": zeros(3)}),
     "softcap": (LINEAR, (zeros(3, 2), zeros(4, 2), np.zeros(3, int)), {"softcap": 0.0}),
-    "sample weight": (LINEAR, (zeros(3, 2), zeros(4, 2), np.zeros(3, int)), {"sample_weight": -1.0}),
+    "sample weight": (LINEAR, (zeros(3, 2), zeros(4, 2), np.zeros(3, int)), {"sample_weight": np.nan}),
     "a scalar": (LINEAR, (np.array(3.0), zeros(4, 2), np.zeros(1, int)), {}),
 }  # fmt: skip

@@ -22,9 +22,9 @@ def mark(report, field, k, count):
 
 @kernel(THREADS, 4)
 def check_weights(weights, count, report, field):
-    """Mark the first weight that is negative or not finite."""
+    """Mark the first weight that is not finite."""
     for k in range(cuda.grid(1), count, cuda.gridsize(1)):
-        if not 0.0 <= weights[k] < np.inf:
+        if not -np.inf < weights[k] < np.inf:
             mark(report, field, k, count)
 
 
@@ -84,7 +84,7 @@ def finish_checks(totals, count, known, is_mean, upstream, report):
     report[TOTAL_WEIGHT] = total
     factor = upstream
     if is_mean:
-        factor = upstream / total if total > 0.0 else 0.0
+        factor = upstream / total if total != 0.0 else 0.0
     report[FACTOR] = factor
     for field in range(IS_BAD):
         if report[field] > 0.0:
