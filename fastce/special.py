@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, checked_out, flag, kernel_dtype, plain_array, real_array, reduced_axes
+from fastce.arguments import Array, checked_out, compute_dtype, flag, kernel_dtype, plain_array, real_array, reduced_axes
 from fastce.dispatch import by_device
 from fastce.layout import Rows
 from fastce.running_special import logsumexp_over, softmax_over
@@ -36,7 +36,8 @@ def logsumexp(
     axis : int or tuple of int, optional
         Axes that are summed over; all by default.
     b : array_like, optional
-        Factors of the exponentials, broadcast with `a`; may be negative. A factor 0 removes its element.
+        Factors of the exponentials, broadcast with `a`; may be negative. A factor 0 removes its element. A number of
+        Python adapts to the dtype of `a`; arrays and NumPy's numbers take part in the dtype of the result.
     keepdims : bool, default: False
         Keep the reduced axes with length 1.
     return_sign : bool, default: False
@@ -51,8 +52,10 @@ def logsumexp(
 
     Notes
     -----
-    At most 1 ulp from exact in float32 for rows of any length; near 0 the absolute error is at most 2 eps. Empty and
-    all -inf: -inf. +inf wins. NaN affects its own row only.
+    At most 1 ulp from exact in float32 for rows of any length; near 0 the absolute error is at most 2 eps. A search
+    (bench/accuracy.py) over rows whose roundings do not average out finds 1.1 ulp at most, among few classes of which
+    half lie 2**-24 below the others, and 0.8 ulp among equal elements. float64 has no wider dtype to be summed in: 2.4
+    ulp. Empty and all -inf: -inf. +inf wins. NaN affects its own row only.
 
     References
     ----------
@@ -80,10 +83,18 @@ def logsumexp(
 
         return scipys(array, axis=axes, b=factors, keepdims=keepdims, return_sign=return_sign)
     if factors is not None or return_sign:
-        return _signed_logsumexp(array, axes, factors, keepdims, return_sign, n_threads)
+        array, factors = real_array(array, "a"), None if factors is None else real_array(factors, "b")
+        dtype = _common_dtype((a, array), (b, factors))
+        return _signed_logsumexp(array, axes, factors, dtype, keepdims, return_sign, n_threads)
     array = real_array(array, "a")
-    result = logsumexp_over(array, axes, n_threads).astype(kernel_dtype(array.dtype), copy=False)
+    result = _cast(logsumexp_over(array, axes, n_threads), kernel_dtype(array.dtype))
     return _as_scipy_shapes(result, array, axes, keepdims)
+
+
+def _cast(result: Array, dtype: np.dtype[Any]) -> Array:
+    """In this dtype; what it does not hold becomes infinite, or 0, without a warning."""
+    with np.errstate(all="ignore"):
+        return result.astype(dtype, copy=False)
 
 
 def _broadcast(array: Array, factors: Array) -> tuple[Array, Array]:
@@ -102,20 +113,42 @@ def _as_scipy_shapes(result: Array, array: Array, axes: tuple[int, ...], keepdim
     return result.reshape([n for k, n in enumerate(array.shape) if k not in axes])[()]
 
 
+def _common_dtype(*given: tuple[Any, Array | None]) -> np.dtype[Any]:
+    """The dtype of the result: numbers of Python adapt to the arrays' dtype, as in SciPy."""
+    dtypes = [
+        array.dtype
+        for value, array in given
+        if array is not None and (isinstance(value, np.generic) or not isinstance(value, (bool, int, float)))
+    ]
+    if not dtypes:
+        return np.dtype(np.float64)
+    try:
+        return kernel_dtype(np.result_type(*dtypes))
+    except TypeError:  # bfloat16 has nothing in common with float16, nor with wide integers
+        return np.result_type(*(compute_dtype(kernel_dtype(dtype)) for dtype in dtypes))
+
+
 def _signed_logsumexp(
-    array: Array, axes: tuple[int, ...], b: Array | None, keepdims: bool, return_sign: bool, n_threads: int | None
+    array: Array,
+    axes: tuple[int, ...],
+    factors: Array | None,
+    dtype: np.dtype[Any],
+    keepdims: bool,
+    return_sign: bool,
+    n_threads: int | None,
 ) -> Any:
     """With factors or signs: SciPy's own, on a bounded block of rows at a time."""
     from scipy.special import logsumexp as scipys
 
-    array, factors = real_array(array, "a"), None if b is None else real_array(b, "b")
-    if array.size == 0 or not axes:
-        return scipys(array, axis=axes, b=factors, keepdims=keepdims, return_sign=return_sign)
-    dtype = kernel_dtype(np.result_type(array, *([] if factors is None else [factors])))
-    rows = Rows(array, axes, dtype)
-    of_factors = None if factors is None else Rows(factors, axes, dtype)
+    wide = compute_dtype(dtype)
+    if not axes:  # every element is a row of its own
+        array, axes, keepdims = array[..., None], (array.ndim,), False
+        factors = None if factors is None else factors[..., None]
+    rows = Rows(array, axes, wide)
+    of_factors = None if factors is None else Rows(factors, axes, wide)
     results, signs = np.empty(rows.rows, dtype), np.empty(rows.rows, dtype)
 
+    @np.errstate(all="ignore")
     def work(start: int, stop: int) -> None:
         of_block = None if of_factors is None else of_factors.copy(slice(start, stop))
         block = rows.copy(slice(start, stop))
@@ -124,7 +157,8 @@ def _signed_logsumexp(
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
     if return_sign:
         return tuple(_as_scipy_shapes(part, array, axes, keepdims) for part in (results, signs))
-    return _as_scipy_shapes(np.where(signs < 0, dtype.type(np.nan), results), array, axes, keepdims)
+    negative = (signs < 0) & (results > -np.inf)  # SciPy calls the sum of nothing negative
+    return _as_scipy_shapes(np.where(negative, dtype.type(np.nan), results), array, axes, keepdims)
 
 
 @by_device
@@ -151,7 +185,7 @@ def softmax(
     Returns
     -------
     ndarray or scalar
-        Of the shape and dtype of `x` (float64 for integers); ``out`` if that was given.
+        Of the shape and dtype of `x` (float64 for integers), at most 1; ``out`` if that was given.
 
     Examples
     --------
