@@ -4,7 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, checked_out, compute_dtype, flag, kernel_dtype, plain_array, real_array, reduced_axes
+from fastce.arguments import (
+    Array,
+    checked_out,
+    compute_dtype,
+    flag,
+    kernel_dtype,
+    plain_array,
+    real_array,
+    reduced_axes,
+)
 from fastce.dispatch import by_device
 from fastce.layout import Rows
 from fastce.running_special import logsumexp_over, softmax_over

@@ -101,6 +101,13 @@ def add_exp(total: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
     """total + `exp`, the last multiplication and the addition in one fma."""
 
 
+def exp_in_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    """(q, power) with `exp` = power + q power, for factor 1 and |q| below 0.42: their sums round less than its.
+
+    A power of two is exact (T_j 2**k is to 0.2 ulp), and what q has lost is little beside the power.
+    """
+
+
 def not_too_large(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """x, but at most what makes exp 2**headroom: enough for a kernel to notice, finite when a few are added."""
 
@@ -176,15 +183,15 @@ def _table_parts_of(x: Any, exponent: Any, scaled_by: Any) -> Any:
     return implementation
 
 
-def _polynomial_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
-    """(a, 2**k) with factor * exp(scale x) / 2**exponent = a 2**k.
+def _reduced(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    """(r, coefficients, 2**k) with factor * exp(scale x) / 2**exponent = polynomial(r) 2**k.
 
     Arguments whose result would be subnormal are clamped to k = -bias, whose exponent field is 0: 2**k is exactly 0.
     """
 
 
-@by_type(_polynomial_parts)
-def _polynomial_parts_of(x: Any, exponent: Any, scaled_by: Any) -> Any:
+@by_type(_reduced)
+def _reduced_of(x: Any, exponent: Any, scaled_by: Any) -> Any:
     real = _real(x)
     bias, integers = real(_BIAS[real]), real(_INTEGERS_END_HERE[real])
 
@@ -196,7 +203,7 @@ def _polynomial_parts_of(x: Any, exponent: Any, scaled_by: Any) -> Any:
         t = fma(x, log2e, to_low_bits)
         n = t - to_low_bits
         r = fma(n, -ln2_low, fma(n, -ln2, x))
-        return polynomial(r, coefficients), low_bits_to_exponent(t)
+        return r, coefficients, low_bits_to_exponent(t)
 
     return implementation
 
@@ -211,8 +218,8 @@ def _exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
         return where_less(x, (exponent - smallest) * scaled_by[2], zero, fma(q, power, scaled_by[5] * power))
 
     def by_polynomial(x, exponent, scaled_by):
-        a, power = _polynomial_parts(x, exponent, scaled_by)
-        return a * power
+        r, coefficients, power = _reduced(x, exponent, scaled_by)
+        return polynomial(r, coefficients) * power
 
     return by_table if _by_table(x) else by_polynomial
 
@@ -226,8 +233,24 @@ def _add_exp(total: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
         return where_less(x, (exponent - smallest) * scaled_by[2], total, fma(q + scaled_by[5], power, total))
 
     def by_polynomial(total, x, exponent, scaled_by):
-        a, power = _polynomial_parts(x, exponent, scaled_by)
-        return fma(a, power, total)
+        r, coefficients, power = _reduced(x, exponent, scaled_by)
+        return fma(polynomial(r, coefficients), power, total)
+
+    return by_table if _by_table(x) else by_polynomial
+
+
+@by_type(exp_in_parts)
+def _exp_in_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    zero, smallest = _real(x)(0.0), _real(x)(_BIAS[_real(x)] - 1.0)
+
+    def by_table(x, exponent, scaled_by):
+        q, power = _table_parts(x, exponent, scaled_by)
+        lowest = (exponent - smallest) * scaled_by[2]
+        return where_less(x, lowest, zero, q), where_less(x, lowest, zero, power)
+
+    def by_polynomial(x, exponent, scaled_by):
+        r, coefficients, power = _reduced(x, exponent, scaled_by)
+        return r * polynomial(r, coefficients[1:]), power
 
     return by_table if _by_table(x) else by_polynomial
 

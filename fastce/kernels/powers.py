@@ -1,5 +1,7 @@
 """What exp is made of: powers of two out of the bits of a float, a table in a register, scaled coefficients."""
 
+from typing import Any
+
 from llvmlite import ir
 from numba import types
 from numba.core.registry import cpu_target
@@ -47,6 +49,21 @@ def has_avx512() -> bool:
     return "+avx512f" in features.split(",")
 
 
+def _permuted(builder: Any, floats: Any, numbers: Any) -> Any:
+    """Lane k becomes lane ``numbers[k]`` modulo the number of lanes; one instruction where there is AVX-512."""
+    lanes, element = floats.type.count, numbers.type.element
+    if has_avx512():
+        letter = "s" if element.width == 32 else "d"
+        return _call_llvm(builder, f"llvm.x86.avx512.permvar.{letter}f.512", floats.type, [floats, numbers])
+    low_bits = builder.and_(numbers, ir.Constant(numbers.type, [lanes - 1] * lanes))
+    found = ir.Constant(floats.type, ir.Undefined)
+    for k in range(lanes):  # nobody waits for this: so the table can be tested on machines that do without it
+        lane = ir.Constant(ir.IntType(32), k)
+        value = builder.extract_element(floats, builder.extract_element(low_bits, lane))
+        found = builder.insert_element(found, value, lane)
+    return found
+
+
 @intrinsic
 def looked_up_power(typingctx, table, t):
     """table[j] * 2**k, where the lowest bits of ``t`` are k N + j, the table's N constants being normal numbers.
@@ -54,7 +71,7 @@ def looked_up_power(typingctx, table, t):
     N is the number of lanes: one instruction permutes the table. k and j are shifted to where the exponent and the
     mantissa's first bits are; k adds to the exponent, and j has been subtracted from the constants before.
     """
-    bits, mantissa, letter = (32, 23, "s") if t.dtype == types.float32 else (64, 52, "d")
+    bits, mantissa = (32, 23) if t.dtype == types.float32 else (64, 52)
 
     def codegen(context, builder, sig, args):
         integers = ir.VectorType(ir.IntType(bits), t.lanes)
@@ -66,7 +83,7 @@ def looked_up_power(typingctx, table, t):
         less_j = ir.Constant(integers, [j << shift for j in range(t.lanes)])
         floats = builder.bitcast(builder.sub(builder.bitcast(floats, integers), less_j), floats.type)
         low_bits = builder.bitcast(args[1], integers)
-        found = _call_llvm(builder, f"llvm.x86.avx512.permvar.{letter}f.512", floats.type, [floats, low_bits])
+        found = _permuted(builder, floats, low_bits)
         shifted = builder.shl(low_bits, ir.Constant(integers, [shift] * t.lanes))
         return builder.bitcast(builder.add(builder.bitcast(found, integers), shifted), floats.type)
 

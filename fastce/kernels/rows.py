@@ -86,21 +86,35 @@ def add_vector(block, i, count, but, sums, exponent, near, scaled_by):
 
 
 @inline
+def add_in_float64(sums, x, but, exponent, scaled_by, wide_room):
+    """(exps, ties) with exp of these lanes added in float64; those that equal ``but`` are only counted."""
+    exps, ties = sums
+    zero = load_first(wide_room, 0, 0, 0.0)
+    store_real(wide_room, 0, x)
+    for k in range(0, lanes_in(x), LANES):
+        lanes = load(wide_room, k)
+        exps += where_equal(lanes, but, zero, exp(lanes, zero + exponent, scaled_by))
+        ties += where_equal(lanes, but, zero + 1.0, zero)
+    return exps, ties
+
+
+@inline
+def sum_without(sums, but, exponent, scale):
+    """The sum that `add_in_float64` has come to, without one of those that equal ``but``.
+
+    Counted, because a difference of sums would leave their rounding where there is no tie.
+    """
+    exps, ties = sums
+    others = sum_wide((ties, zeros_wide()[0])) - 1.0
+    return sum_wide((exps, zeros_wide()[0])) + (others * exp_in_float64(but, exponent, scale) if others > 0.0 else 0.0)
+
+
+@inline
 def sum_of_tops(tops, but, exponent, scale, wide_room):
     """The sum of the tops' exp, each in float64, without one that equals ``but`` (NaN: without none)."""
-    scaled_by = scaling(wide_room, scale, 1.0)
-    store_real(wide_room, 0, tops)
     zero = load_first(wide_room, 0, 0, 0.0)
-    total, equal = zero, zero
-    for k in range(0, lanes_in(tops), LANES):
-        top = load(wide_room, k)
-        e = exp(top, zero + exponent, scaled_by)
-        total += where_equal(top, but, zero, e)
-        equal += where_equal(top, but, e, zero)
-    sum_of_equal = sum_wide((equal, zero))
-    if sum_of_equal > 0.0:
-        sum_of_equal -= exp_in_float64(but, exponent, scale)
-    return sum_wide((total, zero)) + max(sum_of_equal, 0.0)
+    sums = add_in_float64((zero, zero), tops, but, exponent, scaling(wide_room, scale, 1.0), wide_room)
+    return sum_without(sums, but, exponent, scale)
 
 
 @inline

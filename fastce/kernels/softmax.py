@@ -15,10 +15,11 @@ from fastce.kernels.blocks import (
     write_vectors,
 )
 from fastce.kernels.exponential import exp, exp_in_float64, scaling
-from fastce.kernels.jit import inline, kernel, matrix, vector
-from fastce.kernels.memory import finish_stores, row_pointer, to_real
-from fastce.kernels.rows import no_masses, row_state, sum_of_tops
-from fastce.kernels.states import EXPONENT, LOSS, OFFSET, REST, TOP, finish_logsumexp, new_states
+from fastce.kernels.jit import inline, kernel, matrix, outlined, vector
+from fastce.kernels.memory import finish_stores, lanes_of, load_first, row_pointer, to_real
+from fastce.kernels.rows import add_in_float64, no_masses, row_state, sum_of_tops, sum_without
+from fastce.kernels.simd import largest_lane, where_less
+from fastce.kernels.states import EXPONENT, LANES, LOSS, NEAR, OFFSET, REST, TOP, finish_logsumexp, new_states
 
 ROWS_AT_A_TIME = 16
 
@@ -27,6 +28,7 @@ ROWS_AT_A_TIME = 16
 def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
     """Write the reference, the largest element and the sum without it to the states; see `rows.row_state`.
 
+    NEAR becomes the lowest of the lanes' largest elements.
     The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements.
     """
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
@@ -38,6 +40,7 @@ def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
     states[EXPONENT + k] = exponent
     states[TOP + k] = top
     states[REST + k] = sums[0]
+    states[NEAR + k] = -largest_lane(tops * to_real(row, -1.0))
     if math.isfinite(offset):
         states[REST + k] += sum_of_tops(tops, top, exponent, scale, wide_room)
 
@@ -51,6 +54,38 @@ def logsumexp_of_state(states, k):
     if math.isnan(states[REST + k]):
         return math.nan
     return (offset + states[TOP + k]) + states[LOSS + k]
+
+
+@outlined
+def sum_again_in_float64(row, classes, states, k, wide_room):
+    """The sum of a row without its largest element, every step in float64."""
+    top, exponent = states[TOP + k], states[EXPONENT + k]
+    scaled_by = scaling(wide_room, 1.0, 1.0)
+    zero = load_first(wide_room, 0, 0, 0.0)
+    sums = zero, zero
+    for i in range(0, classes, lanes_of(row)):
+        x = load_first(row, i, classes - i, to_real(row, -math.inf))
+        sums = add_in_float64(sums, x, top, exponent, scaled_by, wide_room)
+    states[REST + k] = sum_without(sums, top, exponent, 1.0)
+
+
+@inline
+def mend_small(logits, first, count, states, wide_room):
+    """Results whose ulp is too small for sums of float32 get sums of float64.
+
+    Up to 16 terms have been added in float32: usually 0.3 eps of the sum, which is much for results below 4 in size.
+    Where the roundings do not average out it may be some eps, too much for those below 16 as well. That takes many
+    equal elements; among the largest of all, or they would not count, so that every lane has one.
+    """
+    any_small = False
+    for k in range(count):
+        log_sum, largest = states[LOSS + k], states[TOP + k]
+        bound = 16.0 if states[NEAR + k] == largest else 4.0
+        if abs(states[OFFSET + k] + largest + log_sum) < bound and log_sum > 0.125:
+            sum_again_in_float64(row_pointer(logits, first + k), logits.shape[1], states, k, wide_room)
+            any_small = True
+    if any_small:
+        finish_logsumexp(states, count)
 
 
 @kernel(lambda storage: (matrix(storage), vector(types.float64)))
@@ -67,6 +102,8 @@ def logsumexp_rows(logits, results):
         for k in range(count):
             look_at_row(row_pointer(logits, first + k), classes, 1.0, -math.inf, states, k, room, wide_room)
         finish_logsumexp(states, count)
+        if lanes_of(row_pointer(logits, 0)) > LANES:
+            mend_small(logits, first, count, states, wide_room)
         for k in range(count):
             results[first + k] = logsumexp_of_state(states, k)
 
@@ -89,13 +126,21 @@ def row_states(logits, scale, sums, exponents):
 
 
 @inline
-def write_vector(x, i, count, past_cache, rest):
-    """Either factor * exp(x) / 2**exponent or (x - largest) - log(sum / exp(largest)).
+def probability(x, exponent, factor, scaled_by):
+    """factor * exp(x) / 2**exponent, which roundings must not take above 1.
 
     The factor comes last, so that results below the smallest normal number are not lost.
     """
+    p = exp(x, exponent, scaled_by) * factor
+    one = scaled_by[5]
+    return where_less(one, p, one, p)
+
+
+@inline
+def write_vector(x, i, count, past_cache, rest):
+    """Either factor * exp(x) / 2**exponent or (x - largest) - log(sum / exp(largest))."""
     out, (exponent, factor, scaled_by), (largest, log_sum), logarithm = rest
-    y = (x - largest) - log_sum if logarithm else exp(x, exponent, scaled_by) * factor
+    y = (x - largest) - log_sum if logarithm else probability(x, exponent, factor, scaled_by)
     put_vector(out, i, y, count, past_cache)
 
 

@@ -26,6 +26,7 @@ from fastce.kernels.memory import (
 )
 from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
 from fastce.kernels.simd import where_less
+from fastce.kernels.softmax import probability
 from fastce.kernels.states import (
     EXPONENT,
     FITS,
@@ -117,7 +118,7 @@ def write_classes(running, tile, k, first, stop, count, out, how, logarithm):
     scaled_by = scaling(place, 1.0, 1.0)
     for c in range(first, stop):
         x = elements(place, start + k + c * stride, count, to_real(place, 0.0))
-        y = (x - largest) - log_sum if logarithm else exp(x, exponent, scaled_by) * factor
+        y = (x - largest) - log_sum if logarithm else probability(x, exponent, factor, scaled_by)
         put_lanes(written, out_start + k + c * out_stride, y, how, fitting)
 
 
