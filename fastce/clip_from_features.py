@@ -60,7 +60,7 @@ def clip_loss_from_features(
     normalize : bool, default: False
         Whether the rows of both sides are divided by their lengths first. A row of length 0 stays 0 and has gradient 0.
     reduction : {"mean", "sum", "none"}, default: "mean"
-        As in `clip_loss`.
+        As in `clip_loss`: without any positive the mean is nan, the sum 0.
     memory_budget : int, default: 268435456
         Bytes that may be used beyond the features and their gradients, 256 MiB by default. Tiles for which there is
         room are kept from the first sweep to the second, which then need not multiply them again; there is a least
@@ -106,7 +106,7 @@ def clip_loss_from_features(
         progress, n_threads, sweeps=1,
     )  # fmt: skip
     with call.progress, quietly():
-        return value_of(*both_sides(call, keep=False), call.reduction, call.tiles.left.dtype)
+        return value_of(*both_sides(call, keep=False), call.reduction, call.dtype)
 
 
 @by_device
@@ -160,7 +160,7 @@ progress, n_threads
         of_image, of_text = gradients(call, *sides)
         (image,), along = call.tiles.left.finished(of_image.total)
         (text,), _ = call.tiles.right.finished(of_text.total, wants_sum=False)
-        value = value_of(*sides, call.reduction, call.tiles.left.dtype)
+        value = value_of(*sides, call.reduction, call.dtype)
     return ClipFromFeaturesValueAndGrad(value, image, text, along / call.scale)
 
 
@@ -189,8 +189,9 @@ def _checked_call(
     check_pairs(shape, reduction)
     positives = positives_of(targets, shape)
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
-    dtype = dtype_of_products(arrays)
+    dtype = dtype_of_products(arrays, scale, normalize=normalize)
     left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
     tiles = Tiles(left, right, memory_budget)
     reporter = Progress(progress, sweeps * len(tiles.places), "clip_loss_from_features")
-    return TilesCall(tiles, positives, _NO_PAIRS, scale, smoothing, reduction, reporter, n_threads)
+    of_losses = dtype_of_products(arrays)
+    return TilesCall(tiles, positives, _NO_PAIRS, scale, smoothing, reduction, of_losses, reporter, n_threads)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from fastce.arguments import Array, checked_out, fraction, positive, real_array, reduction_of
 from fastce.dispatch import by_device
+from fastce.features import quietly
 from fastce.layout import Rows
 from fastce.positives import positives_of
 from fastce.sides import gradient_factors, slopes_of_points, value_of
@@ -47,7 +48,7 @@ def clip_loss(
         Mass spread over all columns of a row, and over all rows of a column.
     reduction : {"mean", "sum", "none"}, default: "mean"
         Half the mean over rows plus half the mean over columns; half the sums; or, for square matrices,
-        ``(row_i + column_i) / 2``.
+        ``(row_i + column_i) / 2``. Without any positive the mean is nan, the sum 0, and so are all gradients.
     n_threads : int, optional
         As in `cross_entropy`.
 
@@ -73,7 +74,8 @@ def clip_loss(
     0.3226813394
     """
     call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
-    return value_of(*both_sides(call, n_threads), call.reduction, call.similarity.dtype)
+    with quietly():
+        return value_of(*both_sides(call, n_threads), call.reduction, call.similarity.dtype)
 
 
 @by_device
@@ -112,11 +114,12 @@ def clip_loss_value_and_grad(
     """
     call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
     out = checked_out(out, call.array.shape, call.similarity.dtype, call.array, [targets])
-    by_row, by_column = both_sides(call, n_threads)
-    factors = gradient_factors(by_row, by_column, call.smoothing, call.similarity.dtype)
-    slopes = slopes_of_points(by_row, by_column, call.positives, call.smoothing)
-    grad_logit_scale = write_gradient(call, factors, slopes, out, n_threads)
-    value = value_of(by_row, by_column, call.reduction, call.similarity.dtype)
+    with quietly():
+        sides = both_sides(call, n_threads)
+        factors = gradient_factors(*sides, call.smoothing, call.scale, call.similarity.dtype)
+        slopes = slopes_of_points(*sides, call.positives, call.smoothing)
+        value = value_of(*sides, call.reduction, call.similarity.dtype)
+        grad_logit_scale = write_gradient(call, factors, slopes, out, n_threads)
     return ClipValueAndGrad(value, out, grad_logit_scale)
 
 

@@ -14,6 +14,7 @@ from fastce.arguments import Array, compute_dtype, flag, kernel_dtype, real_arra
 from fastce.threads import cut_rows, for_each, in_turn
 
 LARGEST_POWER = 1000  # of lengths that are used as they are
+LARGEST_LOGIT, LARGEST_PRODUCT = 2.0**20, 2.0**100  # that are computed in float32
 BYTES_OF_PAIRS = 1 << 18  # of features that are gathered at a time, and stay in the cache
 
 
@@ -53,9 +54,32 @@ def checked_shape(arrays: Sequence[Any], targets: Any) -> tuple[int, int]:
     return rows, columns
 
 
-def dtype_of_products(arrays: Sequence[Array]) -> np.dtype[Any]:
-    """What products of these are computed in: float32, or float64 if anything is that."""
-    return np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
+def dtype_of_products(
+    arrays: Sequence[Array], scale: float | None = None, bias: float = 0.0, normalize: bool = False
+) -> np.dtype[Any]:
+    """What products of these are computed in: float32, or float64 if anything is that.
+
+    With the ``scale`` that they are multiplied by: also float64 if float32 does not hold that, or logits so large that
+    the rounding of a product would tell. That of losses is the one without.
+    """
+    dtype = np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
+    if scale is None or dtype == np.float64:
+        return dtype
+    largest = 1.0 if normalize else max(map(_largest_square, arrays), default=0.0)
+    real = np.finfo(dtype)
+    holds = float(real.tiny) <= scale <= float(real.max) and largest < LARGEST_PRODUCT
+    return dtype if holds and scale * largest + abs(bias) < LARGEST_LOGIT else np.dtype(np.float64)
+
+
+def _largest_square(array: Array) -> float:
+    """The largest squared length of a row, of those that have one: no product is larger."""
+    largest = 0.0
+    for start, stop in cut_rows(len(array), array.shape[1] * 8):
+        x = array[start:stop].astype(np.float64)
+        with quietly():
+            squares = np.einsum("ij,ij->i", x, x)
+        largest = max(largest, float(squares[np.isfinite(squares)].max(initial=0.0)))
+    return largest
 
 
 def quietly() -> np.errstate:
@@ -126,6 +150,7 @@ class Features:
             return view
         panel = np.empty(view.shape, self.dtype) if room is None else room[: len(view)]
 
+        @quietly()
         def work(start: int, stop: int) -> None:
             if self.inverse_lengths is None:
                 panel[start:stop] = view[start:stop]
@@ -162,6 +187,7 @@ class Features:
         """Every row times a vector of float64."""
         result = np.empty(self.rows)
 
+        @quietly()
         def work(start: int, stop: int) -> None:
             result[start:stop] = np.einsum("ij,j->i", self.gathered(np.arange(start, stop)), vector)
 
@@ -172,18 +198,18 @@ class Features:
         """1 / |row|, or 0 for rows of length 0, in float64; of the rows times their powers of two."""
         inverse, powers = np.empty(self.rows), np.zeros(self.rows, np.int32)
 
+        @quietly()
         def work(start: int, stop: int) -> None:
             x = np.array(self.given(slice(start, stop)), np.float64, order="C")
-            with quietly():
+            largest = np.abs(x).max(axis=1, initial=0.0)
+            extreme = (largest > 0.0) & (np.abs(np.log2(largest)) > LARGEST_POWER) & np.isfinite(largest)
+            powers[start:stop] = np.where(extreme, -np.frexp(largest)[1], 0)
+            if extreme.any():
+                x = np.ldexp(x, powers[start:stop, None])
                 largest = np.abs(x).max(axis=1, initial=0.0)
-                extreme = (largest > 0.0) & (np.abs(np.log2(largest)) > LARGEST_POWER) & np.isfinite(largest)
-                powers[start:stop] = np.where(extreme, -np.frexp(largest)[1], 0)
-                if extreme.any():
-                    x = np.ldexp(x, powers[start:stop, None])
-                    largest = np.abs(x).max(axis=1, initial=0.0)
-                x /= largest[:, None]
-                lengths = largest * np.sqrt(np.einsum("ij,ij->i", x, x))
-                inverse[start:stop] = np.where(largest == 0.0, 0.0, 1.0 / lengths)
+            x /= largest[:, None]
+            lengths = largest * np.sqrt(np.einsum("ij,ij->i", x, x))
+            inverse[start:stop] = np.where(largest == 0.0, 0.0, 1.0 / lengths)
 
         for rows in self.cuts(max(1, self.rows)):
             blocks = cut_rows(rows.stop - rows.start, self.width * 8)
@@ -215,6 +241,7 @@ class Features:
             blocks += [(slice(first + a, first + b), results[-1][a:b]) for a, b in cuts if b > a]
         totals = np.zeros(len(blocks))
 
+        @quietly()
         def work(k: int, rows: slice, result: Array) -> None:
             of_rows = gradient[rows]
             if wants_sum or self.inverse_lengths is not None:
@@ -240,6 +267,7 @@ def products_of_pairs(left: Features, rows: Array, right: Features, columns: Arr
     products = np.empty(rows.size)
     at_a_time = max(1, BYTES_OF_PAIRS // (8 * max(left.width, 1)))
 
+    @quietly()
     def work(start: int, stop: int) -> None:
         for first in range(start, stop, at_a_time):
             some = slice(first, min(first + at_a_time, stop))

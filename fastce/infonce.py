@@ -11,6 +11,7 @@ from fastce.features import Features, dtype_of_products, feature_arrays, product
 from fastce.panels import PanelLosses, Panels
 from fastce.products import MEMORY_BUDGET, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
+from fastce.sides import is_plain
 from fastce.targets import mean_factor
 
 QUERIES_AT_A_TIME = 4096
@@ -56,7 +57,8 @@ def info_nce(
     normalize : bool, default: True
         Whether rows are divided by their lengths first. A row of length 0 stays 0 and has gradient 0.
     reduction : {"mean", "sum", "none"}, default: "mean"
-        Of the losses of the queries.
+        Of the losses of the queries. The mean of an
+        empty batch is nan, its sum 0.
     memory_budget, progress, n_threads
         As in `linear_cross_entropy`.
 
@@ -145,6 +147,7 @@ class _Call(NamedTuple):
     negative_shape: tuple[int, ...]
     scale: float
     reduction: str
+    dtype: np.dtype[Any]  # of losses
     progress: Progress
     n_threads: int | None
 
@@ -169,7 +172,7 @@ def _checked_call(
         shape = array.shape
         arrays.append(_checked_negatives(array, *arrays[0].shape))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    dtype = dtype_of_products(arrays)
+    dtype = dtype_of_products(arrays, scale, normalize=normalize)
     first, second, *others = (Features([array], dtype, normalize, n_threads) for array in arrays)
     panels: Panels | _PanelsOfOwnKeys
     if not others:
@@ -180,7 +183,8 @@ def _checked_call(
         panels = _PanelsOfOwnKeys(first, others[0], shape[1], memory_budget)
     reporter = Progress(progress, len(panels.row_cuts), "info_nce", "panel")
     negative = others[0] if others else None
-    return _Call(panels, first, second, negative, shape, scale, reduction, reporter, n_threads)
+    of_losses = dtype_of_products(arrays)
+    return _Call(panels, first, second, negative, shape, scale, reduction, of_losses, reporter, n_threads)
 
 
 def _checked_negatives(array: Array, queries: int, width: int) -> Array:
@@ -259,7 +263,7 @@ class _Gradients:
 
 def _swept(call: _Call, gradients: _Gradients | None) -> Any:
     """The value; the gradients are added up if there is room for them."""
-    losses = PanelLosses(call.query.rows, call.query.dtype, call.reduction)
+    losses = PanelLosses(call.query.rows, call.dtype, call.reduction)
     factor = None
     if gradients is not None:
         factor = mean_factor(call.query.rows) if call.reduction == "mean" else 1.0
@@ -269,8 +273,14 @@ def _swept(call: _Call, gradients: _Gradients | None) -> Any:
         if call.negative is not None:
             targets = np.full(len(logits), logits.shape[1] - 1)
             logits[:, -1] = products_of_pairs(call.query, pairs, call.positive, pairs, call.n_threads)
-        losses.take(rows, logits, targets, factor, logit_scale=call.scale, n_threads=call.n_threads)
+        scale = call.scale
+        if not is_plain(scale, logits.dtype):  # a row may be shifted: only differences need be scaled
+            logits[...] = 2.0 * ((0.5 * logits - 0.5 * logits.max(axis=1, keepdims=True, initial=-np.inf)) * scale)
+            scale = 1.0
+        losses.take(rows, logits, targets, factor, logit_scale=scale, n_threads=call.n_threads)
         if gradients is not None:
+            if scale != call.scale:
+                logits *= call.scale
             gradients.add(rows, logits)
 
     call.panels.sweep(work, call.progress)

@@ -54,7 +54,8 @@ def nt_xent(
     normalize : bool, default: True
         Whether rows are divided by their lengths first. A row of length 0 stays 0 and has gradient 0.
     reduction : {"mean", "sum", "none"}, default: "mean"
-        Of the losses of the 2 N views; for "none" those of `first_views` come first.
+        Of the losses of the 2 N views; for "none" those of `first_views` come first. The mean of an
+        empty batch is nan, its sum 0.
     memory_budget, progress, n_threads
         As in `clip_loss_from_features`. Only half of the products are computed.
 
@@ -83,7 +84,7 @@ def nt_xent(
         first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=1
     )
     with call.progress, quietly():
-        return value_of(*both_sides(call, keep=False), call.reduction, call.tiles.left.dtype)
+        return value_of(*both_sides(call, keep=False), call.reduction, call.dtype)
 
 
 @by_device
@@ -125,7 +126,7 @@ def nt_xent_value_and_grad(
     with call.progress, quietly():
         sides = both_sides(call, keep=True)
         (first, second), along = call.tiles.left.finished(gradients(call, *sides)[0].total)
-        value = value_of(*sides, call.reduction, call.tiles.left.dtype)
+        value = value_of(*sides, call.reduction, call.dtype)
     return NtXentValueAndGrad(value, first, second, of_temperature(along, call.scale))
 
 
@@ -144,9 +145,10 @@ def _checked_call(
     if len(arrays[0]) != len(arrays[1]):
         raise ValueError(f"first_views and second_views differ in shape: {arrays[0].shape} and {arrays[1].shape}")
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    views = Features(arrays, dtype_of_products(arrays), normalize, n_threads)
+    views = Features(arrays, dtype_of_products(arrays, scale, normalize=normalize), normalize, n_threads)
     everyone = np.arange(views.rows)
     partners = positives_of(np.roll(everyone, views.rows // 2), (views.rows, views.rows))
     tiles = Tiles(views, views, memory_budget)
     reporter = Progress(progress, sweeps * len(tiles.places), "nt_xent")
-    return TilesCall(tiles, partners, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)
+    of_losses = dtype_of_products(arrays)
+    return TilesCall(tiles, partners, (everyone, everyone), scale, 0.0, reduction, of_losses, reporter, n_threads)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import Array, integer
-from fastce.features import Features
+from fastce.features import Features, quietly
 from fastce.threads import cut_rows, for_each
 
 MEMORY_BUDGET = 256 << 20  # bytes
@@ -40,6 +40,7 @@ class Gradient:
             self.room = np.empty_like(total)
         product = np.matmul(slopes, panel, out=self.room[: len(total)])
 
+        @quietly()
         def work(start: int, stop: int) -> None:
             total[start:stop] += product[start:stop]
 

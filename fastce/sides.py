@@ -12,36 +12,30 @@ import numpy as np
 from fastce.arguments import Array, compute_dtype
 from fastce.kernels.exponential import LN2
 from fastce.positives import Positives
+from fastce.sums import Means, Sums, above_power, exp_of_difference, half_difference
 
-LN2_HIGH, LN2_MIDDLE, LN2_LOW = (
-    0.6931471787393093,
-    1.8206359961303598e-09,
-    2.373786426741311e-18,
-)  # 28 digits each: exact products up to 2**24
 SPREAD = {"float32": 90.0, "float64": 900.0}  # of the powers of two near exp(lse) that one exp may serve
-LOWEST_EXPONENT = -(2.0**60)  # of a sum of nothing, which must not be the reference of what is added to it
-LARGEST_EXPONENT = 2.0**19  # of a logsumexp, for a gradient computed in float32
-
-
-class Sums(NamedTuple):
-    """Of the negatives of every row or column: the sum of exp(x) / 2**exponent; of none, 0 and LOWEST_EXPONENT."""
-
-    exps: Array
-    exponent: Array
+LARGEST_EXPONENT = {"float32": 2.0**19, "float64": 2.0**39}  # of a logsumexp, as one of those powers
+PLAIN_SCALES = {"float32": 2.0**16, "float64": 2.0**60}  # and above the inverse, of which exp's polynomial has powers
+LARGEST_LOGIT = 2.0**20  # that is computed in float32
+LARGEST_SIMILARITY = {"float32": 2.0**60, "float64": 2.0**900}  # of which sums may be added up as they are
 
 
 @dataclass
 class Side:
-    """One direction of the loss, for each row (or column): exp(lse) as total * 2**exponent, loss, share of the mean.
+    """One direction of the loss, for each row (or column): exp(lse) as total * exp(scale top), share of the mean.
 
-    ``of_points`` is lse - x of each positive. Rows without any have no share.
+    A quarter of a loss cannot overflow, nor can sums of them with weights that sum to 1. ``of_points`` is lse - x of
+    each positive. Rows without any have no share. ``means``, over all similarities of a row, are there for smoothing
+    alone.
     """
 
     total: Array
-    exponent: Array
-    losses: Array
+    tops: Array
+    quarter_losses: Array
     share: Array
     of_points: Array
+    means: Means | None
 
 
 class Factors(NamedTuple):
@@ -52,6 +46,13 @@ class Factors(NamedTuple):
     of_columns: Array
     together: bool
     spreads: Array
+    unit: float
+
+
+def is_plain(scale: float, dtype: np.dtype[Any]) -> bool:
+    """Whether exp relative to a power of two is good for this scale."""
+    largest = PLAIN_SCALES[compute_dtype(dtype).name]
+    return 1.0 / largest <= scale <= largest
 
 
 def side_of(
@@ -59,50 +60,38 @@ def side_of(
     owner: Array,
     mass: Array,
     x: Array,
-    mean_of_x: Array | None,
+    means: Means | None,
+    scale: float,
     smoothing: float,
     reduction: str,
 ) -> Side:
-    """Add the positives to the negatives of each row (or column): the loss is sum_p mass_p (lse - x_p).
+    """Add the positives x to the negatives of each row (or column): the loss is sum_p mass_p (lse - scale x_p).
 
-    For the largest positive, lse - x_p = log1p(rest / exp(x_p)), rest being the sum of all the others, which keeps its
-    digits when that one dominates. No other can. ``mean_of_x``, over all of the row, is asked for by smoothing alone.
+    For the largest positive, lse - scale x_p = log1p(rest / exp(scale x_p)), rest being the sum of all the others,
+    which keeps its digits when that one dominates. No other can. ``means``, over all of the row, are asked for by
+    smoothing alone.
     """
     number = negatives.exps.size
     present = np.bincount(owner, minlength=number) > 0
     leads = _largest_of_each(owner, x, number)
-    with np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore"):
-        lead_exponent = np.full(number, -np.inf)
-        lead_exponent[owner[leads]] = np.rint(x[leads] / LN2)
-        exponent = np.maximum(negatives.exponent, np.where(np.isfinite(lead_exponent), lead_exponent, -np.inf))
-        above = _above(x, exponent[owner])
-        exps = np.exp(above)
-        rest = np.ldexp(negatives.exps, as_power(negatives.exponent - exponent))
-        rest = rest + np.bincount(owner, np.where(leads, 0.0, exps), number)
-        total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
-        log_total = np.log(total)
-        dominates = leads & (rest[owner] < 1e15 * exps)
-        of_points = np.where(dominates, np.log1p(rest[owner] / exps), log_total[owner] - above)
-        of_points[np.isposinf(total)[owner]] = np.nan
-        losses = (1.0 - smoothing) * np.bincount(owner, mass * of_points, number)
-        if mean_of_x is not None:
-            losses = losses + smoothing * (log_total + exponent * LN2 - mean_of_x)
-    losses[~present] = 0.0
-    return Side(total, exponent, losses, shares(present, reduction), of_points)
-
-
-def as_power(exponent: Array) -> Array:
-    """As ldexp takes it."""
-    return np.maximum(exponent, -10_000).astype(np.int64)
-
-
-def _above(x: Array, exponent: Array) -> Array:
-    """How far x lies above exponent * ln(2): partial products are exact up to 2**43, and 1e17 has no digits to tell."""
-    high = np.rint(exponent * 2.0**-20) * 2.0**20
-    low, above = exponent - high, x
-    for part in (LN2_HIGH, LN2_MIDDLE, LN2_LOW):
-        above = (above - high * part) - low * part
-    return np.where(np.rint(x / LN2) == exponent, np.clip(above, -0.5, 0.5), above)
+    largest = np.full(number, -np.inf)
+    largest[owner[leads]] = x[leads]
+    tops = np.maximum(negatives.tops, largest)
+    tops[np.isinf(tops)] = np.nan  # of +inf, or of nothing but -inf
+    half_above, exps = half_difference(x, tops[owner], scale), exp_of_difference(x, tops[owner], scale)
+    rest = negatives.relative_to(tops, scale) + np.bincount(owner, np.where(leads, 0.0, exps), number)
+    total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
+    half_log = 0.5 * np.log(total)
+    dominates = leads & (rest[owner] < 1e15 * exps)
+    halves = np.where(dominates, 0.5 * np.log1p(rest[owner] / exps), half_log[owner] - half_above)
+    quarter_losses = np.zeros(number)
+    if smoothing < 1.0:
+        quarter_losses += (1.0 - smoothing) * np.bincount(owner, mass * (0.5 * halves), number)
+    if means is not None:
+        distances = half_difference(tops, means.near, scale) - scale * means.half_distances
+        quarter_losses += smoothing * 0.5 * (half_log + distances)
+    quarter_losses[~present] = 0.0
+    return Side(total, tops, quarter_losses, shares(present, reduction), 2.0 * halves, means)
 
 
 def shares(present: Array, reduction: str) -> Array:
@@ -114,8 +103,7 @@ def shares(present: Array, reduction: str) -> Array:
 def _largest_of_each(owner: Array, x: Array, number: int) -> Array:
     """True at the largest positive of each row (or column), the first of equal ones."""
     largest = np.full(number, -np.inf)
-    with np.errstate(invalid="ignore"):
-        np.maximum.at(largest, owner, x)
+    np.maximum.at(largest, owner, x)
     candidates = np.flatnonzero((x == largest[owner]) | np.isnan(x))
     leads = np.zeros(x.size, bool)
     leads[candidates[np.unique(owner[candidates], return_index=True)[1]]] = True
@@ -125,15 +113,15 @@ def _largest_of_each(owner: Array, x: Array, number: int) -> Array:
 def value_of(by_row: Side, by_column: Side, reduction: str, dtype: np.dtype[Any]) -> Any:
     """What the reduction asks for, of both directions."""
     if reduction == "none":
-        return (0.5 * (by_row.losses + by_column.losses)).astype(compute_dtype(dtype))
+        return (2.0 * (by_row.quarter_losses + by_column.quarter_losses)).astype(compute_dtype(dtype))
     if reduction == "mean" and not by_row.share.any():
         return math.nan
-    return 0.5 * float((by_row.losses * by_row.share).sum() + (by_column.losses * by_column.share).sum())
+    return 2.0 * float(sum((side.quarter_losses * side.share).sum() for side in (by_row, by_column)))
 
 
 def slopes_of_points(by_row: Side, by_column: Side, points: Positives, smoothing: float, weight: float = 0.5) -> Array:
     """dL/dx of each positive, ``weight`` times that of both directions."""
-    rows, columns = by_row.losses.size, by_column.losses.size
+    rows, columns = by_row.share.size, by_column.share.size
     of_row = _slopes(by_row, points.rows, points.row_mass, smoothing, columns)
     of_column = _slopes(by_column, points.columns, points.column_mass, smoothing, rows)
     return weight * (of_row + of_column)
@@ -142,41 +130,77 @@ def slopes_of_points(by_row: Side, by_column: Side, points: Positives, smoothing
 def _slopes(side: Side, owner: Array, mass: Array, smoothing: float, classes: int) -> Array:
     """One direction's part: a (p - target), with p - 1 = expm1(x - lse) for its digits."""
     missing = (1.0 - mass) + smoothing * (mass - 1.0 / max(classes, 1))  # 1 - target; exactly 0 if it is 1
-    with np.errstate(invalid="ignore"):
-        return side.share[owner] * (np.expm1(-side.of_points) + missing)
+    return side.share[owner] * (np.expm1(-side.of_points) + missing)
 
 
 def gradient_factors(
-    by_row: Side, by_column: Side, smoothing: float, dtype: np.dtype[Any], weight: float = 0.5
+    by_row: Side, by_column: Side, smoothing: float, scale: float, dtype: np.dtype[Any], weight: float = 0.5
 ) -> Factors:
     """What the gradient of a similarity that is no positive is made of, computed in float64 if it must be."""
-    of_rows, of_columns = _powers(by_row, weight), _powers(by_column, weight)
-    if max(np.abs(of_rows[0]).max(initial=0.0), np.abs(of_columns[0]).max(initial=0.0)) > LARGEST_EXPONENT:
-        dtype = np.dtype(np.float64)
-    together = _brought_together(of_rows, of_columns, dtype)
-    classes = np.array([by_column.losses.size, by_row.losses.size])
+    sides = by_row, by_column
+    classes = np.array([by_column.share.size, by_row.share.size])
     spreads = smoothing / np.maximum(classes, 1)
-    return Factors(dtype, np.ascontiguousarray(of_rows.T), of_columns.astype(compute_dtype(dtype)), together, spreads)
+    size = max(_largest(side.tops) for side in sides)
+    if not (is_plain(scale, dtype) and scale * size < LARGEST_LOGIT and _fits(sides, size, dtype)):
+        dtype = np.dtype(np.float64)
+    unit = 1.0 if _fits(sides, size, dtype) else 2.0**-200
+    common = _common_exponent(sides, scale, dtype) if is_plain(scale, dtype) and unit == 1.0 else None
+    fractions = [_shares_of_sums(side, weight) for side in sides]
+    if common is None:
+        of_both = [_relative_to_tops(*both, scale, dtype) for both in zip(sides, fractions, strict=True)]
+    else:
+        of_both = [_relative_to_power(*both, scale, common) for both in zip(sides, fractions, strict=True)]
+    of_rows, of_columns = (np.stack([*pair, weight * side.share]) for pair, side in zip(of_both, sides, strict=True))
+    of_columns = of_columns.astype(compute_dtype(dtype))
+    return Factors(dtype, np.ascontiguousarray(of_rows.T), of_columns, common is not None, spreads, unit)
 
 
-def _powers(side: Side, weight: float) -> Array:
-    """(exponent, factor / (exp(lse) / 2**exponent), factor) for each row or column."""
-    factor = weight * side.share
-    fraction_of_total, power = np.frexp(side.total)
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        finite = np.isfinite(side.total) & (side.total > 0.0)
-        left_over = np.where(finite, factor / fraction_of_total, np.nan)
-    exponent = np.where(finite, side.exponent + power, 0.0)
-    return np.stack([exponent, np.where(factor == 0.0, 0.0, left_over), factor])
+def _largest(*numbers: Array) -> float:
+    """The largest magnitude of what is finite."""
+    return max((float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in numbers), default=0.0)
 
 
-def _brought_together(of_rows: Array, of_columns: Array, dtype: np.dtype[Any]) -> bool:
-    """Give all rows and columns the lowest of their powers of two, unless exp would leave the dtype's range."""
-    exponents = np.concatenate([of_rows[0], of_columns[0]])
-    lowest, spread = exponents.min(initial=np.inf), np.ptp(exponents) if exponents.size else 0.0
-    together = bool(spread <= SPREAD[compute_dtype(dtype).name])
-    if together:
-        for side in (of_rows, of_columns):
-            side[1] = np.ldexp(side[1], (lowest - side[0]).astype(np.int64))
-            side[0] = lowest
-    return together
+def _fits(sides: tuple[Side, Side], size: float, dtype: np.dtype[Any]) -> bool:
+    """Whether products of slopes with similarities can be added up in this dtype.
+
+    Without smoothing those of similarities far from the largest are 0.
+    """
+    return max(size, *(_largest(*(side.means or ())) for side in sides)) < LARGEST_SIMILARITY[compute_dtype(dtype).name]
+
+
+def _shares_of_sums(side: Side, weight: float) -> Array:
+    """The quotient share / total; NaN where there is no sum, but for rows that have no share."""
+    return np.where(side.share == 0.0, 0.0, weight * side.share / np.where(side.total > 0.0, side.total, np.nan))
+
+
+def _exponents(side: Side, scale: float) -> Array:
+    """The powers of two near the sums, NaN where there is no sum."""
+    return np.rint((scale * side.tops + np.log(side.total)) / LN2)
+
+
+def _common_exponent(sides: tuple[Side, Side], scale: float, dtype: np.dtype[Any]) -> float | None:
+    """The lowest of the powers of two near the sums of all rows and columns, if one exp can serve both."""
+    exponents = np.concatenate([_exponents(side, scale) for side in sides])
+    exponents = exponents[np.isfinite(exponents)]
+    name = compute_dtype(dtype).name
+    if not exponents.size:
+        return 0.0
+    fits = np.ptp(exponents) <= SPREAD[name] and np.abs(exponents).max() <= LARGEST_EXPONENT[name]
+    return float(exponents.min()) if fits else None
+
+
+def _relative_to_power(side: Side, fraction: Array, scale: float, exponent: float) -> tuple[Array, Array]:
+    """(exponent, fraction relative to 2**exponent): only powers of two, which are exact, reach far."""
+    own = np.nan_to_num(_exponents(side, scale), nan=exponent, posinf=exponent, neginf=exponent)
+    relative = fraction * np.exp(-above_power(np.where(np.isfinite(side.tops), side.tops, 0.0), own, scale))
+    power = np.ldexp(np.where(fraction == 0.0, 0.0, relative), (exponent - own).astype(np.int64))
+    return np.full(own.size, exponent), power
+
+
+def _relative_to_tops(side: Side, fraction: Array, scale: float, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """(-top / 2, fraction relative to exp(scale top)) with tops of this dtype; where there is none, far above all."""
+    real = compute_dtype(dtype)
+    known = np.isfinite(side.tops)
+    tops = np.where(known, side.tops, float(np.finfo(real).max)).astype(real).astype(np.float64)
+    moved = exp_of_difference(tops, side.tops, scale)
+    return -0.5 * tops, fraction * np.where(known, moved, 1.0)

@@ -32,6 +32,7 @@ class _Call(NamedTuple):
     scale: float
     bias: float
     reduction: str
+    dtype: np.dtype[Any]  # of losses
     progress: Progress
     n_threads: int | None
 
@@ -70,6 +71,7 @@ def siglip_loss(
         As in `clip_loss_from_features`.
     reduction : {"mean", "sum", "none"}, default: "mean"
         The sum over all pairs divided by N, the sum itself, or one for each row of `image_features`.
+        The mean of an empty batch is nan, its sum 0.
 
     Returns
     -------
@@ -171,13 +173,11 @@ def _checked_call(
     points = positives_of(targets, checked_shape(arrays, targets))
     scale, bias = positive(logit_scale, "logit_scale"), finite(logit_bias, "logit_bias")
     reduction = reduction_of(reduction)
-    dtype = dtype_of_products(arrays)
-    if scale < float(np.finfo(dtype).tiny) or max(scale, abs(bias)) > float(np.finfo(dtype).max):
-        dtype = np.dtype(np.float64)
+    dtype = dtype_of_products(arrays, scale, bias, normalize)
     left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
     tiles = Tiles(left, right, memory_budget)
     reporter = Progress(progress, len(tiles.places), "siglip_loss")
-    return _Call(tiles, points, scale, bias, reduction, reporter, n_threads)
+    return _Call(tiles, points, scale, bias, reduction, dtype_of_products(arrays), reporter, n_threads)
 
 
 def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[Any, float]:
@@ -212,7 +212,7 @@ def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[An
     tiles.sweep(work, call.progress)
     of_bias = share * float(slopes_of_rows.sum() + slopes.sum())
     if call.reduction == "none":
-        return losses.astype(tiles.left.dtype), of_bias
+        return losses.astype(call.dtype), of_bias
     if call.reduction == "mean" and not losses.size:
         return np.nan, of_bias
     return share * float(losses.sum()), of_bias

@@ -8,6 +8,7 @@ features of either side.
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,12 @@ from fastce.layout import Rows
 from fastce.positives import Positives, no_positives
 from fastce.products import Gradient
 from fastce.progress import Progress
-from fastce.sides import LOWEST_EXPONENT, Side, Sums, as_power, gradient_factors, side_of, slopes_of_points
+from fastce.sides import Side, gradient_factors, side_of, slopes_of_points
 from fastce.similarity import SimilarityCall, sums_of_negatives, write_gradient
+from fastce.sums import Means, Sums
 from fastce.tiles import Place, Tiles
 
-_NO_SLOPES = np.empty(0)
+_NOTHING = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class TilesCall:
     scale: float
     smoothing: float
     reduction: str
+    dtype: np.dtype[Any]  # of losses
     progress: Progress
     n_threads: int | None
 
@@ -49,37 +52,37 @@ class TilesCall:
 def both_sides(call: TilesCall, keep: bool) -> tuple[Side, Side]:
     """The losses of rows and of columns, with what their gradients are made of; keep says if those are wanted."""
     tiles, points = call.tiles, call.positives
-    x = call.scale * products_of_pairs(tiles.left, points.rows, tiles.right, points.columns, call.n_threads)
+    x = products_of_pairs(tiles.left, points.rows, tiles.right, points.columns, call.n_threads)
     by_row, by_column = sums_of_tiles(call, keep)
     means = _means(call) if call.smoothing > 0.0 else (None, None)
     return (
-        side_of(by_row, points.rows, points.row_mass, x, means[0], call.smoothing, call.reduction),
-        side_of(by_column, points.columns, points.column_mass, x, means[1], call.smoothing, call.reduction),
+        side_of(by_row, points.rows, points.row_mass, x, means[0], call.scale, call.smoothing, call.reduction),
+        side_of(by_column, points.columns, points.column_mass, x, means[1], call.scale, call.smoothing, call.reduction),
     )
 
 
-def _means(call: TilesCall) -> tuple[Array, Array]:
-    """The mean of x over each row and each column."""
+def _means(call: TilesCall) -> tuple[Means, Means]:
+    """The mean similarity of each row and each column."""
     left, right = call.tiles.left, call.tiles.right
     return (
-        left.times(right.sum()) * (call.scale / max(right.rows, 1)),
-        right.times(left.sum()) * (call.scale / max(left.rows, 1)),
+        Means(np.zeros(left.rows), 0.5 * left.times(right.sum()) / max(right.rows, 1)),
+        Means(np.zeros(right.rows), 0.5 * right.times(left.sum()) / max(left.rows, 1)),
     )
 
 
 def sums_of_tiles(call: TilesCall, keep: bool) -> tuple[Sums, Sums]:
     """The sums over the negatives of every row and every column: the first sweep."""
     tiles = call.tiles
-    by_row = _nothing(tiles.left.rows)
-    by_column = by_row if tiles.symmetric else _nothing(tiles.right.rows)
+    by_row = Sums.of_nothing(tiles.left.rows)
+    by_column = by_row if tiles.symmetric else Sums.of_nothing(tiles.right.rows)
 
     def work(place: Place, tile: Array) -> None:
         _, rows, columns = call.pairs_apart.of(place)
         tile[rows, columns] = -np.inf
-        of_rows, of_columns, _ = sums_of_negatives(_as_matrix(tile, call.scale), call.n_threads)
-        _merge(by_row, place.rows, of_rows)
+        of_rows, of_columns, _ = sums_of_negatives(_as_matrix(tile, call.scale), _NOTHING, call.n_threads)
+        by_row.add(place.rows, of_rows, call.scale)
         if not (tiles.symmetric and place.rows == place.columns):
-            _merge(by_column, place.columns, of_columns)
+            by_column.add(place.columns, of_columns, call.scale)
 
     tiles.sweep(work, call.progress, keep)
     return by_row, by_column
@@ -90,23 +93,11 @@ def _as_matrix(tile: Array, scale: float) -> SimilarityCall:
     return SimilarityCall(tile, Rows(tile), no_positives(len(tile)), scale, 0.0, "sum")
 
 
-def _nothing(size: int) -> Sums:
-    return Sums(np.zeros(size), np.full(size, LOWEST_EXPONENT))
-
-
-def _merge(into: Sums, place: slice, new: Sums) -> None:
-    """Add the sums of further elements of these rows (or columns)."""
-    exps, exponent = into.exps[place], into.exponent[place]
-    top = np.maximum(exponent, new.exponent)
-    exps[:] = np.ldexp(exps, as_power(exponent - top)) + np.ldexp(new.exps, as_power(new.exponent - top))
-    exponent[:] = top
-
-
 def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient, Gradient]:
     """The gradients of the rows of both sides: the second sweep. They are one and the same for the same features."""
     tiles = call.tiles
     weight = 1.0 if tiles.symmetric else 0.5  # an element above the diagonal stands for the one below, too
-    factors = gradient_factors(by_row, by_column, call.smoothing, tiles.left.dtype, weight)
+    factors = gradient_factors(by_row, by_column, call.smoothing, call.scale, tiles.left.dtype, weight)
     of_positives = slopes_of_points(by_row, by_column, call.positives, call.smoothing, weight)
     slopes = np.concatenate([of_positives * call.scale, np.zeros(call.without[0].size)])
     of_left = Gradient(tiles.left.rows, tiles.left)
@@ -116,7 +107,7 @@ def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient,
         of_tile = factors._replace(
             of_rows=factors.of_rows[place.rows], of_columns=np.ascontiguousarray(factors.of_columns[:, place.columns])
         )
-        write_gradient(_as_matrix(tile, call.scale), of_tile, _NO_SLOPES, tile, call.n_threads)
+        write_gradient(_as_matrix(tile, call.scale), of_tile, _NOTHING, tile, call.n_threads)
         chosen, rows, columns = call.pairs_apart.of(place)
         tile[rows, columns] = slopes[chosen]
         tiles.add_to_gradients(place, tile, of_left, of_right)

@@ -8,12 +8,12 @@ import numpy as np
 from fastce.arguments import Array, inverse_temperature, kind_of, plain_array, reduction_of
 from fastce.dispatch import by_device
 from fastce.features import Features, dtype_of_products, feature_arrays, quietly
-from fastce.kernels.exponential import LN2
 from fastce.positives import pairs
 from fastce.products import MEMORY_BUDGET
 from fastce.progress import Progress
 from fastce.sides import Side, shares, value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients, of_temperature
+from fastce.sums import half_difference
 from fastce.threads import BLOCK_BYTES, in_turn
 from fastce.tiles import Tiles
 
@@ -56,7 +56,9 @@ def sup_con(
     normalize, memory_budget, progress, n_threads
         As in `nt_xent`.
     reduction : {"mean", "sum", "none"}, default: "mean"
-        Rows that are alone with their label cost nothing and do not count for the mean.
+        Rows that are alone with their label cost nothing and do not count for the mean. Where all are alone, the mean,
+        of nothing, is nan (and the gradients 0); the sum is 0, so that ``sup_con(..., reduction="sum") / max(n, 1)``
+        with n the number of rows that are not alone is a mean that can be added to a running average.
 
     Returns
     -------
@@ -89,7 +91,7 @@ def sup_con(
     )
     with call.progress, quietly():
         sides = _sides(call, classes, keep=False)
-        return value_of(*sides, call.reduction, call.tiles.left.dtype)
+        return value_of(*sides, call.reduction, call.dtype)
 
 
 @by_device
@@ -135,7 +137,7 @@ def sup_con_value_and_grad(
         total = gradients(call, *sides)[0].total
         _attract(call, classes, sides[0], total)
         (gradient,), along = call.tiles.left.finished(total)
-        value = value_of(*sides, call.reduction, call.tiles.left.dtype)
+        value = value_of(*sides, call.reduction, call.dtype)
     return SupConValueAndGrad(value, gradient, of_temperature(along, call.scale))
 
 
@@ -153,12 +155,13 @@ def _checked_call(
     arrays = feature_arrays([features], ["features"])
     classes = Classes(checked_labels(plain_array(labels, "labels"), len(arrays[0])))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    rows = Features(arrays, dtype_of_products(arrays), normalize, n_threads)
+    rows = Features(arrays, dtype_of_products(arrays, scale, normalize=normalize), normalize, n_threads)
     everyone = np.arange(rows.rows)
     tiles = Tiles(rows, rows, memory_budget)
     reporter = Progress(progress, sweeps * len(tiles.places), "sup_con")
     couples = pairs(*classes.couples(), (rows.rows, rows.rows))
-    call = TilesCall(tiles, couples, (everyone, everyone), scale, 0.0, reduction, reporter, n_threads)
+    of_losses = dtype_of_products(arrays)
+    call = TilesCall(tiles, couples, (everyone, everyone), scale, 0.0, reduction, of_losses, reporter, n_threads)
     return call, classes
 
 
@@ -206,12 +209,12 @@ def _sides(call: TilesCall, classes: Classes, keep: bool) -> tuple[Side, Side]:
     number = np.maximum(classes.others, 1)
 
     def work(rows: Array, of_rows: Array, mates: Array) -> None:
-        mean[rows] = np.einsum("ij,ij->i", of_rows, mates) * (call.scale / number[rows])
+        mean[rows] = np.einsum("ij,ij->i", of_rows, mates) / number[rows]
 
     _for_each_class(call, classes, work)
     for side in sides:
-        losses = np.log(side.total) + side.exponent * LN2 - mean
-        side.losses = np.where(classes.others > 1, losses, side.losses)
+        quarters = 0.5 * (0.5 * np.log(side.total) + half_difference(side.tops, mean, call.scale))
+        side.quarter_losses = np.where(classes.others > 1, quarters, side.quarter_losses)
         side.share = shares(classes.others > 0, call.reduction)
     return sides
 

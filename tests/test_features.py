@@ -225,16 +225,14 @@ def test_products_beyond_the_largest_number_end_without_a_word(small_tiles, rng,
 @every_contrastive_loss
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("power", [20, 30, 42, 45, 60, 100])
-def test_logits_beyond_all_measure_are_right_or_nan(rng, power, dtype, form):
+def test_logits_beyond_all_measure_are_right(rng, power, dtype, form):
     features = [np.clip(np.rint(2 * a), -3, 3).astype(dtype) for a in calls.features_of(form, rng, 20)]  # exact
     name = next(iter(calls.options_of(form)))
     options = calls.options_of(form) | {name: 2.0**power if name == "logit_scale" else 2.0**-power}
     rest, call = calls.rest_of(form, 20), {"normalize": False, "reduction": "none"}
     expected = getattr(dense, calls.name_of(form))(*features, *rest, **(options | call)).value
     losses = calls.value(form, features, **(options | call))
-    known = ~np.isnan(losses)
-    np.testing.assert_allclose(losses[known], expected[known].astype(float), rtol=dense.TOLERANCE[losses.dtype.name])
-    assert known.all() or power > 39
+    np.testing.assert_allclose(losses, expected.astype(float), rtol=dense.TOLERANCE[losses.dtype.name])
     assert dense.bits(calls.call(form, features, **(options | call)).value) == dense.bits(losses)
 
 

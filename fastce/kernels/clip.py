@@ -11,10 +11,12 @@ import math
 
 from numba import types
 
-from fastce.kernels.blocks import AHEAD, end_of_block, row_maximum, scratch_block
+from fastce.kernels.blocks import AHEAD, BLOCK, end_of_block, row_maximum, scratch_block
+from fastce.kernels.centred import centred_exp, twice
 from fastce.kernels.exponential import LN2, SPARE, add_exp, exp, not_too_large, overflow_bound, scaling
 from fastce.kernels.jit import inline, kernel, matrix, real_of, vector
 from fastce.kernels.memory import (
+    copy_stretch,
     element,
     elements,
     finish_stores,
@@ -22,16 +24,15 @@ from fastce.kernels.memory import (
     lanes_of,
     load,
     load_first,
-    next_step,
     pointer,
     prefetch,
     row_pointer,
     set_element,
+    store,
     store_first,
-    store_whole,
     to_real,
 )
-from fastce.kernels.rows import reference_near
+from fastce.kernels.rows import add_compensated, reference_near
 from fastce.kernels.simd import fma, where_zero
 from fastce.kernels.wide import add_wide, sum_wide, zeros_wide
 
@@ -178,65 +179,84 @@ def clip_sums(
 @inline
 def gradient_vector(row, i, count, of_row, of_columns, smoothing, together, nothing):
     """(dL/dx, similarity * dL/dx) of ``count`` elements from ``i`` on."""
-    exponent, share, row_scaling, column_scaling, minus_smoothing = of_row
+    reference, share, scaled_by, minus_smoothing, half, scale, unit = of_row
     x = elements(row, i, count, nothing)
     column_share = elements(of_columns[1], i, count, nothing)
     slope = minus_smoothing
     if smoothing != 0.0:
         slope = fma(elements(of_columns[2], i, count, nothing), nothing - smoothing, slope)
     if together:
-        slope = fma(exp(x, exponent, column_scaling), column_share + share, slope)
-    else:
-        of_column = exp(x, elements(of_columns[0], i, count, nothing), column_scaling)
-        slope = fma(of_column, column_share, add_exp(slope, x, exponent, row_scaling))
-    return slope, slope * where_zero(slope, nothing, x)
+        slope = fma(exp(x, reference, scaled_by), column_share + share, slope)
+        return slope, slope * where_zero(slope, nothing, x)
+    of_column = elements(of_columns[0], i, count, nothing)
+    slope = fma(centred_exp(x, reference, half, scale, scaled_by), share, slope)
+    slope = fma(centred_exp(x, of_column, half, scale, scaled_by), column_share, slope)
+    return slope, slope * where_zero(slope, nothing, x * unit)
+
+
+@inline
+def gradient_of_stretch(row, start, stop, first, of_row, of_columns, smoothing, together, by_scale, room):
+    """Write the gradient of the elements from start to stop to the room, which begins with element ``first``.
+
+    Returns the sum of similarity * dL/dx, in an order that is given by the classes alone.
+    """
+    lanes = lanes_of(row)
+    nothing = to_real(row, 0.0)
+    total = zeros_wide()
+    for chunk in range(start, stop, lanes * lanes):
+        products = load_first(row, 0, 0, nothing)
+        end = min(chunk + lanes * lanes, stop)
+        whole = end - (end - chunk) % lanes
+        for i in range(chunk, whole, lanes):
+            prefetch(row, i + AHEAD)
+            slope, product = gradient_vector(row, i, lanes, of_row, of_columns, smoothing, together, nothing)
+            products += product
+            store(room, i - first, slope * by_scale)
+        if whole < end:
+            count = end - whole
+            slope, product = gradient_vector(row, whole, count, of_row, of_columns, smoothing, together, nothing)
+            products += keep_first(product, count)  # lanes beyond hold 0, whose exp may be infinite
+            store_first(room, whole - first, slope * by_scale, count)
+        total = add_wide(total, products)
+    return sum_wide(total)
 
 
 @inline
 def write_gradient_of_row(
-    row, classes, points, point_slopes, point, end_point, scale, of_row, of_columns, smoothing, together, out,
-    past_cache,
+    row, classes, points, point_slopes, point, end_point, scale, of_row, of_columns, smoothing, together, unit, room,
+    out, past_cache,
 ):  # fmt: skip
-    """One row of `clip_gradient`; returns the sum of similarity * dL/dx."""
+    """One row of `clip_gradient`, a block at a time; returns the sum of similarity * dL/dx."""
     lanes = lanes_of(row)
     nothing, by_scale, smoothing = to_real(row, 0.0), to_real(row, scale), to_real(row, smoothing)
     zero = load_first(row, 0, 0, nothing)
     of_row = (
         to_real(row, of_row[0]),
         to_real(row, of_row[1]),
-        scaling(row, scale, of_row[1]),
-        scaling(row, scale, 1.0),
+        scaling(row, scale, 1.0) if together else twice(row),
         zero + to_real(row, -of_row[2]),
+        zero + to_real(row, 0.5),
+        by_scale,
+        to_real(row, unit),
     )
-    total, alone = zeros_wide(), 0.0
-    start = 0
-    while start < classes:
-        stop = end_of_stretch(points, point, end_point, start, classes, lanes)
-        if stop == start:
-            if point_slopes[point] != 0.0:
-                alone += point_slopes[point] * element(row, start)
-            set_element(out, start, point_slopes[point] * scale)
-            start += 1
-            point += 1
-            continue
-        i = start
-        while i < stop:
-            whole, count = next_step(out, i, stop, past_cache)
-            products = zero
-            if count > 0:
-                slope, products = gradient_vector(row, i, count, of_row, of_columns, smoothing, together, nothing)
-                products = keep_first(products, count)  # lanes beyond hold 0, whose exp may be infinite
-                store_first(out, i, slope * by_scale, count)
-                i += count
-            for _ in range(min(whole, lanes)):
-                prefetch(row, i + AHEAD)
-                slope, product = gradient_vector(row, i, lanes, of_row, of_columns, smoothing, together, nothing)
-                products += product
-                store_whole(out, i, slope * by_scale, past_cache)
-                i += lanes
-            total = add_wide(total, products)
-        start = stop
-    return sum_wide(total) + alone
+    total, start = (0.0, 0.0), 0
+    for first in range(0, classes, BLOCK):
+        block_end = min(first + BLOCK, classes)
+        while start < block_end:
+            stop = end_of_stretch(points, point, end_point, start, classes, lanes)
+            if stop == start:
+                slope = point_slopes[point]
+                if slope != 0.0:
+                    total = add_compensated(total, slope * (element(row, start) * unit))
+                set_element(room, start - first, slope * scale)
+                start += 1
+                point += 1
+                continue
+            here = gradient_of_stretch(row, start, stop, first, of_row, of_columns, smoothing, together, by_scale, room)
+            total = add_compensated(total, here)
+            start = stop
+        copy_stretch(room, -first, out, first, block_end, past_cache)
+    return total[0] + total[1]
 
 
 @kernel(
@@ -251,23 +271,27 @@ def write_gradient_of_row(
         types.boolean,
         vector(types.float64),
         matrix(storage),
+        types.float64,
         vector(types.float64),
         types.boolean,
     )
 )
 def clip_gradient(
     similarity, first_points, points, point_slopes, scale, of_rows, of_columns, together, smoothing, gradient,
-    scale_gradient, past_cache,
+    unit, scale_gradient, past_cache,
 ):  # fmt: skip
     """gradient = scale * dL/dx, x = scale * similarity, and scale_gradient[i] = the row's sum of similarity * dL/dx.
 
         dL/dx_ij = a_i (exp(x_ij - lse_i) - smoothing_0) + b_j (exp(x_ij - lse_j) - smoothing_1)
 
-    The points' slopes are given. of_rows[i] and of_columns[:, j] hold the power of two near exp(lse), the factor that
-    is left of a / exp(lse), and the factor a itself. ``together`` says that the powers are all the same: then one exp
-    serves an element's row and its column.
+    The points' slopes are given. of_rows[i] and of_columns[:, j] hold a reference, what is left of a / exp(lse)
+    relative to it, and a itself. ``together``: the references are one power of two, and one exp serves an element's row
+    and its column. Else they are -top / 2 of a similarity near lse, see centred.py. The sums are in units of 1 / unit.
+
+    The gradient is made a block at a time in the order of the classes, wherever ``gradient`` lies in memory.
     """
     rows, classes = similarity.shape
+    room = scratch_block(row_pointer(similarity, 0))
     for i in range(rows):
         scale_gradient[i] = write_gradient_of_row(
             row_pointer(similarity, i),
@@ -281,6 +305,8 @@ def clip_gradient(
             (row_pointer(of_columns, 0), row_pointer(of_columns, 1), row_pointer(of_columns, 2)),
             smoothing[1],
             together,
+            unit,
+            room,
             row_pointer(gradient, i),
             past_cache,
         )

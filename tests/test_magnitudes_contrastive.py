@@ -1,0 +1,182 @@
+"""Contrastive losses of similarities and features of every magnitude, against the formula in wide precision."""
+
+import calls
+import dense
+import hypothesis
+import magnitudes
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import strategies as st
+from magnitudes import DTYPES, assert_near, ulp, wide
+
+import fastce
+
+pytestmark = pytest.mark.skipif(not magnitudes.is_wide, reason="longdouble is no wider than float64 here")
+SHAPES = [(1, 1), (1, 5), (5, 1), (3, 3), (17, 15), (20, 20), (7, 33)]
+SCALES = (1e-300, 1e-38, 1e-10, 0.07, 1.0, 100.0, 1e6, 1e14, 1e39, 1e300)
+
+
+# ------------------------------------------------------------------------------------------------ oracle
+def one_direction(similarity, positives, scale, smoothing):
+    """(losses, gradient of their sum for x, which rows have positives) of the rows."""
+    total = positives.sum(1, keepdims=True)
+    present = total[:, 0] > 0
+    t = np.where(total > 0, positives / np.where(total > 0, total, 1), 0)
+    t = (1 - wide(smoothing)) * t + wide(smoothing) / similarity.shape[1]
+    of_rows = magnitudes.Softmax(similarity, scale)
+    losses = magnitudes.times(t, of_rows.minus_log_p).sum(1)
+    gradient = of_rows.p * (1 - t) - of_rows.remainder * t
+    gradient[np.isneginf(similarity).all(1)] = np.nan
+    losses[~present], gradient[~present] = 0, 0
+    return losses, gradient, present
+
+
+@np.errstate(over="ignore")
+def own_ulp(exact, dtype):
+    """The distance of numbers around this one in the dtype itself."""
+    size = np.minimum(np.abs(exact), magnitudes.largest(dtype))
+    return wide(np.spacing(size.astype(dtype)).astype(np.float64))
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def assert_right(similarity, positives, reduction="mean", logit_scale=1.0, label_smoothing=0.0):
+    """4 ulp of the value, 4 eps of the gradients that are added, before scaling; no inputs are written to."""
+    targets = scipy.sparse.csr_array(positives)
+    options = {"logit_scale": logit_scale, "label_smoothing": label_smoothing, "reduction": reduction}
+    before = similarity.tobytes()
+    with np.errstate(all="raise"):
+        ours = fastce.clip_loss_value_and_grad(similarity, targets, **options)
+        alone = fastce.clip_loss(similarity, targets, **options)
+    assert np.array_equal(alone, ours.value, equal_nan=True)
+    assert similarity.tobytes() == before
+
+    weights = wide(positives)
+    rows, of_rows, there = one_direction(similarity, weights, logit_scale, label_smoothing)
+    columns, of_columns, there_too = one_direction(similarity.T, weights.T, logit_scale, label_smoothing)
+    n, m = (max(there.sum(), 1), max(there_too.sum(), 1)) if reduction == "mean" else (1, 1)
+    real = magnitudes.computed_in(similarity.dtype)
+    eps, shares = wide(np.finfo(real).eps), (wide(1) / n + wide(1) / m) / 2
+    values = (rows + columns) / 2 if reduction == "none" else (rows.sum() / n + columns.sum() / m) / 2
+    if reduction == "mean" and not positives.any():
+        values = np.nan
+    assert_near(ours.value, values, 4 * eps * np.abs(values) + 2 * ulp(values * 0, real), "value")
+
+    slopes = (of_rows / n + of_columns.T / m) / 2
+    expected = wide(logit_scale) * slopes
+    bound = 4 * eps * shares * wide(logit_scale) + own_ulp(expected, similarity.dtype) / 2
+    assert_near(ours.grad, expected, bound, "gradient")
+    terms = magnitudes.times(slopes, wide(similarity))
+    largest = np.abs(np.where(np.isfinite(terms), wide(similarity), 0)).max(initial=0)
+    bound = 4 * eps * shares * largest * sum(similarity.shape)
+    assert_near(ours.grad_logit_scale, terms.sum(), bound + ulp(terms.sum(), np.dtype(np.float64)), "of the scale")
+
+
+# --------------------------------------------------------------------------------- a matrix of similarities
+def a_matrix(rng, dtype, shape, m, kind):
+    """Similarities of magnitude m; the first row and the last column may be masked but for one element."""
+    n, columns = shape
+    rows = np.stack([kind(rng, columns, m, int(rng.integers(columns)), dtype) for _ in range(n)])
+    if rng.random() < 0.3:
+        rows[0, 1:] = rng.choice(magnitudes.masks(dtype))
+    if rng.random() < 0.3:
+        rows[: n - 1, -1] = rng.choice(magnitudes.masks(dtype))
+    return magnitudes.rounded(rows, dtype)
+
+
+def some_positives(rng, shape, kind):
+    n, columns = shape
+    if kind == "all":
+        return rng.uniform(0.5, 2, shape)
+    if kind == "none":
+        return np.zeros(shape)
+    positives = np.zeros(shape)
+    positives[np.arange(n), np.arange(n) % columns] = 1
+    return positives + (rng.random(shape) < 0.2) * rng.random(shape) if kind == "several" else positives
+
+
+POSITIVES = ("one", "several", "all", "none")
+
+
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("kind", magnitudes.KINDS, ids=lambda kind: kind.__name__)
+def test_similarities_of_every_magnitude(rng, kind, name):
+    dtype = DTYPES[name]
+    for k, m in enumerate(magnitudes.magnitudes(dtype)):
+        shape = SHAPES[k % len(SHAPES)]
+        similarity = a_matrix(rng, dtype, shape, m, kind)
+        positives = some_positives(rng, shape, POSITIVES[k % 3])
+        assert_right(similarity, positives)
+        assert_right(similarity, positives, "sum", logit_scale=SCALES[k % len(SCALES)])
+        assert_right(similarity, positives, label_smoothing=(0.1, 1.0)[k % 2])
+
+
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_logit_scale(rng, scale, name):
+    for m in (1e-3, 1.0, 100.0):
+        for shape in ((3, 3), (20, 20)):
+            similarity = (rng.normal(size=shape) * m).astype(DTYPES[name])
+            for smoothing in (0.0, 0.1):
+                assert_right(similarity, np.eye(len(similarity)), "none", scale, smoothing)
+
+
+@hypothesis.given(st.data())
+def test_any_matrix(data):
+    dtype = DTYPES[data.draw(st.sampled_from(sorted(DTYPES)))]
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    m = data.draw(st.sampled_from(magnitudes.magnitudes(dtype)) | st.floats(1e-30, magnitudes.largest(dtype)))
+    shape = data.draw(st.sampled_from(SHAPES))
+    similarity = a_matrix(rng, dtype, shape, m, data.draw(st.sampled_from(magnitudes.KINDS)))
+    positives = some_positives(rng, shape, data.draw(st.sampled_from(POSITIVES)))
+    reduction = data.draw(st.sampled_from(["mean", "sum", "none"] if shape[0] == shape[1] else ["mean", "sum"]))
+    scale = data.draw(st.sampled_from(SCALES) | st.floats(1e-30, 1e30))
+    assert_right(similarity, positives, reduction, scale, data.draw(st.sampled_from([0.0, 0.0, 0.1, 1.0])))
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_finite_masks_are_as_good_as_infinite_ones(name):
+    similarity = np.array([[0.3, 0, 0], [0.2, 0.4, 0.2], [0.1, 0.2, 0.5]]).astype(DTYPES[name])
+    losses = []
+    for mask in magnitudes.masks(DTYPES[name]):
+        similarity[0, 1:] = mask
+        assert_right(similarity, np.eye(3), "none", logit_scale=100.0)
+        losses.append(fastce.clip_loss(similarity, logit_scale=100.0, reduction="none"))
+    assert all(np.array_equal(other, losses[0]) for other in losses)
+
+
+# ---------------------------------------------------------------------------------------------- features
+@pytest.mark.parametrize("form", calls.CONTRASTIVE)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("power", [-60, -20, 0, 20, 60])
+def test_features_and_scales_of_every_magnitude(small_tiles, rng, power, dtype, form):
+    whole = [np.clip(np.rint(2 * a), -3, 3) for a in calls.features_of(form, rng, 20)]  # products are exact
+    features = [(a * 2.0**power).astype(dtype) for a in whole]
+    exact = [a.astype(np.float64) for a in features]
+    name = next(iter(calls.options_of(form)))
+    for k in (-400, -100, 0, 5, 30, 45, 100, 400):
+        scale = 2.0 ** (k - 2 * power)
+        options = calls.options_of(form) | {name: scale if name == "logit_scale" else 1 / scale}
+        assert_features(form, features, exact, options | {"normalize": False})
+
+
+def assert_features(form, features, exact, options):
+    rest, dtype = calls.rest_of(form, len(features[0])), features[0].dtype
+    tolerance = dense.TOLERANCE[dtype.name]
+    for reduction in ("none", "mean"):
+        with np.errstate(all="ignore"):
+            known = {key: np.longdouble(option) if key != "normalize" else option for key, option in options.items()}
+            expected = getattr(dense, calls.name_of(form))(*exact, *rest, reduction=reduction, **known)
+        with np.errstate(all="raise"):
+            ours = calls.call(form, features, reduction=reduction, **options)
+            alone = calls.value(form, features, reduction=reduction, **options)
+        assert dense.bits(alone) == dense.bits(ours.value)
+        value = wide(expected.value)
+        assert_near(ours.value, value, tolerance * np.abs(value) + 1e-38, "value")
+        for gradient, of_it, size, what in zip(
+            ours[1:], expected.gradients, expected.sizes, ours._fields[1:], strict=True
+        ):
+            if gradient is not None:
+                of_it = wide(of_it)
+                bound = tolerance * size + ulp(of_it, np.asarray(gradient).dtype)
+                assert_near(gradient, of_it, bound, what)
