@@ -15,6 +15,8 @@ import scipy
 from scipy_suite_plugin import MODULE, NAMES
 from scripts import ROOT, TESTS
 
+pytestmark = pytest.mark.slow
+
 if importlib.util.find_spec("scipy.special.tests") is None or importlib.util.find_spec(MODULE) is None:
     pytest.skip(f"SciPy {scipy.__version__} was installed without its tests", allow_module_level=True)
 
@@ -51,7 +53,6 @@ def theirs(tmp_path_factory):
     return run_suite(tmp_path_factory.mktemp("scipy"), FASTCE_SUITE_BASELINE="1")
 
 
-@pytest.mark.slow
 def test_every_test_that_scipy_passes_is_passed(ours, theirs):
     assert ours["outcomes"] == theirs["outcomes"], ours["output"]
 
