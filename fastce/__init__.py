@@ -4,9 +4,11 @@ Importing fastce is quick and compiles nothing: each function is loaded when it 
 compiled, or read from the cache on disk, when they are first called.
 """
 
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fastce.apart import load
 from fastce.threads import get_num_threads, set_num_threads, threads
 
 __version__ = "0.1.0"
@@ -78,7 +80,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'fastce' has no attribute {name!r}")
-    value = getattr(import_module(f"fastce.{_HOME[name]}"), name)
+    value = getattr(load(partial(import_module, f"fastce.{_HOME[name]}")), name)
     globals()[name] = value
     return value
 

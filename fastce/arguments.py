@@ -6,6 +6,7 @@ import operator
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ma  # now, not at a first call: a fork may come in between
 
 from fastce.dispatch import is_on_device
 from fastce.words import shown, unreadable
@@ -23,7 +24,7 @@ def plain_array(value: Any, name: str) -> Array:
     """``value`` as a base-class array; masked and device arrays would lose their meaning on the way."""
     if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost: fill or select its elements first")
     if is_on_device(value):
         raise TypeError(f"{name} is on a GPU; this function computes on the CPU only: copy it to a NumPy array first")
@@ -266,7 +267,7 @@ def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_repl
     """``out``, or a new array. It may be the input that it replaces; it must not overlap any input otherwise."""
     if out is None:
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or isinstance(out, (np.ma.MaskedArray, np.matrix)):
+    if not isinstance(out, np.ndarray) or isinstance(out, (ma.MaskedArray, np.matrix)):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     check_receiver(Receiver(out.shape, out.dtype, out.strides, out.itemsize, out.flags.writeable), shape, dtype)
     if not _same_memory(out, may_replace) and overlap(out, may_replace):

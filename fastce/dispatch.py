@@ -1,4 +1,7 @@
-"""Where a call is computed: on the CPU, or on the GPU that its arrays lie on. Decided by the arrays alone."""
+"""Where a call is computed: on the CPU, or on the GPU that its arrays lie on. Decided by the arrays alone.
+
+A thread whose stack is too small for kernels leaves the call to one that has room for them.
+"""
 
 import functools
 import inspect
@@ -9,6 +12,8 @@ from types import NoneType
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
+
+from fastce.apart import apart, here
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,6 +86,8 @@ def by_device(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def on_either(*args: P.args, **kwargs: P.kwargs) -> R:
+        if here.has_small_stack:
+            return apart(functools.partial(on_either, *args, **kwargs))
         # Plain loops, because nothing else is as quick: this is all that is added to a call for arrays of NumPy.
         for value in args:
             if type(value) not in _HOST_TYPES and is_on_device(value):

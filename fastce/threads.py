@@ -1,22 +1,21 @@
 """Blocks of rows on a pool of threads.
 
 Kernels run without the GIL, so plain threads are enough; the caller works too, and waits for nobody but those that
-have begun. What Numba's own threading layers do to a process (killed after a fork, aborted by two threads at once)
-cannot happen here. Blocks are cut by shape alone and written to their own places, so the number of threads changes
-no bit of any result.
+have begun (pool.py). What Numba's own threading layers do to a process (killed after a fork, aborted by two threads at
+once) cannot happen here. Blocks are cut by shape alone and written to their own places, so the number of threads
+changes no bit of any result.
 """
 
-import contextvars
-import itertools
 import operator
 import os
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from fastce.pool import MOST_THREADS, work_together
 from fastce.words import shown
 
 BLOCK_BYTES = 1 << 20  # a block is worth the few microseconds that it costs, and still fits a second-level cache
@@ -24,11 +23,8 @@ LARGEST_BLOCK_BYTES = 1 << 25  # Ctrl-C is heard between blocks
 INLINE_BYTES = 1 << 21  # less is not worth waking a thread, which can take a tenth of a millisecond
 BLOCKS = 64
 
-_MOST_THREADS = 256
-_of_this_thread = threading.local()
+_of_this_thread: ContextVar[int | None] = ContextVar("fastce.threads", default=None)
 _of_all_threads: int | None = None
-_pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.Lock()
 
 
 def _cgroup_cpus() -> float:
@@ -43,7 +39,7 @@ def _cgroup_cpus() -> float:
 def _default_num_threads() -> int:
     """As many as the process may use: affinity, cgroup quota, and the two variables that people set."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [cpus, _cgroup_cpus(), _MOST_THREADS]
+    limits = [cpus, _cgroup_cpus(), MOST_THREADS]
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         first = os.environ.get(name, "").split(",")[0].strip()
         if first.isdigit():
@@ -62,7 +58,7 @@ def get_num_threads() -> int:
     1
     """
     global _of_all_threads
-    here: int | None = getattr(_of_this_thread, "n", None)
+    here = _of_this_thread.get()
     if here is not None:
         return here
     if _of_all_threads is None:
@@ -111,12 +107,12 @@ def threads(n: int) -> Iterator[None]:
     ...     float(fastce.logsumexp(np.zeros(8)))
     2.0794415416798357
     """
-    before = getattr(_of_this_thread, "n", None)
-    _of_this_thread.n = checked_num_threads(n, "n")
+    before = _of_this_thread.get()
+    _of_this_thread.set(checked_num_threads(n, "n"))
     try:
         yield
     finally:
-        _of_this_thread.n = before
+        _of_this_thread.set(before)
 
 
 def checked_num_threads(n: object, name: str = "n_threads") -> int:
@@ -144,7 +140,8 @@ def cut_rows(rows: int, row_bytes: int) -> list[tuple[int, int]]:
 def for_each(blocks: list[tuple[int, int]], work: Callable[[int, int], None], n_threads: int | None) -> None:
     """Call ``work(start, stop)`` once for every block, from up to ``n_threads`` threads, and return when all is done.
 
-    The first exception, Ctrl-C included, stops the others after their current block and is raised here.
+    The first exception, Ctrl-C included, stops the others after their current block and is raised here, when they have
+    ended: nobody works on a block any more.
     """
     if len(blocks) == 1 and n_threads is None:
         work(*blocks[0])
@@ -154,26 +151,17 @@ def for_each(blocks: list[tuple[int, int]], work: Callable[[int, int], None], n_
         for start, stop in blocks:
             work(start, stop)
         return
-    turn = itertools.count()
-    stopped = threading.Event()
+    remaining = deque(blocks)
 
-    def take_turns() -> None:
-        try:
-            while not stopped.is_set() and (k := next(turn)) < len(blocks):
-                work(*blocks[k])
-        except BaseException:
-            stopped.set()
-            raise
+    def take_blocks() -> None:
+        while True:
+            try:
+                start, stop = remaining.popleft()
+            except IndexError:
+                return
+            work(start, stop)
 
-    helpers = _start(take_turns, min(number, len(blocks)) - 1)
-    try:
-        take_turns()
-    finally:
-        stopped.set()
-        _wait_for(helpers)
-    for helper in helpers:
-        if not helper.cancelled():
-            helper.result()
+    work_together(take_blocks, remaining.clear, min(number, len(blocks)) - 1)
 
 
 def in_turn(tasks: Sequence[tuple[Any, ...]], work: Callable[..., None], n_threads: int | None) -> None:
@@ -185,46 +173,3 @@ def in_turn(tasks: Sequence[tuple[Any, ...]], work: Callable[..., None], n_threa
 
     if tasks:
         for_each([(k, k + 1) for k in range(len(tasks))], of_block, n_threads)
-
-
-def _start(task: Callable[[], None], count: int) -> list[Future[None]]:
-    try:
-        pool = _get_pool()
-        return [pool.submit(contextvars.copy_context().run, task) for _ in range(count)]  # NumPy's errstate lives there
-    except RuntimeError:  # the interpreter is shutting down: the caller does it all
-        return []
-
-
-def _wait_for(helpers: list[Future[None]]) -> None:
-    """Until every helper that has begun has ended, Ctrl-C or not: they write into the caller's arrays."""
-    interrupt: KeyboardInterrupt | None = None
-    for helper in helpers:
-        if helper.cancel():
-            continue
-        while not helper.done():
-            try:
-                helper.exception()
-            except KeyboardInterrupt as error:
-                interrupt = error
-    if interrupt is not None:
-        raise interrupt
-
-
-def _get_pool() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        with _pool_lock:
-            if _pool is None:
-                _pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="fastce")
-    return _pool
-
-
-def _forget_pool_after_fork() -> None:
-    """The threads stayed in the parent."""
-    global _pool, _pool_lock
-    _pool = None
-    _pool_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool_after_fork)

@@ -4,17 +4,19 @@ A kernel is compiled when it is first called with a dtype, never at import. It r
 through its compiled entry point: the front door has fixed the type of every argument, so there is nothing to resolve.
 """
 
-import os
-import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+from llvmlite.binding import ffi
 from numba import config, njit, types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import overload
 
+from fastce.apart import load, not_cut_by_forks
 from fastce.kernels import cache
 
 _STORAGE = {
@@ -23,8 +25,10 @@ _STORAGE = {
     "float16": types.uint16,
     "bfloat16": types.int16,
 }
-_compiling = threading.Lock()
 _VIEW = {"float16": np.dtype(np.uint16), "bfloat16": np.dtype(np.int16)}
+
+# A child of a fork cannot compile if one of these was held by another thread: Numba's, and llvmlite's around each call.
+not_cut_by_forks(global_compiler_lock._lock, ffi.lib._lock._lock)
 
 
 class _Part(JITCodeLibrary):
@@ -109,11 +113,14 @@ class Kernel:
         """The entry point for logits of this dtype; compiles it or reads it from the cache the first time."""
         entry_point = self._entry_points.get(dtype)
         if entry_point is None:
-            with _compiling:
-                entry_point = self._entry_points.get(dtype) or self._compile(dtype)
+            if global_compiler_lock.is_locked():  # by this thread: a signal handler has interrupted Numba, and calls us
+                return self._compile(dtype)
+            entry_point = load(partial(self._compile, dtype))
         return entry_point
 
     def _compile(self, dtype: np.dtype[Any]) -> Callable[..., None]:
+        if dtype in self._entry_points:  # another thread was first
+            return self._entry_points[dtype]
         name = dtype.name
         dispatcher = self.dispatcher(name)
         cache.attach(dispatcher, name)
@@ -131,16 +138,6 @@ class Kernel:
 def kernel(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[Callable[..., None]], Kernel]:
     """Make a kernel of a function that takes arrays and numbers and returns nothing."""
     return lambda function: Kernel(function, signature)
-
-
-def _renew_lock_after_fork() -> None:
-    """A child must not wait for a thread that was compiling in its parent."""
-    global _compiling
-    _compiling = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock_after_fork)
 
 
 def storage_view(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
