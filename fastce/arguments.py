@@ -138,7 +138,7 @@ def _only_element(value: Any) -> Any:
     dtype = getattr(value, "dtype", None)
     if dtype is None or not hasattr(value, "item") or not is_one_number(value.shape):
         return value
-    if isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, ma.MaskedArray):
         return None
     is_real = not isinstance(dtype, np.dtype) or dtype.kind in "fiu" or dtype.name == "bfloat16"
     return value.item() if is_real else None

@@ -103,26 +103,28 @@ import numpy as np
 import fastce
 from importlib import import_module
 
-class Late(Exception):
+class Late(BaseException):  # nothing that handles errors takes it for one of its own
     pass
 
-left = 0
+left, pause = 0, 1.0
 
 def handler(number, frame):
     global left
     while frame is not None and "fastce" not in frame.f_globals.get("__name__", ""):
         frame = frame.f_back
-    if frame is not None and left > 0:  # in the middle of a call
-        left -= 1
-        raise Late
+    if left > 0:
+        is_in_call = frame is not None
+        left -= is_in_call
+        signal.setitimer(signal.ITIMER_REAL, pause)  # once, lest handlers interrupt each other without end
+        if is_in_call:
+            raise Late
 
 def burst(call):
     '''Call it until a burst of exceptions is over.'''
-    global left
+    global left, pause
+    pause = random.choice([5e-5, 2e-4, 1e-3])
     left = random.randint(1, 20)
-    random.seed(left)
-    delay, pause = random.choice([1e-4, 1e-3, 3e-3]), random.choice([2e-5, 1e-4, 1e-3])
-    signal.setitimer(signal.ITIMER_REAL, delay, pause)
+    signal.setitimer(signal.ITIMER_REAL, random.choice([1e-4, 1e-3, 3e-3]))
     while True:
         try:
             while left > 0:
