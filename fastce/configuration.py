@@ -27,10 +27,9 @@ def cpu_name() -> str:
 
 def vector_bits() -> int:
     """The width of the widest vector registers that kernels are compiled for."""
-    from llvmlite import binding
+    from fastce.kernels import target
 
-    features = binding.get_host_cpu_features()
-    return 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
+    return target.vector_bits()
 
 
 def _version(package: str) -> str:

@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 from llvmlite import binding
 
-from fastce.kernels import jit, powers
+from fastce.kernels import jit, target
 
 FEATURES = binding.get_host_cpu_features()
 pytestmark = pytest.mark.skipif(
@@ -96,11 +96,11 @@ def leanest(name: str, dtype: str, writes: bool) -> Loop:
 @pytest.mark.parametrize(("name", "dtype", "writes", "limit"), LIMITS)
 def test_the_loop_over_whole_vectors(name, dtype, writes, limit):
     loop = leanest(name, dtype, writes)
-    widest = "%zmm" if powers.has_avx512() else "%ymm"
+    widest = "%zmm" if target.has_avx512() else "%ymm"
     assert all(widest in operands for n, operands in loop if FMA.match(n) or SHIFT.match(n)), loop
     assert not loop.count(SCALAR), loop
     assert not [n for n, _ in loop if n.startswith("call") or "gather" in n], loop
-    assert not powers.has_avx512() or loop.arithmetic <= limit, loop
+    assert not target.has_avx512() or loop.arithmetic <= limit, loop
 
 
 @pytest.mark.parametrize("name", ["cross_entropy_rows", "softmax_rows"])

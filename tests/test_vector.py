@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba import types
+from scripts import run_script
 
 import fastce
 from fastce.kernels.exponential import exp, scaling
@@ -112,7 +113,7 @@ def test_tanh_is_within_4_ulp_small_arguments_included(rng, dtype):
 def test_exp_by_polynomial_is_within_1_ulp_too_where_there_is_no_avx512():
     program = (
         "import numpy as np, test_vector as t\n"
-        "from fastce.kernels.powers import has_avx512\n"
+        "from fastce.kernels.target import has_avx512\n"
         "assert not has_avx512()\n"
         "x = np.arange(0x30800000, 0x42B0BD70, 257, dtype=np.uint32).view(np.float32)\n"
         "x = np.concatenate([x, -x[x < -t.LOWEST]])\n"
@@ -125,3 +126,19 @@ def test_exp_by_polynomial_is_within_1_ulp_too_where_there_is_no_avx512():
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(fastce.__file__).parents[1])])
     haswell = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c", "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", program], env={**os.environ, **haswell}, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "features", "bits"),
+    [("x86-64-v2", "", 128), ("haswell", "", 256), ("skylake-avx512", "", 512), ("skylake-avx512", "-avx512f", 256)],
+)
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are x86-64 CPUs")
+def test_kernels_and_show_config_agree_on_the_cpu_that_llvm_compiles_for(tmp_path, name, features, bits):
+    source = (
+        "from fastce.configuration import vector_bits\n"
+        "from fastce.kernels.target import has_avx512\n"
+        "print(vector_bits(), has_avx512())"
+    )
+    out, _ = run_script(source, tmp_path, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features)
+    assert out == f"{bits} {bits == 512}\n"

@@ -13,8 +13,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastce.kernels.jit import by_type, real_of
-from fastce.kernels.powers import geometric, has_avx512, looked_up_power, low_bits_to_exponent
+from fastce.kernels.powers import geometric, looked_up_power, low_bits_to_exponent
 from fastce.kernels.simd import Vector, fma, polynomial, where_less
+from fastce.kernels.target import has_avx512
 
 LN2 = math.log(2.0)
 LN2_LOW = 2.3190468138462996e-17  # ln 2 - LN2

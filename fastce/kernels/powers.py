@@ -4,10 +4,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from fastce.kernels.simd import _call_llvm, _splat
+from fastce.kernels.target import has_avx512
 
 
 @intrinsic
@@ -41,12 +41,6 @@ def low_bits_to_exponent(typingctx, x):
         return builder.bitcast(builder.shl(builder.bitcast(x, integer), amount), x.type)
 
     return x(x), codegen
-
-
-def has_avx512() -> bool:
-    """Whether the CPU that Numba compiles for has AVX-512F (NUMBA_CPU_FEATURES is heeded)."""
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return "+avx512f" in features.split(",")
 
 
 def _permuted(builder: Any, floats: Any, numbers: Any) -> Any:
