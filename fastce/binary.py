@@ -11,7 +11,7 @@ from fastce.kernels.jit import storage_view
 from fastce.kernels.simd import VECTOR_BYTES
 from fastce.layout import Rows, goes_past_cache
 from fastce.losses import ValueAndGrad, upstream_of
-from fastce.targets import reduced
+from fastce.reductions import reduced
 from fastce.threads import cut_rows, for_each
 
 SHORT = 1024  # elements; shorter rows are merged, so that few vectors are partial

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, checked_out, choice, overlap, plain_array, real_array
+from fastce.extremes import Extremes, is_extreme
 from fastce.kernels.boosting import Curvature, gradient_and_hessian_rows
 from fastce.layout import Rows, goes_past_cache
 from fastce.losses import cross_entropy_call
@@ -87,7 +88,8 @@ z_loss
     probabilities (a NaN, a +inf, or all of it -inf) both are nan, for that row alone. 1e-16 is 0 in float16.
 
     Errors are at most 4 eps absolute before scaling. Without `softcap` and `z_loss` the Hessian is also right to 16 eps
-    relative, at the class that has nearly all of the probability as well: there 1 - p is the sum of the others.
+    relative, at the class that has nearly all of the probability as well: there 1 - p is the sum of the others. A class
+    that is d below the largest logit has d eps more in rows that lie beyond 2^16 (float32) or 2^40.
 
     References
     ----------
@@ -116,17 +118,27 @@ z_loss
     curvature = _curvature(choice(hessian, "hessian", ("exact", "xgboost", "lightgbm")), rows.classes)
     result = _checked_pair(out, call, [targets, weight, sample_weight])
     gradients, hessians = Rows(result.grad, call.axis), Rows(result.hess, call.axis)
+    extremes = Extremes(rows, call.targets, call.options, None, (gradients, hessians), curvature)
+    blocks = cut_rows(rows.rows, rows.row_bytes)
+    if is_extreme(call.options, call.targets, rows.dtype.itemsize, None):
+        for_each(blocks, extremes.store, n_threads)
+        return result
     past_cache = goes_past_cache(result.hess)
     kernel = gradient_and_hessian_rows.compiled(rows.dtype)
 
     def work(start: int, stop: int) -> None:
         described = call.targets.block(start, stop)
         grad, hess = gradients.room(start, stop), hessians.room(start, stop)
-        kernel(rows.block(start, stop), described, call.options, curvature, grad, hess, past_cache)
+        misfits = np.zeros(stop - start, np.uint8)
+        kernel(rows.block(start, stop), described, call.options, curvature, misfits, grad, hess, past_cache)
+        odd = np.flatnonzero(misfits) + start
+        logits = rows.copy(odd) if odd.size else None  # a copied block may replace them
         gradients.put_back(start, stop, grad)
         hessians.put_back(start, stop, hess)
+        if logits is not None:
+            extremes.losses_of(odd, logits)
 
-    for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
+    for_each(blocks, work, n_threads)
     return result
 
 

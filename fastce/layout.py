@@ -3,6 +3,7 @@
 Nothing is copied but blocks of rows that a kernel cannot read as they lie in memory.
 """
 
+import copy
 import functools
 import math
 from typing import Any, NamedTuple
@@ -46,6 +47,13 @@ class Rows:
         self.lead = self.view.shape[: len(kept)]
         self.rows = math.prod(self.lead)
         self.classes = math.prod(self.view.shape[len(kept) :])
+
+    def in_dtype(self, dtype: np.dtype[Any]) -> "Rows":
+        """The same rows, for a kernel that takes another dtype."""
+        rows = copy.copy(self)
+        rows.__dict__.pop("matrix", None)
+        rows.dtype = dtype
+        return rows
 
     @functools.cached_property
     def matrix(self) -> Array | None:

@@ -8,7 +8,7 @@ from fastce.arguments import Array, checked_out, class_axis, real_array, reducti
 from fastce.kernels.targets import Targets
 from fastce.layout import Rows
 from fastce.losses import ValueAndGrad, upstream_of
-from fastce.running import RowLosses
+from fastce.reductions import RowLosses
 from fastce.targets import IndexTargets, target_rows
 from fastce.threads import checked_num_threads
 

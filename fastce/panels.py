@@ -13,7 +13,7 @@ from fastce.features import Features
 from fastce.losses import cross_entropy, cross_entropy_value_and_grad
 from fastce.products import FLOPS_AT_A_TIME, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
-from fastce.targets import reduced
+from fastce.reductions import reduced
 
 MOST_ROWS, COLUMNS_AT_A_TIME, LEAST_COLUMNS = 4096, 4096, 64
 

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array, compute_dtype
+from fastce.arguments import Array
+from fastce.extremes import Extremes, is_extreme
 from fastce.kernels.cross_entropy import cross_entropy_rows
 from fastce.kernels.cross_entropy_columns import cross_entropy_columns
 from fastce.kernels.jit import storage_view
@@ -12,8 +13,9 @@ from fastce.kernels.narrow import Narrow
 from fastce.kernels.targets import Options
 from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of, cut_columns, goes_past_cache
 from fastce.pieces import is_long
+from fastce.reductions import RowLosses
 from fastce.running_long import cross_entropy_of_long_rows
-from fastce.targets import MassTargets, TargetRows, reduced
+from fastce.targets import MassTargets, TargetRows
 from fastce.threads import cut_rows, in_turn
 
 _NO_UPSTREAM = np.ones(1)
@@ -30,33 +32,11 @@ class CrossEntropyCall(NamedTuple):
     reduction: str
 
 
-class RowLosses:
-    """Where the row losses go: kept for "none", else summed block by block."""
-
-    def __init__(self, rows: Rows, reduction: str, blocks: int) -> None:
-        self.rows = rows
-        self.reduction = reduction
-        self.sums = [0.0] * blocks
-        self.kept = np.empty(rows.rows, compute_dtype(rows.dtype)) if reduction == "none" else None
-
-    def put(self, block: int, rows: slice | Array, losses: Array) -> None:
-        """Take the losses of these rows, which belong to this block."""
-        if self.kept is None:
-            self.sums[block] = float(np.add.reduce(losses))
-            return
-        with np.errstate(over="ignore"):  # a loss beyond float32 is inf
-            self.kept[rows] = losses
-
-    def value(self, total_weight: float) -> Any:
-        """What the reduction asks for."""
-        if self.kept is not None:
-            return self.kept.reshape(self.rows.lead)[()]
-        return reduced(sum(self.sums), self.reduction, total_weight)
-
-
 def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
     """The value of the loss, and its gradient in ``out`` if that is given."""
     dtype = call.logits.dtype
+    if is_extreme(call.options, call.targets, dtype.itemsize, upstream):
+        return _one_by_one(call, upstream, out, n_threads)
     cube = columns_of(call.array, call.axis, dtype)
     gradient = None if out is None else columns_of(out, call.axis, dtype)
     has_masses_in_rows = isinstance(call.targets, MassTargets) and call.targets.cube is None
@@ -65,6 +45,24 @@ def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_thr
             return _by_pieces(call, upstream, out, n_threads)
         return _by_rows(call, upstream, out, n_threads)
     return _by_columns(call, cube, upstream, gradient, out, n_threads)
+
+
+def _extremes(call: CrossEntropyCall, upstream: Array | None, out: Array | None) -> Extremes:
+    return Extremes(
+        call.logits, call.targets, call.options, upstream, (None if out is None else Rows(out, call.axis), None)
+    )
+
+
+def _one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
+    """A call whose options are beyond the range of the fast kernels."""
+    blocks = cut_rows(call.logits.rows, call.logits.row_bytes)
+    losses, extremes = RowLosses(call.logits, call.reduction, len(blocks)), _extremes(call, upstream, out)
+
+    def work(k: int, start: int, stop: int) -> None:
+        losses.put(k, slice(start, stop), *extremes.compute(start, stop))
+
+    in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
+    return losses.value(call.targets.total_weight)
 
 
 def _by_pieces(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
@@ -84,14 +82,18 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
     none = storage_view(np.empty((0, 0), rows.dtype))
 
     def work(k: int, start: int, stop: int) -> None:
-        of_block = np.empty(stop - start)
+        of_block, misfits = np.empty(stop - start), np.zeros(stop - start, np.uint8)
         room = none if gradient is None else gradient.room(start, stop)
         kernel(
-            rows.block(start, stop), targets.block(start, stop), call.options, of_block,
+            rows.block(start, stop), targets.block(start, stop), call.options, of_block, misfits,
             _of_rows(upstream, slice(start, stop)), room, past_cache,
         )  # fmt: skip
+        odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
+        logits = None if odd is None else rows.copy(odd + start)  # a copied block may replace them
         if gradient is not None:
             gradient.put_back(start, stop, room)
+        if odd is not None and logits is not None:
+            of_block[odd] = _extremes(call, upstream, out).losses_of(odd + start, logits)
         losses.put(k, slice(start, stop), of_block)
 
     in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
@@ -145,12 +147,15 @@ def _by_columns(
 
 def _mended(call: CrossEntropyCall, logits: Array, numbers: Array, upstream: Array | None, out: Array | None) -> Array:
     """The losses of rows that did not fit, row by row; their gradients are stored too."""
-    losses = np.empty(numbers.size)
+    losses, misfits = np.empty(numbers.size), np.zeros(numbers.size, np.uint8)
     grad = np.empty(logits.shape if out is not None else (0, 0), logits.dtype)
     cross_entropy_rows.compiled(logits.dtype)(
-        storage_view(logits), call.targets.of(numbers), call.options, losses, _of_rows(upstream, numbers),
-        storage_view(grad), False,
+        storage_view(logits), call.targets.of(numbers), call.options, losses, misfits,
+        _of_rows(upstream, numbers), storage_view(grad), False,
     )  # fmt: skip
     if out is not None:
         Rows(out, call.axis).put(numbers, grad)
+    odd = np.flatnonzero(misfits)
+    if odd.size:
+        losses[odd] = _extremes(call, upstream, out).losses_of(numbers[odd], logits[odd])
     return losses

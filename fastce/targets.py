@@ -4,7 +4,7 @@ Class indices and the non-zeros of a sparse matrix are points; a dense matrix of
 block.
 """
 
-import math
+import copy
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,12 @@ class IndexTargets:
         row_weight = self.picked(slice(0, self.indices.size))[1]
         return None if row_weight.all() else np.flatnonzero(row_weight)
 
+    def in_float64(self) -> "IndexTargets":
+        """The same, for kernels of float64."""
+        targets = copy.copy(self)
+        targets.dtype = np.dtype(np.float64)
+        return targets
+
     def _class_weight(self) -> Array:
         return _NO_WEIGHT[self.dtype] if self.per_class is None else self.per_class.astype(self.dtype)
 
@@ -172,9 +178,18 @@ class MassTargets:
         self.points = points
         self.probabilities = probabilities
         self.cube = cube
+        self.per_class = per_class
         self.class_weight = _NO_WEIGHT[dtype] if per_class is None else per_class.astype(dtype)
         self.row_weight = _NO_FLOATS if per_row is None else per_row
+        self.per_row = per_row
         self.total_weight = float(rows) if per_row is None else float(per_row.sum())
+
+    def in_float64(self) -> "MassTargets":
+        """The same, for kernels of float64."""
+        targets, dtype = copy.copy(self), np.dtype(np.float64)
+        targets.class_weight = _NO_WEIGHT[dtype] if self.per_class is None else self.per_class
+        targets.probabilities = None if self.probabilities is None else self.probabilities.in_dtype(dtype)
+        return targets
 
     def of(self, rows: Array) -> Targets:
         """The probabilities of these rows."""
@@ -315,10 +330,3 @@ def smoothing(label_smoothing: float, over: str, classes: int) -> tuple[float, f
 def mean_factor(total_weight: float) -> float:
     """What a mean multiplies gradients by: 0 where there is nothing to divide by."""
     return 1.0 / total_weight if total_weight != 0.0 else 0.0
-
-
-def reduced(total: float, reduction: str, total_weight: float) -> float:
-    """The sum or mean of row losses, as a Python float."""
-    if reduction == "sum":
-        return total
-    return total / total_weight if total_weight != 0.0 else math.nan

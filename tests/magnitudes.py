@@ -205,9 +205,8 @@ class Softmax:
 @np.errstate(over="ignore", under="ignore")
 def ulp(exact, dtype):
     """The distance of numbers around this one in the dtype; that of its largest beyond it."""
-    real = computed_in(dtype) if dtype.kind != "f" or dtype.itemsize == 2 else dtype
-    size = np.minimum(np.abs(np.nan_to_num(exact, posinf=0, neginf=0)), np.longdouble(np.finfo(real).max))
-    return wide(np.spacing(size.astype(real)))
+    size = np.minimum(np.nan_to_num(np.abs(exact), posinf=np.inf), np.longdouble(largest(dtype)))
+    return wide(np.spacing(size.astype(dtype)))
 
 
 @np.errstate(invalid="ignore", over="ignore", under="ignore")

@@ -13,7 +13,8 @@ from fastce.cuda.run import Call, run
 from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
 from fastce.dispatch import is_on_device
 from fastce.losses import ValueAndGrad
-from fastce.targets import reduced, smoothing
+from fastce.reductions import reduced
+from fastce.targets import smoothing
 
 
 def float_array(value: Any, name: str) -> DeviceArray:

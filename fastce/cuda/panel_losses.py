@@ -23,7 +23,7 @@ from fastce.cuda.libraries import Library
 from fastce.cuda.matrices import array_module, as_reals, on_device, reshaped, rows_between, seen, seen_flat
 from fastce.cuda.run import Call, add_up, run
 from fastce.cuda.targets import DeviceTargets, check, no_targets, verdict
-from fastce.targets import reduced
+from fastce.reductions import reduced
 
 
 class PanelLosses:

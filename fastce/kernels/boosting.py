@@ -32,7 +32,7 @@ from fastce.kernels.blocks import (
 )
 from fastce.kernels.cross_entropy import fill_row, gradient_of_point
 from fastce.kernels.exponential import exp, exp_in_float64, scaling
-from fastce.kernels.jit import inline, kernel, matrix, structure
+from fastce.kernels.jit import inline, kernel, matrix, structure, vector
 from fastce.kernels.memory import elements_to_boundary, finish_stores, lanes_of, row_pointer, set_element, to_real
 from fastce.kernels.ranks import first_index
 from fastce.kernels.row_losses import find_states
@@ -41,6 +41,7 @@ from fastce.kernels.simd import fma, where_less
 from fastce.kernels.states import (
     EXP_TARGET,
     EXPONENT,
+    FITS,
     OFFSET,
     REST,
     REST_MASS,
@@ -222,14 +223,15 @@ def write_derivatives_of_row(
 
 def _types(storage):
     array, curvature = matrix(storage), structure(Curvature, types.float64, types.float64)
-    return array, targets_type(storage), options_type, curvature, array, array, types.boolean
+    return array, targets_type(storage), options_type, curvature, vector(types.uint8), array, array, types.boolean
 
 
 @kernel(_types)
-def gradient_and_hessian_rows(logits, targets, options, curvature, gradient, hessian, past_cache):
+def gradient_and_hessian_rows(logits, targets, options, curvature, misfits, gradient, hessian, past_cache):
     """gradient[i] and hessian[i]: the derivatives of v_i times the loss of row i; the gradient may replace logits.
 
-    Where v_i is 0 both are 0, whatever the row holds, the Hessian at least the lowest that the booster accepts.
+    Where v_i is 0 both are 0, whatever the row holds, the Hessian at least the lowest that the booster accepts. Rows
+    where ``misfits`` becomes 1 are not written: they are for `extreme_rows`.
     """
     rows, classes = logits.shape
     states = new_states()
@@ -243,6 +245,9 @@ def gradient_and_hessian_rows(logits, targets, options, curvature, gradient, hes
             continue
         of_row = targets_of_row(targets, i)
         find_states(logits, i, 1, options, targets, states, room, wide_room)
+        if states[FITS] == 0.0:
+            misfits[i] = 1
+            continue
         if not math.isfinite(states[OFFSET]) or math.isnan(states[TOTAL]):
             fill_row(gradient_row, classes, math.nan, gradient_row)
             fill_row(hessian_row, classes, math.nan, hessian_row)

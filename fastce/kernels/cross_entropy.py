@@ -31,6 +31,7 @@ from fastce.kernels.states import (
     EXPONENT,
     FACTOR,
     FACTOR_EXPONENT,
+    FITS,
     LOSS,
     OFFSET,
     REST_MASS,
@@ -177,8 +178,9 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
         states[UPSTREAM + k] = weight_of_row(targets, first + k) * from_above * options.logit_scale
     finish_gradients(states, count, options.softcap)
     for k in range(count):
-        i = first + k
-        write_gradient(logits, i, min(i + count, rows - 1), options, targets, states, k, gradient, room, past_cache)
+        if states[FITS + k] > 0.0:
+            i, next_i = first + k, min(first + k + count, rows - 1)
+            write_gradient(logits, i, next_i, options, targets, states, k, gradient, room, past_cache)
 
 
 @kernel(
@@ -187,15 +189,17 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
         targets_type(storage),
         options_type,
         vector(types.float64),
+        vector(types.uint8),
         vector(types.float64),
         matrix(storage),
         types.boolean,
     )
 )
-def cross_entropy_rows(logits, targets, options, losses, upstream, gradient, past_cache):
+def cross_entropy_rows(logits, targets, options, losses, misfits, upstream, gradient, past_cache):
     """losses[i] = v_i times the loss of row i; if the gradient has rows, gradient[i] = v_i upstream_i d loss_i / d x_i.
 
-    Rows of weight 0 are 0, whatever they hold. Rows are taken in groups that a second-level cache holds until their
+    Rows of weight 0 are 0, whatever they hold. Rows where ``misfits`` becomes 1 have no gradient written: they are for
+    `extreme_rows`. Rows are taken in groups that a second-level cache holds until their
     gradients are written.
     """
     rows, classes = logits.shape
@@ -207,6 +211,8 @@ def cross_entropy_rows(logits, targets, options, losses, upstream, gradient, pas
         find_states(logits, first, count, options, targets, states, room, wide_room)
         for k in range(count):
             losses[first + k] = weight_of_row(targets, first + k) * states[LOSS + k]
+            if states[FITS + k] == 0.0:
+                misfits[first + k] = 1
         if gradient.shape[0] > 0:
             write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, past_cache)
     if past_cache:

@@ -16,6 +16,7 @@ from fastce.kernels.rows import add_compensated, row_state, sum_of_tops
 from fastce.kernels.states import (
     DISTANCES,
     EXPONENT,
+    FITS,
     LANES,
     LOSS,
     NEAR,
@@ -26,6 +27,7 @@ from fastce.kernels.states import (
     TARGET_MASS,
     TOTAL,
     X_TARGET,
+    Z_MASS,
     above,
     finish_states,
     no_row,
@@ -42,6 +44,9 @@ from fastce.kernels.targets import (
     targets_of_row,
     weight_of_row,
 )
+
+LARGEST_PRODUCT = 2.0**200  # of anything in float64
+LARGEST_Z_MASS = 2.0**22  # in float32, whose other factors extremes.py allows up to 2**100
 
 
 @outlined
@@ -145,13 +150,35 @@ def look_again(row, classes, options, targets, scale, states, k, room, wide_room
 
 
 @inline
+def is_extreme(row, scale, states, k):
+    """Whether products of this row's numbers may overflow: extremes.py is for those.
+
+    A row that has no softmax, or whose target has probability 0, is what it is. With options within the range of
+    extremes.py, only the z-loss of float32 rows can be too much for their dtype; states are float64.
+    """
+    offset, loss = states[OFFSET + k], states[LOSS + k]
+    if not math.isfinite(offset) or math.isnan(states[TOTAL + k]):
+        return False
+    if lanes_of(row) != LANES:
+        return abs(states[Z_MASS + k]) > LARGEST_Z_MASS
+    if not abs(offset * scale) < LARGEST_PRODUCT:
+        return True
+    masked = states[TARGET + k] >= 0 and states[X_TARGET + k] == -math.inf
+    return not abs(loss) < LARGEST_PRODUCT and not (masked and loss == math.inf)
+
+
+@inline
 def find_states(logits, first, count, options, targets, states, room, wide_room):
-    """Everything that is known of ``count`` rows from ``first`` on; their losses are not weighted yet."""
+    """Everything that is known of ``count`` rows from ``first`` on; their losses are not weighted yet.
+
+    FITS is 0 for those that must be left to extremes.py.
+    """
     classes = logits.shape[1]
     scale = scale_of(options)
     look_at_rows(logits, first, count, options, targets, states, room, wide_room)
     finish_states(states, 0, count, scale, options.z_loss)
     for k in range(count):
+        states[FITS + k] = 1.0
         if weight_of_row(targets, first + k) == 0.0:
             states[LOSS + k] = 0.0
             continue
@@ -160,3 +187,5 @@ def find_states(logits, first, count, options, targets, states, room, wide_room)
             add_points(row, options, of_row, scale, states, k)
         if of_row.has_probabilities and has_lost_digits(row, scale, states, k):
             look_again(row, classes, options, of_row, scale, states, k, room, wide_room)
+        if is_extreme(row, scale, states, k):
+            states[FITS + k] = 0.0

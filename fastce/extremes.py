@@ -1,0 +1,104 @@
+"""Which calls and rows are beyond the range that the fast kernels are made for, and the way for them.
+
+Options tell before anything is computed; float64 logits, and logits beside a `z_loss`, tell while a kernel looks at
+them: it leaves such rows alone and reports them. Both are left to one kernel of float64, which nothing can overflow.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastce.arguments import Array
+from fastce.kernels.boosting import Curvature
+from fastce.kernels.extremes import extreme_rows
+from fastce.kernels.targets import Options
+from fastce.layout import Rows
+from fastce.targets import TargetRows
+
+_FLOAT64 = np.dtype(np.float64)
+_NO_MATRIX = np.empty((0, 0))
+_ONE = np.ones(1)
+NO_CURVATURE = Curvature(1.0, -np.inf)
+
+
+class _Range(NamedTuple):
+    """Powers of two that bound what the kernels of a dtype multiply by; zeros are always within."""
+
+    scale: float  # of logit_scale, and of softcap, either way
+    weight: float  # of class weights, either way
+    gradient: float  # of upstream times all weights times scale**degree
+    degree: int  # of the polynomial in exp, whose coefficients are multiplied by powers of the scale
+
+
+_RANGES = {4: _Range(12.0, 30.0, 100.0, 6), 8: _Range(30.0, 200.0, 500.0, 11)}
+
+
+def _powers(factors: Array | None) -> tuple[float, float]:
+    """The powers of two of the smallest and the largest factor that is not 0."""
+    if factors is None:
+        return 0.0, 0.0
+    sizes = np.abs(factors)
+    low, high = sizes.min(initial=np.inf), sizes.max(initial=0.0)
+    if low == 0.0:
+        low = sizes.min(initial=np.inf, where=sizes > 0.0)
+    return (float(np.log2(low)), float(np.log2(high))) if high > 0.0 and np.isfinite(low) else (0.0, 0.0)
+
+
+def is_extreme(options: Options, targets: TargetRows, itemsize: int, upstream: Array | None) -> bool:
+    """Whether a call is beyond the range of the kernels that compute in floats of this size."""
+    limits = _RANGES[max(itemsize, 4)]
+    scale = abs(float(np.log2(options.logit_scale)))
+    if max(scale, abs(float(np.log2(options.softcap or 1.0)))) > limits.scale or options.z_loss > 2.0**30:
+        return True
+    of_class, of_row = _powers(targets.per_class), _powers(targets.per_row)
+    above = _powers(upstream)
+    if max(-of_class[0], of_class[1]) > limits.weight or max(-of_row[0], of_row[1]) > _RANGES[8].weight:
+        return True
+    spread = -above[0] - of_class[0] - of_row[0], above[1] + of_class[1] + of_row[1]
+    return max(spread) + scale * limits.degree > limits.gradient
+
+
+class Extremes:
+    """The extreme rows of one call, and where their results go."""
+
+    def __init__(
+        self, logits: Rows, targets: TargetRows, options: Options, upstream: Array | None,
+        outputs: tuple[Rows | None, Rows | None] = (None, None), curvature: Curvature = NO_CURVATURE,
+    ) -> None:  # fmt: skip
+        self.logits = logits.in_dtype(_FLOAT64)
+        self.targets = targets.in_float64()
+        self.options = options
+        self.upstream = _ONE if upstream is None else upstream
+        self.outputs = outputs
+        self.curvature = curvature
+
+    def compute(self, start: int, stop: int, logits: Array | None = None) -> tuple[Array, Array]:
+        """(losses, exponents) of these rows, each loss times 2**exponent; derivatives are stored.
+
+        ``logits`` are those rows in float64, if something else stands in their place by now.
+        """
+        block = self.logits.block(start, stop) if logits is None else logits
+        losses, exponents = np.empty(stop - start), np.empty(stop - start, np.int32)
+        rooms = [_NO_MATRIX if rows is None else np.empty(block.shape) for rows in self.outputs]
+        above = self.upstream[start:stop] if self.upstream.size > 1 else self.upstream
+        extreme_rows.compiled(_FLOAT64)(
+            block, self.targets.block(start, stop), self.options, self.curvature, losses, exponents, above, *rooms
+        )
+        for rows, room in zip(self.outputs, rooms, strict=True):
+            if rows is not None:
+                with np.errstate(all="ignore"):  # what is beyond the dtype is infinite or 0
+                    rows.put(slice(start, stop), room.astype(rows.dtype))
+        return losses, exponents
+
+    def store(self, start: int, stop: int) -> None:
+        """Only store the derivatives of these rows."""
+        self.compute(start, stop)
+
+    def losses_of(self, numbers: Array, logits: Array) -> Array:
+        """The losses of single rows, of which this is a copy; their derivatives are stored."""
+        parts = [
+            self.compute(int(i), int(i) + 1, of_row[None].astype(_FLOAT64))
+            for i, of_row in zip(numbers, logits, strict=True)
+        ]
+        with np.errstate(all="ignore"):
+            return np.concatenate([np.ldexp(*part) for part in parts])

@@ -1,0 +1,68 @@
+"""Sums and means of row losses in float64: a mean is right even where the sum is beyond the largest number."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments import Array, compute_dtype
+from fastce.layout import Rows
+
+ROOM = 64  # bits that a sum which would overflow is given
+
+
+def _sum(terms: Array, exponents: Array | int = 0) -> tuple[float, int]:
+    """(s, e): s * 2**e is the sum of terms * 2**exponents, and e is 0 unless that overflows."""
+    plain = terms if isinstance(exponents, int) else np.ldexp(terms, exponents)
+    total = float(np.add.reduce(plain))
+    if math.isfinite(total) or not np.isfinite(terms).all():
+        return total, 0
+    unit = ROOM + int(np.max(exponents))
+    return float(np.add.reduce(np.ldexp(terms, exponents - unit))), unit
+
+
+def _sum_in_order(parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
+    """The same of such pairs, one after the other."""
+    unit = max((exponent for _, exponent in parts), default=0)
+    if unit == 0:
+        total = sum(part for part, _ in parts)
+        if math.isfinite(total) or not all(math.isfinite(part) for part, _ in parts):
+            return total, 0
+    unit += ROOM
+    return sum(float(np.ldexp(part, exponent - unit)) for part, exponent in parts), unit
+
+
+def reduced(total: float, reduction: str, total_weight: float, exponent: int = 0) -> float:
+    """The sum or mean of row losses, of which total * 2**exponent is the sum, as a Python float."""
+    if reduction == "mean":
+        total = total / total_weight if total_weight != 0.0 else math.nan
+    if exponent == 0:
+        return total
+    with np.errstate(all="ignore"):
+        return float(np.ldexp(total, exponent))
+
+
+class RowLosses:
+    """Where the row losses go: kept for "none", else summed block by block."""
+
+    def __init__(self, rows: Rows, reduction: str, blocks: int) -> None:
+        self.rows = rows
+        self.reduction = reduction
+        self.sums = [(0.0, 0)] * blocks
+        self.kept = np.empty(rows.rows, compute_dtype(rows.dtype)) if reduction == "none" else None
+
+    def put(self, block: int, rows: slice | Array, losses: Array, exponents: Array | int = 0) -> None:
+        """Take the losses of these rows, which belong to this block; each is to be multiplied by 2**exponent."""
+        with np.errstate(all="ignore"):  # a loss beyond float32 is inf
+            if self.kept is None:
+                self.sums[block] = _sum(losses, exponents)
+            else:
+                self.kept[rows] = losses if isinstance(exponents, int) else np.ldexp(losses, exponents)
+
+    def value(self, total_weight: float) -> Any:
+        """What the reduction asks for."""
+        if self.kept is not None:
+            return self.kept.reshape(self.rows.lead)[()]
+        total, exponent = _sum_in_order(self.sums)
+        return reduced(total, self.reduction, total_weight, exponent)
