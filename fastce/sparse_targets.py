@@ -32,8 +32,13 @@ def masses_of(matrix: Any) -> Array:
     if wrong.any():
         at = int(wrong.argmax())
         row = int(np.searchsorted(matrix.indptr, at, side="right")) - 1
-        raise ValueError(f"sparse targets must be finite and not negative, got {masses[at]} in row {row}")
+        raise mass_error(masses[at], row)
     return masses
+
+
+def mass_error(mass: float, row: int) -> ValueError:
+    """The complaint about what is stored in a row."""
+    return ValueError(f"sparse targets must be finite and not negative, got {mass} in row {row}")
 
 
 def checked_csr(targets: Any, shape: tuple[int, int]) -> Any:

@@ -11,6 +11,7 @@ from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_
 from fastce.cuda.kernels.checks import THREADS, check_class_indices, check_sparse, check_weights, finish_checks
 from fastce.cuda.kernels.jobs import (
     BAD_CLASS_WEIGHT,
+    BAD_MASS,
     BAD_ROW_WEIGHT,
     BAD_STRUCTURE,
     BAD_TARGET,
@@ -31,6 +32,7 @@ from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, launch, row
 from fastce.cuda.libraries import Library
 from fastce.cuda.run import numbers_of, sums_of_blocks
 from fastce.dispatch import is_on_device
+from fastce.sparse_targets import mass_error
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
@@ -131,8 +133,8 @@ def _row_weights(reader: _Reader, value: Any, lead: tuple[int, ...]) -> DeviceAr
     array = reader.read(
         cuda.to_device(np.full(1, number(value, "sample_weight"))) if is_number else value, "sample_weight"
     )
-    if is_number or array.ndim == 0:
-        array = reader.keep(replace(array, shape=lead, strides=(0,) * len(lead)))
+    if is_number or array.shape in ((), (1,)):
+        array = reader.keep(replace(array, shape=lead, strides=(0,) * len(lead)))  # of all rows
     if array.shape != lead:
         raise ValueError(f"sample_weight has shape {array.shape}, expected {lead}")
     return contiguous(array, "float64")
@@ -206,11 +208,21 @@ def verdict(described: DeviceTargets, rows: int, classes: int) -> tuple[float, f
             f"sparse targets are inconsistent, or their indices not sorted and unique, in row "
             f"{rows - int(report[BAD_STRUCTURE])}"
         )
+    if report[BAD_MASS] > 0.0:
+        row = rows - int(report[BAD_MASS])
+        raise mass_error(_bad_mass(described, row), row)
     return float(report[TOTAL_LOSS]), float(report[TOTAL_WEIGHT])
 
 
 def _weight_error(name: str, weights: Any, k: int) -> ValueError:
     return ValueError(f"{name} must be finite, got {float(weights[k : k + 1].copy_to_host()[0])}")
+
+
+def _bad_mass(described: DeviceTargets, row: int) -> float:
+    """The first mass of this row of a sparse matrix that is none."""
+    first, end = (int(k) for k in described.arrays.first_points[row : row + 2].copy_to_host())
+    masses = described.arrays.masses[first:end].copy_to_host()
+    return next(float(mass) for mass in masses if not 0.0 <= mass < np.inf)
 
 
 def _bad_index(described: DeviceTargets, row: int, classes: int) -> int:

@@ -3,10 +3,12 @@
 A kernel that finds something wrong leaves a mark in the report, and the kernels after it write nothing.
 """
 
+import math
+
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.kernels.jobs import BAD_STRUCTURE, BAD_TARGET, FACTOR, IS_BAD, TOTAL_WEIGHT
+from fastce.cuda.kernels.jobs import BAD_MASS, BAD_STRUCTURE, BAD_TARGET, FACTOR, IS_BAD, TOTAL_WEIGHT
 from fastce.cuda.kernels.primitives import device, kernel
 from fastce.cuda.kernels.states import MOST_WARPS
 from fastce.cuda.kernels.sums import sum_of_block
@@ -24,7 +26,7 @@ def mark(report, field, k, count):
 def check_weights(weights, count, report, field):
     """Mark the first weight that is not finite."""
     for k in range(cuda.grid(1), count, cuda.gridsize(1)):
-        if not -np.inf < weights[k] < np.inf:
+        if not math.isfinite(weights[k]):
             mark(report, field, k, count)
 
 
@@ -53,7 +55,7 @@ def check_class_indices(targets, rows, classes, per_block, report, totals):
 
 @kernel(THREADS, 4)
 def check_sparse(targets, rows, classes, stored, report):
-    """Mark the first row of a sparse matrix with an index out of range, or that is not in canonical form."""
+    """Mark the first row of a sparse matrix that is not in canonical form, or has an index or a mass out of range."""
     for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
         first, end = np.int64(targets.first_points[i]), np.int64(targets.first_points[i + 1])
         if first < 0 or end < first or end > stored or (i == 0 and first != 0):
@@ -67,6 +69,9 @@ def check_sparse(targets, rows, classes, stored, report):
                 break
             if c <= before:
                 mark(report, BAD_STRUCTURE, i, rows)
+                break
+            if not 0.0 <= targets.masses[k] < math.inf:
+                mark(report, BAD_MASS, i, rows)
                 break
             before = c
 

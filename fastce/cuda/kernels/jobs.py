@@ -13,11 +13,13 @@ LOGSUMEXP, SOFTMAX, LOG_SOFTMAX, CROSS_ENTROPY = range(4)
 WHOLE, STATES_ONLY, KNOWN_STATES = range(3)  # stages of a launch on parts of rows
 
 # what kernels report to the host, in float64: it reads this once, at the end of a call
-BAD_TARGET, BAD_STRUCTURE, BAD_ROW_WEIGHT, BAD_CLASS_WEIGHT = range(4)  # items from the first bad one on; 0: none
-IS_BAD = 4  # whether any is
-TOTAL_WEIGHT, TOTAL_LOSS = 5, 6
-FACTOR = 7  # of gradients: 1, or for means 1 / total weight
-REPORT = 8
+BAD_TARGET, BAD_STRUCTURE, BAD_MASS, BAD_ROW_WEIGHT, BAD_CLASS_WEIGHT = range(
+    5
+)  # items from the first bad one; 0: none
+IS_BAD = 5  # whether any is
+TOTAL_WEIGHT, TOTAL_LOSS = 6, 7
+FACTOR = 8  # of gradients: 1, or for means 1 / total weight
+REPORT = 9
 
 LOG2E = Fraction("1.44269504088896340735992468100189213743")
 LN2 = 0.6931471805599453
