@@ -52,7 +52,10 @@ class _Call:
             self.left, self.right = (Features([array], dtype, given["normalize"]) for array in arrays)
             self.panels = Panels(self.left, self.right, given["memory_budget"])
         number = len(self.panels.row_cuts)
-        self.similarity = Similarity(self.library, shape, dtype.name, positives, scale, smoothing, reduction, number)
+        self.similarity = Similarity(
+            self.library, shape, dtype.name, positives, scale, smoothing, reduction, number,
+            of_losses=dtype_of_products(arrays).name,
+        )  # fmt: skip
         self.progress = Progress(given["progress"], sweeps * number, "clip_loss_from_features", "panel")
 
     def find_sides(self) -> None:

@@ -13,6 +13,7 @@ from fastce.cuda.arrays import DeviceArray, device_array, empty, zeros
 from fastce.cuda.layout import FLOATS, contiguous, copy
 from fastce.cuda.libraries import Library
 from fastce.cuda.matrices import array_module, as_reals, rows_between, seen
+from fastce.cuda.precision import check_factors, fits
 from fastce.features import check_widths, cut_panels
 
 BLOCK_BYTES = 1 << 24  # of rows that are made ready, or finished, at a time
@@ -36,10 +37,10 @@ def feature_arrays(values: Sequence[Any], names: Sequence[str]) -> list[DeviceAr
 
 def dtype_of_products(arrays: Sequence[DeviceArray], scale: float = 1.0, bias: float = 0.0) -> np.dtype[Any]:
     """What products of these are computed in: float32, or float64 if anything is that or a number needs its range."""
-    single = np.finfo(np.float32)
-    fits = float(single.tiny) <= scale <= 0.5 * float(single.max) and abs(bias) <= float(single.max)
-    is_single = fits and all(array.dtype_name != "float64" for array in arrays)
-    return np.dtype(np.float32 if is_single else np.float64)
+    check_factors(**{"logit_scale or 1 / temperature": scale})
+    single = np.dtype(np.float32)
+    is_single = fits(single, scale) and abs(bias) <= float(np.finfo(single).max)
+    return single if is_single and all(array.dtype_name != "float64" for array in arrays) else np.dtype(np.float64)
 
 
 class Features:

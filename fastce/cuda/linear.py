@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import number, positive
+from fastce.arguments import number
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays, float_features
 from fastce.cuda.layout import contiguous
-from fastce.cuda.losses import CrossEntropy, upstream_of
+from fastce.cuda.losses import CrossEntropy, factors_of, has_range, upstream_of
 from fastce.cuda.matrices import (
     array_module,
     as_reals,
@@ -65,8 +65,9 @@ class _Call:
         self.bias = None
         if given["linear_bias"] is not None:
             self.bias = self._checked_bias(float_features(given["linear_bias"], "linear_bias", self.library))
-        scale = positive(given["logit_scale"], "logit_scale")
-        self.dtype = dtype_of_products(self.arrays if self.bias is None else [*self.arrays, self.bias], scale)
+        self.dtype = dtype_of_products(self.arrays if self.bias is None else [*self.arrays, self.bias])
+        if not has_range(self.dtype, *factors_of(given)):
+            self.dtype = np.dtype(np.float64)
         lead = features.shape[:-1]
         strides = (0,) * (len(lead) + 1)
         # of the logits only their shape and dtype are known, and where they will be

@@ -9,6 +9,7 @@ from fastce.arguments import choice, class_axis, fraction, integer, not_negative
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
 from fastce.cuda.kernels.jobs import CROSS_ENTROPY, Job, options_of
 from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
+from fastce.cuda.precision import check_factors, fits
 from fastce.cuda.run import Call, run
 from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
 from fastce.dispatch import is_on_device
@@ -46,27 +47,37 @@ def upstream_of(grad_output: Any, call: "CrossEntropy") -> tuple[float, DeviceAr
     return 1.0, contiguous(array, "float64")
 
 
+def factors_of(given: dict[str, Any]) -> tuple[float, float, float]:
+    """(logit_scale, softcap, z_loss), 0 for what there is not; refused where float64 has not the range for them."""
+    scale, z_loss = positive(given["logit_scale"], "logit_scale"), not_negative(given["z_loss"], "z_loss")
+    softcap = 0.0 if given["softcap"] is None else positive(given["softcap"], "softcap")
+    check_factors(logit_scale=scale, softcap=softcap)
+    check_factors(z_loss=z_loss)
+    return scale, softcap, z_loss
+
+
+def has_range(dtype: np.dtype[Any], scale: float, softcap: float, z_loss: float) -> bool:
+    """Whether a call with these numbers can be computed in this dtype."""
+    return fits(dtype, scale, softcap) and fits(dtype, z_loss)
+
+
 class CrossEntropy:
     """A checked call of cross_entropy."""
 
     def __init__(self, given: dict[str, Any]) -> None:
-        self.logits = float_array(given["logits"], "logits")
+        self.given = self.logits = float_array(given["logits"], "logits")
         self.axis = class_axis(self.logits, given["axis"], "logits")  # type: ignore[arg-type]  # ndim and shape do
         self.lead = self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
         self.classes = self.logits.shape[self.axis]
         self.reduction = reduction_of(given["reduction"])
         over = choice(given["smoothing_over"], "smoothing_over", ("all", "others"))
         keep, spread = smoothing(fraction(given["label_smoothing"], "label_smoothing"), over, self.classes)
-        self.softcap = 0.0 if given["softcap"] is None else positive(given["softcap"], "softcap")
+        scale, self.softcap, z_loss = factors_of(given)
+        self.dtype_of_losses = real_of(self.logits).name
+        if not has_range(real_of(self.logits), scale, self.softcap, z_loss):
+            self.logits = contiguous(self.logits, "float64")
         self.real = real_of(self.logits)
-        self.options = options_of(
-            self.real,
-            positive(given["logit_scale"], "logit_scale"),
-            self.softcap,
-            not_negative(given["z_loss"], "z_loss"),
-            keep,
-            spread,
-        )
+        self.options = options_of(self.real, scale, self.softcap, z_loss, keep, spread)
         self.targets: DeviceTargets = described_targets(
             given["targets"],
             self.logits,
@@ -82,7 +93,7 @@ class CrossEntropy:
         """The value; the gradient goes to ``out`` if that is given."""
         logits, library = self.logits, self.logits.library
         rows = math.prod(self.lead)
-        results = empty(library, self.lead, self.real.name) if self.reduction == "none" else None
+        results = empty(library, self.lead, self.dtype_of_losses) if self.reduction == "none" else None
         check(self.targets, rows, self.classes, self.reduction == "mean", upstream[0])
         job = Job(
             CROSS_ENTROPY, out is not None, self.targets.points, self.targets.dense, self.softcap > 0.0,
@@ -92,9 +103,11 @@ class CrossEntropy:
         call = Call(job, self.options, self.targets.arrays, self.targets.mass_rows, above, self.targets.report)
         if rows:
             written = None if out is None else rows_of(out, self.axis)
+            if out is not None and out.dtype_name != logits.dtype_name:
+                written = None
             room = written
             if out is not None and written is None:
-                room = rows_of(empty(library, out.shape, out.dtype_name), self.axis)
+                room = rows_of(empty(library, out.shape, logits.dtype_name), self.axis)
             run(call, readable_rows(logits, self.axis), room, results)
         total_loss, total_weight = verdict(self.targets, rows, self.classes)
         if rows and out is not None and written is None and room is not None:
@@ -116,5 +129,5 @@ def cross_entropy_value_and_grad(**given: Any) -> ValueAndGrad:
         for name in ("targets", "weight", "sample_weight")
         if is_on_device(given[name]) and not is_sparse(given[name])
     ]
-    out = checked_out(given["out"], call.logits.shape, call.logits.dtype_name, call.logits, inputs)
+    out = checked_out(given["out"], call.given.shape, call.given.dtype_name, call.given, inputs)
     return ValueAndGrad(call.run(upstream, out), out.given)

@@ -67,11 +67,14 @@ class Similarity:
         smoothing: float,
         reduction: str,
         panels: int = 1,
+        of_losses: str | None = None,
     ) -> None:
+        """``of_losses`` is the dtype of the losses of rows, where that is not what they are computed in."""
         self.library, self.shape, self.positives, self.reduction = library, shape, positives, reduction
         self.scale, self.smoothing = scale, smoothing
         self.is_smoothed = smoothing > 0.0
         self.real = np.dtype(np.float64 if dtype_name == "float64" else np.float32)
+        self.of_losses = of_losses or self.real.name
         self.options = options_of(self.real, scale)
         self.blocks = 6 if dtype_name == "float32" else 4  # of a multiprocessor: as many as leave registers enough
         self.kept: dict[Any, DeviceArray] = {}
@@ -177,7 +180,7 @@ class Similarity:
         rows, columns = self.shape
         results = None
         if self.reduction == "none":
-            results = empty(self.library, (rows,), self.real.name)
+            results = empty(self.library, (rows,), self.of_losses)
             self._launch(add_directions, rows, SIDE_THREADS, self.losses, rows, results.flat())
             if not self.panels_written:
                 return results.given, 0.0

@@ -41,6 +41,7 @@ from fastce.cuda.kernels.sums import sum_of_block
 
 SIDE_THREADS = 128
 LANES = 8  # that share the points of a row
+PART = 2.0**-8  # of elements, whose sums do not overflow then
 
 
 class Factors(NamedTuple):
@@ -140,6 +141,7 @@ def write_row_by(is_diagonal: bool, is_smoothed: bool):
             return 0.0
         references, shares, spreads = of_columns
         lanes, reals, values, total = lanes_of(array), reals_of(array, chunk), new_reals(array), options.zero
+        part = to_real(array, PART)
         row = i + into.first_row
         reference, share = load_real(rows.references, row), load_real(rows.shares, row)
         column = next_point(row, place.first, points)[1]
@@ -157,9 +159,9 @@ def write_row_by(is_diagonal: bool, is_smoothed: bool):
             values[k] = slope * options.logit_scale
             is_there = not is_smoothed or place.first + k * place.spread < into.columns  # else its slope is 0
             if is_there and slope != options.zero:
-                total += slope * y
+                total += slope * (part * y)
         store(out, i, place, into, values)
-        return np.float64(total)
+        return np.float64(total) / PART
 
     return write_row
 

@@ -1,0 +1,148 @@
+"""Logits, masks and options of every magnitude on a device, against the formula in wide precision."""
+
+import re
+
+import clip_checks
+import magnitudes
+import numpy as np
+import pytest
+import test_magnitudes
+from checks import dtype_of
+from crosscheck import pairwise
+
+pytest.importorskip("numba_cuda")
+
+CHECKS = clip_checks  # for the fixtures
+pytestmark = test_magnitudes.pytestmark
+OPTIONS = [
+    {"softcap": 1e-46}, {"softcap": 1e-30}, {"softcap": 1e39}, {"logit_scale": 7e9}, {"logit_scale": 1e14},
+    {"logit_scale": 1e-38}, {"logit_scale": 1e-46}, {"logit_scale": 1e39}, {"logit_scale": 1e35, "softcap": 1e36},
+    {"logit_scale": 1e-20, "softcap": 1e-19},
+]  # fmt: skip
+
+
+def check_losses(on_device, logits, targets, axis=1, **options):
+    """Losses within 4 ulp and gradients within 4 eps of what they are multiplied by, and roundings of capped logits."""
+    rows = magnitudes.rows_again(logits, axis)
+    exact = magnitudes.Softmax(rows, **options)
+    ours = on_device.cross_entropy_value_and_grad(logits, targets, axis=axis, reduction="none", **options)
+    real, own = magnitudes.computed_in(logits.dtype), np.arange(len(rows))
+    finite = np.abs(np.where(np.isfinite(exact.x), exact.x, 0)).max(1)
+    rounding = 4 * np.finfo(real).eps * finite * bool(options)  # x = s y, or s tanh(y / s), is rounded
+    loss = exact.minus_log_p[own, targets]
+    magnitudes.assert_near(ours.value, loss, 4 * magnitudes.ulp(loss, real) + rounding, "loss")
+    slopes = exact.p.copy()
+    slopes[own, targets] = -exact.remainder[own, targets]
+    gradient = magnitudes.times(slopes, exact.slope)
+    scale = np.longdouble(options.get("logit_scale", 1.0))
+    bound = scale * (4 * np.finfo(real).eps + np.minimum(rounding, 1))[:, None] + 4 * magnitudes.ulp(gradient, real)
+    if logits.dtype != real:
+        bound = bound + np.maximum(np.abs(gradient) * 2.0**-8, 2.0**-134)  # the last rounding, to bfloat16
+    magnitudes.assert_near(magnitudes.rows_again(ours.grad, axis), gradient, bound, "gradient")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_that_float32_does_not_hold(on_device, options, dtype):
+    logits = np.array([[1, 2, 0], [-3, 0.5, 0.25]], dtype_of(dtype))
+    check_losses(on_device, logits, np.array([0, 2]), **options)
+    check_losses(on_device, logits.T.copy(), np.array([1, 1]), axis=0, **options)
+
+
+def test_a_z_loss_that_float32_does_not_hold(on_device):
+    logits = np.array([[1, 2, 0]], np.float32)
+    lse = np.log(np.exp(logits.astype(float)).sum())
+    assert on_device.cross_entropy(logits, np.array([0]), z_loss=1e39) == pytest.approx(1e39 * lse * lse, rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"logit_scale": 1e-320}, {"logit_scale": 1e300}, {"softcap": 1e-300}], ids=str)
+def test_options_that_float64_cannot_serve_are_refused(on_device, options):
+    (name, number), words = *options.items(), "on a GPU, factors and their ratios must be between 1e-290 and 1e.290"
+    with pytest.raises(ValueError, match=f"{words}, got .*{name}={re.escape(str(number))}"):
+        on_device.cross_entropy(np.zeros((1, 2)), np.array([0]), **options)
+    if name == "logit_scale":
+        with pytest.raises(ValueError, match=words):
+            on_device.clip_loss(np.zeros((2, 2), np.float32), logit_scale=number)
+        with pytest.raises(ValueError, match=words):
+            on_device.clip_loss_from_features(np.ones((2, 2)), np.ones((2, 2)), number)
+
+
+@pytest.mark.parametrize(("dtype", "classes", "axis"), [
+    ("float32", 10, 1), ("float32", 33, 1), ("float32", 10, 0), ("float64", 10, 1),
+])  # fmt: skip
+def test_logits_of_every_magnitude(on_device, dtype, classes, axis):
+    rows = magnitudes.sweep(dtype_of(dtype), classes)
+    logits = rows if axis == 1 else rows.T.copy()
+    exact = magnitudes.Softmax(rows)
+    probabilities = on_device.softmax(logits, axis=axis)
+    logarithms = on_device.log_softmax(logits, axis=axis)
+    assert not (probabilities > 1).any()
+    assert not (logarithms > 0).any()
+    eps = magnitudes.ulp(np.ones(()), rows.dtype)
+    magnitudes.assert_near(magnitudes.rows_again(probabilities, axis), exact.p, 4 * eps, "softmax")
+    magnitudes.assert_near(
+        magnitudes.rows_again(logarithms, axis), -exact.minus_log_p, 4 * magnitudes.ulp(exact.minus_log_p, rows.dtype),
+        "log_softmax",
+    )  # fmt: skip
+    check_losses(on_device, logits, magnitudes.labels_of(rows), axis)
+
+
+def test_the_cases_that_have_been_reported(on_device):
+    far, late = test_magnitudes.FAR_APART, test_magnitudes.LATE_PEAK
+    assert on_device.cross_entropy(far, np.array([5])) == pytest.approx(7.88958e10, rel=1e-6)
+    np.testing.assert_array_equal(on_device.softmax(far, axis=1)[0, [0, 299]], [0, 1])
+    assert on_device.log_softmax(late, axis=1)[0, 99] == 0.0
+    near_0 = np.full((1, 300), -50.0)
+    near_0[0, 1] = 10.0
+    assert on_device.log_softmax(near_0, axis=1)[0, 1] == pytest.approx(-2.618e-24, rel=1e-3)
+    alone = np.array([[10, *[-np.inf] * 4]], np.float32)
+    np.testing.assert_array_equal(on_device.softmax(alone, axis=1), [[1, 0, 0, 0, 0]])
+
+
+# ------------------------------------------------------------------------------------------- both directions
+@pytest.mark.parametrize("case", pairwise(
+    kind=clip_checks.WITHOUT_NEGATIVES, logit=clip_checks.LOGITS, dtype=["float32", "float64"]
+), ids=str)  # fmt: skip
+def test_rows_and_columns_without_negatives(on_device, case):
+    similarity, targets = clip_checks.without_negatives(case["kind"], case["logit"])
+    clip_checks.assert_clip((similarity / 8).astype(case["dtype"]), targets, "mean", logit_scale=8.0)
+
+
+def test_columns_near_the_end_of_exp(on_device, rng):
+    for dtype in (np.float32, np.float64):
+        similarity = clip_checks.near_reference(rng, np.dtype(dtype), 7, 5)
+        clip_checks.assert_clip(similarity, rng.integers(0, 5, 7), logit_scale=100.0)
+
+
+@pytest.mark.parametrize("mask", [-1e4, -1e30, float(np.finfo(np.float32).min), -np.inf])
+def test_finite_masks_are_as_good_as_infinite_ones(on_device, mask):
+    similarity = np.array([[0.3, mask, mask], [0.2, 0.4, 0.2], [0.1, 0.2, 0.5]], np.float32)
+    ours = on_device.clip_loss_value_and_grad(similarity, logit_scale=100.0, reduction="none")
+    masked = np.where(similarity < -1, -np.inf, similarity)
+    theirs = on_device.clip_loss_value_and_grad(masked, logit_scale=100.0, reduction="none")
+    assert ours.value[0] == pytest.approx(2.27e-5, rel=1e-3)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_scales_gradient_of_the_largest_similarities(on_device):
+    large = np.full((2, 8), 3e38, np.float32)
+    targets = np.array([0, 1])
+    ours = on_device.clip_loss_value_and_grad(large, targets, reduction="sum")
+    assert np.isfinite(ours.grad_logit_scale)
+    for scale in (1e-40, 1e39):
+        similarity = np.array([[1, 2], [0, 1.5]], np.float32)
+        ours = on_device.clip_loss_value_and_grad(similarity, logit_scale=scale)
+        theirs = on_device.clip_loss_value_and_grad(similarity.astype(float), logit_scale=scale)
+        np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-7)
+        np.testing.assert_allclose(ours.grad_logit_scale, theirs.grad_logit_scale, rtol=1e-7)
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(ours.grad, theirs.grad.astype(np.float32), rtol=1e-6)
+
+
+@pytest.mark.ptx
+def test_options_beyond_float32_in_compiled_kernels(launched):
+    for options in ({"softcap": 1e-46}, {"logit_scale": 1e39}):
+        check_losses(launched, np.array([[1, 2, 0]], np.float32), np.array([0]), **options)
+    similarity, targets = clip_checks.without_negatives("all positive", -743.5)
+    clip_checks.assert_clip(similarity.astype(np.float32), targets)
