@@ -263,10 +263,26 @@ def check_receiver(out: Receiver, shape: tuple[int, ...], dtype: Any) -> None:
         raise ValueError(f"out must not overlap itself, got an array of strides {out.strides}")
 
 
+def memory_order(array: Array) -> tuple[int, ...]:
+    """The axes from outermost to innermost in memory; those along which it is repeated lie nowhere: outermost."""
+    if array.flags.c_contiguous:
+        return tuple(range(array.ndim))
+    steps = [abs(step) if step else math.inf for step in array.strides]
+    return tuple(sorted(range(array.ndim), key=lambda k: -steps[k]))
+
+
+def new_like(array: Array, dtype: np.dtype[Any]) -> Array:
+    """A new array without gaps, its axes in memory in the order of the other's."""
+    if array.flags.c_contiguous:
+        return np.empty(array.shape, dtype)
+    order = memory_order(array)
+    return np.empty([array.shape[k] for k in order], dtype).transpose(np.argsort(order))
+
+
 def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_replace: Array, inputs: list[Any]) -> Array:
     """``out``, or a new array. It may be the input that it replaces; it must not overlap any input otherwise."""
     if out is None:
-        return np.empty(shape, dtype)
+        return new_like(may_replace, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, (ma.MaskedArray, np.matrix)):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     check_receiver(Receiver(out.shape, out.dtype, out.strides, out.itemsize, out.flags.writeable), shape, dtype)

@@ -5,7 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, checked_out, compute_dtype, kernel_dtype, real_array, reduction_of, weights_like
+from fastce.arguments import (
+    Array,
+    checked_out,
+    compute_dtype,
+    kernel_dtype,
+    memory_order,
+    new_like,
+    real_array,
+    reduction_of,
+    weights_like,
+)
 from fastce.kernels.binary import binary_rows
 from fastce.kernels.jit import storage_view
 from fastce.kernels.simd import VECTOR_BYTES
@@ -47,7 +57,7 @@ def binary_cross_entropy_with_logits(
     Returns
     -------
     float or ndarray
-        A Python float; for "none" an array of the shape of `logits`.
+        A Python float; for "none" an array of the shape of `logits`, in memory in the order of theirs.
 
     Examples
     --------
@@ -120,11 +130,15 @@ def _binary(
     above = np.broadcast_to(upstream.reshape(array.shape if upstream.size > 1 else ()), array.shape)
 
     dtype = kernel_dtype(array.dtype)
-    losses = np.empty(array.shape, compute_dtype(dtype)) if reduction == "none" else None
+    losses = new_like(array, compute_dtype(dtype)) if reduction == "none" else None
     gradient = None
     if want_gradient:
         gradient = checked_out(out, array.shape, dtype, array, [targets, weight, pos_weight, grad_output])
-    total = _fill(array, labels, [weight, pos_weight, above], [losses, gradient], n_threads)
+    # element by element as memory lies; but a sum has its bits from one order of the elements
+    order = memory_order(array) if reduction == "none" else tuple(range(array.ndim))
+    factors = [a.transpose(order) for a in (weight, pos_weight, above)]
+    outputs = [None if a is None else a.transpose(order) for a in (losses, gradient)]
+    total = _fill(array.transpose(order), labels.transpose(order), factors, outputs, n_threads)
     if losses is not None:
         return losses[()], gradient
     return reduced(float(total.sum()), reduction, float(array.size)), gradient

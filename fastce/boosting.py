@@ -7,11 +7,11 @@ import numpy as np
 from fastce.arguments import Array, checked_out, choice, overlap, plain_array, real_array
 from fastce.extremes import Extremes, is_extreme
 from fastce.kernels.boosting import Curvature, gradient_and_hessian_rows
-from fastce.layout import Rows, goes_past_cache
+from fastce.layout import Rows, cut_for, goes_past_cache
 from fastce.losses import cross_entropy_call
 from fastce.running import CrossEntropyCall
 from fastce.sparse_targets import is_sparse
-from fastce.threads import cut_rows, for_each
+from fastce.threads import for_each
 
 
 class GradAndHess(NamedTuple):
@@ -119,7 +119,7 @@ z_loss
     result = _checked_pair(out, call, [targets, weight, sample_weight])
     gradients, hessians = Rows(result.grad, call.axis), Rows(result.hess, call.axis)
     extremes = Extremes(rows, call.targets, call.options, None, (gradients, hessians), curvature)
-    blocks = cut_rows(rows.rows, rows.row_bytes)
+    blocks = cut_for(rows, gradients, hessians)
     if is_extreme(call.options, call.targets, rows.dtype.itemsize, None):
         for_each(blocks, extremes.store, n_threads)
         return result

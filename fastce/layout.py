@@ -6,16 +6,19 @@ Nothing is copied but blocks of rows that a kernel cannot read as they lie in me
 import copy
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastce.arguments import Array, kernel_dtype
+from fastce.copying import boxes, copy_rows
 from fastce.kernels.columns import NARROW
 from fastce.kernels.jit import storage_view
 from fastce.kernels.states import GROUP
-from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES
+from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows
 
+STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows
 SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory
 LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
 PAST_CACHE_BYTES = 1 << 23
@@ -71,6 +74,13 @@ class Rows:
         return storage_view(view) if view.strides[-1] == view.itemsize else None
 
     @property
+    def is_across(self) -> bool:
+        """Whether it must be copied, and neighbours in memory are of different rows."""
+        rows = [abs(step) for step, n in zip(self.view.strides[: len(self.lead)], self.lead, strict=True) if n > 1]
+        classes = [abs(step) for step in self.view.strides[len(self.lead) :]]
+        return self.matrix is None and bool(rows and classes) and 0 < min(rows) < min(classes)
+
+    @property
     def row_bytes(self) -> int:
         """What a kernel reads of a row."""
         return int(self.classes * self.dtype.itemsize)
@@ -90,9 +100,21 @@ class Rows:
 
     def copy(self, rows: slice | Array) -> Array:
         """A fresh matrix of these rows."""
-        count = rows.stop - rows.start if isinstance(rows, slice) else rows.size
-        picked = self.view[self._place(rows)].reshape(count, self.classes)
+        if isinstance(rows, slice):
+            block = np.empty((rows.stop - rows.start, self.classes), self.dtype)
+            for of_view, of_block in self._parts(rows, block):
+                copy_rows(of_view, of_block)
+            return block
+        picked = self.view[self._place(rows)].reshape(rows.size, self.classes)
         return np.array(picked, dtype=self.dtype, order="C", copy=True)
+
+    def _parts(self, rows: slice, block: Array) -> Iterator[tuple[Array, Array]]:
+        """The parts of the view that make these rows, each with its part of a block of them."""
+        at = 0
+        for place, count in boxes(self.lead, rows.start, rows.stop):
+            of_view = self.view[place]
+            yield of_view, block[at : at + count].reshape(of_view.shape)
+            at += count
 
     def room(self, start: int, stop: int) -> Array:
         """Where a kernel can write these rows: in place, or a fresh block for `put_back`."""
@@ -107,8 +129,25 @@ class Rows:
 
     def put(self, rows: slice | Array, block: Array) -> None:
         """Store these rows."""
+        if isinstance(rows, slice):
+            for of_view, of_block in self._parts(rows, block.view(self.dtype)):
+                copy_rows(of_block, of_view)
+            return
         place = self._place(rows)
         self.view[place] = block.view(self.dtype).reshape(self.view[place].shape)
+
+
+def cut_for(*arrays: Rows) -> list[tuple[int, int]]:
+    """As `cut_rows`; where rows are adjacent and must be copied, so many that stretches of memory are read.
+
+    For results that are no sums over a block: these may depend on where it is cut.
+    """
+    rows, row_bytes = arrays[0].rows, arrays[0].row_bytes
+    blocks = cut_rows(rows, row_bytes)
+    size = min(STRETCH, LARGEST_BLOCK_BYTES // max(row_bytes, 1))
+    if len(blocks) == 1 or blocks[0][1] >= size or not any(array.is_across for array in arrays):
+        return blocks
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 class Place(NamedTuple):
@@ -147,11 +186,10 @@ class Columns:
 class CopiedColumns:
     """The same of an array that no kernel can read where it is: copied block by block."""
 
-    narrow = True
-
-    def __init__(self, rows: Rows, shape: tuple[int, ...]) -> None:
+    def __init__(self, rows: Rows, shape: tuple[int, ...], narrow: bool = True) -> None:
         self.rows = rows
         self.shape = shape
+        self.narrow = narrow
 
     def block(self, place: Place) -> Array:
         """A copy of this part."""
@@ -159,10 +197,19 @@ class CopiedColumns:
 
     def room(self, place: Place) -> Array:
         """Where a kernel can write this part."""
+        if not self.narrow:
+            outer, rows = place.shape
+            return storage_view(np.empty((outer, self.rows.classes, rows), self.rows.dtype))
         return self._as_cube(self.rows.room(place.start, place.stop), place)
 
     def put_back(self, place: Place, block: Array) -> None:
         """Store what was written into `room`."""
+        if not self.narrow:
+            count = place.shape[1]
+            for k, of_outer in enumerate(block):
+                start = place.start + k * count
+                self.rows.put(slice(start, start + count), of_outer.T)
+            return
         self.rows.put_back(place.start, place.stop, block.transpose(0, 2, 1).reshape(-1, self.rows.classes))
 
     def _as_cube(self, block: Array, place: Place) -> Array:
@@ -182,6 +229,13 @@ def columns_of(array: Array, axis: int, dtype: np.dtype[Any]) -> Columns | Copie
     return CopiedColumns(Rows(array, axis, dtype), shape) if classes <= NARROW else None
 
 
+def columns_to_write(
+    out: Array, axis: int, like: Columns | CopiedColumns, dtype: np.dtype[Any]
+) -> Columns | CopiedColumns:
+    """``out`` as a cube for results of another, by way of copies if need be: it must not choose the kernel."""
+    return columns_of(out, axis, dtype) or CopiedColumns(Rows(out, axis, dtype), like.shape, narrow=False)
+
+
 def _cube_of(array: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array | None:
     if array.dtype != dtype or not array.flags.aligned:
         return None
@@ -199,7 +253,8 @@ def cut_columns(shape: tuple[int, ...], itemsize: int) -> list[Place]:
         return [Place(slice(0, outer), slice(0, rows), 0, outer * rows, (outer, rows))]
     wanted = max(BLOCK_BYTES // (classes * itemsize), outer * rows // BLOCKS, 1)
     at_once = max(1, wanted // rows)
-    step = rows if rows <= wanted else max(SIDE_BY_SIDE, wanted // GROUP * GROUP)
+    stretch = max(GROUP, min(SIDE_BY_SIDE, LARGEST_BLOCK_BYTES // (classes * itemsize) // GROUP * GROUP))
+    step = rows if rows <= wanted else max(stretch, wanted // GROUP * GROUP)
     places = []
     for first in range(0, outer, at_once):
         last = min(first + at_once, outer)

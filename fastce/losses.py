@@ -207,7 +207,7 @@ z_loss, reduction, n_threads
     -------
     ValueAndGrad
         ``value`` as `cross_entropy` returns it, and ``grad``: of the shape and dtype of the logits (float64 for
-        integers), ``out`` if that was given.
+        integers), ``out`` if that was given, else in memory in the order of the logits.
 
     Raises
     ------

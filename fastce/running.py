@@ -11,7 +11,16 @@ from fastce.kernels.cross_entropy_columns import cross_entropy_columns
 from fastce.kernels.jit import storage_view
 from fastce.kernels.narrow import Narrow
 from fastce.kernels.targets import Options
-from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of, cut_columns, goes_past_cache
+from fastce.layout import (
+    Columns,
+    CopiedColumns,
+    Place,
+    Rows,
+    columns_of,
+    columns_to_write,
+    cut_columns,
+    goes_past_cache,
+)
 from fastce.pieces import is_long
 from fastce.reductions import RowLosses
 from fastce.running_long import cross_entropy_of_long_rows
@@ -38,12 +47,12 @@ def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_thr
     if is_extreme(call.options, call.targets, dtype.itemsize, upstream):
         return _one_by_one(call, upstream, out, n_threads)
     cube = columns_of(call.array, call.axis, dtype)
-    gradient = None if out is None else columns_of(out, call.axis, dtype)
     has_masses_in_rows = isinstance(call.targets, MassTargets) and call.targets.cube is None
-    if cube is None or has_masses_in_rows or (out is not None and gradient is None):
+    if cube is None or has_masses_in_rows:
         if is_long(call.logits.classes):
             return _by_pieces(call, upstream, out, n_threads)
         return _by_rows(call, upstream, out, n_threads)
+    gradient = None if out is None else columns_to_write(out, call.axis, cube, dtype)
     return _by_columns(call, cube, upstream, gradient, out, n_threads)
 
 
@@ -122,7 +131,7 @@ def _by_columns(
     of_targets = targets.cube if isinstance(targets, MassTargets) else None
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
     kernel = cross_entropy_columns.compiled(dtype)
-    past_cache = out is not None and goes_past_cache(out, call.array)
+    past_cache = out is not None and isinstance(gradient, Columns) and goes_past_cache(out, call.array)
     none = storage_view(np.empty((0, 0, 0), dtype))
 
     def work(k: int, place: Place) -> None:

@@ -6,7 +6,17 @@ from fastce.arguments import Array, kernel_dtype
 from fastce.kernels.jit import storage_view
 from fastce.kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
-from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of, cut_columns, goes_past_cache
+from fastce.layout import (
+    Columns,
+    CopiedColumns,
+    Place,
+    Rows,
+    columns_of,
+    columns_to_write,
+    cut_columns,
+    cut_for,
+    goes_past_cache,
+)
 from fastce.pieces import is_long, pieces
 from fastce.running_long_special import softmax_of_long_rows
 from fastce.threads import checked_num_threads, cut_rows, for_each, in_turn
@@ -64,8 +74,9 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
     dtype = kernel_dtype(array.dtype)
     rows, written = Rows(array, axes, dtype), Rows(out, axes, dtype)
     if len(axes) == 1:
-        cube, target = columns_of(array, axes[0], dtype), columns_of(out, axes[0], dtype)
-        if cube is not None and target is not None:
+        cube = columns_of(array, axes[0], dtype)
+        if cube is not None:
+            target = columns_to_write(out, axes[0], cube, dtype)
             _softmax_of_columns(cube, target, rows, written, n_threads, logarithm=logarithm)
             return
     if is_long(rows.classes):
@@ -79,7 +90,7 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
         kernel(rows.block(start, stop), room, logarithm, past_cache)
         written.put_back(start, stop, room)
 
-    for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
+    for_each(cut_for(rows, written), work, n_threads)
 
 
 def _softmax_of_columns(
@@ -93,7 +104,7 @@ def _softmax_of_columns(
 ) -> None:
     places = cut_columns(cube.shape, rows.dtype.itemsize)
     kernel = softmax_columns.compiled(rows.dtype)
-    past_cache = goes_past_cache(written.view, rows.view)
+    past_cache = isinstance(target, Columns) and goes_past_cache(written.view, rows.view)
 
     def work(place: Place) -> None:
         misfits, room = np.zeros(place.shape, np.uint8), target.room(place)

