@@ -242,16 +242,14 @@ def test_nan_in_one_row_of_thousands_changes_no_bit_of_another(rng, value, class
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["probability", "sparse"])
-def test_nan_in_the_targets_of_any_lane_changes_no_bit_of_another_row(rng, kind, name):
+def test_nan_in_the_probabilities_of_any_lane_changes_no_bit_of_another_row(rng, name):
     logits = rng.normal(size=(37, 10)).astype(dtype_of(name))
     t = rng.random((37, 10))
-    make = scipy.sparse.csr_array if kind == "sparse" else np.asarray
-    clean = fastce.cross_entropy_value_and_grad(logits, make(t), reduction="none")
+    clean = fastce.cross_entropy_value_and_grad(logits, t, reduction="none")
     for row in range(37):
         work, others = t.copy(), np.arange(37) != row
         work[row, row % 10] = np.nan
-        ours = fastce.cross_entropy_value_and_grad(logits, make(work), reduction="none")
+        ours = fastce.cross_entropy_value_and_grad(logits, work, reduction="none")
         assert np.isnan(ours.value[row])
         assert same_bits(ours.value[others], clean.value[others])
         assert same_bits(ours.grad[others], clean.grad[others])
