@@ -2,6 +2,7 @@
 
 import functools
 import math
+import numbers
 import operator
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy import ma  # now, not at a first call: a fork may come in between
 
 from fastce.dispatch import is_on_device
-from fastce.words import shown, unreadable
+from fastce.words import ODD, asked, is_of_handler, shown, unreadable
 
 Array = np.ndarray[Any, Any]
 
@@ -30,9 +31,9 @@ def plain_array(value: Any, name: str) -> Array:
         raise TypeError(f"{name} is on a GPU; this function computes on the CPU only: copy it to a NumPy array first")
     try:
         return np.asarray(value)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever the type of the value raises
+    except ODD as error:
+        if is_of_handler(error):
+            raise
         raise unreadable(value, name, error) from error
 
 
@@ -105,12 +106,10 @@ def _checked_axis(index: int, dimensions: int) -> int:
 def integer(value: Any, name: str) -> int:
     if type(value) is int:
         return value
-    try:
-        if not isinstance(value, (bool, np.bool_)):
-            return operator.index(value)
-    except Exception:  # whatever the type of the value raises
-        pass
-    raise TypeError(f"{name} must be an integer, got {shown(value)}")
+    result = None if isinstance(value, (bool, np.bool_)) else asked(operator.index, value)
+    if result is None:
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
+    return result
 
 
 def number(value: Any, name: str) -> float:
@@ -118,14 +117,12 @@ def number(value: Any, name: str) -> float:
     if type(value) is float:
         return value
     item = _only_element(value)
-    try:
-        if not isinstance(item, (bool, np.bool_, str, bytes)):
-            return float(item)
-    except OverflowError:
-        raise ValueError(f"{name} must be a number that float64 can hold, got {shown(value)}") from None
-    except Exception:  # whatever the type of the value raises
-        pass
-    raise TypeError(f"{name} must be a number, got {shown(value)}")
+    result = None if isinstance(item, (bool, np.bool_, str, bytes)) else asked(float, item)
+    if result is None:
+        if isinstance(item, numbers.Rational):
+            raise ValueError(f"{name} must be a number that float64 can hold, got {shown(value)}")
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    return result
 
 
 def is_one_number(shape: tuple[int, ...]) -> bool:
@@ -194,10 +191,7 @@ def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
 
 def chosen(values: Any, name: str, choices: tuple[str, ...]) -> list[str]:
     """One or several of the choices, in the order given."""
-    try:
-        given = [values] if isinstance(values, str) else list(values)
-    except Exception:  # whatever the type of the value raises
-        given = []
+    given = [values] if isinstance(values, str) else asked(list, values)
     if not given:
         raise ValueError(f"{name} must name at least one of {', '.join(map(repr, choices))}, got {shown(values)}")
     return [choice(value, f"each of {name}", choices) for value in given]

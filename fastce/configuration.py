@@ -14,6 +14,7 @@ import numpy as np
 import fastce
 from fastce.arguments import chosen
 from fastce.threads import get_num_threads
+from fastce.words import is_of_handler
 
 
 def cpu_name() -> str:
@@ -51,7 +52,9 @@ def cuda_devices() -> str:
             f"{getattr(gpu, 'name', 'simulator')} (compute capability {'.'.join(map(str, gpu.compute_capability))})"
             for gpu in cuda.list_devices()
         ]
-    except Exception:  # no driver, one that is too old, a broken installation: each has errors of its own
+    except Exception as error:  # no driver, one that is too old, a broken installation: each has errors of its own
+        if is_of_handler(error):
+            raise
         found = []
     return f"numba-cuda {installed}, {', '.join(found) or 'no device'}"
 

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 
 from fastce.apart import apart, here
+from fastce.words import asked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,10 +45,8 @@ def device_of(value: Any) -> int | None:
     if hasattr(value, "tocsr"):  # of scipy.sparse or of cupyx.scipy.sparse
         return device_of(getattr(value, "data", None))
     if hasattr(value, "__dlpack_device__"):
-        try:
-            kind, device = value.__dlpack_device__()
-        except Exception:  # of any kind: a JAX array that is traced or spread over devices. It is none that we can read
-            return None
+        # A JAX array that is traced or spread over devices raises: it is none that we can read.
+        kind, device = asked(lambda array: array.__dlpack_device__(), value) or (None, 0)
         return int(device) if kind in _CUDA_MEMORY else None
     return UNKNOWN_DEVICE if hasattr(value, "__cuda_array_interface__") else None
 

@@ -4,6 +4,7 @@ Options tell before anything is computed; float64 logits, and logits beside a `z
 them: it leaves such rows alone and reports them. Both are left to one kernel of float64, which nothing can overflow.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from fastce.kernels.boosting import Curvature
 from fastce.kernels.extremes import extreme_rows
 from fastce.kernels.targets import Options
 from fastce.layout import Rows
+from fastce.silence import cast, silently
 from fastce.targets import TargetRows
 
 _FLOAT64 = np.dtype(np.float64)
@@ -30,7 +32,19 @@ class _Range(NamedTuple):
     degree: int  # of the polynomial in exp, whose coefficients are multiplied by powers of the scale
 
 
+_PLAIN = (1.0, 0.0, 0.0)  # logit_scale, softcap, z_loss
 _RANGES = {4: _Range(12.0, 30.0, 100.0, 6), 8: _Range(30.0, 200.0, 500.0, 11)}
+
+
+def _is_within(options: Options, limits: _Range, low: float, high: float) -> bool:
+    """Whether these options are, and factors of the gradient from 2**low to 2**high with them."""
+    scale = abs(math.log2(options.logit_scale))
+    most = max(scale, abs(math.log2(options.softcap or 1.0)))
+    return (
+        most <= limits.scale
+        and options.z_loss <= 2.0**30
+        and max(-low, high) + scale * limits.degree <= limits.gradient
+    )
 
 
 def _powers(factors: Array | None) -> tuple[float, float]:
@@ -38,24 +52,23 @@ def _powers(factors: Array | None) -> tuple[float, float]:
     if factors is None:
         return 0.0, 0.0
     sizes = np.abs(factors)
-    low, high = sizes.min(initial=np.inf), sizes.max(initial=0.0)
+    low, high = float(sizes.min(initial=np.inf)), float(sizes.max(initial=0.0))
     if low == 0.0:
-        low = sizes.min(initial=np.inf, where=sizes > 0.0)
-    return (float(np.log2(low)), float(np.log2(high))) if high > 0.0 and np.isfinite(low) else (0.0, 0.0)
+        low = float(sizes.min(initial=np.inf, where=sizes > 0.0))
+    return (math.log2(low), math.log2(high)) if high > 0.0 and low < math.inf else (0.0, 0.0)
 
 
 def is_extreme(options: Options, targets: TargetRows, itemsize: int, upstream: Array | None) -> bool:
     """Whether a call is beyond the range of the kernels that compute in floats of this size."""
+    is_plain = options[:3] == _PLAIN and targets.per_class is None and targets.per_row is None
+    if is_plain and (upstream is None or (upstream.size == 1 and 1e-30 < upstream.item() < 1e30)):
+        return False  # told quickly
     limits = _RANGES[max(itemsize, 4)]
-    scale = abs(float(np.log2(options.logit_scale)))
-    if max(scale, abs(float(np.log2(options.softcap or 1.0)))) > limits.scale or options.z_loss > 2.0**30:
-        return True
-    of_class, of_row = _powers(targets.per_class), _powers(targets.per_row)
-    above = _powers(upstream)
+    of_class, of_row, above = _powers(targets.per_class), _powers(targets.per_row), _powers(upstream)
     if max(-of_class[0], of_class[1]) > limits.weight or max(-of_row[0], of_row[1]) > _RANGES[8].weight:
         return True
-    spread = -above[0] - of_class[0] - of_row[0], above[1] + of_class[1] + of_row[1]
-    return max(spread) + scale * limits.degree > limits.gradient
+    low, high = (sum(powers) for powers in zip(of_class, of_row, above, strict=True))
+    return not _is_within(options, limits, low, high)
 
 
 class Extremes:
@@ -86,8 +99,7 @@ class Extremes:
         )
         for rows, room in zip(self.outputs, rooms, strict=True):
             if rows is not None:
-                with np.errstate(all="ignore"):  # what is beyond the dtype is infinite or 0
-                    rows.put(slice(start, stop), room.astype(rows.dtype))
+                rows.put(slice(start, stop), cast(room, rows.dtype))
         return losses, exponents
 
     def store(self, start: int, stop: int) -> None:
@@ -100,5 +112,4 @@ class Extremes:
             self.compute(int(i), int(i) + 1, of_row[None].astype(_FLOAT64))
             for i, of_row in zip(numbers, logits, strict=True)
         ]
-        with np.errstate(all="ignore"):
-            return np.concatenate([np.ldexp(*part) for part in parts])
+        return np.concatenate([silently(np.ldexp, *part) for part in parts])

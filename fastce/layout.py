@@ -45,7 +45,7 @@ class Rows:
     def __init__(self, array: Array, axis: int | tuple[int, ...] = -1, dtype: np.dtype[Any] | None = None) -> None:
         self.dtype = kernel_dtype(array.dtype) if dtype is None else dtype
         axes = (axis % array.ndim,) if isinstance(axis, int) else axis
-        kept = tuple(k for k in range(array.ndim) if k not in axes)
+        kept = tuple([k for k in range(array.ndim) if k not in axes])
         self.view = array.transpose(kept + axes)
         self.lead = self.view.shape[: len(kept)]
         self.rows = math.prod(self.lead)

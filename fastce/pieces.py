@@ -10,6 +10,7 @@ from fastce.arguments import Array
 from fastce.kernels.blocks import BLOCK
 from fastce.kernels.exponential import LN2, SPARE
 from fastce.kernels.states import GROUP
+from fastce.silence import silently
 from fastce.threads import checked_num_threads, get_num_threads
 
 PIECE = 1 << 20  # elements; a row of more than three times as many is cut: a tenth of a millisecond must not matter
@@ -76,5 +77,4 @@ def rounded_sum(terms: Array) -> float:
     try:
         return math.fsum(terms)
     except (OverflowError, ValueError):  # too large on the way, or infinities of both signs
-        with np.errstate(over="ignore", invalid="ignore"):
-            return float(terms.sum())
+        return float(silently(np.add.reduce, terms))

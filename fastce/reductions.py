@@ -8,14 +8,14 @@ import numpy as np
 
 from fastce.arguments import Array, compute_dtype
 from fastce.layout import Rows
+from fastce.silence import silently, store
 
 ROOM = 64  # bits that a sum which would overflow is given
 
 
 def _sum(terms: Array, exponents: Array | int = 0) -> tuple[float, int]:
     """(s, e): s * 2**e is the sum of terms * 2**exponents, and e is 0 unless that overflows."""
-    plain = terms if isinstance(exponents, int) else np.ldexp(terms, exponents)
-    total = float(np.add.reduce(plain))
+    total = float(np.add.reduce(terms if isinstance(exponents, int) else np.ldexp(terms, exponents)))
     if math.isfinite(total) or not np.isfinite(terms).all():
         return total, 0
     unit = ROOM + int(np.max(exponents))
@@ -24,6 +24,8 @@ def _sum(terms: Array, exponents: Array | int = 0) -> tuple[float, int]:
 
 def _sum_in_order(parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
     """The same of such pairs, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
     unit = max((exponent for _, exponent in parts), default=0)
     if unit == 0:
         total = sum(part for part, _ in parts)
@@ -39,8 +41,7 @@ def reduced(total: float, reduction: str, total_weight: float, exponent: int = 0
         total = total / total_weight if total_weight != 0.0 else math.nan
     if exponent == 0:
         return total
-    with np.errstate(all="ignore"):
-        return float(np.ldexp(total, exponent))
+    return float(silently(np.ldexp, total, exponent))
 
 
 class RowLosses:
@@ -54,11 +55,10 @@ class RowLosses:
 
     def put(self, block: int, rows: slice | Array, losses: Array, exponents: Array | int = 0) -> None:
         """Take the losses of these rows, which belong to this block; each is to be multiplied by 2**exponent."""
-        with np.errstate(all="ignore"):  # a loss beyond float32 is inf
-            if self.kept is None:
-                self.sums[block] = _sum(losses, exponents)
-            else:
-                self.kept[rows] = losses if isinstance(exponents, int) else np.ldexp(losses, exponents)
+        if self.kept is None:
+            self.sums[block] = silently(_sum, losses, exponents)
+        else:
+            store(self.kept, rows, losses if isinstance(exponents, int) else silently(np.ldexp, losses, exponents))
 
     def value(self, total_weight: float) -> Any:
         """What the reduction asks for."""

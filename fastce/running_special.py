@@ -19,6 +19,7 @@ from fastce.layout import (
 )
 from fastce.pieces import is_long, pieces
 from fastce.running_long_special import softmax_of_long_rows
+from fastce.silence import store
 from fastce.threads import checked_num_threads, cut_rows, for_each, in_turn
 
 
@@ -57,13 +58,12 @@ def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: 
         here = np.empty(place.stop - place.start)
         misfits = np.zeros(place.shape, np.uint8)
         kernel(cube.block(place), cube.narrow, here.reshape(place.shape), misfits)
-        odd = np.flatnonzero(misfits)
-        if odd.size:
+        if np.count_nonzero(misfits):
+            odd = np.flatnonzero(misfits)
             of_odd = np.empty(odd.size)
             logsumexp_rows.compiled(rows.dtype)(storage_view(rows.copy(odd + place.start)), of_odd)
             here[odd] = of_odd
-        with np.errstate(all="ignore"):  # half precision may not hold it
-            results[place.start : place.stop] = here
+        store(results, slice(place.start, place.stop), here)  # half precision may not hold it
 
     in_turn([(place,) for place in places], work, n_threads)
     return results

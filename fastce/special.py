@@ -17,6 +17,7 @@ from fastce.arguments import (
 from fastce.dispatch import by_device
 from fastce.layout import Rows
 from fastce.running_special import logsumexp_over, softmax_over
+from fastce.silence import cast
 from fastce.threads import checked_num_threads, cut_rows, for_each
 
 
@@ -80,7 +81,8 @@ def logsumexp(
     array([1.3862944, 1.3862944], dtype=float32)
     """
     keepdims, return_sign = flag(keepdims, "keepdims"), flag(return_sign, "return_sign")
-    array = np.atleast_1d(plain_array(a, "a"))  # as SciPy does
+    array = plain_array(a, "a")
+    array = array if array.ndim else array[None]  # as SciPy does
     factors = None if b is None else plain_array(b, "b")
     if n_threads is not None:
         checked_num_threads(n_threads)
@@ -96,14 +98,8 @@ def logsumexp(
         dtype = _common_dtype((a, array), (b, factors))
         return _signed_logsumexp(array, axes, factors, dtype, keepdims, return_sign, n_threads)
     array = real_array(array, "a")
-    result = _cast(logsumexp_over(array, axes, n_threads), kernel_dtype(array.dtype))
+    result = cast(logsumexp_over(array, axes, n_threads), kernel_dtype(array.dtype))
     return _as_scipy_shapes(result, array, axes, keepdims)
-
-
-def _cast(result: Array, dtype: np.dtype[Any]) -> Array:
-    """In this dtype; what it does not hold becomes infinite, or 0, without a warning."""
-    with np.errstate(all="ignore"):
-        return result.astype(dtype, copy=False)
 
 
 def _broadcast(array: Array, factors: Array) -> tuple[Array, Array]:

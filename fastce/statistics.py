@@ -8,6 +8,7 @@ import numpy as np
 from fastce.arguments import Array, chosen, class_axis, compute_dtype, integer, plain_array, real_array
 from fastce.kernels.statistics import Statistics, statistics_rows
 from fastce.layout import Rows, cut_for
+from fastce.silence import cast
 from fastce.targets import class_indices, not_class_indices
 from fastce.threads import for_each
 
@@ -155,6 +156,5 @@ def _result(name: str, results: Statistics, rows: Rows, top_k: int) -> Any:
         return ((rank >= 0) & (rank < top_k)).reshape(rows.lead)[()]
     flat: Array = getattr(results, name)
     if name not in _INTEGERS:
-        with np.errstate(over="ignore"):  # a logsumexp beyond float32 is inf
-            flat = flat.astype(compute_dtype(rows.dtype))
+        flat = cast(flat, compute_dtype(rows.dtype))  # a logsumexp beyond float32 is inf
     return flat.reshape(rows.lead)[()]

@@ -90,7 +90,7 @@ class IndexTargets:
             indices.dtype == np.int64
             and indices.flags.aligned
             and not 0 <= self.ignored_class < self.n_classes
-            and (not indices.size or int(indices.view(np.uint64).max()) < self.n_classes)
+            and (not indices.size or int(np.maximum.reduce(indices.view(np.uint64))) < self.n_classes)
         )
 
     def picked(self, rows: slice | Array) -> tuple[Array, Array]:

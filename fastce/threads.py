@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastce.pool import MOST_THREADS, work_together
-from fastce.words import shown
+from fastce.words import asked, shown
 
 BLOCK_BYTES = 1 << 20  # a block is worth the few microseconds that it costs, and still fits a second-level cache
 LARGEST_BLOCK_BYTES = 1 << 25  # Ctrl-C is heard between blocks
@@ -117,10 +117,7 @@ def threads(n: int) -> Iterator[None]:
 
 def checked_num_threads(n: object, name: str = "n_threads") -> int:
     """``n`` as a number of threads."""
-    try:
-        number = None if isinstance(n, bool) else operator.index(n)  # type: ignore[arg-type]
-    except Exception:  # whatever the type of the value raises
-        number = None
+    number = None if isinstance(n, bool) else asked(operator.index, n)
     if number is None:
         raise TypeError(f"{name} must be an integer of at least 1, got {shown(n)}")
     if number < 1:

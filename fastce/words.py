@@ -1,8 +1,31 @@
-"""What error messages say of a value that was given."""
+"""What error messages say of a value that was given, and how an odd one is asked what it is."""
 
-from typing import Any
+import signal
+from collections.abc import Callable
+from traceback import walk_tb
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 LONGEST = 80  # characters
+# What the methods of odd objects raise. A time limit, which a signal handler raises wherever it is, is none of these.
+ODD = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, BufferError, RuntimeError)
+
+
+def is_of_handler(error: BaseException) -> bool:
+    """Whether a signal handler has raised it, so that it says nothing of any value."""
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    return any(frame.f_code in handlers for frame, _ in walk_tb(error.__traceback__))
+
+
+def asked(function: Callable[[Any], T], value: Any) -> T | None:
+    """What the function returns for the value, None if the value's own methods fail."""
+    try:
+        return function(value)
+    except ODD as error:
+        if is_of_handler(error):
+            raise
+        return None
 
 
 def shown(value: Any) -> str:
@@ -10,11 +33,8 @@ def shown(value: Any) -> str:
     shape, dtype, name = getattr(value, "shape", ()), getattr(value, "dtype", None), type(value).__name__
     if dtype is not None and shape:
         return f"{name} of shape {tuple(shape)} and dtype {dtype}"
-    try:
-        text = repr(value)
-    except Exception:  # an integer of thousands of digits has none
-        return name
-    return text if len(text) <= LONGEST and text.isprintable() else name
+    text = asked(repr, value)  # an integer of thousands of digits has none
+    return text if text and len(text) <= LONGEST and text.isprintable() else name
 
 
 def unreadable(value: Any, name: str, error: Exception) -> Exception:

@@ -4,6 +4,7 @@ import datetime
 import decimal
 import inspect
 import re
+import signal
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -356,3 +357,45 @@ def test_the_way_out_of_a_bfloat16_tensor_is_one():
 def test_outputs_of_row_stats_list_the_choices(outputs):
     with pytest.raises(ValueError, match=r"outputs must .*'logsumexp', 'argmax', 'max', 'entropy'"):
         fastce.row_stats(LOGITS, outputs=outputs)
+
+
+# ------------------------------------------------------------------------------- what signal handlers raise
+class TimeLimit(Exception):
+    pass
+
+
+class Interrupted:
+    """An object that a signal comes upon while it is asked."""
+
+    ndim, shape = 0, ()
+
+    def __index__(self):
+        signal.raise_signal(signal.SIGINT)
+        return 1
+
+    __float__ = __array__ = __repr__ = __iter__ = __dlpack_device__ = lambda self, *args, **options: self.__index__()
+
+
+@pytest.mark.parametrize("error", [TimeLimit("late"), RuntimeError("late"), ValueError("late")], ids=repr)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda odd: fastce.cross_entropy(LOGITS, LABELS, n_threads=odd),
+        lambda odd: fastce.cross_entropy(LOGITS, LABELS, axis=odd),
+        lambda odd: fastce.cross_entropy(LOGITS, LABELS, reduction=odd),
+        lambda odd: fastce.cross_entropy(LOGITS, LABELS, logit_scale=odd),
+        lambda odd: fastce.cross_entropy(odd, LABELS),
+        lambda odd: fastce.row_stats(LOGITS, outputs=odd),
+        lambda odd: fastce.set_num_threads(odd),
+    ],
+)
+def test_what_a_signal_handler_raises_while_a_value_is_asked_comes_out(call, error):
+    def handler(number, frame):
+        raise error
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(type(error), match="late"):
+            call(Interrupted())
+    finally:
+        signal.signal(signal.SIGINT, before)
