@@ -6,10 +6,11 @@ import numpy as np
 
 from fastce.arguments import Array, fraction, positive, reduction_of
 from fastce.dispatch import by_device
-from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, quietly
+from fastce.features import Features, checked_shape, feature_arrays, quietly
 from fastce.positives import positives_of
 from fastce.products import MEMORY_BUDGET
 from fastce.progress import Progress
+from fastce.ranges import dtype_of_products, range_of
 from fastce.sides import value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients
 from fastce.tiles import Tiles
@@ -48,7 +49,8 @@ def clip_loss_from_features(
     ----------
     image_features : array_like, shape (N, D)
         float32 and float64 are computed in their own dtype (the wider of the two sides'), float16 and bfloat16 in
-        float32, integers and booleans in float64. Any strides; never written to.
+        float32, integers and booleans in float64. Any strides; never written to. See the notes for logits that are too
+        large for float32.
     text_features : array_like, shape (M, D)
         Of the same width.
     logit_scale : float, default: 1.0
@@ -84,6 +86,10 @@ def clip_loss_from_features(
 
     Notes
     -----
+    All is computed in float64 where float32 would not do: where logits may reach 2**20, by the lengths of the features,
+    or the scale is below 2**-60 or beyond float32. Features may be of any finite size; where their products are beyond
+    the range of float64, powers of two are taken out of them first. Results keep their dtypes.
+
     `n_threads` changes no bit of the result. The number of threads that BLAS uses may change its products in the last
     digits, and so may another `memory_budget`, by other tiles. Half precision is converted a tile at a time. Gradients
     of a narrower dtype than the products are added up in the dtype of the products, in arrays that come on top of the
@@ -158,10 +164,10 @@ progress, n_threads
     with call.progress, quietly():
         sides = both_sides(call, keep=True)
         of_image, of_text = gradients(call, *sides)
-        (image,), along = call.tiles.left.finished(of_image.total)
-        (text,), _ = call.tiles.right.finished(of_text.total, wants_sum=False)
+        (image,), along = call.tiles.left.finished(of_image.total, rest=call.range.rest_of_left)
+        (text,), _ = call.tiles.right.finished(of_text.total, False, call.range.rest_of_right)
         value = value_of(*sides, call.reduction, call.dtype)
-    return ClipFromFeaturesValueAndGrad(value, image, text, along / call.scale)
+    return ClipFromFeaturesValueAndGrad(value, image, text, call.range.of_scale(along))
 
 
 def check_pairs(shape: tuple[int, int], reduction: str) -> None:
@@ -189,9 +195,10 @@ def _checked_call(
     check_pairs(shape, reduction)
     positives = positives_of(targets, shape)
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
-    dtype = dtype_of_products(arrays, scale, normalize=normalize)
-    left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
+    within = range_of(arrays[:1], arrays[1:], scale, normalize=normalize)
+    left = Features(arrays[:1], within.dtype, normalize, n_threads, power=within.left_power)
+    right = Features(arrays[1:], within.dtype, normalize, n_threads, power=within.right_power)
     tiles = Tiles(left, right, memory_budget)
     reporter = Progress(progress, sweeps * len(tiles.places), "clip_loss_from_features")
     of_losses = dtype_of_products(arrays)
-    return TilesCall(tiles, positives, _NO_PAIRS, scale, smoothing, reduction, of_losses, reporter, n_threads)
+    return TilesCall(tiles, positives, _NO_PAIRS, within, smoothing, reduction, of_losses, reporter, n_threads)

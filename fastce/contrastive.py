@@ -119,7 +119,7 @@ def clip_loss_value_and_grad(
         factors = gradient_factors(*sides, call.smoothing, call.scale, call.similarity.dtype)
         slopes = slopes_of_points(*sides, call.positives, call.smoothing)
         value = value_of(*sides, call.reduction, call.similarity.dtype)
-        grad_logit_scale = write_gradient(call, factors, slopes, out, n_threads)
+        grad_logit_scale = write_gradient(call, factors, slopes, call.scale, out, n_threads)
     return ClipValueAndGrad(value, out, grad_logit_scale)
 
 

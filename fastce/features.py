@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array, compute_dtype, flag, kernel_dtype, real_array
+from fastce.arguments import Array, flag, kernel_dtype, real_array
 from fastce.threads import cut_rows, for_each, in_turn
 
 LARGEST_POWER = 1000  # of lengths that are used as they are
-LARGEST_LOGIT, LARGEST_PRODUCT = 2.0**20, 2.0**100  # that are computed in float32
 BYTES_OF_PAIRS = 1 << 18  # of features that are gathered at a time, and stay in the cache
 
 
@@ -54,34 +53,6 @@ def checked_shape(arrays: Sequence[Any], targets: Any) -> tuple[int, int]:
     return rows, columns
 
 
-def dtype_of_products(
-    arrays: Sequence[Array], scale: float | None = None, bias: float = 0.0, normalize: bool = False
-) -> np.dtype[Any]:
-    """What products of these are computed in: float32, or float64 if anything is that.
-
-    With the ``scale`` that they are multiplied by: also float64 if float32 does not hold that, or logits so large that
-    the rounding of a product would tell. That of losses is the one without.
-    """
-    dtype = np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
-    if scale is None or dtype == np.float64:
-        return dtype
-    largest = 1.0 if normalize else max(map(_largest_square, arrays), default=0.0)
-    real = np.finfo(dtype)
-    holds = float(real.tiny) <= scale <= float(real.max) and largest < LARGEST_PRODUCT
-    return dtype if holds and scale * largest + abs(bias) < LARGEST_LOGIT else np.dtype(np.float64)
-
-
-def _largest_square(array: Array) -> float:
-    """The largest squared length of a row, of those that have one: no product is larger."""
-    largest = 0.0
-    for start, stop in cut_rows(len(array), array.shape[1] * 8):
-        x = array[start:stop].astype(np.float64)
-        with quietly():
-            squares = np.einsum("ij,ij->i", x, x)
-        largest = max(largest, float(squares[np.isfinite(squares)].max(initial=0.0)))
-    return largest
-
-
 def quietly() -> np.errstate:
     """What is not finite, given or come to, shows in the result: it is worth no warning."""
     return np.errstate(all="ignore")
@@ -91,7 +62,7 @@ class Features:
     """The rows of one or more arrays below each other, computed in ``dtype``, of length 1 if they are ``normalized``.
 
     A row of length 0 stays as it is, and so does not depend on its features: their gradient is 0. With ``numbers``
-    there is one array, and only those rows of it.
+    there is one array, and only those rows of it. Others may be divided by a power of two, see ranges.py.
     """
 
     def __init__(
@@ -101,6 +72,7 @@ class Features:
         normalized: bool = False,
         n_threads: int | None = None,
         numbers: Array | None = None,
+        power: int = 0,
     ) -> None:
         self.arrays = arrays
         self.dtype = dtype
@@ -110,12 +82,15 @@ class Features:
         self.width = arrays[0].shape[1]
         self.n_threads = n_threads
         self.powers: Array | None = None
-        self.inverse_lengths = self._inverse_lengths() if flag(normalized, "normalize") else None
+        self.normalized = flag(normalized, "normalize")
+        self.factors: Array | None = self._inverse_lengths() if self.normalized else None
+        if power:
+            self.factors = np.full(self.rows, 2.0**-power)
 
     @property
     def is_ready(self) -> bool:
         """Whether all panels are views."""
-        return self.numbers is None and self.inverse_lengths is None and all(map(self._is_ready, self.arrays))
+        return self.numbers is None and self.factors is None and all(map(self._is_ready, self.arrays))
 
     def _is_ready(self, array: Array) -> bool:
         """Whether a matrix product takes it as it is."""
@@ -146,13 +121,13 @@ class Features:
     def panel(self, rows: slice, room: Array | None = None) -> Array:
         """These rows as they are multiplied: a view where that will do, else in ``room``, or in a new array."""
         view = self.given(rows)
-        if self.inverse_lengths is None and self._is_ready(view):
+        if self.factors is None and self._is_ready(view):
             return view
         panel = np.empty(view.shape, self.dtype) if room is None else room[: len(view)]
 
         @quietly()
         def work(start: int, stop: int) -> None:
-            if self.inverse_lengths is None:
+            if self.factors is None:
                 panel[start:stop] = view[start:stop]
                 return
             here = slice(rows.start + start, rows.start + stop)
@@ -171,9 +146,9 @@ class Features:
             for array, first in zip(self.arrays, self.starts[:-1], strict=True):
                 here = (numbers >= first) & (numbers < first + len(array))
                 result[here] = array[numbers[here] - first]
-        if self.inverse_lengths is not None:
+        if self.factors is not None:
             result = self._times_powers(result, numbers)
-            result *= self.inverse_lengths[numbers, None]
+            result *= self.factors[numbers, None]
         return result
 
     def sum(self) -> Array:
@@ -222,16 +197,16 @@ class Features:
         return x if self.powers is None else np.ldexp(x.astype(np.float64), self.powers[numbers, None])
 
     def _factor(self, rows: slice) -> Array:
-        """1 / |row| as a column, in the dtype of the products unless that would cost it digits."""
-        assert self.inverse_lengths is not None
-        inverse = self.inverse_lengths[rows, None]
+        """The rows' factors as a column, in the dtype of the products unless that would cost it digits."""
+        assert self.factors is not None
+        inverse = self.factors[rows, None]
         out_of_range = (inverse > np.finfo(self.dtype).max) | ((inverse < np.finfo(self.dtype).tiny) & (inverse != 0.0))
         return inverse if out_of_range.any() else inverse.astype(self.dtype)
 
-    def finished(self, gradient: Array, wants_sum: bool = True) -> tuple[list[Array], float]:
+    def finished(self, gradient: Array, wants_sum: bool = True, rest: float = 1.0) -> tuple[list[Array], float]:
         """The gradients of the arrays, in their own dtypes, from those of the rows; and the sum of row * gradient.
 
-        ``gradient`` is used up.
+        ``gradient`` is used up. The results are multiplied by ``rest``, the sum is not.
         """
         results, blocks = [], []
         for array, first, end in zip(self.arrays, self.starts[:-1], self.starts[1:], strict=True):
@@ -244,10 +219,10 @@ class Features:
         @quietly()
         def work(k: int, rows: slice, result: Array) -> None:
             of_rows = gradient[rows]
-            if wants_sum or self.inverse_lengths is not None:
+            if wants_sum or self.normalized:
                 of_rows, totals[k] = self.through_normalization(rows, of_rows)
-            if self.inverse_lengths is not None or result.dtype != self.dtype:  # else it is there already
-                result[...] = of_rows
+            if self.normalized or rest != 1.0 or result.dtype != self.dtype:  # else it is there already
+                result[...] = of_rows if rest == 1.0 else of_rows * rest
 
         in_turn([(k, *block) for k, block in enumerate(blocks)], work, self.n_threads)
         return results, float(totals.sum())
@@ -256,7 +231,7 @@ class Features:
         """(g - u (u . g)) / |row| with the unit vector u, if rows are normalized; and the sum of all u . g."""
         unit = self.panel(rows)
         along = np.einsum("ij,ij->i", unit, gradient, dtype=np.float64)
-        if self.inverse_lengths is not None:
+        if self.normalized:
             gradient = (gradient - unit * along[:, None].astype(self.dtype)) * self._factor(rows)
             gradient = self._times_powers(gradient, rows)
         return gradient, float(along.sum())

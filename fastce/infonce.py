@@ -7,10 +7,11 @@ import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, real_array, reduction_of
 from fastce.dispatch import by_device
-from fastce.features import Features, dtype_of_products, feature_arrays, products_of_pairs, quietly
+from fastce.features import Features, feature_arrays, products_of_pairs, quietly
 from fastce.panels import PanelLosses, Panels
 from fastce.products import MEMORY_BUDGET, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
+from fastce.ranges import Range, dtype_of_products, range_of
 from fastce.sides import is_plain
 from fastce.targets import mean_factor
 
@@ -71,6 +72,11 @@ def info_nce(
     ------
     ValueError, TypeError
         If shapes do not fit or arguments make no sense.
+
+    Notes
+    -----
+    What float32 is too coarse for (large products, low temperatures) is computed in float64, as in
+    `clip_loss_from_features`.
 
     References
     ----------
@@ -145,7 +151,7 @@ class _Call(NamedTuple):
     positive: Features
     negative: Features | None
     negative_shape: tuple[int, ...]
-    scale: float
+    range: Range
     reduction: str
     dtype: np.dtype[Any]  # of losses
     progress: Progress
@@ -172,8 +178,12 @@ def _checked_call(
         shape = array.shape
         arrays.append(_checked_negatives(array, *arrays[0].shape))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    dtype = dtype_of_products(arrays, scale, normalize=normalize)
-    first, second, *others = (Features([array], dtype, normalize, n_threads) for array in arrays)
+    within = range_of(arrays[:1], arrays[1:], scale, normalize=normalize)
+    dtype, powers = within.dtype, [within.left_power, within.right_power, within.right_power]
+    first, second, *others = (
+        Features([array], dtype, normalize, n_threads, power=power)
+        for array, power in zip(arrays, powers[: len(arrays)], strict=True)
+    )
     panels: Panels | _PanelsOfOwnKeys
     if not others:
         panels = Panels(first, second, memory_budget)
@@ -184,7 +194,7 @@ def _checked_call(
     reporter = Progress(progress, len(panels.row_cuts), "info_nce", "panel")
     negative = others[0] if others else None
     of_losses = dtype_of_products(arrays)
-    return _Call(panels, first, second, negative, shape, scale, reduction, of_losses, reporter, n_threads)
+    return _Call(panels, first, second, negative, shape, within, reduction, of_losses, reporter, n_threads)
 
 
 def _checked_negatives(array: Array, queries: int, width: int) -> Array:
@@ -252,13 +262,13 @@ class _Gradients:
 
     def finished(self) -> tuple[Array, Array, Array | None, float]:
         """In the shapes and dtypes of what they belong to; and that of the temperature."""
-        call, of_negative = self.call, None
-        (of_query,), along = call.query.finished(self.of_query)
-        (of_positive,), _ = call.positive.finished(self.of_positive.total, wants_sum=False)
+        call, of_negative, rest = self.call, None, self.call.range.rest_of_right
+        (of_query,), along = call.query.finished(self.of_query, rest=call.range.rest_of_left)
+        (of_positive,), _ = call.positive.finished(self.of_positive.total, False, rest)
         if call.negative is not None and self.of_negative is not None:
-            (flat,), _ = call.negative.finished(self.of_negative.total, wants_sum=False)
+            (flat,), _ = call.negative.finished(self.of_negative.total, False, rest)
             of_negative = flat.reshape(call.negative_shape)
-        return of_query, of_positive, of_negative, -call.scale * along
+        return of_query, of_positive, of_negative, call.range.of_temperature(along)
 
 
 def _swept(call: _Call, gradients: _Gradients | None) -> Any:
@@ -273,14 +283,14 @@ def _swept(call: _Call, gradients: _Gradients | None) -> Any:
         if call.negative is not None:
             targets = np.full(len(logits), logits.shape[1] - 1)
             logits[:, -1] = products_of_pairs(call.query, pairs, call.positive, pairs, call.n_threads)
-        scale = call.scale
-        if not is_plain(scale, logits.dtype):  # a row may be shifted: only differences need be scaled
+        scale, within = call.range.scale, call.range
+        if not (within.is_plain and is_plain(scale, logits.dtype)):  # a row may be shifted: differences are scaled
             logits[...] = 2.0 * ((0.5 * logits - 0.5 * logits.max(axis=1, keepdims=True, initial=-np.inf)) * scale)
             scale = 1.0
         losses.take(rows, logits, targets, factor, logit_scale=scale, n_threads=call.n_threads)
         if gradients is not None:
-            if scale != call.scale:
-                logits *= call.scale
+            if within.is_plain and scale != within.scale:
+                logits *= within.scale
             gradients.add(rows, logits)
 
     call.panels.sweep(work, call.progress)

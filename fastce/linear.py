@@ -7,13 +7,14 @@ import numpy as np
 
 from fastce.arguments import Array, real_array
 from fastce.dispatch import by_device
-from fastce.features import Features, dtype_of_products, feature_arrays, quietly
+from fastce.features import Features, feature_arrays, quietly
 from fastce.layout import Rows
 from fastce.linear_panels import LinearCall, LinearGradients, swept
 from fastce.losses import cross_entropy_call, upstream_of
 from fastce.panels import Panels
 from fastce.products import MEMORY_BUDGET
 from fastce.progress import Progress
+from fastce.ranges import dtype_of_products
 from fastce.sparse_targets import checked_csr, is_sparse
 
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, reduction_of
 from fastce.dispatch import by_device
-from fastce.features import Features, dtype_of_products, feature_arrays, quietly
+from fastce.features import Features, feature_arrays, quietly
 from fastce.positives import positives_of
 from fastce.products import MEMORY_BUDGET
 from fastce.progress import Progress
+from fastce.ranges import dtype_of_products, range_of
 from fastce.sides import value_of
-from fastce.similarity_tiles import TilesCall, both_sides, gradients, of_temperature
+from fastce.similarity_tiles import TilesCall, both_sides, gradients
 from fastce.tiles import Tiles
 
 
@@ -68,6 +69,11 @@ def nt_xent(
     ------
     ValueError, TypeError
         If shapes do not fit or arguments make no sense.
+
+    Notes
+    -----
+    What float32 is too coarse for (large products, low temperatures) is computed in float64, as in
+    `clip_loss_from_features`.
 
     References
     ----------
@@ -125,9 +131,10 @@ def nt_xent_value_and_grad(
     )
     with call.progress, quietly():
         sides = both_sides(call, keep=True)
-        (first, second), along = call.tiles.left.finished(gradients(call, *sides)[0].total)
+        total = gradients(call, *sides)[0].total
+        (first, second), along = call.tiles.left.finished(total, rest=call.range.rest_of_left)
         value = value_of(*sides, call.reduction, call.dtype)
-    return NtXentValueAndGrad(value, first, second, of_temperature(along, call.scale))
+    return NtXentValueAndGrad(value, first, second, call.range.of_temperature(0.5 * along))
 
 
 def _checked_call(
@@ -145,10 +152,11 @@ def _checked_call(
     if len(arrays[0]) != len(arrays[1]):
         raise ValueError(f"first_views and second_views differ in shape: {arrays[0].shape} and {arrays[1].shape}")
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    views = Features(arrays, dtype_of_products(arrays, scale, normalize=normalize), normalize, n_threads)
+    within = range_of(arrays, arrays, scale, normalize=normalize)
+    views = Features(arrays, within.dtype, normalize, n_threads, power=within.left_power)
     everyone = np.arange(views.rows)
     partners = positives_of(np.roll(everyone, views.rows // 2), (views.rows, views.rows))
     tiles = Tiles(views, views, memory_budget)
     reporter = Progress(progress, sweeps * len(tiles.places), "nt_xent")
     of_losses = dtype_of_products(arrays)
-    return TilesCall(tiles, partners, (everyone, everyone), scale, 0.0, reduction, of_losses, reporter, n_threads)
+    return TilesCall(tiles, partners, (everyone, everyone), within, 0.0, reduction, of_losses, reporter, n_threads)

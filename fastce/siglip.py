@@ -6,11 +6,12 @@ import numpy as np
 
 from fastce.arguments import Array, finite, positive, reduction_of
 from fastce.dispatch import by_device
-from fastce.features import Features, checked_shape, dtype_of_products, feature_arrays, products_of_pairs, quietly
+from fastce.features import Features, checked_shape, feature_arrays, products_of_pairs, quietly
 from fastce.kernels.tiles import sigmoid_tile
 from fastce.positives import Positives, positives_of
 from fastce.products import MEMORY_BUDGET, Gradient
 from fastce.progress import Progress
+from fastce.ranges import Range, dtype_of_products, range_of
 from fastce.similarity_tiles import PairsOfTiles
 from fastce.threads import cut_rows, for_each
 from fastce.tiles import Place, Tiles
@@ -29,7 +30,7 @@ class SiglipValueAndGrad(NamedTuple):
 class _Call(NamedTuple):
     tiles: Tiles
     points: Positives
-    scale: float
+    range: Range
     bias: float
     reduction: str
     dtype: np.dtype[Any]  # of losses
@@ -85,7 +86,8 @@ def siglip_loss(
 
     Notes
     -----
-    A positive costs softplus(-z), so that confident pairs keep their digits.
+    A positive costs softplus(-z), so that confident pairs keep their digits. What float32 is too coarse for is computed
+    in float64, as in `clip_loss_from_features`; here the bias counts, too.
 
     References
     ----------
@@ -152,9 +154,9 @@ n_threads
     gradients = Gradient(left.rows, left), Gradient(right.rows, right)
     with call.progress, quietly():
         value, of_bias = _swept(call, gradients)
-        (image,), along = left.finished(gradients[0].total)
-        (text,), _ = right.finished(gradients[1].total, wants_sum=False)
-    return SiglipValueAndGrad(value, image, text, along / call.scale, of_bias)
+        (image,), along = left.finished(gradients[0].total, rest=call.range.rest_of_left)
+        (text,), _ = right.finished(gradients[1].total, False, call.range.rest_of_right)
+    return SiglipValueAndGrad(value, image, text, call.range.of_scale(along), of_bias)
 
 
 def _checked_call(
@@ -173,19 +175,21 @@ def _checked_call(
     points = positives_of(targets, checked_shape(arrays, targets))
     scale, bias = positive(logit_scale, "logit_scale"), finite(logit_bias, "logit_bias")
     reduction = reduction_of(reduction)
-    dtype = dtype_of_products(arrays, scale, bias, normalize)
-    left, right = (Features([array], dtype, normalize, n_threads) for array in arrays)
+    within = range_of(arrays[:1], arrays[1:], scale, bias, normalize)
+    left = Features(arrays[:1], within.dtype, normalize, n_threads, power=within.left_power)
+    right = Features(arrays[1:], within.dtype, normalize, n_threads, power=within.right_power)
     tiles = Tiles(left, right, memory_budget)
     reporter = Progress(progress, len(tiles.places), "siglip_loss")
-    return _Call(tiles, points, scale, bias, reduction, dtype_of_products(arrays), reporter, n_threads)
+    return _Call(tiles, points, within, bias, reduction, dtype_of_products(arrays), reporter, n_threads)
 
 
 def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[Any, float]:
     """(value, gradient of the bias); the gradients of the features are added up if there is room for them."""
     tiles, points = call.tiles, call.points
     share = 1.0 / max(tiles.left.rows, 1) if call.reduction == "mean" else 1.0
+    scale, factor = call.range.scale, share * call.range.factor
     products = products_of_pairs(tiles.left, points.rows, tiles.right, points.columns, call.n_threads)
-    of_points, slopes = _positives(call.scale * products + call.bias)
+    of_points, slopes = _positives(scale * products + call.bias)
     losses = np.zeros(tiles.left.rows) + np.bincount(points.rows, of_points, tiles.left.rows)  # integers if none
     masked = PairsOfTiles(tiles, points.rows, points.columns)
     slopes_of_rows = np.zeros(tiles.left.rows)
@@ -198,7 +202,7 @@ def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[An
 
         def of_rows(start: int, stop: int) -> None:
             kernel(
-                tile[start:stop], call.scale, call.bias, share * call.scale, gradients is not None, here[start:stop],
+                tile[start:stop], scale, call.bias, factor, gradients is not None, here[start:stop],
                 here_slopes[start:stop],
             )  # fmt: skip
 
@@ -206,7 +210,7 @@ def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[An
         losses[place.rows] += here
         slopes_of_rows[place.rows] += here_slopes
         if gradients is not None:
-            tile[rows, columns] = slopes[chosen] * (share * call.scale)
+            tile[rows, columns] = slopes[chosen] * factor
             tiles.add_to_gradients(place, tile, *gradients)
 
     tiles.sweep(work, call.progress)
@@ -215,7 +219,8 @@ def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[An
         return losses.astype(call.dtype), of_bias
     if call.reduction == "mean" and not losses.size:
         return np.nan, of_bias
-    return share * float(losses.sum()), of_bias
+    value = share * float(losses.sum())
+    return value if np.isfinite(value) else float((share * losses).sum()), of_bias
 
 
 def _positives(z: Array) -> tuple[Array, Array]:

@@ -139,8 +139,10 @@ def _trusted(
     return result
 
 
-def write_gradient(call: SimilarityCall, factors: Factors, slopes: Array, out: Array, n_threads: int | None) -> float:
-    """Write scale * dL/dx into ``out``, given that of the positives; returns the sum of similarity * dL/dx.
+def write_gradient(
+    call: SimilarityCall, factors: Factors, slopes: Array, factor: float, out: Array, n_threads: int | None
+) -> float:
+    """Write factor * dL/dx into ``out``, given that of the positives; returns the sum of similarity * dL/dx.
 
     ``out`` may be the similarity itself.
     """
@@ -154,7 +156,7 @@ def write_gradient(call: SimilarityCall, factors: Factors, slopes: Array, out: A
         room = gradient.room(start, stop)
         kernel(
             similarity.block(start, stop), points.first_points[start : stop + 1], points.columns, slopes, call.scale,
-            factors.of_rows[start:stop], factors.of_columns, factors.together, factors.spreads, room,
+            factor, factors.of_rows[start:stop], factors.of_columns, factors.together, factors.spreads, room,
             factors.unit, scale_gradient[start:stop], past_cache,
         )  # fmt: skip
         gradient.put_back(start, stop, room)

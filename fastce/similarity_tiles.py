@@ -18,6 +18,7 @@ from fastce.layout import Rows
 from fastce.positives import Positives, no_positives
 from fastce.products import Gradient
 from fastce.progress import Progress
+from fastce.ranges import Range
 from fastce.sides import Side, gradient_factors, side_of, slopes_of_points
 from fastce.similarity import SimilarityCall, sums_of_negatives, write_gradient
 from fastce.sums import Means, Sums
@@ -33,12 +34,17 @@ class TilesCall:
     tiles: Tiles
     positives: Positives
     without: tuple[Array, Array]
-    scale: float
+    range: Range
     smoothing: float
     reduction: str
     dtype: np.dtype[Any]  # of losses
     progress: Progress
     n_threads: int | None
+
+    @property
+    def scale(self) -> float:
+        """Of the products of the tiles."""
+        return self.range.scale
 
     @functools.cached_property
     def pairs_apart(self) -> "PairsOfTiles":
@@ -94,12 +100,12 @@ def _as_matrix(tile: Array, scale: float) -> SimilarityCall:
 
 
 def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient, Gradient]:
-    """The gradients of the rows of both sides: the second sweep. They are one and the same for the same features."""
+    """The gradients of the rows of both sides, but for the rest of their range: the second sweep."""
     tiles = call.tiles
     weight = 1.0 if tiles.symmetric else 0.5  # an element above the diagonal stands for the one below, too
     factors = gradient_factors(by_row, by_column, call.smoothing, call.scale, tiles.left.dtype, weight)
     of_positives = slopes_of_points(by_row, by_column, call.positives, call.smoothing, weight)
-    slopes = np.concatenate([of_positives * call.scale, np.zeros(call.without[0].size)])
+    slopes = np.concatenate([of_positives * call.range.factor, np.zeros(call.without[0].size)])
     of_left = Gradient(tiles.left.rows, tiles.left)
     of_right = of_left if tiles.symmetric else Gradient(tiles.right.rows, tiles.right)
 
@@ -107,21 +113,13 @@ def gradients(call: TilesCall, by_row: Side, by_column: Side) -> tuple[Gradient,
         of_tile = factors._replace(
             of_rows=factors.of_rows[place.rows], of_columns=np.ascontiguousarray(factors.of_columns[:, place.columns])
         )
-        write_gradient(_as_matrix(tile, call.scale), of_tile, _NOTHING, tile, call.n_threads)
+        write_gradient(_as_matrix(tile, call.scale), of_tile, _NOTHING, call.range.factor, tile, call.n_threads)
         chosen, rows, columns = call.pairs_apart.of(place)
         tile[rows, columns] = slopes[chosen]
         tiles.add_to_gradients(place, tile, of_left, of_right)
 
     tiles.sweep(work, call.progress)
     return of_left, of_right
-
-
-def of_temperature(along: float, scale: float) -> float:
-    """The gradient of the temperature 1 / scale, if both sides are the same features.
-
-    ``along``, the sum of row * gradient, counts every product from both of its sides: it is 2 scale dL/dscale.
-    """
-    return -0.5 * scale * along
 
 
 class PairsOfTiles:

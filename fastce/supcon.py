@@ -7,12 +7,13 @@ import numpy as np
 
 from fastce.arguments import Array, inverse_temperature, kind_of, plain_array, reduction_of
 from fastce.dispatch import by_device
-from fastce.features import Features, dtype_of_products, feature_arrays, quietly
+from fastce.features import Features, feature_arrays, quietly
 from fastce.positives import pairs
 from fastce.products import MEMORY_BUDGET
 from fastce.progress import Progress
+from fastce.ranges import dtype_of_products, range_of
 from fastce.sides import Side, shares, value_of
-from fastce.similarity_tiles import TilesCall, both_sides, gradients, of_temperature
+from fastce.similarity_tiles import TilesCall, both_sides, gradients
 from fastce.sums import half_difference
 from fastce.threads import BLOCK_BYTES, in_turn
 from fastce.tiles import Tiles
@@ -73,7 +74,8 @@ def sup_con(
     Notes
     -----
     The sum over a row's positives is its product with the sum of their features, so that the number of pairs with the
-    same label does not matter.
+    same label does not matter. What float32 is too coarse for (large products, low temperatures) is computed in
+    float64, as in `clip_loss_from_features`.
 
     References
     ----------
@@ -136,9 +138,9 @@ def sup_con_value_and_grad(
         sides = _sides(call, classes, keep=True)
         total = gradients(call, *sides)[0].total
         _attract(call, classes, sides[0], total)
-        (gradient,), along = call.tiles.left.finished(total)
+        (gradient,), along = call.tiles.left.finished(total, rest=call.range.rest_of_left)
         value = value_of(*sides, call.reduction, call.dtype)
-    return SupConValueAndGrad(value, gradient, of_temperature(along, call.scale))
+    return SupConValueAndGrad(value, gradient, call.range.of_temperature(0.5 * along))
 
 
 def _checked_call(
@@ -155,13 +157,14 @@ def _checked_call(
     arrays = feature_arrays([features], ["features"])
     classes = Classes(checked_labels(plain_array(labels, "labels"), len(arrays[0])))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    rows = Features(arrays, dtype_of_products(arrays, scale, normalize=normalize), normalize, n_threads)
+    within = range_of(arrays, arrays, scale, normalize=normalize)
+    rows = Features(arrays, within.dtype, normalize, n_threads, power=within.left_power)
     everyone = np.arange(rows.rows)
     tiles = Tiles(rows, rows, memory_budget)
     reporter = Progress(progress, sweeps * len(tiles.places), "sup_con")
     couples = pairs(*classes.couples(), (rows.rows, rows.rows))
     of_losses = dtype_of_products(arrays)
-    call = TilesCall(tiles, couples, (everyone, everyone), scale, 0.0, reduction, of_losses, reporter, n_threads)
+    call = TilesCall(tiles, couples, (everyone, everyone), within, 0.0, reduction, of_losses, reporter, n_threads)
     return call, classes
 
 
@@ -224,7 +227,7 @@ def _attract(call: TilesCall, classes: Classes, side: Side, gradient: Array) -> 
 
     That of couples is there already.
     """
-    slopes = np.where(classes.others > 1, -2.0 * call.scale * side.share / np.maximum(classes.others, 1), 0.0)
+    slopes = np.where(classes.others > 1, -2.0 * call.range.factor * side.share / np.maximum(classes.others, 1), 0.0)
 
     def work(rows: Array, of_rows: Array, mates: Array) -> None:
         gradient[rows] += slopes[rows, None] * mates

@@ -427,7 +427,7 @@ def test_negative_keys_whose_shape_does_not_fit(shape):
         (ValueError, "linear_bias", lambda f: f(np.ones((3, 4)), np.ones((5, 4)), [0, 1, 2], linear_bias=1.0)),
         (TypeError, "linear_bias", lambda f: f(np.ones((3, 4)), np.ones((5, 4)), [0, 1, 2], linear_bias=["1"] * 5)),
         (ValueError, "weight", lambda f: f(np.ones((3, 4)), np.ones((5, 4)), [0, 1, 2], weight=np.ones(4))),
-        (ValueError, "weight", lambda f: f(np.ones((3, 4)), np.ones((5, 4)), [0, 1, 2], weight=-np.ones(5))),
+        (ValueError, "weight", lambda f: f(np.ones((3, 4)), np.ones((5, 4)), [0, 1, 2], weight=np.full(5, np.inf))),
         (ValueError, "sample_weight", lambda f: f(np.ones((3, 4)), np.ones((5, 4)), [0, 1, 2], sample_weight=[1, 2])),
         (ValueError, "label_smoothing", lambda f: f(np.ones((3, 4)), np.ones((5, 4)), [0, 1, 2], label_smoothing=2)),
         (ValueError, "softcap", lambda f: f(np.ones((3, 4)), np.ones((5, 4)), [0, 1, 2], softcap=-1.0)),

@@ -2,6 +2,7 @@
 
 import calls
 import dense
+import edge_batches
 import hypothesis
 import magnitudes
 import numpy as np
@@ -180,3 +181,52 @@ def assert_features(form, features, exact, options):
                 of_it = wide(of_it)
                 bound = tolerance * size + ulp(of_it, np.asarray(gradient).dtype)
                 assert_near(gradient, of_it, bound, what)
+
+
+ONE_SIDED = ("sup_con", "nt_xent")
+FAR_APART = [
+    (600, 600),
+    (0, 1020),
+    (-400, 1000),
+    (1021, 1021),
+    (-300, -300),
+    (-600, -800),
+]  # powers of two of both sides
+
+
+@pytest.mark.parametrize("form", calls.CONTRASTIVE)
+def test_features_whose_products_are_beyond_float64_either_way(rng, form):
+    for k, (left, other) in enumerate(FAR_APART):
+        right = left if form in ONE_SIDED else other
+        for power in (-1020, -700, 0, 1000, -left - right):
+            assert_whole_features(form, rng, 6, left, right, power, ("none", "mean", "sum")[k % 3])
+
+
+@hypothesis.given(st.data())
+def test_any_features(data):
+    """Whole numbers times powers of two: what is exact is the product, whatever its size."""
+    form = data.draw(st.sampled_from(calls.CONTRASTIVE))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    left, right, power = (data.draw(st.integers(-1000, 1020)) for _ in range(3))
+    right = left if form in ONE_SIDED else right
+    if data.draw(st.booleans()):
+        power = data.draw(st.integers(-10, 0)) - left - right
+    reduction = data.draw(st.sampled_from(["none", "mean", "sum"]))
+    budget = data.draw(st.sampled_from([1, 1 << 28]))
+    assert_whole_features(form, rng, data.draw(st.integers(1, 20)), left, right, power, reduction, budget)
+
+
+def assert_whole_features(form, rng, n, left, right, power, reduction, memory_budget=1 << 28):
+    """Features times 2**left and 2**right, their products times 2**power."""
+    first, *others = (np.clip(np.rint(2 * a), -3, 3) for a in calls.features_of(form, rng, n, dtype=np.float64))
+    features = [np.ldexp(first, left), *(np.ldexp(a, right) for a in others)]
+    options = edge_batches.scaled_by(form, 2.0 ** min(max(power, -1020), 1020))
+    options |= {"normalize": False, "reduction": reduction, "memory_budget": memory_budget}
+    edge_batches.check_against_formula(form, [*features, *calls.rest_of(form, n)], **options)
+
+
+def test_a_scale_below_the_normal_numbers_keeps_the_digits_of_its_gradient(rng):
+    images, texts = (rng.integers(1, 4, (5, 6)).astype(float) for _ in range(2))
+    ours = fastce.clip_loss_from_features_value_and_grad(images, texts, 5e-324)
+    slope = dense.clip_loss_from_features(images, texts, np.longdouble(5e-324)).gradients[2]
+    assert ours.grad_logit_scale == pytest.approx(float(slope), rel=1e-14)

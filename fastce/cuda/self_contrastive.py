@@ -20,7 +20,6 @@ from fastce.cuda.targets import DeviceTargets
 from fastce.features import quietly
 from fastce.ntxent import NtXentValueAndGrad
 from fastce.progress import Progress
-from fastce.similarity_tiles import of_temperature
 from fastce.supcon import Classes, SupConValueAndGrad, checked_labels
 from fastce.targets import mean_factor
 
@@ -124,7 +123,7 @@ class _Call:
         if gradient is None:
             return value, [], 0.0
         gradients, along = features.finished(gradient)
-        return value, gradients, of_temperature(float(along), self.scale)
+        return value, gradients, -0.5 * self.scale * float(along)  # every product counts twice
 
 
 # --- NT-Xent ---------------------------------------------------------------------------------------------------------

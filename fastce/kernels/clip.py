@@ -195,7 +195,7 @@ def gradient_vector(row, i, count, of_row, of_columns, smoothing, together, noth
 
 
 @inline
-def gradient_of_stretch(row, start, stop, first, of_row, of_columns, smoothing, together, by_scale, room):
+def gradient_of_stretch(row, start, stop, first, of_row, of_columns, smoothing, together, by_factor, room):
     """Write the gradient of the elements from start to stop to the room, which begins with element ``first``.
 
     Returns the sum of similarity * dL/dx, in an order that is given by the classes alone.
@@ -211,24 +211,24 @@ def gradient_of_stretch(row, start, stop, first, of_row, of_columns, smoothing, 
             prefetch(row, i + AHEAD)
             slope, product = gradient_vector(row, i, lanes, of_row, of_columns, smoothing, together, nothing)
             products += product
-            store(room, i - first, slope * by_scale)
+            store(room, i - first, slope * by_factor)
         if whole < end:
             count = end - whole
             slope, product = gradient_vector(row, whole, count, of_row, of_columns, smoothing, together, nothing)
             products += keep_first(product, count)  # lanes beyond hold 0, whose exp may be infinite
-            store_first(room, whole - first, slope * by_scale, count)
+            store_first(room, whole - first, slope * by_factor, count)
         total = add_wide(total, products)
     return sum_wide(total)
 
 
 @inline
 def write_gradient_of_row(
-    row, classes, points, point_slopes, point, end_point, scale, of_row, of_columns, smoothing, together, unit, room,
-    out, past_cache,
+    row, classes, points, point_slopes, point, end_point, scale, factor, of_row, of_columns, smoothing, together, unit,
+    room, out, past_cache,
 ):  # fmt: skip
     """One row of `clip_gradient`, a block at a time; returns the sum of similarity * dL/dx."""
     lanes = lanes_of(row)
-    nothing, by_scale, smoothing = to_real(row, 0.0), to_real(row, scale), to_real(row, smoothing)
+    nothing, by_factor, smoothing = to_real(row, 0.0), to_real(row, factor), to_real(row, smoothing)
     zero = load_first(row, 0, 0, nothing)
     of_row = (
         to_real(row, of_row[0]),
@@ -236,7 +236,7 @@ def write_gradient_of_row(
         scaling(row, scale, 1.0) if together else twice(row),
         zero + to_real(row, -of_row[2]),
         zero + to_real(row, 0.5),
-        by_scale,
+        to_real(row, scale),
         to_real(row, unit),
     )
     total, start = (0.0, 0.0), 0
@@ -248,11 +248,13 @@ def write_gradient_of_row(
                 slope = point_slopes[point]
                 if slope != 0.0:
                     total = add_compensated(total, slope * (element(row, start) * unit))
-                set_element(room, start - first, slope * scale)
+                set_element(room, start - first, slope * factor)
                 start += 1
                 point += 1
                 continue
-            here = gradient_of_stretch(row, start, stop, first, of_row, of_columns, smoothing, together, by_scale, room)
+            here = gradient_of_stretch(
+                row, start, stop, first, of_row, of_columns, smoothing, together, by_factor, room
+            )
             total = add_compensated(total, here)
             start = stop
         copy_stretch(room, -first, out, first, block_end, past_cache)
@@ -266,6 +268,7 @@ def write_gradient_of_row(
         vector(types.int64),
         vector(types.float64),
         types.float64,
+        types.float64,
         types.Array(types.float64, 2, "C"),
         types.Array(real_of(storage), 2, "C"),
         types.boolean,
@@ -277,10 +280,10 @@ def write_gradient_of_row(
     )
 )
 def clip_gradient(
-    similarity, first_points, points, point_slopes, scale, of_rows, of_columns, together, smoothing, gradient,
-    unit, scale_gradient, past_cache,
+    similarity, first_points, points, point_slopes, scale, factor, of_rows, of_columns, together, smoothing,
+    gradient, unit, scale_gradient, past_cache,
 ):  # fmt: skip
-    """gradient = scale * dL/dx, x = scale * similarity, and scale_gradient[i] = the row's sum of similarity * dL/dx.
+    """gradient = factor * dL/dx, x = scale * similarity, and scale_gradient[i] = the row's sum of similarity * dL/dx.
 
         dL/dx_ij = a_i (exp(x_ij - lse_i) - smoothing_0) + b_j (exp(x_ij - lse_j) - smoothing_1)
 
@@ -301,6 +304,7 @@ def clip_gradient(
             first_points[i],
             first_points[i + 1],
             scale,
+            factor,
             (of_rows[i, 0], of_rows[i, 1], of_rows[i, 2] * smoothing[0]),
             (row_pointer(of_columns, 0), row_pointer(of_columns, 1), row_pointer(of_columns, 2)),
             smoothing[1],
