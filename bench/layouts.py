@@ -2,7 +2,8 @@
 
 Every function, on the same numbers laid out in other ways, interleaved with C order in the same rounds; the table shows
 the least time of each layout as a multiple of that of C order, and goes to results/layouts.json. Results are new arrays
-but in the jobs "out=C", which have a C-ordered ``out`` whatever the logits are.
+but in the jobs "out=C", which have a C-ordered ``out`` whatever the logits are. Rows of one class repeated are all
+equal, which logsumexp sums again in float64: what that costs is the numbers', not the layout's.
 """
 
 import json
@@ -17,7 +18,7 @@ import numpy as np
 import fastce
 
 RESULTS = Path(__file__).parent / "results" / "layouts.json"
-BUDGET = 0.6  # seconds of a job's rounds, about
+BUDGET = 0.4  # seconds of a job's rounds, about
 MOST_ROUNDS = 7
 ALLOWED = 2.5
 
@@ -65,10 +66,7 @@ OF_IMAGES: dict[str, Callable[[Array], Array]] = {
     "[..., ::-1]": lambda x: x[..., ::-1].copy()[..., ::-1],
 }
 
-SHAPES = [
-    ((200_000, 10), "f4"), ((20_000, 100), "f4"), ((8192, 257), "f4"), ((4096, 1000), "f4"), ((4096, 2048), "f4"),
-    ((1024, 8192), "f4"), ((2048, 2048), "f8"), ((4096, 2048), "f2"),
-]  # fmt: skip
+SHAPES = [((100_000, 10), "f4"), ((4096, 1000), "f4"), ((4096, 2048), "f4"), ((2048, 2048), "f8"), ((4096, 2048), "f2")]
 IMAGES = [((4, 21, 160, 160), "f4"), ((2, 300, 80, 80), "f4")]
 
 Call = Callable[[Array, Array, Array], Any]

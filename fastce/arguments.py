@@ -258,11 +258,13 @@ def check_receiver(out: Receiver, shape: tuple[int, ...], dtype: Any) -> None:
 
 
 def memory_order(array: Array) -> tuple[int, ...]:
-    """The axes from outermost to innermost in memory; those along which it is repeated lie nowhere: outermost."""
-    if array.flags.c_contiguous:
-        return tuple(range(array.ndim))
-    steps = [abs(step) if step else math.inf for step in array.strides]
-    return tuple(sorted(range(array.ndim), key=lambda k: -steps[k]))
+    """The axes from outermost to innermost in memory; one along which it is repeated lies nowhere, and stays."""
+    order = list(range(array.ndim))
+    if not array.flags.c_contiguous:
+        places = [k for k in order if array.strides[k] != 0]
+        for place, axis in zip(places, sorted(places, key=lambda k: -abs(array.strides[k])), strict=True):
+            order[place] = axis
+    return tuple(order)
 
 
 def new_like(array: Array, dtype: np.dtype[Any]) -> Array:

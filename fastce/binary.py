@@ -59,6 +59,11 @@ def binary_cross_entropy_with_logits(
     float or ndarray
         A Python float; for "none" an array of the shape of `logits`, in memory in the order of theirs.
 
+    Notes
+    -----
+    Elements are taken as the logits lie in memory. Strides change no bit of a loss or a gradient; the order in which
+    losses are summed may change the last bits of their sum and mean.
+
     Examples
     --------
     >>> import fastce
@@ -134,8 +139,7 @@ def _binary(
     gradient = None
     if want_gradient:
         gradient = checked_out(out, array.shape, dtype, array, [targets, weight, pos_weight, grad_output])
-    # element by element as memory lies; but a sum has its bits from one order of the elements
-    order = memory_order(array) if reduction == "none" else tuple(range(array.ndim))
+    order = memory_order(array)  # element by element as memory lies
     factors = [a.transpose(order) for a in (weight, pos_weight, above)]
     outputs = [None if a is None else a.transpose(order) for a in (losses, gradient)]
     total = _fill(array.transpose(order), labels.transpose(order), factors, outputs, n_threads)

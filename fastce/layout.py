@@ -102,11 +102,15 @@ class Rows:
         """A fresh matrix of these rows."""
         if isinstance(rows, slice):
             block = np.empty((rows.stop - rows.start, self.classes), self.dtype)
-            for of_view, of_block in self._parts(rows, block):
-                copy_rows(of_view, of_block)
+            self.copy_into(rows, block)
             return block
         picked = self.view[self._place(rows)].reshape(rows.size, self.classes)
         return np.array(picked, dtype=self.dtype, order="C", copy=True)
+
+    def copy_into(self, rows: slice, block: Array) -> None:
+        """Copy these rows into a matrix of any strides."""
+        for of_view, of_block in self._parts(rows, block):
+            copy_rows(of_view, of_block)
 
     def _parts(self, rows: slice, block: Array) -> Iterator[tuple[Array, Array]]:
         """The parts of the view that make these rows, each with its part of a block of them."""
@@ -193,31 +197,41 @@ class CopiedColumns:
 
     def block(self, place: Place) -> Array:
         """A copy of this part."""
-        return self._as_cube(self.rows.block(place.start, place.stop), place)
+        if self.narrow:
+            return self._as_cube(self.rows.block(place.start, place.stop), place)
+        room = self.room(place)
+        for rows, of_outer in self._outers(place, room):
+            self.rows.copy_into(rows, of_outer)
+        return room
 
     def room(self, place: Place) -> Array:
         """Where a kernel can write this part."""
-        if not self.narrow:
-            outer, rows = place.shape
-            return storage_view(np.empty((outer, self.rows.classes, rows), self.rows.dtype))
-        return self._as_cube(self.rows.room(place.start, place.stop), place)
+        if self.narrow:
+            return self._as_cube(self.rows.room(place.start, place.stop), place)
+        outer, rows = place.shape
+        return storage_view(np.empty((outer, self.rows.classes, rows), self.rows.dtype))
 
     def put_back(self, place: Place, block: Array) -> None:
         """Store what was written into `room`."""
-        if not self.narrow:
-            count = place.shape[1]
-            for k, of_outer in enumerate(block):
-                start = place.start + k * count
-                self.rows.put(slice(start, start + count), of_outer.T)
+        if self.narrow:
+            self.rows.put_back(place.start, place.stop, block.transpose(0, 2, 1).reshape(-1, self.rows.classes))
             return
-        self.rows.put_back(place.start, place.stop, block.transpose(0, 2, 1).reshape(-1, self.rows.classes))
+        for rows, of_outer in self._outers(place, block):
+            self.rows.put(rows, of_outer)
+
+    def _outers(self, place: Place, block: Array) -> Iterator[tuple[slice, Array]]:
+        """The rows of each outer, and the matrix of them in a block that has them adjacent."""
+        count = place.shape[1]
+        for k, of_outer in enumerate(block.view(self.rows.dtype)):
+            start = place.start + k * count
+            yield slice(start, start + count), of_outer.T
 
     def _as_cube(self, block: Array, place: Place) -> Array:
         return block.reshape(*place.shape, self.rows.classes).transpose(0, 2, 1)
 
 
 def columns_of(array: Array, axis: int, dtype: np.dtype[Any]) -> Columns | CopiedColumns | None:
-    """The array as a cube, if a kernel can read it where it is or its classes are few; else None."""
+    """The array as a cube, if a kernel can read it where it is, its classes are few, or its rows nearer; else None."""
     before, classes, after = math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :])
     shape = (1, classes, before) if after == 1 else (before, classes, after)
     cube = _cube_of(array, (before, classes, after), dtype)
@@ -226,7 +240,10 @@ def columns_of(array: Array, axis: int, dtype: np.dtype[Any]) -> Columns | Copie
             return Columns(storage_view(cube), narrow=False)
         if classes == 1 or (classes <= NARROW and cube.strides[1] == array.itemsize):
             return Columns(storage_view(cube), narrow=True)
-    return CopiedColumns(Rows(array, axis, dtype), shape) if classes <= NARROW else None
+    rows = Rows(array, axis, dtype)
+    if classes <= NARROW:
+        return CopiedColumns(rows, shape)
+    return CopiedColumns(rows, shape, narrow=False) if rows.is_across and classes < LARGEST_NUMBER else None
 
 
 def columns_to_write(

@@ -274,8 +274,9 @@ def test_the_binary_gradient_goes_into_out_and_may_replace_the_logits(rng):
         assert ours.value == same.value
         np.testing.assert_array_equal(out, same.grad)
     for work in (plain.copy(), np.asfortranarray(plain)):
+        value = fastce.binary_cross_entropy_with_logits(work, targets)  # summed as the logits lie in memory
         ours = fastce.binary_cross_entropy_with_logits_value_and_grad(work, targets, out=work)
-        assert ours.value == same.value
+        assert ours.value == value == pytest.approx(same.value, rel=1e-7)
         np.testing.assert_array_equal(work, same.grad)
 
 
@@ -361,4 +362,6 @@ def test_binary_of_a_view_is_that_of_its_copy_and_touches_nothing_else(rng, view
     for reduction in REDUCTIONS:
         losses = fastce.binary_cross_entropy_with_logits(x, y, reduction=reduction, **options)
         expected = fastce.binary_cross_entropy_with_logits(x.copy(), y.copy(), reduction=reduction, **copies)
-        np.testing.assert_array_equal(losses, expected)
+        # Sums are taken as memory lies.
+        last_bits = 0 if reduction == "none" else 4 * np.finfo(np.float64 if dtype == np.float64 else np.float32).eps
+        np.testing.assert_allclose(losses, expected, rtol=last_bits, atol=0)
