@@ -63,9 +63,9 @@ def logsumexp(
     Notes
     -----
     At most 1 ulp from exact in float32 for rows of any length; near 0 the absolute error is at most 2 eps. A search
-    (bench/accuracy.py) over rows whose roundings do not average out finds 1.1 ulp at most, among few classes of which
-    half lie 2**-24 below the others, and 0.8 ulp among equal elements. float64 has no wider dtype to be summed in: 2.4
-    ulp. Empty and all -inf: -inf. +inf wins. NaN affects its own row only.
+    (bench/accuracy.py) over rows whose roundings do not average out finds 0.89 ulp. float64: at most 4.5 ulp
+    found, or 4.5 eps of results below 1, in 50,000 rows; there is no wider dtype for log(n) where the largest element
+    nearly cancels it. Empty and all -inf: -inf. +inf wins. NaN affects its own row only.
 
     References
     ----------

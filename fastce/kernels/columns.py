@@ -12,10 +12,9 @@ is not mended here: it is left alone and reported, and the kernels that go along
 """
 
 import math
-from typing import Any
 
-from fastce.kernels.exponential import LN2, LOG2E, SPARE, exp, exp_in_parts, largest_exponent, with_factor_1
-from fastce.kernels.jit import by_type, inline, outlined
+from fastce.kernels.exponential import LN2, LOG2E, SPARE, exp, largest_exponent, with_factor_1
+from fastce.kernels.jit import inline, outlined
 from fastce.kernels.lanes import lesser_and_top, store_where
 from fastce.kernels.lines import BESIDE, CHOSEN, DISTANCE_SUM, EXPS, HIGHEST, MASS_SUM, REFERENCE, load_sum, store_sum
 from fastce.kernels.memory import (
@@ -29,7 +28,7 @@ from fastce.kernels.memory import (
     store_whole,
     to_real,
 )
-from fastce.kernels.simd import copysign, float32_vector, fma, where_equal, where_less, where_zero
+from fastce.kernels.simd import copysign, fma, where_equal, where_less, where_zero
 from fastce.kernels.vector import rounded, tanh
 from fastce.kernels.wide import add_products, add_wide
 
@@ -124,48 +123,15 @@ def choose_references(running, tile, classes, count, cap, scale):
         store(running, HIGHEST + k, lowest)
 
 
-def add_exps(exps: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
-    """``exps`` with exp of a few vectors, added to each other before.
-
-    In float32 the powers of two in exp are added apart from the rest: four of them hardly ever round, and what the
-    rest has lost is little beside them. A sum of equal terms is as exact as any other then.
-    """
-
-
-@by_type(add_exps)
-def _add_exps(exps: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
-    def four_in_float64(exps, x, exponent, scaled_by):
-        ab = exp(x[0], exponent, scaled_by) + exp(x[1], exponent, scaled_by)
-        return add_wide(exps, ab + (exp(x[2], exponent, scaled_by) + exp(x[3], exponent, scaled_by)))
-
-    def one_in_float64(exps, x, exponent, scaled_by):
-        return add_wide(exps, exp(x[0], exponent, scaled_by))
-
-    def four(exps, x, exponent, scaled_by):
-        q_a, power_a = exp_in_parts(x[0], exponent, scaled_by)
-        q_b, power_b = exp_in_parts(x[1], exponent, scaled_by)
-        q_c, power_c = exp_in_parts(x[2], exponent, scaled_by)
-        q_d, power_d = exp_in_parts(x[3], exponent, scaled_by)
-        exps = add_wide(exps, (power_a + power_b) + (power_c + power_d))
-        return add_wide(exps, fma(q_b, power_b, q_a * power_a) + fma(q_d, power_d, q_c * power_c))
-
-    def one(exps, x, exponent, scaled_by):
-        q, power = exp_in_parts(x[0], exponent, scaled_by)
-        return add_wide(add_wide(exps, power), q * power)
-
-    if x.dtype == float32_vector:
-        return four if len(x) == ABREAST else one
-    return four_in_float64 if len(x) == ABREAST else one_in_float64
-
-
 @inline
-def hold_largest_back(x, tops):
-    """The four vectors without what every lane holds back, and that: the largest of all."""
+def add_terms(x, tops, exponent, scaled_by):
+    """exp of four vectors, together, and the largest of all; each lane's largest x so far is held back."""
     a, tops = lesser_and_top(x[0], tops)
     b, tops = lesser_and_top(x[1], tops)
     c, tops = lesser_and_top(x[2], tops)
     d, tops = lesser_and_top(x[3], tops)
-    return (a, b, c, d), tops
+    ab = exp(a, exponent, scaled_by) + exp(b, exponent, scaled_by)
+    return ab + (exp(c, exponent, scaled_by) + exp(d, exponent, scaled_by)), tops
 
 
 @inline
@@ -184,14 +150,14 @@ def add_classes(running, sums, tile, k, first, stop, count, cap, scaled_by, smoo
             logits_at(place, at + 2 * stride, count, cap),
             logits_at(place, at + 3 * stride, count, cap),
         )
-        lesser, tops = hold_largest_back(x, tops)
-        exps = add_exps(exps, lesser, exponent, scaled_by)
+        terms, tops = add_terms(x, tops, exponent, scaled_by)
+        exps = add_wide(exps, terms)
         if smoothed:
             distances = add_wide(distances, ((x[0] - near) + (x[1] - near)) + ((x[2] - near) + (x[3] - near)))
     for c in range(end, stop):
         x = logits_at(place, start + k + c * stride, count, cap)
         lesser, tops = lesser_and_top(x, tops)
-        exps = add_exps(exps, (lesser,), exponent, scaled_by)
+        exps = add_wide(exps, exp(lesser, exponent, scaled_by))
         if smoothed:
             distances = add_wide(distances, x - near)
     store(running, HIGHEST + k, tops)

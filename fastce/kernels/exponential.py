@@ -105,7 +105,7 @@ def add_exp(total: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
 def exp_in_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """(q, power) with `exp` = power + q power, for factor 1 and |q| below 0.42: their sums round less than its.
 
-    A power of two is exact (T_j 2**k is to 0.2 ulp), and what q has lost is little beside the power.
+    A power of two is exact (T_j 2**k is to 0.2 ulp), and what q has lost is little beside the power. See `add_exactly`.
     """
 
 

@@ -8,11 +8,30 @@ import math
 from numba import types
 
 from fastce.kernels.blocks import scratch_block
-from fastce.kernels.columns import choose_references, put_lanes, sum_tile, write_tile
-from fastce.kernels.exponential import exp, headroom, scaling
+from fastce.kernels.columns import (
+    choose_references,
+    classes_at_a_time,
+    put_lanes,
+    readable,
+    sum_tile,
+    write_tile,
+)
+from fastce.kernels.exponential import SPARE, exp_in_parts, headroom, scaling
 from fastce.kernels.jit import inline, kernel, matrix, outlined
-from fastce.kernels.lanes import any_nan, lesser_and_top, load_real, store_real
-from fastce.kernels.lines import ABOVE, FITTING, HIGHEST, REFERENCE, SHARE, new_running, new_sums, put_into_states
+from fastce.kernels.lanes import any_nan, lesser_and_top, load_real
+from fastce.kernels.lines import (
+    ABOVE,
+    EXPS,
+    FITTING,
+    HIGHEST,
+    REFERENCE,
+    SHARE,
+    load_sum,
+    new_running,
+    new_sums,
+    put_into_states,
+    store_sum,
+)
 from fastce.kernels.memory import (
     elements,
     keep_first,
@@ -25,72 +44,135 @@ from fastce.kernels.memory import (
     to_real,
 )
 from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
-from fastce.kernels.simd import where_less
+from fastce.kernels.simd import fma, where_less
 from fastce.kernels.softmax import probability
 from fastce.kernels.states import (
-    EXPONENT,
     FITS,
     GROUP,
     LANES,
     LOSS,
-    REST,
     TOP,
     TOTAL,
-    UPSTREAM,
     finish_logsumexp,
     mark_fitting,
     new_states,
     report_misfits,
 )
+from fastce.kernels.wide import add_wide
+
+EXACT_AT_ONCE = 16  # up to so many classes results are nearly always small
+ABOVE_ALL = 2.0 ** (SPARE + 10.0)  # more than any term of a row whose reference has been chosen from all its elements
+
+
+@inline
+def no_masses(place):
+    """The `masses` of rows without targets; see columns.py."""
+    zero = to_real(place, 0.0)
+    return zero, zero, False, scratch_block(place), False
 
 
 @inline
 def look_at_tile(running, sums, tile, classes, count):
     """The largest element of every row of the tile, and the sum without its term."""
     place = tile[0]
-    zero = to_real(place, 0.0)
-    masses = (zero, zero, False, scratch_block(place), False)
-    choose_references(running, tile, classes, count, (zero, zero), 1.0)
-    scaled_by = scaling(place, 1.0, 1.0)
-    sum_tile(running, sums, tile, classes, count, (zero, zero), scaled_by, masses, (place, 0, 0, 0))
-    return masses
-
-
-@outlined
-def sum_again_in_float64(states, tile, k, first, classes, count):
-    """The sums of one vector of float32 rows, every step in float64."""
-    place, start, stride, _ = tile
-    scaled_by = scaling(states, 1.0, 1.0)
-    zero = load_first(states, 0, 0, 0.0)
-    for j in range(k, k + lanes_of(place), LANES):
-        store(states, REST + j, zero)
-        store(states, TOP + j, zero - math.inf)
-    for c in range(classes):
-        store_real(states, UPSTREAM + k, elements(place, start + first + k + c * stride, count, to_real(place, 0.0)))
-        for j in range(k, k + lanes_of(place), LANES):
-            lesser, top = lesser_and_top(load(states, UPSTREAM + j), load(states, TOP + j))
-            store(states, TOP + j, top)
-            store(states, REST + j, load(states, REST + j) + exp(lesser, load(states, EXPONENT + j), scaled_by))
+    cap = to_real(place, 0.0), to_real(place, 0.0)
+    choose_references(running, tile, classes, count, cap, 1.0)
+    sum_tile(running, sums, tile, classes, count, cap, scaling(place, 1.0, 1.0), no_masses(place), (place, 0, 0, 0))
 
 
 @inline
-def mend_near_zero(states, tile, first, classes, count):
-    """A logsumexp near 0 that no cancellation brought there is as exact as its sum: float64 for those of float32."""
+def add_exactly(seen, place, at, count, exponent, scaled_by):
+    """(high, low, tops) with one class more: exp(x) / 2**exponent is added, or that of the top if x is larger.
+
+    What high + y loses is y - ((high + y) - high), exactly, because high is never less than y (Dekker). With exp in two
+    parts, low gets what y has lost as well. So low stays 2**-14 of the largest term or less, and its own roundings are
+    nothing: the error of the sum is that of the parts, about a quarter of an ulp, for equal elements and any others.
+    """
+    high, low, tops = seen
+    x, tops = lesser_and_top(elements(place, at, count, to_real(place, 0.0)), tops)
+    q, power = exp_in_parts(x, exponent, scaled_by)
+    new = high + fma(q, power, power)
+    return new, low + fma(q, power, power - (new - high)), tops
+
+
+@inline
+def add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by):
+    """`add_exactly` for two classes."""
+    seen = add_exactly(seen, place, at, count, exponent, scaled_by)
+    return add_exactly(seen, place, at + stride, count, exponent, scaled_by)
+
+
+@inline
+def add_classes_exactly(running, sums, tile, k, first, stop, count):
+    """Add exp of these classes, but for the largest, to one vector of rows."""
+    place, start, stride, _ = tile
+    lanes = lanes_of(place)
+    zero = load_first(place, 0, 0, to_real(place, 0.0))
+    above = zero + to_real(place, ABOVE_ALL)
+    scaled_by = scaling(place, 1.0, 1.0)
+    exponent, tops = load(running, REFERENCE + k), zero - to_real(place, math.inf)
+    if first > 0:
+        tops = load(running, HIGHEST + k)
+    seen = above, zero, tops
+    at, left = start + k + first * stride, stop - first
+    while left >= 4:
+        seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
+        seen = add_pair_exactly(seen, place, at + 2 * stride, stride, count, exponent, scaled_by)
+        at, left = at + 4 * stride, left - 4
+    if left >= 2:
+        seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
+        at, left = at + 2 * stride, left - 2
+    if left > 0:
+        seen = add_exactly(seen, place, at, count, exponent, scaled_by)
+    store(running, HIGHEST + k, seen[2])
+    exps = load_sum(sums, lanes, EXPS, k, first)
+    store_sum(sums, lanes, EXPS, k, add_wide(add_wide(exps, seen[0] - above), seen[1]))
+
+
+@inline
+def any_small(states, first, stop):
+    """Whether a sum of float32 may be off by too much for one of these results.
+
+    Such a sum may be off by 3.5 * 2**-24 of itself: 1.5 by exp, 2 by adding four terms. That is 0.44 ulp of a result
+    from 4 on, so that with the last rounding it is below 1, and below 2 eps for results below 1 that come from a
+    difference.
+    """
+    found = False
+    for k in range(first, stop, LANES):
+        log_sum, largest = load(states, LOSS + k), load(states, TOP + k)
+        lse = log_sum + largest
+        below_1 = where_less(largest * largest, log_sum * log_sum, math.nan, log_sum)
+        small = where_less(lse * lse, 1.0, below_1, math.nan)
+        found = found or any_nan(where_less(lse * lse, 16.0, small, 0.0))
+    return found
+
+
+@outlined
+def mend_small(running, sums, tile, group, classes, states, count):
+    """Add up again, exactly, where results are small."""
     lanes = lanes_of(tile[0])
-    if lanes == LANES:
-        return
-    any_near_zero = False
+    step = classes_at_a_time(tile, classes)
+    mended = False
     for k in range(0, count, lanes):
-        near_zero = False
-        for j in range(k, min(k + lanes, count), LANES):
-            log_sum, largest = load(states, LOSS + j), load(states, TOP + j)
-            small = where_less((log_sum + largest) * (log_sum + largest), 0.25, math.nan, log_sum)
-            near_zero = near_zero or any_nan(where_less(largest * largest, log_sum * log_sum, small, 0.0))
-        if near_zero:
-            sum_again_in_float64(states, tile, k, first, classes, min(lanes, count - k))
-            any_near_zero = True
-    if any_near_zero:
+        if any_small(states, k, min(k + lanes, count)):
+            for first in range(0, classes, step):
+                stop = min(first + step, classes)
+                add_classes_exactly(
+                    running, sums, tile, group + k, first, stop, readable(tile, group + k, group + count)
+                )
+            mended = True
+    if mended:
+        put_into_states(states, running, sums, lanes, group, count, no_masses(tile[0]))
         finish_logsumexp(states, count)
+
+
+@outlined
+def sum_tile_exactly(running, sums, tile, classes, count):
+    """`look_at_tile`, for a few classes."""
+    cap = to_real(tile[0], 0.0), to_real(tile[0], 0.0)
+    choose_references(running, tile, classes, count, cap, 1.0)
+    for k in range(0, count, lanes_of(tile[0])):
+        add_classes_exactly(running, sums, tile, k, 0, classes, readable(tile, k, count))
 
 
 @inline
@@ -139,16 +221,21 @@ def logsumexp_columns(logits, narrow, results, misfits):
     room, states = new_tile(logits), new_states()
     running, sums = new_running(room), new_sums()
     width = tile_width(classes, narrow)
+    exactly = classes <= EXACT_AT_ONCE
     for o in range(outer):
         for first in range(0, rows, width):
             count = min(width, rows - first)
             tile = tile_of(logits, narrow, o, first, count, room, width)
-            masses = look_at_tile(running, sums, tile, classes, count)
+            if exactly:
+                sum_tile_exactly(running, sums, tile, classes, count)
+            else:
+                look_at_tile(running, sums, tile, classes, count)
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
-                put_into_states(states, running, sums, lanes_of(room), group, here, masses)
+                put_into_states(states, running, sums, lanes_of(room), group, here, no_masses(room))
                 finish_logsumexp(states, here)
-                mend_near_zero(states, tile, group, classes, here)
+                if not exactly:
+                    mend_small(running, sums, tile, group, classes, states, here)
                 if not mark_fitting(states, here, 1.0, headroom(room)):
                     report_misfits(states, here, at, row_pointer(misfits, o))
                 for k in range(0, here, LANES):
@@ -172,11 +259,11 @@ def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits, past_ca
         for first in range(0, rows, width):
             count = min(width, rows - first)
             tile = tile_of(logits, narrow, o, first, count, room, width)
-            masses = look_at_tile(running, sums, tile, classes, count)
+            look_at_tile(running, sums, tile, classes, count)
             all_fit = True
             for group in range(0, count, GROUP):
                 here = min(GROUP, count - group)
-                put_into_states(states, running, sums, lanes, group, here, masses)
+                put_into_states(states, running, sums, lanes, group, here, no_masses(room))
                 finish_logsumexp(states, here)
                 if not mark_fitting(states, here, 1.0, headroom(room)):
                     all_fit = False
