@@ -33,6 +33,12 @@ def vector_bits() -> int:
     return target.vector_bits()
 
 
+def _missing_instructions() -> str:
+    from fastce.kernels import target
+
+    return "" if target.has_fma() else ", no FMA"
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -62,6 +68,13 @@ def cuda_devices() -> str:
 def show_config() -> None:
     """Print versions, CPU, vector width, threads, cache folder and CUDA device.
 
+    Notes
+    -----
+    Vectors, and whether there is FMA, are those that kernels are compiled for: of this CPU, or of ``NUMBA_CPU_NAME``
+    and ``NUMBA_CPU_FEATURES``. Without FMA (x86-64 before 2013, and x86-64-v2) results are as right, but a * b + c,
+    which must be rounded once, is computed in float64, or of float64 by the C library: 5 to 20 times slower, in float64
+    more. A process that compiles kernels for such a CPU says so once, in the log ``fastce``.
+
     Examples
     --------
     >>> import fastce
@@ -73,7 +86,7 @@ def show_config() -> None:
     versions = ", ".join(f"{name} {_version(name)}" for name in ("numba", "llvmlite", "numpy", "scipy"))
     print(f"fastce {fastce.__version__} on Python {sys.version.split()[0]}, {platform.platform()}")
     print(f"packages: {versions}")
-    print(f"CPU: {cpu_name()}, {os.cpu_count()} cores, vectors of {vector_bits()} bits")
+    print(f"CPU: {cpu_name()}, {os.cpu_count()} cores, vectors of {vector_bits()} bits{_missing_instructions()}")
     print(f"threads: {get_num_threads()}")
     print(f"cache of compiled kernels: {cache_folder() or 'off (FASTCE_CACHE=0)'}")
     print(f"CUDA: {cuda_devices()}")

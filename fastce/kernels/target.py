@@ -1,27 +1,37 @@
 """What LLVM compiles for, as it says itself: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are heeded as it heeds them."""
 
 import functools
+import logging
 
 from llvmlite import binding
 from numba.core.registry import cpu_target
 
-# A list of features does not tell: a CPU's name implies some that no list has. A load of 64 bytes does.
+# A list of features does not tell: a CPU's name implies some that no list has. What is made of vectors does.
 _PROBE = """
-define void @probe(ptr %from, ptr %to) "prefer-vector-width"="512" {
-  %x = load <16 x i32>, ptr %from, align 4
-  %y = add <16 x i32> %x, %x
-  store <16 x i32> %y, ptr %to, align 4
+declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+
+define void @probe(ptr %floats, ptr %halves, ptr %sum, ptr %wide, ptr %fused) "prefer-vector-width"="512" {
+  %x = load <16 x float>, ptr %floats, align 4
+  %y = fadd <16 x float> %x, %x
+  store <16 x float> %y, ptr %sum, align 4
+  %h = load <8 x half>, ptr %halves, align 2
+  %w = fpext <8 x half> %h to <8 x float>
+  store <8 x float> %w, ptr %wide, align 4
+  %f = call <16 x float> @llvm.fma.v16f32(<16 x float> %x, <16 x float> %x, <16 x float> %y)
+  store <16 x float> %f, ptr %fused, align 4
   ret void
 }
 """
 
 
 @functools.cache
+def _assembly() -> str:
+    return str(cpu_target.target_context.codegen()._tm.emit_assembly(binding.parse_assembly(_PROBE)))
+
+
 def vector_bits() -> int:
     """The width of the widest vector registers that kernels are compiled for."""
-    machine = cpu_target.target_context.codegen()._tm
-    assembly = machine.emit_assembly(binding.parse_assembly(_PROBE))
-    return 512 if "%zmm" in assembly else 256 if "%ymm" in assembly else 128
+    return 512 if "%zmm" in _assembly() else 256 if "%ymm" in _assembly() else 128
 
 
 def has_avx512() -> bool:
@@ -29,19 +39,20 @@ def has_avx512() -> bool:
     return vector_bits() == 512
 
 
-_HALF_PROBE = """
-define void @probe(ptr %from, ptr %to) {
-  %x = load <8 x half>, ptr %from, align 2
-  %y = fpext <8 x half> %x to <8 x float>
-  store <8 x float> %y, ptr %to, align 4
-  ret void
-}
-"""
+def has_half() -> bool:
+    """Whether there are instructions for float16; without, LLVM calls functions that are not there."""
+    return "hfsf" not in _assembly() and "h2f" not in _assembly()
+
+
+def has_fma() -> bool:
+    """Whether there are instructions for a * b + c, rounded once; without, LLVM calls the C library for each."""
+    return "fmaf" not in _assembly()
 
 
 @functools.cache
-def has_half() -> bool:
-    """Whether there are instructions for float16; without, LLVM calls functions that are not there."""
-    machine = cpu_target.target_context.codegen()._tm
-    assembly = machine.emit_assembly(binding.parse_assembly(_HALF_PROBE))
-    return "hfsf" not in assembly and "h2f" not in assembly
+def tell_without_fma() -> None:
+    """Say once that kernels will be slow where they are compiled for a CPU without FMA."""
+    if not has_fma():
+        logging.getLogger("fastce").warning(
+            "fastce compiles for a CPU without FMA (this, or NUMBA_CPU_NAME's): 5 to 20 times slower, in float64 more"
+        )
