@@ -47,6 +47,11 @@ def upstream_of(grad_output: Any, call: "CrossEntropy") -> tuple[float, DeviceAr
     return 1.0, contiguous(array, "float64")
 
 
+def size_of_number(grad_output: Any) -> float:
+    """What gradients are multiplied by, if that is a number on the host; else 0."""
+    return 0.0 if grad_output is None or is_on_device(grad_output) else abs(number(grad_output, "grad_output"))
+
+
 def factors_of(given: dict[str, Any]) -> tuple[float, float, float]:
     """(logit_scale, softcap, z_loss), 0 for what there is not; refused where float64 has not the range for them."""
     scale, z_loss = positive(given["logit_scale"], "logit_scale"), not_negative(given["z_loss"], "z_loss")
@@ -74,7 +79,8 @@ class CrossEntropy:
         keep, spread = smoothing(fraction(given["label_smoothing"], "label_smoothing"), over, self.classes)
         scale, self.softcap, z_loss = factors_of(given)
         self.dtype_of_losses = real_of(self.logits).name
-        if not has_range(real_of(self.logits), scale, self.softcap, z_loss):
+        above = size_of_number(given.get("grad_output")) * scale * max(z_loss, 1.0)
+        if not (has_range(real_of(self.logits), scale, self.softcap, z_loss) and fits(real_of(self.logits), above)):
             self.logits = contiguous(self.logits, "float64")
         self.real = real_of(self.logits)
         self.options = options_of(self.real, scale, self.softcap, z_loss, keep, spread)

@@ -2,12 +2,14 @@
 
 import re
 
+import calls
 import clip_checks
+import edge_batches
 import magnitudes
 import numpy as np
 import pytest
 import test_magnitudes
-from checks import dtype_of
+from checks import REDUCTIONS, dtype_of
 from crosscheck import pairwise
 
 pytest.importorskip("numba_cuda")
@@ -53,6 +55,17 @@ def test_a_z_loss_that_float32_does_not_hold(on_device):
     logits = np.array([[1, 2, 0]], np.float32)
     lse = np.log(np.exp(logits.astype(float)).sum())
     assert on_device.cross_entropy(logits, np.array([0]), z_loss=1e39) == pytest.approx(1e39 * lse * lse, rel=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "grad_output"), [(1.0, 3e38), (1e20, 1e20), (1e-25, 1e-20)])
+def test_a_grad_output_that_float32_does_not_hold(on_device, scale, grad_output):
+    logits = np.array([[1, 2, 0], [0, 300, 1]], np.float32)
+    options = {"logit_scale": scale, "reduction": "sum", "grad_output": grad_output}
+    ours = on_device.cross_entropy_value_and_grad(logits, np.array([0, 1]), **options).grad
+    with np.errstate(over="ignore", under="ignore"):
+        exact = on_device.cross_entropy_value_and_grad(logits.astype(float), np.array([0, 1]), **options).grad
+        np.testing.assert_allclose(ours, exact.astype(np.float32), rtol=1e-6, atol=1e-45)
+    assert not np.isnan(ours).any()
 
 
 @pytest.mark.parametrize("options", [{"logit_scale": 1e-320}, {"logit_scale": 1e300}, {"softcap": 1e-300}], ids=str)
@@ -138,6 +151,16 @@ def test_the_scales_gradient_of_the_largest_similarities(on_device):
         np.testing.assert_allclose(ours.grad_logit_scale, theirs.grad_logit_scale, rtol=1e-7)
         with np.errstate(over="ignore"):
             np.testing.assert_allclose(ours.grad, theirs.grad.astype(np.float32), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", edge_batches.BATCHES)
+@pytest.mark.parametrize("form", calls.CONTRASTIVE)
+def test_losses_from_features_of_batches_at_the_edge(on_device, monkeypatch, rng, form, batch):
+    monkeypatch.setattr(edge_batches, "fastce", on_device)
+    reduction = REDUCTIONS[list(edge_batches.BATCHES).index(batch) % 3]
+    for name, size, scale in (("float32", -4.0, 64.0), ("float64", 4.0, 1.0)):
+        edge_batches.check(form, batch, rng, size, dtype_of(name), scale, reduction=reduction)
 
 
 @pytest.mark.ptx
