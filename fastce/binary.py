@@ -1,6 +1,7 @@
 """Binary cross entropy with logits, element by element."""
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from fastce.arguments import (
     reduction_of,
     weights_like,
 )
+from fastce.extremes import powers_of
 from fastce.kernels.binary import binary_rows
 from fastce.kernels.jit import storage_view
 from fastce.kernels.simd import VECTOR_BYTES
 from fastce.layout import Rows, goes_past_cache
 from fastce.losses import ValueAndGrad, upstream_of
-from fastce.reductions import reduced
+from fastce.reductions import ROOM, reduced
+from fastce.silence import silently
 from fastce.threads import cut_rows, for_each
 
 SHORT = 1024  # elements; shorter rows are merged, so that few vectors are partial
@@ -142,10 +145,21 @@ def _binary(
     order = memory_order(array)  # element by element as memory lies
     factors = [a.transpose(order) for a in (weight, pos_weight, above)]
     outputs = [None if a is None else a.transpose(order) for a in (losses, gradient)]
-    total = _fill(array.transpose(order), labels.transpose(order), factors, outputs, n_threads)
+    of_losses, of_gradient = outputs
+    fill = functools.partial(_fill, array.transpose(order), labels.transpose(order), n_threads=n_threads)
+    wide = np.dtype(np.float64)
+    narrow = wide if _need_float64(factors[:2]) else compute_dtype(dtype)
+    if of_gradient is None or not _need_float64(factors):
+        total = fill(factors, [of_losses, of_gradient], narrow)
+    else:  # the value is that of the twin
+        total = fill([*factors[:2], np.broadcast_to(1.0, of_gradient.shape)], [of_losses, None], narrow)
+        fill(factors, [None, of_gradient], wide)
     if losses is not None:
         return losses[()], gradient
-    return reduced(float(total.sum()), reduction, float(array.size)), gradient
+    exponent = 0
+    if math.isinf(total) and (gradient is None or not np.may_share_memory(gradient, array)):
+        total, exponent = fill([np.ldexp(factors[0], -ROOM), *factors[1:]], [None, None], narrow), ROOM
+    return reduced(total, reduction, float(array.size), exponent), gradient
 
 
 class _Number:
@@ -183,22 +197,39 @@ def _is_one_number(array: Array) -> bool:
     return all(stride == 0 or length == 1 for stride, length in zip(array.strides, array.shape, strict=True))
 
 
+def _need_float64(factors: list[Array]) -> bool:
+    """Whether weights, or what the gradient is multiplied by, are beyond what float32 may be multiplied by."""
+    low, high = zip(*(powers_of(_without_repeats(factor)) for factor in factors), strict=True)
+    return bool(max(high) > 30.0 or min(low[:2]) < -30.0 or sum(high) > 100.0 or sum(low) < -100.0)
+
+
+def _without_repeats(array: Array) -> Array:
+    """The elements that are there, where an axis has been broadcast."""
+    return array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
+
+
 def _fill(
-    logits: Array, labels: Array, factors: list[Array], outputs: list[Array | None], n_threads: int | None
-) -> Array:
-    """Compute losses and gradient into those outputs that are there; return the sum of each block's losses.
+    logits: Array,
+    labels: Array,
+    factors: list[Array],
+    outputs: list[Array | None],
+    real: np.dtype[Any],
+    *,
+    n_threads: int | None,
+) -> float:
+    """Compute losses and gradient in this dtype, into those outputs that are there; return the sum of all losses.
 
     Rows are those of the last axis. Short ones are merged, by shape alone, unless their weights would have to be too.
     """
     dtype = kernel_dtype(logits.dtype)
-    real = compute_dtype(dtype)
+    dtype = dtype if compute_dtype(dtype) == real else real
     varies = not all(map(_is_one_number, factors[:2]))
     classes = logits.shape[-1] if logits.ndim > 1 else 1
     axis = -1 if logits.ndim > 1 else ()
     layout = Rows if varies or classes >= SHORT else _Merged
     x, y = layout(logits, axis, dtype), layout(labels, axis, real)
     by = [_Number(a, real) if _is_one_number(a) else layout(a, axis, real) for a in factors]
-    written = [None if array is None else layout(array, axis) for array in outputs]
+    written = [None if a is None else layout(a, axis, of) for a, of in zip(outputs, (real, dtype), strict=True)]
     absent = [np.empty((0, 0), real), storage_view(np.empty((0, 0), dtype))]
     blocks = cut_rows(x.rows, x.row_bytes) if logits.size else []
     sums = np.empty(len(blocks))
@@ -215,10 +246,10 @@ def _fill(
             kernel(
                 block, y.block(start, stop), *(a.block(start, stop) for a in by), row_losses, *rooms, plain, past_cache
             )
-            sums[k] = row_losses.sum()
+            sums[k] = silently(np.add.reduce, row_losses)
             for rows, room in zip(written, rooms, strict=True):
                 if rows is not None:
-                    rows.put_back(start, stop, room)
+                    silently(rows.put_back, start, stop, room)
 
     for_each([(k, k + 1) for k in range(len(blocks))], work, n_threads)
-    return sums
+    return float(silently(np.add.reduce, sums))

@@ -47,7 +47,7 @@ def _is_within(options: Options, limits: _Range, low: float, high: float) -> boo
     )
 
 
-def _powers(factors: Array | None) -> tuple[float, float]:
+def powers_of(factors: Array | None) -> tuple[float, float]:
     """The powers of two of the smallest and the largest factor that is not 0."""
     if factors is None:
         return 0.0, 0.0
@@ -64,7 +64,7 @@ def is_extreme(options: Options, targets: TargetRows, itemsize: int, upstream: A
     if is_plain and (upstream is None or (upstream.size == 1 and 1e-30 < upstream.item() < 1e30)):
         return False  # told quickly
     limits = _RANGES[max(itemsize, 4)]
-    of_class, of_row, above = _powers(targets.per_class), _powers(targets.per_row), _powers(upstream)
+    of_class, of_row, above = powers_of(targets.per_class), powers_of(targets.per_row), powers_of(upstream)
     if max(-of_class[0], of_class[1]) > limits.weight or max(-of_row[0], of_row[1]) > _RANGES[8].weight:
         return True
     low, high = (sum(powers) for powers in zip(of_class, of_row, above, strict=True))

@@ -215,7 +215,7 @@ def _checked_call(
         given,
         bias,
         by_row,
-        None if sample_weight is None else np.broadcast_to(sample_weight, described.logits.lead).reshape(-1),
+        described.targets.per_row,
         counted,
         options,
         Progress(progress, len(panels.row_cuts), "linear_cross_entropy", "panel"),

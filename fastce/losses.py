@@ -20,7 +20,8 @@ from fastce.dispatch import by_device
 from fastce.kernels.targets import Options
 from fastce.layout import Rows
 from fastce.running import CrossEntropyCall, run
-from fastce.targets import mean_factor, smoothing, target_rows
+from fastce.silence import silently
+from fastce.targets import for_mean, mean_factor, smoothing, target_rows
 
 
 class ValueAndGrad(NamedTuple):
@@ -69,7 +70,10 @@ def cross_entropy_call(
         smoothed=spread > 0.0,
         n_threads=n_threads,
     )
-    return CrossEntropyCall(array, axis, rows, described, options, reduction_of(reduction))
+    reduction = reduction_of(reduction)
+    return CrossEntropyCall(
+        array, axis, rows, for_mean(described) if reduction == "mean" else described, options, reduction
+    )
 
 
 @by_device
@@ -247,7 +251,7 @@ def upstream_of(grad_output: Any, reduction: str, lead: tuple[int, ...], total_w
         return np.array([factor])
     array = real_array(grad_output, "grad_output").astype(np.float64)
     if is_one_number(array.shape):
-        return array.reshape(1) * factor
+        return silently(np.multiply, array.reshape(1), factor)
     if reduction != "none" or array.shape != lead:
         expected = f"{lead} or a number" if reduction == "none" else "a number"
         raise ValueError(f"grad_output has shape {array.shape}, expected {expected}")

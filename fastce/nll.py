@@ -5,17 +5,24 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import Array, checked_out, class_axis, real_array, reduction_of
-from fastce.kernels.targets import Targets
 from fastce.layout import Rows
 from fastce.losses import ValueAndGrad, upstream_of
-from fastce.reductions import RowLosses
-from fastce.targets import IndexTargets, target_rows
+from fastce.reductions import RowLosses, product
+from fastce.silence import silently, store
+from fastce.targets import IndexTargets, for_mean, target_rows
 from fastce.threads import checked_num_threads
 
 
 def _nll_call(
-    log_probs: Any, targets: Any, axis: Any, weight: Any, sample_weight: Any, ignore_index: Any, n_threads: Any
-) -> tuple[Array, int, Rows, Targets, float]:
+    log_probs: Any,
+    targets: Any,
+    axis: Any,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    reduction: Any,
+    n_threads: Any,
+) -> tuple[Array, int, Rows, IndexTargets]:
     array = real_array(log_probs, "log_probs")
     axis = class_axis(array, axis, "log_probs")
     rows = Rows(array, axis)
@@ -25,21 +32,17 @@ def _nll_call(
         targets, rows, array.shape, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         smoothed=False, name="log_probs",
     )  # fmt: skip
+    described = for_mean(described) if reduction == "mean" else described
     if not isinstance(described, IndexTargets):
         raise TypeError("targets of nll_loss must be class indices; cross_entropy takes probabilities")
-    return array, axis, rows, described.of(slice(0, rows.rows)), described.total_weight
+    return array, axis, rows, described
 
 
-def _masses_of_targets(described: Targets, rows: int) -> Array:
-    """v_i * w_{y_i}, 0 for ignored rows."""
-    masses = described.masses if described.masses.size else np.ones(rows)
-    return masses * described.row_weight if described.row_weight.size else masses
-
-
-def _index_of_targets(described: Targets, lead: tuple[int, ...]) -> tuple[Array, ...]:
+def _index_of_targets(described: IndexTargets, lead: tuple[int, ...]) -> tuple[Array, ...]:
     """Where the targets stand in an array of rows of this shape, whose class axis is last."""
-    where = np.unravel_index(np.arange(described.classes.size), lead) if lead else ()
-    return (*where, described.classes if lead else described.classes[0])
+    classes = described.picked(slice(0, described.indices.size))[0]
+    where = np.unravel_index(np.arange(classes.size), lead) if lead else ()
+    return (*where, classes if lead else classes[0])
 
 
 def _narrowed(array: Array, axis: int) -> Array:
@@ -48,14 +51,14 @@ def _narrowed(array: Array, axis: int) -> Array:
     return moved.squeeze(tuple(k for k, n in enumerate(moved.shape[:-1]) if n == 1))
 
 
-def _nll_value(rows: Rows, described: Targets, reduction: str, total_weight: float) -> Any:
-    masses = _masses_of_targets(described, rows.rows)
+def _nll_value(rows: Rows, described: IndexTargets, reduction: str) -> Any:
     view = _narrowed(rows.view, -1)
     picked = np.asarray(view[_index_of_targets(described, view.shape[:-1])], dtype=np.float64).ravel()
-    losses = -np.multiply(masses, picked, out=np.zeros(rows.rows), where=masses != 0.0) + 0.0
+    masses, exponents = described.weights()
+    losses, more = product(masses, -picked)
     kept = RowLosses(rows, reduction, 1)
-    kept.put(0, slice(None), losses)
-    return kept.value(total_weight)
+    kept.put(0, slice(None), losses, exponents + more)
+    return kept.value(described.total_weight)
 
 
 def nll_loss(
@@ -92,8 +95,11 @@ def nll_loss(
     >>> round(fastce.nll_loss(log_probs, [0]), 6)
     0.356675
     """
-    _, _, rows, described, total = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index, n_threads)
-    return _nll_value(rows, described, reduction_of(reduction), total)
+    reduction = reduction_of(reduction)
+    _, _, rows, described = _nll_call(
+        log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
+    )
+    return _nll_value(rows, described, reduction)
 
 
 def nll_loss_value_and_grad(
@@ -129,15 +135,18 @@ def nll_loss_value_and_grad(
     >>> fastce.nll_loss_value_and_grad(np.log([[0.7, 0.2, 0.1]]), [0]).grad
     array([[-1.,  0.,  0.]])
     """
-    array, axis, rows, described, total = _nll_call(
-        log_probs, targets, axis, weight, sample_weight, ignore_index, n_threads
+    reduction = reduction_of(reduction)
+    array, axis, rows, described = _nll_call(
+        log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
     )
-    value = _nll_value(rows, described, reduction_of(reduction), total)
-    upstream = upstream_of(grad_output, reduction, rows.lead, total)
+    value = _nll_value(rows, described, reduction)
+    upstream = upstream_of(grad_output, reduction, rows.lead, described.total_weight)
     out = checked_out(out, array.shape, rows.dtype, array, [targets, weight, sample_weight, grad_output])
     out[...] = 0
-    entries = -(_masses_of_targets(described, rows.rows) * upstream) + 0.0
+    masses, exponents = described.weights()
+    fractions, more = product(masses, -upstream)
+    entries = silently(np.ldexp, fractions, exponents + more)
     view = _narrowed(out, axis)
     lead = view.shape[:-1]
-    view[_index_of_targets(described, lead)] = entries if lead else entries[0]
+    store(view, _index_of_targets(described, lead), entries if lead else entries[0])
     return ValueAndGrad(value, out)

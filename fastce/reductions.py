@@ -1,5 +1,9 @@
-"""Sums and means of row losses in float64: a mean is right even where the sum is beyond the largest number."""
+"""Products, sums and means in float64 that are right where what they are made of is beyond the largest number.
 
+Such a number is a pair (f, e), standing for f * 2**e.
+"""
+
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +15,35 @@ from fastce.layout import Rows
 from fastce.silence import silently, store
 
 ROOM = 64  # bits that a sum which would overflow is given
+TINY = np.finfo(np.float64).tiny
+
+
+def product(*factors: Array | float) -> tuple[Array, Array | int]:
+    """The product of factors, element by element, as pairs, the exponent 0 if that will do; 0 times anything is 0."""
+    plain = silently(functools.reduce, np.multiply, factors)
+    sizes = np.abs(plain)
+    if sizes.min(initial=1.0) >= TINY and sizes.max(initial=1.0) < np.inf:
+        return plain, 0
+    is_zero = functools.reduce(np.logical_or, (np.equal(factor, 0.0) for factor in factors))
+    plain = np.where(is_zero, 0.0, plain)
+    if (is_zero | ((sizes >= TINY) & (sizes < np.inf))).all():
+        return plain, 0
+    fractions, exponents = zip(*(np.frexp(factor) for factor in factors), strict=True)
+    result = silently(functools.reduce, np.multiply, fractions)
+    return np.where(is_zero, 0.0, result), functools.reduce(np.add, exponents)
+
+
+def sum_of(pairs: tuple[Array, Array | int]) -> tuple[float, int]:
+    """The sum of pairs as one, with a fraction below 1."""
+    fractions, exponents = np.frexp(pairs[0])
+    exponents = exponents + pairs[1]
+    unit = int(exponents.max(initial=-(1 << 20), where=fractions != 0.0))
+    fraction, exponent = math.frexp(silently(_sum_in_units, fractions, exponents - unit))
+    return fraction, exponent + unit
+
+
+def _sum_in_units(fractions: Array, exponents: Array) -> float:
+    return float(np.add.reduce(np.ldexp(fractions, exponents)))
 
 
 def _sum(terms: Array, exponents: Array | int = 0) -> tuple[float, int]:
@@ -38,10 +71,13 @@ def _sum_in_order(parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
 def reduced(total: float, reduction: str, total_weight: float, exponent: int = 0) -> float:
     """The sum or mean of row losses, of which total * 2**exponent is the sum, as a Python float."""
     if reduction == "mean":
-        total = total / total_weight if total_weight != 0.0 else math.nan
-    if exponent == 0:
-        return total
-    return float(silently(np.ldexp, total, exponent))
+        if total_weight == 0.0:
+            return math.nan
+        if exponent == 0:
+            return total / total_weight
+        fraction, more = math.frexp(total_weight)  # so that the quotient is no subnormal number
+        total, exponent = total / fraction, exponent - more
+    return float(silently(np.ldexp, total, exponent)) if exponent else total
 
 
 class RowLosses:

@@ -23,10 +23,13 @@ from fastce.arguments import (
 from fastce.kernels.cross_entropy_columns import ColumnTargets
 from fastce.kernels.targets import Targets
 from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of
+from fastce.reductions import product, sum_of
+from fastce.silence import cast, silently
 from fastce.sparse_targets import is_sparse, sparse_points
 from fastce.threads import in_turn
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
+ORDINARY = 2.0**64  # a total weight that needs no care
 NO_CLASS = 1 << 64  # an index that no integer has
 
 _NO_INTEGERS = np.empty(0, np.int64)
@@ -72,17 +75,34 @@ class IndexTargets:
             of_blocks[k] = self._weight_of(slice(start, min(start + CHECKED_AT_A_TIME, size)))
 
         in_turn(list(enumerate(starts)), work, n_threads)
-        return float(of_blocks.sum())
+        return float(silently(np.add.reduce, of_blocks))
 
     def _weight_of(self, rows: slice) -> float:
         if self.per_class is None and self.per_row is None and self._are_plain(self.indices[rows]):
             return float(rows.stop - rows.start)
         self.are_plain = False
+        return silently(self._sum_of_weights, rows)
+
+    def _sum_of_weights(self, rows: slice) -> float:
         classes, row_weight = self.picked(rows)
         if self.per_class is None:
             return float(row_weight.sum()) if row_weight.size else float(classes.size)
         of_targets = self.per_class[classes]
         return float((of_targets * row_weight if row_weight.size else of_targets).sum())
+
+    def weights(self) -> tuple[Array, Array | int]:
+        """v_i w_y of all rows, as pairs."""
+        classes, row_weight = self.picked(slice(0, self.indices.size))
+        if self.per_class is None:
+            return row_weight if row_weight.size else np.ones(classes.size), 0
+        return product(self.per_class[classes], row_weight if row_weight.size else 1.0)
+
+    def times(self, exponent: int) -> "IndexTargets":
+        """The same with row weights times 2**exponent."""
+        targets = copy.copy(self)
+        per_row = np.ones(self.indices.size) if self.per_row is None else self.per_row
+        targets.per_row = silently(np.ldexp, per_row, exponent)
+        return targets
 
     def _are_plain(self, indices: Array) -> bool:
         """Whether these are in range and none of them is ignored; negative ones are large without their sign."""
@@ -131,7 +151,7 @@ class IndexTargets:
         return targets
 
     def _class_weight(self) -> Array:
-        return _NO_WEIGHT[self.dtype] if self.per_class is None else self.per_class.astype(self.dtype)
+        return _NO_WEIGHT[self.dtype] if self.per_class is None else cast(self.per_class, self.dtype)
 
     def of(self, rows: slice | Array) -> Targets:
         """The targets of these rows; class weights that concern only the targets are looked up here."""
@@ -179,10 +199,20 @@ class MassTargets:
         self.probabilities = probabilities
         self.cube = cube
         self.per_class = per_class
-        self.class_weight = _NO_WEIGHT[dtype] if per_class is None else per_class.astype(dtype)
+        self.class_weight = _NO_WEIGHT[dtype] if per_class is None else cast(per_class, dtype)
         self.row_weight = _NO_FLOATS if per_row is None else per_row
         self.per_row = per_row
-        self.total_weight = float(rows) if per_row is None else float(per_row.sum())
+        self.total_weight = float(rows) if per_row is None else float(silently(np.add.reduce, per_row))
+
+    def weights(self) -> tuple[Array, Array | int]:
+        """v_i of all rows, as pairs."""
+        return self.row_weight, 0
+
+    def times(self, exponent: int) -> "MassTargets":
+        """The same with row weights times 2**exponent."""
+        targets = copy.copy(self)
+        targets.per_row = targets.row_weight = silently(np.ldexp, self.row_weight, exponent)
+        return targets
 
     def in_float64(self) -> "MassTargets":
         """The same, for kernels of float64."""
@@ -228,6 +258,20 @@ class MassTargets:
 
 
 TargetRows = IndexTargets | MassTargets
+
+
+def for_mean(targets: TargetRows) -> TargetRows:
+    """The same, its total weight an ordinary number: a mean does not change if all row weights are multiplied."""
+    if (targets.per_class is None and targets.per_row is None) or ORDINARY > abs(targets.total_weight) > 1.0 / ORDINARY:
+        return targets
+    if isinstance(targets, MassTargets) and targets.per_row is None:
+        return targets  # a mean over the rows
+    total_weight, exponent = sum_of(targets.weights())
+    if total_weight == 0.0:
+        return targets
+    scaled = targets.times(-exponent)
+    scaled.total_weight = total_weight
+    return scaled
 
 
 def target_rows(

@@ -1,0 +1,245 @@
+"""row_stats, nll_loss, binary cross entropy, probabilities and linear layers at every magnitude, in wide precision."""
+
+import magnitudes
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given
+from hypothesis import strategies as st
+from magnitudes import assert_near, times, ulp, wide
+
+import fastce
+
+pytestmark = pytest.mark.skipif(not magnitudes.is_wide, reason="longdouble is no wider than float64 here")
+
+names = pytest.mark.parametrize("name", magnitudes.DTYPES)
+sizes = st.none() | st.floats(-300, 300).map(lambda e: 10.0**e)
+
+
+def about(rng, size, shape):
+    """Weights around this size, None for none."""
+    return None if size is None else size * rng.choice([0.5, 1, 2], shape)
+
+
+def finite_rows(logits):
+    return logits[np.isfinite(wide(logits)).all(1)]
+
+
+def smallest(dtype):
+    return np.longdouble(np.finfo(magnitudes.computed_in(dtype)).smallest_normal)
+
+
+# ------------------------------------------------------------------------------------------- statistics
+OUTPUTS = ("logsumexp", "argmax", "max", "entropy", "target_log_prob", "target_rank", "in_top_k")
+
+
+def check_statistics(logits, labels):
+    with np.errstate(all="raise"):
+        ours = fastce.row_stats(logits, labels, outputs=OUTPUTS)
+    real, rows, x = magnitudes.computed_in(logits.dtype), np.arange(len(logits)), wide(logits)
+    softmax = magnitudes.Softmax(logits)
+    entropy = times(softmax.p, softmax.minus_log_p).sum(1)
+    assert_near(ours["entropy"], entropy, 8 * ulp(entropy, real) + 4 * smallest(logits.dtype), "entropy")
+    log_prob = -softmax.minus_log_p[rows, labels]
+    assert_near(ours["target_log_prob"], log_prob, 4 * ulp(log_prob, real), "target_log_prob")
+    of_lse = 1.2 * ulp(softmax.lse, real) + 2 * np.finfo(real).eps * (np.abs(softmax.lse) < 1)
+    assert_near(ours["logsumexp"], softmax.lse, of_lse, "logsumexp")
+    np.testing.assert_array_equal(ours["argmax"], x.argmax(1))
+    np.testing.assert_array_equal(wide(ours["max"]), x.max(1))
+    target = x[rows, labels][:, None]
+    before = (x > target) | ((x == target) & (np.arange(x.shape[1]) < labels[:, None]))
+    np.testing.assert_array_equal(ours["target_rank"], before.sum(1))
+    np.testing.assert_array_equal(ours["in_top_k"], before.sum(1) < 5)
+
+
+@names
+@pytest.mark.parametrize("classes", [1, 2, 10, 300])
+def test_statistics_of_every_magnitude(name, classes):
+    logits = magnitudes.sweep(magnitudes.DTYPES[name], classes)
+    check_statistics(logits, magnitudes.labels_of(logits))
+
+
+@given(magnitudes.matrices(), st.integers(0, 100))
+def test_statistics_of_any_rows(logits, seed):
+    check_statistics(logits, magnitudes.labels_of(logits, seed))
+
+
+# --------------------------------------------------------------------------------- weights of every size
+WEIGHTS = [
+    (None, None), (1e39, None), (1e-60, None), (None, 1e-60), (1e300, None), (None, 8e307), (None, 5e-324),
+    (None, 1e-310), (1e30, 1e300), (1e-200, 1e-200), (1e200, 1e-200),
+]  # fmt: skip
+
+
+@np.errstate(over="ignore", under="ignore")
+def given_weights(rng, of_classes, of_rows, rows, classes):
+    weight, sample_weight = about(rng, of_classes, classes), about(rng, of_rows, rows)
+    options = {"weight": weight, "sample_weight": sample_weight}
+    return (
+        options,
+        wide(np.ones(classes) if weight is None else weight),
+        wide(np.ones(rows) if sample_weight is None else sample_weight),
+    )
+
+
+def check_nll(logits, labels, of_classes, of_rows, grad_output, reduction):
+    rng, rows = np.random.default_rng(3), np.arange(len(logits))
+    real = magnitudes.computed_in(logits.dtype)
+    options, w, v = given_weights(rng, of_classes, of_rows, *logits.shape)
+    with np.errstate(all="raise"):
+        alone = fastce.nll_loss(logits, labels, reduction=reduction, **options)
+        ours = fastce.nll_loss_value_and_grad(logits, labels, reduction=reduction, grad_output=grad_output, **options)
+    np.testing.assert_array_equal(alone, ours.value)
+    with np.errstate(all="ignore"):
+        masses = w[labels] * v
+        losses, total = -times(masses, wide(logits)[rows, labels]), masses.sum() if reduction == "mean" else 1
+        if reduction == "none":
+            assert_near(ours.value, losses, ulp(losses, real), "losses")
+        else:
+            bound = 1e-14 * np.abs(losses / total).sum() + len(rows) * np.longdouble(5e-324)
+            assert_near(np.float64(ours.value), losses.sum() / total, bound, "value")
+        grad = np.zeros(logits.shape, np.longdouble)
+        grad[rows, labels] = -masses * np.longdouble(1 if grad_output is None else grad_output) / total
+        assert_near(ours.grad, grad, ulp(grad, logits.dtype) + 1e-15 * np.abs(grad), "gradient")
+
+
+@names
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_nll_loss_of_every_magnitude(name, reduction):
+    logits = finite_rows(magnitudes.sweep(magnitudes.DTYPES[name], 10))
+    for of_classes, of_rows in WEIGHTS:
+        for grad_output in (None, 1e-200, 1e300) if of_classes is None else (None,):
+            check_nll(logits, magnitudes.labels_of(logits), of_classes, of_rows, grad_output, reduction)
+
+
+@given(magnitudes.matrices(rows=3), sizes, sizes, st.sampled_from(["none", "mean", "sum"]))
+def test_nll_loss_of_any_rows(logits, of_classes, of_rows, reduction):
+    if len(logits := finite_rows(logits)):
+        check_nll(logits, magnitudes.labels_of(logits), of_classes, of_rows, None, reduction)
+
+
+def check_masses(logits, make, of_classes, of_rows, reduction):
+    """Probabilities, in a dense or a sparse matrix."""
+    rng, real = np.random.default_rng(3), magnitudes.computed_in(logits.dtype)
+    t = rng.random(logits.shape).astype(np.float32) * (rng.random(logits.shape) < 0.4)
+    options, w, v = given_weights(rng, of_classes, of_rows, *logits.shape)
+    with np.errstate(all="raise"):
+        alone = fastce.cross_entropy(logits, make(t), reduction=reduction, **options)
+        ours = fastce.cross_entropy_value_and_grad(logits, make(t), reduction=reduction, **options)
+    with np.errstate(all="ignore"):
+        softmax, eps = magnitudes.Softmax(logits), np.finfo(real).eps
+        q = wide(t) * w
+        losses, total = v * times(q, softmax.minus_log_p).sum(1), v.sum() if reduction == "mean" else 1
+        if reduction == "none":
+            bound = 16 * ulp(losses, real) + smallest(logits.dtype)
+            assert_near(alone, losses, bound, "losses")
+            assert_near(ours.value, losses, bound, "values")
+        else:
+            assert alone == ours.value
+            assert_near(np.float64(alone), losses.sum() / total, 4 * eps * losses.sum() / total, "value")
+        mass = q.sum(1, keepdims=True)
+        grad, factor = (softmax.p * mass - q) * v[:, None] / total, mass * v[:, None] / total
+        assert_near(ours.grad, grad, 6 * eps * factor + ulp(grad, logits.dtype), "gradient")
+
+
+@names
+@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_probabilities_at_every_magnitude(name, make, reduction):
+    for classes in (3, 300):
+        logits = finite_rows(magnitudes.sweep(magnitudes.DTYPES[name], classes))
+        if logits.dtype == np.float64:
+            logits = logits[np.abs(logits).max(1) < 1e300]  # else a loss may be inf in a mean that is not
+        for of_classes, of_rows in WEIGHTS if classes == 3 else WEIGHTS[:3]:
+            check_masses(logits, make, of_classes, of_rows, reduction)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("of_classes", "of_rows"), WEIGHTS)
+def test_means_over_a_total_weight_that_no_float64_holds(dtype, of_classes, of_rows, rng):
+    """They are those of the same weights in other units."""
+    x, y = rng.normal(size=(40, 5)).astype(dtype), rng.integers(0, 5, 40)
+    with np.errstate(under="ignore"):
+        w, v = about(rng, of_classes, 5), about(rng, of_rows, 40)
+    units = [None if a is None else wide(a) / wide(a).max() for a in (w, v)]
+    with np.errstate(all="raise"):
+        ours = fastce.cross_entropy_value_and_grad(x, y, weight=w, sample_weight=v)
+    expected = fastce.cross_entropy_value_and_grad(
+        x,
+        y,
+        **{k: None if a is None else a.astype(float) for k, a in zip(("weight", "sample_weight"), units, strict=True)},
+    )
+    assert ours.value == pytest.approx(expected.value, rel=1e-6)
+    np.testing.assert_allclose(ours.grad, expected.grad, rtol=1e-3 if dtype == np.float16 else 1e-5, atol=1e-7)
+
+
+# ------------------------------------------------------------------------------------------------ binary
+def check_binary(logits, weight, pos_weight, grad_output, reduction):
+    rng, real, eps = np.random.default_rng(3), magnitudes.computed_in(logits.dtype), None
+    t = rng.random(logits.shape).astype(np.float32)
+    t[::3] = t[::3] > 0.5
+    weight = about(rng, weight, logits.shape[1])
+    options = {"weight": weight, "pos_weight": pos_weight, "reduction": reduction}
+    with np.errstate(all="raise"):
+        alone = fastce.binary_cross_entropy_with_logits(logits, t, **options)
+        ours = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, t, grad_output=grad_output, **options)
+    np.testing.assert_array_equal(alone, ours.value)
+    with np.errstate(all="ignore"):
+        eps = np.finfo(real).eps
+        x, y, w = wide(logits), wide(t), wide(1.0 if weight is None else weight)
+        e, a = np.exp(-np.abs(x)), np.longdouble(1.0 if pos_weight is None else pos_weight)
+        losses = w * (times(a * y, np.maximum(-x, 0) + np.log1p(e)) + times(1 - y, np.maximum(x, 0) + np.log1p(e)))
+        above, below = np.where(x > 0, 1, e) / (1 + e), np.where(x > 0, e, 1) / (1 + e)
+        factor = w * np.longdouble(1.0 if grad_output is None else grad_output)
+        factor = factor / (x.size if reduction == "mean" else 1)
+        grad, size = factor * ((1 - y) * above - a * y * below), factor * ((1 - y) * above + a * y * below)
+        if reduction == "none":
+            assert_near(ours.value, losses, 6 * ulp(losses, real) + smallest(logits.dtype), "losses")
+        else:
+            value = losses.sum() / (x.size if reduction == "mean" else 1)
+            assert_near(np.float64(ours.value), value, (1e-14 if real == np.float64 else eps) * value, "value")
+        assert_near(ours.grad, grad, 6 * eps * size + ulp(grad, logits.dtype) + 2 * smallest(logits.dtype), "gradient")
+
+
+BINARY = [
+    (None, None, None), (1e39, None, None), (1e-60, None, None), (None, 1e39, None), (None, 1e-60, None),
+    (None, None, 1e39), (None, None, 1e-60), (1e-200, None, 1e200), (1e-30, 1e-30, 1e38),
+]  # fmt: skip
+
+
+@names
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_binary_cross_entropy_of_every_magnitude(name, reduction):
+    logits = finite_rows(magnitudes.sweep(magnitudes.DTYPES[name], 33))
+    for weight, pos_weight, grad_output in BINARY:
+        check_binary(logits, weight, pos_weight, grad_output, reduction)
+        check_binary(np.asfortranarray(logits), weight, pos_weight, grad_output, reduction)
+
+
+def test_a_binary_mean_is_finite_where_the_sum_is_not():
+    x, y = np.full(9, 1e308), np.zeros(9)
+    assert fastce.binary_cross_entropy_with_logits(x, y) == pytest.approx(1e308)
+    assert fastce.binary_cross_entropy_with_logits_value_and_grad(x, y).value == pytest.approx(1e308)
+    assert fastce.binary_cross_entropy_with_logits(x, y, reduction="sum") == np.inf
+
+
+# ---------------------------------------------------------------------------------------- linear layers
+@pytest.mark.parametrize("options", [{}, {"logit_scale": 1e14}, {"softcap": 1e39}, {"label_smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize(("dtype", "powers"), [(np.float32, (0, 40, 60)), (np.float64, (0, 200, 500))])
+def test_linear_layers_of_every_magnitude(dtype, powers, options, rng):
+    """Integers times powers of two have exact products: the losses are those of the logits."""
+    for power in powers:
+        features, weight = rng.integers(-3, 4, (9, 4)).astype(dtype), rng.integers(-3, 4, (300, 4)).astype(dtype)
+        features, labels = features * dtype(2.0**power), rng.integers(0, 300, 9)
+        logits = features @ weight.T
+        for of_classes, of_rows in WEIGHTS[:6]:
+            with np.errstate(under="ignore"):
+                given = options | {"weight": about(rng, of_classes, 300), "sample_weight": about(rng, of_rows, 9)}
+            expected = fastce.cross_entropy_value_and_grad(logits, labels, **given)
+            with np.errstate(all="raise"):
+                ours = fastce.linear_cross_entropy_value_and_grad(features, weight, labels, memory_budget=3000, **given)
+                alone = fastce.linear_cross_entropy(features, weight, labels, memory_budget=3000, **given)
+            assert ours.value == alone == pytest.approx(expected.value, rel=1e-6)
+            grad = wide(expected.grad) @ wide(weight)
+            bound = 1e-5 * float(np.abs(expected.grad).max())
+            np.testing.assert_allclose(wide(ours.grad_features), grad, rtol=1e-5, atol=bound)
