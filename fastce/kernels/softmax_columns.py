@@ -10,7 +10,6 @@ from numba import types
 from fastce.kernels.blocks import scratch_block
 from fastce.kernels.columns import (
     choose_references,
-    classes_at_a_time,
     put_lanes,
     readable,
     sum_tile,
@@ -26,11 +25,11 @@ from fastce.kernels.lines import (
     HIGHEST,
     REFERENCE,
     SHARE,
-    load_sum,
     new_running,
     new_sums,
     put_into_states,
     store_sum,
+    whole_sum,
 )
 from fastce.kernels.memory import (
     elements,
@@ -51,6 +50,7 @@ from fastce.kernels.states import (
     GROUP,
     LANES,
     LOSS,
+    REST,
     TOP,
     TOTAL,
     finish_logsumexp,
@@ -58,7 +58,7 @@ from fastce.kernels.states import (
     new_states,
     report_misfits,
 )
-from fastce.kernels.wide import add_wide
+from fastce.kernels.wide import add_wide, zeros_wide
 
 EXACT_AT_ONCE = 16  # up to so many classes results are nearly always small
 ABOVE_ALL = 2.0 ** (SPARE + 10.0)  # more than any term of a row whose reference has been chosen from all its elements
@@ -103,18 +103,16 @@ def add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by):
 
 
 @inline
-def add_classes_exactly(running, sums, tile, k, first, stop, count):
-    """Add exp of these classes, but for the largest, to one vector of rows."""
+def add_classes_exactly(running, sums, tile, k, classes, count):
+    """Sum exp of all classes, but for the largest, of one vector of rows."""
     place, start, stride, _ = tile
     lanes = lanes_of(place)
     zero = load_first(place, 0, 0, to_real(place, 0.0))
     above = zero + to_real(place, ABOVE_ALL)
     scaled_by = scaling(place, 1.0, 1.0)
-    exponent, tops = load(running, REFERENCE + k), zero - to_real(place, math.inf)
-    if first > 0:
-        tops = load(running, HIGHEST + k)
-    seen = above, zero, tops
-    at, left = start + k + first * stride, stop - first
+    exponent = load(running, REFERENCE + k)
+    seen = above, zero, zero - to_real(place, math.inf)
+    at, left = start + k, classes
     while left >= 4:
         seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
         seen = add_pair_exactly(seen, place, at + 2 * stride, stride, count, exponent, scaled_by)
@@ -125,44 +123,40 @@ def add_classes_exactly(running, sums, tile, k, first, stop, count):
     if left > 0:
         seen = add_exactly(seen, place, at, count, exponent, scaled_by)
     store(running, HIGHEST + k, seen[2])
-    exps = load_sum(sums, lanes, EXPS, k, first)
-    store_sum(sums, lanes, EXPS, k, add_wide(add_wide(exps, seen[0] - above), seen[1]))
+    store_sum(sums, lanes, EXPS, k, add_wide(add_wide(zeros_wide(), seen[0] - above), seen[1]))
 
 
 @inline
-def any_small(states, first, stop):
-    """Whether a sum of float32 may be off by too much for one of these results.
+def where_small(states, k):
+    """NaN where a sum of float32 may be off by too much for one of these results, else a number.
 
     Such a sum may be off by 3.5 * 2**-24 of itself: 1.5 by exp, 2 by adding four terms. That is 0.44 ulp of a result
     from 4 on, so that with the last rounding it is below 1, and below 2 eps for results below 1 that come from a
     difference.
     """
-    found = False
-    for k in range(first, stop, LANES):
-        log_sum, largest = load(states, LOSS + k), load(states, TOP + k)
-        lse = log_sum + largest
-        below_1 = where_less(largest * largest, log_sum * log_sum, math.nan, log_sum)
-        small = where_less(lse * lse, 1.0, below_1, math.nan)
-        found = found or any_nan(where_less(lse * lse, 16.0, small, 0.0))
-    return found
+    log_sum, largest = load(states, LOSS + k), load(states, TOP + k)
+    square = (log_sum + largest) * (log_sum + largest)
+    small = where_less(square, 1.0, where_less(largest * largest, log_sum * log_sum, math.nan, 0.0 * square), math.nan)
+    return where_less(square, 16.0, small, 0.0)
 
 
 @outlined
 def mend_small(running, sums, tile, group, classes, states, count):
-    """Add up again, exactly, where results are small."""
+    """Add up again, exactly, where results are small; only there, lest a row's bits depend on what lies beside it."""
     lanes = lanes_of(tile[0])
-    step = classes_at_a_time(tile, classes)
     mended = False
     for k in range(0, count, lanes):
-        if any_small(states, k, min(k + lanes, count)):
-            for first in range(0, classes, step):
-                stop = min(first + step, classes)
-                add_classes_exactly(
-                    running, sums, tile, group + k, first, stop, readable(tile, group + k, group + count)
-                )
+        any_small = False
+        for j in range(k, min(k + lanes, count), LANES):
+            any_small = any_small or any_nan(where_small(states, j))
+        if any_small:
+            # all classes at once, in every layout: the same roundings
+            add_classes_exactly(running, sums, tile, group + k, classes, readable(tile, group + k, group + count))
+            for j in range(k, min(k + lanes, count), LANES):
+                exps = whole_sum(sums, lanes, EXPS, group + j)
+                store(states, REST + j, where_less(where_small(states, j), 1.0, load(states, REST + j), exps))
             mended = True
     if mended:
-        put_into_states(states, running, sums, lanes, group, count, no_masses(tile[0]))
         finish_logsumexp(states, count)
 
 
@@ -172,7 +166,7 @@ def sum_tile_exactly(running, sums, tile, classes, count):
     cap = to_real(tile[0], 0.0), to_real(tile[0], 0.0)
     choose_references(running, tile, classes, count, cap, 1.0)
     for k in range(0, count, lanes_of(tile[0])):
-        add_classes_exactly(running, sums, tile, k, 0, classes, readable(tile, k, count))
+        add_classes_exactly(running, sums, tile, k, classes, readable(tile, k, count))
 
 
 @inline
