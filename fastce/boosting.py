@@ -6,7 +6,8 @@ import numpy as np
 
 from fastce.arguments import Array, checked_out, choice, overlap, plain_array, real_array
 from fastce.extremes import Extremes, is_extreme
-from fastce.kernels.boosting import Curvature, gradient_and_hessian_rows
+from fastce.kernels.boosting import gradient_and_hessian_rows
+from fastce.kernels.targets import Curvature
 from fastce.layout import Rows, cut_for, goes_past_cache
 from fastce.losses import cross_entropy_call
 from fastce.running import CrossEntropyCall

@@ -4,15 +4,17 @@ Options tell before anything is computed; float64 logits, and logits beside a `z
 them: it leaves such rows alone and reports them. Both are left to one kernel of float64, which nothing can overflow.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastce.apart import load
 from fastce.arguments import Array
-from fastce.kernels.boosting import Curvature
-from fastce.kernels.extremes import extreme_rows
-from fastce.kernels.targets import Options
+from fastce.kernels.targets import Curvature, Options
 from fastce.layout import Rows
 from fastce.silence import cast, silently
 from fastce.targets import TargetRows
@@ -21,6 +23,12 @@ _FLOAT64 = np.dtype(np.float64)
 _NO_MATRIX = np.empty((0, 0))
 _ONE = np.ones(1)
 NO_CURVATURE = Curvature(1.0, -np.inf)
+
+
+@functools.cache
+def _kernel() -> Any:
+    """Loaded when the first such row comes: rare, and many small functions to make ready."""
+    return load(partial(import_module, "fastce.kernels.extremes")).extreme_rows.compiled(_FLOAT64)
 
 
 class _Range(NamedTuple):
@@ -94,7 +102,7 @@ class Extremes:
         losses, exponents = np.empty(stop - start), np.empty(stop - start, np.int32)
         rooms = [_NO_MATRIX if rows is None else np.empty(block.shape) for rows in self.outputs]
         above = self.upstream[start:stop] if self.upstream.size > 1 else self.upstream
-        extreme_rows.compiled(_FLOAT64)(
+        _kernel()(
             block, self.targets.block(start, stop), self.options, self.curvature, losses, exponents, above, *rooms
         )
         for rows, room in zip(self.outputs, rooms, strict=True):

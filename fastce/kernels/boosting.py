@@ -14,7 +14,6 @@ with f' = a, f'' = 0, or for f(u) = s tanh(a u / s), with t = x / s,  f' = a (1 
 """
 
 import math
-from typing import NamedTuple
 
 from numba import types
 
@@ -55,6 +54,7 @@ from fastce.kernels.states import (
 )
 from fastce.kernels.statistics import reference_of, row_pass
 from fastce.kernels.targets import (
+    Curvature,
     capped_element,
     dense_part,
     mass_of_point,
@@ -64,13 +64,6 @@ from fastce.kernels.targets import (
     targets_type,
     weight_of_row,
 )
-
-
-class Curvature(NamedTuple):
-    """A booster's convention: max(factor * Hessian, lowest)."""
-
-    factor: float
-    lowest: float
 
 
 @inline

@@ -9,12 +9,12 @@ import math
 
 from numba import types
 
-from fastce.kernels.boosting import Curvature
 from fastce.kernels.cross_entropy import fill_row
 from fastce.kernels.jit import inline, kernel, matrix, outlined, structure, vector
 from fastce.kernels.memory import row_pointer
 from fastce.kernels.rows import add_compensated
 from fastce.kernels.targets import (
+    Curvature,
     dense_mass,
     mass_of_point,
     options_type,

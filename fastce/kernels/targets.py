@@ -25,6 +25,13 @@ class Options(NamedTuple):
     spread: float
 
 
+class Curvature(NamedTuple):
+    """A booster's convention of Hessians: max(factor * Hessian, lowest)."""
+
+    factor: float
+    lowest: float
+
+
 @inline
 def scale_of(options):
     """What exp's arguments are multiplied by: the cap, if there is one, comes after logit_scale."""
