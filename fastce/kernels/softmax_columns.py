@@ -43,7 +43,7 @@ from fastce.kernels.memory import (
     to_real,
 )
 from fastce.kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
-from fastce.kernels.simd import fma, where_less
+from fastce.kernels.simd import fma, where_less, where_zero
 from fastce.kernels.softmax import probability
 from fastce.kernels.states import (
     FITS,
@@ -61,6 +61,8 @@ from fastce.kernels.states import (
 from fastce.kernels.wide import add_wide, zeros_wide
 
 EXACT_AT_ONCE = 16  # up to so many classes results are nearly always small
+EXACT_IN_A_ROW = 64  # classes whose sum is carried in float32 before it goes into one of float64
+TINY = 2.0**-10  # of results, a few of what the carried sum keeps beyond its largest term
 ABOVE_ALL = 2.0 ** (SPARE + 10.0)  # more than any term of a row whose reference has been chosen from all its elements
 
 
@@ -85,8 +87,9 @@ def add_exactly(seen, place, at, count, exponent, scaled_by):
     """(high, low, tops) with one class more: exp(x) / 2**exponent is added, or that of the top if x is larger.
 
     What high + y loses is y - ((high + y) - high), exactly, because high is never less than y (Dekker). With exp in two
-    parts, low gets what y has lost as well. So low stays 2**-14 of the largest term or less, and its own roundings are
-    nothing: the error of the sum is that of the parts, about a quarter of an ulp, for equal elements and any others.
+    parts, low gets what y has lost as well. So low stays 2**-14 of the largest term for each class or less, and its own
+    roundings are nothing for a few of them: the error of the sum is that of the parts, about a quarter of an ulp, for
+    equal elements and any others.
     """
     high, low, tops = seen
     x, tops = lesser_and_top(elements(place, at, count, to_real(place, 0.0)), tops)
@@ -111,19 +114,22 @@ def add_classes_exactly(running, sums, tile, k, classes, count):
     above = zero + to_real(place, ABOVE_ALL)
     scaled_by = scaling(place, 1.0, 1.0)
     exponent = load(running, REFERENCE + k)
-    seen = above, zero, zero - to_real(place, math.inf)
-    at, left = start + k, classes
-    while left >= 4:
-        seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
-        seen = add_pair_exactly(seen, place, at + 2 * stride, stride, count, exponent, scaled_by)
-        at, left = at + 4 * stride, left - 4
-    if left >= 2:
-        seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
-        at, left = at + 2 * stride, left - 2
-    if left > 0:
-        seen = add_exactly(seen, place, at, count, exponent, scaled_by)
-    store(running, HIGHEST + k, seen[2])
-    store_sum(sums, lanes, EXPS, k, add_wide(add_wide(zeros_wide(), seen[0] - above), seen[1]))
+    tops, wide = zero - to_real(place, math.inf), zeros_wide()
+    for first in range(0, classes, EXACT_IN_A_ROW):
+        seen = above, zero, tops
+        at, left = start + k + first * stride, min(EXACT_IN_A_ROW, classes - first)
+        while left >= 4:
+            seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
+            seen = add_pair_exactly(seen, place, at + 2 * stride, stride, count, exponent, scaled_by)
+            at, left = at + 4 * stride, left - 4
+        if left >= 2:
+            seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
+            at, left = at + 2 * stride, left - 2
+        if left > 0:
+            seen = add_exactly(seen, place, at, count, exponent, scaled_by)
+        wide, tops = add_wide(add_wide(wide, seen[0] - above), seen[1]), seen[2]
+    store(running, HIGHEST + k, tops)
+    store_sum(sums, lanes, EXPS, k, wide)
 
 
 @inline
@@ -158,6 +164,18 @@ def mend_small(running, sums, tile, group, classes, states, count):
             mended = True
     if mended:
         finish_logsumexp(states, count)
+
+
+@outlined
+def leave_tiny(states, count):
+    """Results that are tiny, and no differences, become misfits: their terms are below what the carried sum keeps, and
+    rounded once each. Nothing is to be won where there is no other term.
+    """
+    for k in range(0, count, LANES):
+        log_sum, largest = load(states, LOSS + k), load(states, TOP + k)
+        result = log_sum + largest
+        tiny = where_less(result * result, TINY * TINY, where_less(log_sum, TINY, math.nan, log_sum), log_sum)
+        store(states, LOSS + k, where_zero(log_sum, log_sum, tiny))
 
 
 @outlined
@@ -230,6 +248,8 @@ def logsumexp_columns(logits, narrow, results, misfits):
                 finish_logsumexp(states, here)
                 if not exactly:
                     mend_small(running, sums, tile, group, classes, states, here)
+                if lanes_of(room) > LANES:
+                    leave_tiny(states, here)
                 if not mark_fitting(states, here, 1.0, headroom(room)):
                     report_misfits(states, here, at, row_pointer(misfits, o))
                 for k in range(0, here, LANES):
