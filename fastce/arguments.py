@@ -119,9 +119,7 @@ def number(value: Any, name: str) -> float:
     item = _only_element(value)
     result = None if isinstance(item, (bool, np.bool_, str, bytes)) else asked(float, item)
     if result is None:
-        if isinstance(item, numbers.Rational) and not isinstance(
-            item, bool
-        ):
+        if isinstance(item, numbers.Rational) and not isinstance(item, bool):
             raise ValueError(f"{name} must be a number that float64 can hold, got {shown(value)}")
         raise TypeError(f"{name} must be a number, got {shown(value)}")
     return result

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array, compute_dtype, kernel_dtype
+from fastce.arguments import Array, compute_dtype, flag, kernel_dtype
 from fastce.features import quietly
 from fastce.threads import cut_rows
 
@@ -69,6 +69,7 @@ def range_of(
     left: Sequence[Array], right: Sequence[Array], scale: float, bias: float = 0.0, normalize: bool = False
 ) -> Range:
     """The range for products of the left arrays with the right ones, which may be the same."""
+    normalize = flag(normalize, "normalize")
     dtype = dtype_of_products(left if left is right else [*left, *right], scale, bias, normalize)
     if dtype != np.float64:
         return Range(dtype, scale, scale, 0, 0, is_plain=True)

@@ -236,6 +236,7 @@ def test_a_handler_may_compile_while_the_main_thread_does_and_while_numba_does(t
     run_script(
         KERNELS
         + """
+import traceback
 import numba
 
 count = 0
@@ -243,7 +244,11 @@ count = 0
 def handler(number, frame):
     global count
     signal.setitimer(signal.ITIMER_REAL, 0)
-    compile_and_check()
+    try:
+        compile_and_check()
+    except RuntimeError as error:  # Numba called back from LLVM: nothing can be compiled there, and that is said
+        assert "has interrupted LLVM" in str(error), error
+        assert "llvmlite" in "".join(traceback.format_stack()), "not in the middle of LLVM"
     count += 1
 
 signal.signal(signal.SIGALRM, handler)

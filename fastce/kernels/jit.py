@@ -28,7 +28,13 @@ _STORAGE = {
 _VIEW = {"float16": np.dtype(np.uint16), "bfloat16": np.dtype(np.int16)}
 
 # A child of a fork cannot compile if one of these was held by another thread: Numba's, and llvmlite's around each call.
-not_cut_by_forks(global_compiler_lock._lock, ffi.lib._lock._lock)
+_llvm_lock = ffi.lib._lock._lock
+not_cut_by_forks(global_compiler_lock._lock, _llvm_lock)
+
+# LLVM calls Numba back from within; a signal handler that runs there finds it half-way, and would end the process.
+IN_THE_MIDDLE_OF_LLVM = (
+    "fastce cannot compile while a signal handler has interrupted LLVM: compile beforehand, with fastce.warmup"
+)
 
 
 class _Part(JITCodeLibrary):
@@ -114,6 +120,8 @@ class Kernel:
         entry_point = self._entry_points.get(dtype)
         if entry_point is None:
             if global_compiler_lock.is_locked():  # by this thread: a signal handler has interrupted Numba, and calls us
+                if _llvm_lock._is_owned():
+                    raise RuntimeError(IN_THE_MIDDLE_OF_LLVM)
                 return self._compile(dtype)
             entry_point = load(partial(self._compile, dtype))
         return entry_point
