@@ -134,7 +134,8 @@ class Rows:
     def put(self, rows: slice | Array, block: Array) -> None:
         """Store these rows."""
         if isinstance(rows, slice):
-            for of_view, of_block in self._parts(rows, block.view(self.dtype)):
+            matrix = block.view(self.dtype).reshape(rows.stop - rows.start, self.classes)  # it may be merged to one row
+            for of_view, of_block in self._parts(rows, matrix):
                 copy_rows(of_block, of_view)
             return
         place = self._place(rows)

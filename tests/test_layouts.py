@@ -173,3 +173,13 @@ def test_nothing_of_the_size_of_the_logits_is_allocated(make):
 )
 def test_new_arrays_are_dense_and_in_the_order_of_memory(array, strides):
     assert new_like(array, array.dtype).strides == strides
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_short_rows_in_many_blocks_are_written_into_any_out(rng, classes):
+    logits = rng.normal(size=(700_000 // classes, classes)).astype(np.float32)
+    plain = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, _half(logits))
+    for out in (np.empty((2 * len(logits), classes), np.float32)[::2], np.empty_like(logits, order="F")[:, ::-1]):
+        ours = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, _half(logits), out=out)
+        assert ours.grad is out
+        assert same_bits(out, plain.grad)
