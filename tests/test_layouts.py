@@ -177,9 +177,9 @@ def test_new_arrays_are_dense_and_in_the_order_of_memory(array, strides):
 
 @pytest.mark.parametrize("classes", [1, 5])
 def test_short_rows_in_many_blocks_are_written_into_any_out(rng, classes):
-    logits = rng.normal(size=(700_000 // classes, classes)).astype(np.float32)
+    logits = rng.normal(size=(7, 100_000 // classes, classes)).astype(np.float32)
     plain = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, _half(logits))
-    for out in (np.empty((2 * len(logits), classes), np.float32)[::2], np.empty_like(logits, order="F")[:, ::-1]):
+    for out in (np.empty((14, *logits.shape[1:]), np.float32)[::2], np.empty_like(logits, order="F")[:, ::-1]):
         ours = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, _half(logits), out=out)
         assert ours.grad is out
         assert same_bits(out, plain.grad)
