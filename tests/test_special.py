@@ -212,7 +212,8 @@ def test_special_cases_of_b_are_those_of_scipy(a, b):
         expected, expected_sign = scipy.special.logsumexp(a, b=b, return_sign=True)
     np.testing.assert_allclose(value, expected, rtol=1e-14)
     np.testing.assert_array_equal(sign, expected_sign)
-    np.testing.assert_array_equal(fastce.logsumexp(a, b=b), np.nan if sign < 0 else value)
+    # Nothing has no sign, though SciPy 1.15 gives it one: its logarithm is -inf.
+    np.testing.assert_array_equal(fastce.logsumexp(a, b=b), np.nan if sign < 0 and value > -np.inf else value)
 
 
 @pytest.mark.parametrize("row", [[1.0, 2.0], [-np.inf], [np.inf, 1.0], [np.nan, 1.0], [-np.inf, 3.0]])
