@@ -16,7 +16,7 @@ from fastce.apart import load
 from fastce.arguments import Array
 from fastce.kernels.targets import Curvature, Options
 from fastce.layout import Rows
-from fastce.silence import cast, silently
+from fastce.silence import cast
 from fastce.targets import TargetRows
 
 _FLOAT64 = np.dtype(np.float64)
@@ -114,10 +114,11 @@ class Extremes:
         """Only store the derivatives of these rows."""
         self.compute(start, stop)
 
-    def losses_of(self, numbers: Array, logits: Array) -> Array:
-        """The losses of single rows, of which this is a copy; their derivatives are stored."""
+    def losses_of(self, numbers: Array, logits: Array) -> tuple[Array, Array]:
+        """(losses, exponents) of single rows, of which this is a copy; their derivatives are stored."""
         parts = [
             self.compute(int(i), int(i) + 1, of_row[None].astype(_FLOAT64))
             for i, of_row in zip(numbers, logits, strict=True)
         ]
-        return np.concatenate([silently(np.ldexp, *part) for part in parts])
+        losses, exponents = map(np.concatenate, zip(*parts, strict=True))
+        return losses, exponents

@@ -231,7 +231,9 @@ class CopiedColumns:
         return block.reshape(*place.shape, self.rows.classes).transpose(0, 2, 1)
 
 
-def columns_of(array: Array, axis: int, dtype: np.dtype[Any]) -> Columns | CopiedColumns | None:
+def columns_of(
+    array: Array, axis: int, dtype: np.dtype[Any], layout: type[Rows] = Rows
+) -> Columns | CopiedColumns | None:
     """The array as a cube, if a kernel can read it where it is, its classes are few, or its rows nearer; else None."""
     before, classes, after = math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :])
     shape = (1, classes, before) if after == 1 else (before, classes, after)
@@ -241,7 +243,7 @@ def columns_of(array: Array, axis: int, dtype: np.dtype[Any]) -> Columns | Copie
             return Columns(storage_view(cube), narrow=False)
         if classes == 1 or (classes <= NARROW and cube.strides[1] == array.itemsize):
             return Columns(storage_view(cube), narrow=True)
-    rows = Rows(array, axis, dtype)
+    rows = layout(array, axis, dtype)
     if classes <= NARROW:
         return CopiedColumns(rows, shape)
     return CopiedColumns(rows, shape, narrow=False) if rows.is_across and classes < LARGEST_NUMBER else None

@@ -69,7 +69,7 @@ def odd_ones(offsets: Array, height: float, leader: int) -> list[int]:
 
 def merged_sum(rests: Array, exponents: Array, exponent: float) -> float:
     """The sum relative to 2**exponent, from sums relative to powers of two that are no higher."""
-    return rounded_sum(np.ldexp(rests, (exponents - exponent).astype(np.int64)))
+    return rounded_sum(silently(np.ldexp, rests, (exponents - exponent).astype(np.int64)))
 
 
 def rounded_sum(terms: Array) -> float:

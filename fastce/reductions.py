@@ -55,7 +55,7 @@ def _sum(terms: Array, exponents: Array | int = 0) -> tuple[float, int]:
     return float(np.add.reduce(np.ldexp(terms, exponents - unit))), unit
 
 
-def _sum_in_order(parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
+def sum_in_order(parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
     """The same of such pairs, one after the other."""
     if len(parts) == 1:
         return parts[0]
@@ -65,7 +65,7 @@ def _sum_in_order(parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
         if math.isfinite(total) or not all(math.isfinite(part) for part, _ in parts):
             return total, 0
     unit += ROOM
-    return sum(float(np.ldexp(part, exponent - unit)) for part, exponent in parts), unit
+    return sum(math.ldexp(part, exponent - unit) for part, exponent in parts), unit
 
 
 def reduced(total: float, reduction: str, total_weight: float, exponent: int = 0) -> float:
@@ -100,5 +100,5 @@ class RowLosses:
         """What the reduction asks for."""
         if self.kept is not None:
             return self.kept.reshape(self.rows.lead)[()]
-        total, exponent = _sum_in_order(self.sums)
+        total, exponent = sum_in_order(self.sums)
         return reduced(total, self.reduction, total_weight, exponent)

@@ -28,6 +28,7 @@ from fastce.targets import MassTargets, TargetRows
 from fastce.threads import cut_rows, in_turn
 
 _NO_UPSTREAM = np.ones(1)
+_NO_EXPONENT: Array | int = 0
 
 
 class CrossEntropyCall(NamedTuple):
@@ -77,7 +78,10 @@ def _one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | Non
 def _by_pieces(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
     losses = RowLosses(call.logits, call.reduction, call.logits.rows)
     gradient = None if out is None else Rows(out, call.axis)
-    cross_entropy_of_long_rows(call.logits, call.targets, call.options, upstream, gradient, losses.put, n_threads)
+    extremes = _extremes(call, upstream, out)
+    cross_entropy_of_long_rows(
+        call.logits, call.targets, call.options, upstream, gradient, extremes, losses.put, n_threads
+    )
     return losses.value(call.targets.total_weight)
 
 
@@ -91,7 +95,7 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
     none = storage_view(np.empty((0, 0), rows.dtype))
 
     def work(k: int, start: int, stop: int) -> None:
-        of_block, misfits = np.empty(stop - start), np.zeros(stop - start, np.uint8)
+        of_block, misfits, exponents = np.empty(stop - start), np.zeros(stop - start, np.uint8), _NO_EXPONENT
         room = none if gradient is None else gradient.room(start, stop)
         kernel(
             rows.block(start, stop), targets.block(start, stop), call.options, of_block, misfits,
@@ -102,8 +106,9 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
         if gradient is not None:
             gradient.put_back(start, stop, room)
         if odd is not None and logits is not None:
-            of_block[odd] = _extremes(call, upstream, out).losses_of(odd + start, logits)
-        losses.put(k, slice(start, stop), of_block)
+            exponents = np.zeros(stop - start, np.int32)
+            of_block[odd], exponents[odd] = _extremes(call, upstream, out).losses_of(odd + start, logits)
+        losses.put(k, slice(start, stop), of_block, exponents)
 
     in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
     return losses.value(targets.total_weight)
@@ -135,7 +140,7 @@ def _by_columns(
     none = storage_view(np.empty((0, 0, 0), dtype))
 
     def work(k: int, place: Place) -> None:
-        of_block, misfits = np.empty(place.shape), np.zeros(place.shape, np.uint8)
+        of_block, misfits, exponents = np.empty(place.shape), np.zeros(place.shape, np.uint8), _NO_EXPONENT
         above = _of_rows(upstream, slice(place.start, place.stop))
         room = none if gradient is None else gradient.room(place)
         kernel(
@@ -147,15 +152,19 @@ def _by_columns(
         if gradient is not None:
             gradient.put_back(place, room)
         if odd is not None and logits is not None:
-            of_block.reshape(-1)[odd] = _mended(call, logits, odd + place.start, upstream, out)
-        losses.put(k, slice(place.start, place.stop), of_block.reshape(-1))
+            exponents = np.zeros(of_block.size, np.int32)
+            of_block.reshape(-1)[odd], exponents[odd] = _mended(call, logits, odd + place.start, upstream, out)
+        losses.put(k, slice(place.start, place.stop), of_block.reshape(-1), exponents)
 
     in_turn(list(enumerate(places)), work, n_threads)
     return losses.value(targets.total_weight)
 
 
-def _mended(call: CrossEntropyCall, logits: Array, numbers: Array, upstream: Array | None, out: Array | None) -> Array:
-    """The losses of rows that did not fit, row by row; their gradients are stored too."""
+def _mended(
+    call: CrossEntropyCall, logits: Array, numbers: Array, upstream: Array | None, out: Array | None
+) -> tuple[Array, Array]:
+    """(losses, exponents) of rows that did not fit, row by row; their gradients are stored too."""
+    exponents = np.zeros(numbers.size, np.int32)
     losses, misfits = np.empty(numbers.size), np.zeros(numbers.size, np.uint8)
     grad = np.empty(logits.shape if out is not None else (0, 0), logits.dtype)
     cross_entropy_rows.compiled(logits.dtype)(
@@ -166,5 +175,5 @@ def _mended(call: CrossEntropyCall, logits: Array, numbers: Array, upstream: Arr
         Rows(out, call.axis).put(numbers, grad)
     odd = np.flatnonzero(misfits)
     if odd.size:
-        losses[odd] = _extremes(call, upstream, out).losses_of(numbers[odd], logits[odd])
-    return losses
+        losses[odd], exponents[odd] = _extremes(call, upstream, out).losses_of(numbers[odd], logits[odd])
+    return losses, exponents

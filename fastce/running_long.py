@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array
+from fastce.extremes import Extremes
+from fastce.kernels.jit import storage_view
 from fastce.kernels.long_rows import (
     add_points_of_piece,
     finish_long_gradient,
     finish_long_row,
+    judge_long_row,
     look_at_piece,
     target_to_leave_out,
     write_gradient_of_piece,
@@ -42,6 +45,7 @@ from fastce.kernels.states import (
 from fastce.kernels.targets import Options, Targets
 from fastce.layout import Rows, goes_past_cache
 from fastce.pieces import groups, leader_of, merged_sum, odd_ones, pieces, rounded_sum
+from fastce.silence import silently
 from fastce.targets import MassTargets, TargetRows
 from fastce.threads import in_turn
 
@@ -145,7 +149,9 @@ class _LongRow:
         merged[X_TARGET], merged[TARGET_MASS] = -math.inf, 0.0
         if math.isfinite(height):
             merged[REST] = merged_sum(rest, exponent, exponent[leader])
-            merged[DISTANCES] = rounded_sum(np.concatenate([distances, mass * (near - near[leader])]))
+            merged[DISTANCES] = rounded_sum(
+                np.concatenate([distances, silently(np.multiply, mass, near - near[leader])])
+            )
             merged[REST_MASS] = rounded_sum(mass)
             if self.left_out >= 0:
                 k = next(k for k in range(self.count) if self._within(k, self.left_out) >= 0)
@@ -172,6 +178,15 @@ class _LongRow:
         k = int(np.abs(choices[:, 1]).argmax())
         self.left_out = self.call.parts[k].start + int(choices[k, 0])
         return k
+
+    def is_extreme(self) -> bool:
+        """Whether the row must be left to extremes.py."""
+        if self.weight == 0.0:
+            return False
+        k = int(self._field(TARGET, self.states).argmax())
+        none = storage_view(np.empty((0, 0), self.call.dtype))
+        judge_long_row.compiled(self.call.dtype)(none, self.call.options, self.states, k)
+        return bool(self.states[FITS] == 0.0)
 
     def has_many_points(self) -> bool:
         """Whether there are points besides the heaviest."""
@@ -223,10 +238,11 @@ def cross_entropy_of_long_rows(
     options: Options,
     upstream: Array | None,
     gradient: Rows | None,
-    put: Callable[[int, slice, Array], None],
+    extremes: Extremes,
+    put: Callable[[int, slice, Array, Array | int], None],
     n_threads: int | None,
 ) -> None:
-    """Losses, handed to ``put(i, slice(i, i + 1), loss)`` row by row, and gradients if there is room for them."""
+    """Losses, handed to ``put(i, slice(i, i + 1), loss, exponent)`` row by row, and gradients if there is room."""
     probabilities = targets.probabilities if isinstance(targets, MassTargets) and targets.points is None else None
     parts = [
         _Pieces(
@@ -251,8 +267,11 @@ def cross_entropy_of_long_rows(
     for group in groups(logits.rows, len(parts), n_threads):
         rows = [_LongRow(call, i) for i in group]
         _find_losses([row for row in rows if row.weight != 0.0], n_threads)
+        odd = [row for row in rows if row.is_extreme()]
+        in_turn([(row.i, extremes, put) for row in odd], _put_extreme, n_threads)
+        rows = [row for row in rows if row not in odd]
         for row in rows:
-            put(row.i, slice(row.i, row.i + 1), row.loss())
+            put(row.i, slice(row.i, row.i + 1), row.loss(), 0)
         if gradient is not None:
             assert upstream is not None
             for row in rows:
@@ -261,8 +280,12 @@ def cross_entropy_of_long_rows(
             in_turn([task for row in reversed(rows) for task in reversed(row.tasks())], _LongRow.write, n_threads)
 
 
+def _put_extreme(i: int, extremes: Extremes, put: Callable[[int, slice, Array, Array | int], None]) -> None:
+    put(i, slice(i, i + 1), *extremes.compute(i, i + 1))
+
+
 def _part_of(rows: Rows, place: tuple[slice, ...]) -> Rows:
-    return Rows(rows.view[place], -1, rows.dtype)
+    return type(rows)(rows.view[place], -1, rows.dtype)
 
 
 def _find_losses(rows: list[_LongRow], n_threads: int | None) -> None:

@@ -9,6 +9,8 @@ from fastce.arguments import Array
 from fastce.kernels.long_rows import look_at_softmax_piece, write_softmax_of_piece
 from fastce.layout import Rows, goes_past_cache
 from fastce.pieces import groups, leader_of, merged_sum, odd_ones, pieces, rounded_sum
+from fastce.silence import silently
+from fastce.sums import exp_of_difference
 from fastce.threads import in_turn
 
 
@@ -37,7 +39,7 @@ def softmax_of_long_rows(
                 for k in odd_ones(of_row[:, 0], height, leader)
             ]
             in_turn(odd, look, n_threads)
-        merged = [(_merged_logarithm if logarithm else _merged_state)(of_row) for of_row in found]
+        merged = [silently(_merged_logarithm if logarithm else _merged_state, of_row) for of_row in found]
 
         def write(i: int, k: int, merged: list[Array] = merged, first: int = first) -> None:
             room = parts[k][1].room(i, i + 1)
@@ -62,5 +64,5 @@ def _merged_logarithm(found: Array) -> Array:
     if not math.isfinite(largest[leader]):
         return np.array(found[leader])
     others = (np.arange(len(found)) != leader) & (largest != -math.inf)
-    terms = np.exp(largest[others] - largest[leader]) * (1.0 + rests[others])
+    terms = exp_of_difference(largest[others], largest[leader], 1.0) * (1.0 + rests[others])
     return np.array([largest[leader], 0.0, rounded_sum(np.append(terms, rests[leader]))])

@@ -50,7 +50,7 @@ def half_difference(x: Array, top: Array, scale: float) -> Array:
     return np.where(x == top, 0.0, scale * (0.5 * x - 0.5 * top))
 
 
-def exp_of_difference(x: Array, top: Array, scale: float) -> Array:
+def exp_of_difference(x: Array, top: Array | float, scale: float) -> Array:
     """The exponential of scale (x - top), where its two roundings are made good: exp(d + e) = exp(d) (1 + e)."""
     a, b = 0.5 * x, 0.5 * top
     difference = a - b

@@ -23,6 +23,7 @@ from fastce.arguments import (
 from fastce.kernels.cross_entropy_columns import ColumnTargets
 from fastce.kernels.targets import Targets
 from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of
+from fastce.masses import Masses
 from fastce.reductions import product, sum_of
 from fastce.silence import cast, silently
 from fastce.sparse_targets import is_sparse, sparse_points
@@ -308,7 +309,7 @@ def target_rows(
             )
         if array.shape != logits_shape:
             raise ValueError(f"targets of probabilities have shape {array.shape}, but {name} have {logits_shape}")
-        probabilities, cube = Rows(array, axis, dtype), columns_of(array, axis, dtype)
+        probabilities, cube = Masses(array, axis, dtype), columns_of(array, axis, dtype, Masses)
     if ignored_class >= 0:
         raise ValueError(f"ignore_index applies to class indices, got {ignored_class} with targets of probabilities")
     return MassTargets(points, probabilities, cube, per_class, per_row, dtype, logits.rows)

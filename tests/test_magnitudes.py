@@ -154,6 +154,22 @@ def test_any_rows_and_any_options(logits, layout, options, seed):
 
 
 # -------------------------------------------------------------------- the cases that have been reported
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1.0}, {"softcap": 1e5}], ids=str)
+@pytest.mark.parametrize("name", ["float64", "float32"])
+def test_long_rows_of_every_magnitude(name, options, monkeypatch):
+    monkeypatch.setattr("fastce.pieces.PIECE", 2048)
+    logits = magnitudes.sweep(magnitudes.DTYPES[name], 6200)[::2]
+    check(logits, magnitudes.labels_of(logits), **options)
+
+
+@pytest.mark.parametrize("scale", [2.0**-200, 2.0**33, 2.0**300])
+def test_confident_rows_keep_their_digits_at_any_scale(scale, rng):
+    # Half an ulp of a margin of 46 is 23 ulp of its exp, which may be all of the loss.
+    logits, labels = rng.normal(size=(200, 3)) * 5, rng.integers(0, 3, 200)
+    logits[np.arange(200), labels] += rng.uniform(20, 200, 200)
+    check(logits / scale, labels, logit_scale=scale)
+
+
 def test_rows_whose_elements_are_far_apart():
     """x - offset in float32 is exact only if the offset is an element of the row."""
     assert fastce.cross_entropy(FAR_APART, [5]) == pytest.approx(7.88958e10, rel=1e-6)
@@ -193,6 +209,16 @@ def test_smoothing_over_masks_of_the_lowest_number(classes):
     x[0, 0] = 1.0
     loss = fastce.cross_entropy(x, [0], label_smoothing=0.1)
     assert loss == pytest.approx(-0.1 * (classes - 1) / classes * lowest, rel=1e-15)
+
+
+@pytest.mark.parametrize("classes", [2, 300, 6200])
+def test_a_mean_is_finite_where_a_loss_is_not(classes, monkeypatch):
+    monkeypatch.setattr("fastce.pieces.PIECE", 2048)
+    x = np.zeros((4, classes))
+    x[0, :2] = 1.5e308, -1.5e308
+    assert fastce.cross_entropy(x, [1, 0, 0, 0]) == pytest.approx(7.5e307)
+    assert fastce.cross_entropy_value_and_grad(x, [1, 0, 0, 0]).value == pytest.approx(7.5e307)
+    assert fastce.cross_entropy(x, [1, 0, 0, 0], reduction="sum") == np.inf
 
 
 def test_a_mean_is_finite_where_the_sum_is_not():

@@ -90,6 +90,13 @@ def test_long_rows_in_pieces(m, logarithm, monkeypatch):
     np.testing.assert_allclose(fastce.logsumexp(x, axis=1), exact.lse.astype(F32), rtol=eps(F32))
 
 
+@wide_only
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_long_rows_of_every_magnitude(dtype, monkeypatch):
+    monkeypatch.setattr("fastce.pieces.PIECE", 2048)
+    assert_right(magnitudes.sweep(magnitudes.DTYPES[dtype], 6200), "rows")
+
+
 # ------------------------------------------------------------------------------------ near 0, and at most 1
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("classes", [10, 300, 5000])

@@ -61,6 +61,7 @@ from fastce.kernels.states import (
     finish_states,
     leave_targets_out,
     mark_fitting,
+    mark_fitting_masses,
     new_states,
     report_misfits,
     without_offset,
@@ -267,7 +268,10 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
                 leave_targets_out(states, here, scale, at_target)
                 finish_states(states, 0, here, scale, options.z_loss)
                 put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
-                if not mark_fitting(states, here, scale, highest):
+                here_fit = mark_fitting(states, here, scale, highest)
+                if has_probabilities:
+                    here_fit = mark_fitting_masses(states, here, lanes == LANES) and here_fit
+                if not here_fit:
                     all_fit = False
                     report_misfits(states, here, at, row_pointer(misfits, o))
                 if with_gradient:

@@ -10,7 +10,7 @@ from fastce.kernels.blocks import scratch_block, wide_scratch_block
 from fastce.kernels.cross_entropy import write_gradient
 from fastce.kernels.jit import kernel, matrix, vector
 from fastce.kernels.memory import finish_stores, pointer, row_pointer
-from fastce.kernels.row_losses import add_points, has_lost_digits, look_at_row
+from fastce.kernels.row_losses import add_points, has_lost_digits, is_extreme, look_at_row
 from fastce.kernels.softmax import found_in_row, write_row
 from fastce.kernels.softmax import look_at_row as look_at_softmax
 from fastce.kernels.states import FITS, finish_gradients, finish_states, new_states
@@ -74,6 +74,16 @@ def add_points_of_piece(logits, targets, options, states, k):
     """Add the points of one piece, but the heaviest of the row, to loss and mass in column k."""
     scale = scale_of(options)
     add_points(row_pointer(logits, 0), options, targets_of_row(targets, 0), scale, pointer(states), k)
+
+
+@kernel(lambda storage: (matrix(storage), options_type, _table, types.int64))
+def judge_long_row(logits, options, states, k):
+    """FITS becomes 0 if this finished row must be left to extremes.py; ``k`` is the column that knows its target.
+
+    Only the dtype of the logits matters.
+    """
+    extreme = is_extreme(row_pointer(logits, 0), scale_of(options), pointer(states), k)
+    states[FITS] = 0.0 if extreme else 1.0
 
 
 @kernel(lambda storage: (options_type, _table, types.int64))

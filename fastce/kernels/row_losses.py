@@ -30,6 +30,7 @@ from fastce.kernels.states import (
     Z_MASS,
     above,
     finish_states,
+    has_fitting_mass,
     no_row,
 )
 from fastce.kernels.targets import (
@@ -154,11 +155,13 @@ def is_extreme(row, scale, states, k):
     """Whether products of this row's numbers may overflow: extremes.py is for those.
 
     A row that has no softmax, or whose target has probability 0, is what it is. With options within the range of
-    extremes.py, only the z-loss of float32 rows can be too much for their dtype; states are float64.
+    extremes.py, only masses and the z-loss of float32 rows can be too much for their dtype; states are float64.
     """
     offset, loss = states[OFFSET + k], states[LOSS + k]
     if not math.isfinite(offset) or math.isnan(states[TOTAL + k]):
         return False
+    if not has_fitting_mass(states, k, lanes_of(row) == LANES):
+        return True
     if lanes_of(row) != LANES:
         return abs(states[Z_MASS + k]) > LARGEST_Z_MASS
     if not abs(offset * scale) < LARGEST_PRODUCT:

@@ -157,6 +157,30 @@ def mark_fitting(states, count, scale, highest):
 
 
 @inline
+def has_fitting_mass(states, k, is_float64):
+    """Whether sums and products of a row's masses stay within its dtype's range, and keep their digits there.
+
+    Options may multiply float32 by up to 2**100, see extremes.py. The sum of all masses tells: what is lost of a single
+    one, that is so much smaller, is nothing beside the others.
+    """
+    mass = abs(states[REST_MASS + k]) + abs(states[TARGET_MASS + k])
+    if is_float64:
+        return not (mass > 2.0**200 or 0.0 < mass < 2.0**-700)
+    return not (mass > 2.0**24 or 0.0 < mass < 2.0**-60)
+
+
+@outlined
+def mark_fitting_masses(states, count, is_float64):
+    """FITS becomes 0 where a row's masses do not fit; returns whether all do."""
+    all_fit = True
+    for k in range(count):
+        if not has_fitting_mass(states, k, is_float64):
+            states[FITS + k] = 0.0
+            all_fit = False
+    return all_fit
+
+
+@inline
 def report_misfits(states, count, first, misfits):
     """Note the rows that do not fit."""
     for k in range(count):

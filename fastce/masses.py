@@ -1,0 +1,45 @@
+"""Class probabilities as rows that a kernel of a narrower dtype may be given."""
+
+import numpy as np
+
+from fastce.arguments import Array
+from fastce.layout import Rows
+from fastce.silence import silently
+
+
+class Masses(Rows):
+    """Probabilities that a kernel may be given in a narrower dtype: what that does not hold tells it to leave a row.
+
+    An infinite mass does, and one that is the smallest of all numbers, in a row whose masses have all become 0.
+    """
+
+    def copy(self, rows: slice | Array) -> Array:
+        """A fresh matrix of these rows."""
+        if isinstance(rows, slice):
+            return super().copy(rows)
+        block = silently(super().copy, rows)
+        if self.is_narrowed:
+            self._mark_lost(rows, block)
+        return block
+
+    def copy_into(self, rows: slice, block: Array) -> None:
+        """Copy these rows into a matrix of any strides."""
+        if not self.is_narrowed:
+            super().copy_into(rows, block)
+            return
+        try:
+            with np.errstate(over="raise", under="raise"):
+                super().copy_into(rows, block)
+        except FloatingPointError:
+            silently(super().copy_into, rows, block)
+            self._mark_lost(np.arange(rows.start, rows.stop), block)
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether a kernel's dtype holds less than the given one."""
+        return bool(self.dtype.itemsize < self.view.dtype.itemsize)
+
+    def _mark_lost(self, numbers: Array, block: Array) -> None:
+        empty = np.flatnonzero(~block.any(axis=1))
+        lost = empty[self.in_dtype(self.view.dtype).copy(numbers[empty]).any(axis=1)]
+        block[lost, :1] = np.finfo(self.dtype).smallest_subnormal
