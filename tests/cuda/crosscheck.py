@@ -177,7 +177,10 @@ def targets_of(kind, rng, shape, axis, dtype):
 
 # ---------------------------------------------------------------------------------------------- all pairs
 def pairwise(**factors):
-    """Cases in which every value of a factor meets every value of each other one; the same ones in every run."""
+    """Cases in which every value of a factor meets every value of each other one; the same ones in every run.
+
+    A tuple is of values that take the same way: it counts as one value, for which they stand in turn.
+    """
     names, shuffled = list(factors), random.Random(20240229)
     missing = {((a, x), (b, y)) for a, b in itertools.combinations(names, 2) for x in factors[a] for y in factors[b]}
     cases = []
@@ -186,7 +189,8 @@ def pairwise(**factors):
         best = max((_case(factors, first, shuffled) for _ in range(30)), key=lambda case: len(missing & _pairs(case)))
         missing -= _pairs(best)
         cases.append(best)
-    return cases
+    members = {group: itertools.cycle(group) for values in factors.values() for group in values if type(group) is tuple}
+    return [{name: next(members.get(value, iter([value]))) for name, value in case.items()} for case in cases]
 
 
 def _case(factors, first, shuffled):

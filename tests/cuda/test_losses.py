@@ -27,9 +27,9 @@ OPTIONS = {
 }  # fmt: skip
 CASES = pairwise(
     dtype=["float32", "float64", "float16", "bfloat16", "int32", "bool"],
-    classes=[1, 2, 3, 10, 31, 32, 33, 40, 100, 129, 300, 1000],
+    classes=[1, (2, 3, 10), (31, 32), (33, 40), (100, 129), 300, 1000],
     layout=list(LAYOUTS),
-    kind=[*INTEGERS, "probabilities", "other probabilities", "sparse"],
+    kind=[tuple(INTEGERS[:4]), tuple(INTEGERS[4:]), "probabilities", "other probabilities", "sparse"],
     option=list(OPTIONS),
     weights=["none", "class", "sample", "both"],
     reduction=["none", "sum", "mean"],

@@ -277,12 +277,12 @@ def test_what_is_wrong_is_found_and_nothing_is_written(launched):
         assert (room == 7).all()
     y = np.abs(y) % 12
     weight = np.ones(12, np.float32)
-    for number in (-1.0, np.nan, np.inf):
+    for number in (-np.inf, np.nan, np.inf):
         weight[7] = number
-        with pytest.raises(ValueError, match=r"^weight must be"):
+        with pytest.raises(ValueError, match=rf"^weight must be finite, got {number}"):
             cross_entropy(x, y, weight=weight)
-    with pytest.raises(ValueError, match=r"^sample_weight must be .*-2"):
-        cross_entropy(x, y, sample_weight=np.where(np.arange(1000) == 999, -2.0, 1.0))
+    with pytest.raises(ValueError, match=r"^sample_weight must be finite, got -inf"):
+        cross_entropy(x, y, sample_weight=np.where(np.arange(1000) == 999, -np.inf, -2.0))
     points = scipy.sparse.csr_array(np.eye(1000, 12, dtype=np.float32))
     points.indices[5] = 12
     with pytest.raises(IndexError, match="12"):

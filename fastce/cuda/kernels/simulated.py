@@ -3,6 +3,7 @@
 A chunk is a tuple of reals here, and a room a list of them.
 """
 
+import collections
 import math
 import threading
 import time
@@ -102,7 +103,7 @@ def chunk_of(array, reals):
 
 
 def chunk_room():
-    return _of_block("chunks", lambda: [None] * ROOM_CHUNKS)
+    return _of_block("fastce_chunks", lambda: [None] * ROOM_CHUNKS)
 
 
 def fetch(room, slot, array, k):
@@ -160,8 +161,11 @@ def smallest(a, b):
 
 def _of_block(name, make):
     """One object for all threads of the block that asks."""
-    with _LOCK:
-        return threading.current_thread()._manager.__dict__.setdefault(f"fastce_{name}", make())
+    known = threading.current_thread()._manager.__dict__
+    if name not in known:
+        with _LOCK:
+            known.setdefault(name, make())
+    return known[name]
 
 
 def pause():
@@ -172,13 +176,13 @@ def meet_warp():
     """Wait for the threads of the own warp only, since others may be elsewhere."""
     thread = threading.current_thread()
     warp, threads = thread.thread_id // 32, math.prod(thread._manager._block_dim)
-    _of_block(f"warp{warp}", lambda: threading.Barrier(min(32, threads - 32 * warp))).wait(PATIENCE)
+    _of_block(f"fastce_warp{warp}", lambda: threading.Barrier(min(32, threads - 32 * warp))).wait(PATIENCE)
 
 
 def from_lane(value, distance):
-    board, thread = _of_block("lanes", dict), threading.current_thread().thread_id
-    board[thread] = value
+    """Each thread keeps all that it has given, so that nobody waits until all others have read it."""
+    given = _of_block("fastce_lanes", lambda: collections.defaultdict(list))
+    thread = threading.current_thread().thread_id
+    given[thread].append(value)
     meet_warp()
-    result = board[thread ^ distance]
-    meet_warp()
-    return result
+    return given[thread ^ distance][len(given[thread]) - 1]
