@@ -14,6 +14,7 @@ from fastce.arguments import Array, flag, kernel_dtype, real_array
 from fastce.threads import cut_rows, for_each, in_turn
 
 LARGEST_POWER = 1000  # of lengths that are used as they are
+NO_REST = (1.0, 0)
 BYTES_OF_PAIRS = 1 << 18  # of features that are gathered at a time, and stay in the cache
 
 
@@ -203,10 +204,12 @@ class Features:
         out_of_range = (inverse > np.finfo(self.dtype).max) | ((inverse < np.finfo(self.dtype).tiny) & (inverse != 0.0))
         return inverse if out_of_range.any() else inverse.astype(self.dtype)
 
-    def finished(self, gradient: Array, wants_sum: bool = True, rest: float = 1.0) -> tuple[list[Array], float]:
+    def finished(
+        self, gradient: Array, wants_sum: bool = True, rest: tuple[float, int] = NO_REST
+    ) -> tuple[list[Array], float]:
         """The gradients of the arrays, in their own dtypes, from those of the rows; and the sum of row * gradient.
 
-        ``gradient`` is used up. The results are multiplied by ``rest``, the sum is not.
+        ``gradient`` is used up. The results are multiplied by f * 2**e, the ``rest``; the sum is not.
         """
         results, blocks = [], []
         for array, first, end in zip(self.arrays, self.starts[:-1], self.starts[1:], strict=True):
@@ -221,8 +224,8 @@ class Features:
             of_rows = gradient[rows]
             if wants_sum or self.normalized:
                 of_rows, totals[k] = self.through_normalization(rows, of_rows)
-            if self.normalized or rest != 1.0 or result.dtype != self.dtype:  # else it is there already
-                result[...] = of_rows if rest == 1.0 else of_rows * rest
+            if self.normalized or rest != NO_REST or result.dtype != self.dtype:  # else it is there already
+                result[...] = of_rows if rest == NO_REST else np.ldexp(of_rows * rest[0], rest[1])
 
         in_turn([(k, *block) for k, block in enumerate(blocks)], work, self.n_threads)
         return results, float(totals.sum())

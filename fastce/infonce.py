@@ -1,5 +1,6 @@
 """InfoNCE: each query is to be told its positive key among negative ones; a panel of queries at a time."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from fastce.panels import PanelLosses, Panels
 from fastce.products import MEMORY_BUDGET, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
 from fastce.ranges import Range, dtype_of_products, range_of
+from fastce.reductions import ROOM
 from fastce.sides import is_plain
 from fastce.targets import mean_factor
 
@@ -283,15 +285,29 @@ def _swept(call: _Call, gradients: _Gradients | None) -> Any:
         if call.negative is not None:
             targets = np.full(len(logits), logits.shape[1] - 1)
             logits[:, -1] = products_of_pairs(call.query, pairs, call.positive, pairs, call.n_threads)
-        scale, within = call.range.scale, call.range
-        if not (within.is_plain and is_plain(scale, logits.dtype)):  # a row may be shifted: differences are scaled
-            logits[...] = 2.0 * ((0.5 * logits - 0.5 * logits.max(axis=1, keepdims=True, initial=-np.inf)) * scale)
-            scale = 1.0
-        losses.take(rows, logits, targets, factor, logit_scale=scale, n_threads=call.n_threads)
-        if gradients is not None:
-            if within.is_plain and scale != within.scale:
+        within = call.range
+        if within.is_plain and is_plain(within.scale, logits.dtype):
+            losses.take(rows, logits, targets, factor, call.n_threads, logit_scale=within.scale)
+        else:
+            power = _shifted(logits, within.scale)
+            above = None if factor is None else math.ldexp(factor, -power)
+            losses.take(rows, logits, targets, above, call.n_threads, logit_scale=2.0**power)
+            if within.is_plain and gradients is not None:
                 logits *= within.scale
+        if gradients is not None:
             gradients.add(rows, logits)
 
     call.panels.sweep(work, call.progress)
     return losses.value((call.query.rows,), call.query.rows)
+
+
+def _shifted(logits: Array, scale: float) -> int:
+    """Make scale (x - top) / 2**power of the logits of each row; the power that they have no room for is returned.
+
+    A row may be shifted: only differences are scaled, and halved before they are, to leave room for them.
+    """
+    logits[...] = 0.5 * logits - 0.5 * logits.max(axis=1, keepdims=True, initial=-np.inf)
+    power = ROOM if math.isinf(2.0 * scale * float(np.abs(logits).max(initial=0.0))) else 0
+    logits *= math.ldexp(scale, -power)
+    logits *= 2.0
+    return power

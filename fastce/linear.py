@@ -7,13 +7,12 @@ import numpy as np
 
 from fastce.arguments import Array, real_array
 from fastce.dispatch import by_device
-from fastce.features import Features, feature_arrays, quietly
+from fastce.features import feature_arrays
 from fastce.layout import Rows
-from fastce.linear_panels import LinearCall, LinearGradients, swept
+from fastce.linear_panels import LinearCall, value_and_gradients
 from fastce.losses import cross_entropy_call, upstream_of
-from fastce.panels import Panels
-from fastce.products import MEMORY_BUDGET
-from fastce.progress import Progress
+from fastce.products import MEMORY_BUDGET, checked_memory_budget
+from fastce.progress import checked_progress
 from fastce.ranges import dtype_of_products
 from fastce.sparse_targets import checked_csr, is_sparse
 
@@ -83,7 +82,8 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Rows that are ignored or have no weight are left out from the start: they take no time, whatever they hold.
+    Rows that are ignored or have no weight are left out from the start: they take no time, whatever they hold. Products
+    that might overflow the dtype of the features are computed in float64, divided by powers of two.
     `n_threads` changes no bit of the result; the number of threads of BLAS and the budget may.
 
     References
@@ -102,8 +102,7 @@ def linear_cross_entropy(
         features, linear_weight, targets, linear_bias, weight, sample_weight, ignore_index, label_smoothing,
         smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress, n_threads,
     )  # fmt: skip
-    with call.progress, quietly():
-        return swept(call, None, None)
+    return value_and_gradients(call, None)[0]
 
 
 @by_device
@@ -158,10 +157,9 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
     )  # fmt: skip
     described = call.described
     upstream = upstream_of(grad_output, described.reduction, described.logits.lead, described.targets.total_weight)
-    gradients = LinearGradients(call)
-    with call.progress, quietly():
-        value = swept(call, upstream, gradients)
-        return LinearCrossEntropyValueAndGrad(value, *gradients.finished())
+    value, gradients = value_and_gradients(call, upstream)
+    assert gradients is not None
+    return LinearCrossEntropyValueAndGrad(value, *gradients)
 
 
 def _checked_call(
@@ -194,33 +192,19 @@ def _checked_call(
         logits, targets, -1, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale,
         softcap, z_loss, reduction, n_threads,
     )  # fmt: skip
-    counted = described.targets.counted()
-    left = Features(arrays[:1], dtype, n_threads=n_threads, numbers=counted)
-    right = Features(arrays[1:], dtype, n_threads=n_threads)
-    by_row = _by_row(targets, described.logits)
-    copied = right.rows * by_row.dtype.itemsize if counted is not None and by_row.ndim == 2 else 0
-    panels = Panels(left, right, memory_budget, bytes_of_row=copied)
     options = {
         "weight": weight,
         "ignore_index": ignore_index,
         "label_smoothing": label_smoothing,
         "smoothing_over": smoothing_over,
-        "logit_scale": logit_scale,
         "softcap": softcap,
         "z_loss": z_loss,
     }
     return LinearCall(
-        panels,
-        described,
-        given,
-        bias,
-        by_row,
-        described.targets.per_row,
-        counted,
-        options,
-        Progress(progress, len(panels.row_cuts), "linear_cross_entropy", "panel"),
-        n_threads,
-    )
+        described, arrays[0], given.shape, arrays[1], bias, _by_row(targets, described.logits),
+        described.targets.per_row, described.targets.counted(), options, checked_memory_budget(memory_budget),
+        checked_progress(progress), n_threads,
+    )  # fmt: skip
 
 
 def _checked_bias(value: Any, classes: int) -> Array:

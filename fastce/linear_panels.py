@@ -1,11 +1,14 @@
 """Linear cross entropy over panels of logits: cross_entropy in place on each, then the products with its gradient."""
 
-import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastce.arguments import Array, kernel_dtype
+from fastce.extremes import is_extreme
+from fastce.features import Features, quietly
+from fastce.linear_ranges import LayerRange, Sizes, Slopes
 from fastce.panels import PanelLosses, Panels
 from fastce.products import Gradient
 from fastce.progress import Progress
@@ -16,66 +19,117 @@ from fastce.threads import cut_rows, for_each
 class LinearCall(NamedTuple):
     """A checked call: features and targets as matrices and vectors of rows, of which only the ``counted`` have any."""
 
-    panels: Panels
     described: CrossEntropyCall
-    features: Array
+    features: Array  # as a matrix
+    shape: tuple[int, ...]  # as given
+    weight: Array
     bias: Array | None
     targets: Any
     sample_weight: Array | None
     counted: Array | None
     options: dict[str, Any]
-    progress: Progress
+    memory_budget: Any
+    progress: Any
     n_threads: int | None
 
 
 class LinearGradients:
     """The gradients of features, weights and bias, as far as the panels have come."""
 
-    def __init__(self, call: LinearCall) -> None:
-        self.panels, self.bias = call.panels, call.bias
-        left, right = call.panels.left, call.panels.right
-        self.shape = call.features.shape
-        self.of_features = np.zeros((math.prod(self.shape[:-1]), left.width), kernel_dtype(call.features.dtype))
-        self.of_weight = Gradient(right.rows, right)
-        self.of_bias = np.zeros(right.rows)
+    def __init__(self, call: LinearCall, panels: Panels, within: LayerRange, slopes: Slopes) -> None:
+        self.call, self.panels, self.slopes = call, panels, slopes
+        self.of_features = np.zeros((len(call.features), panels.left.width), kernel_dtype(call.features.dtype))
+        self.of_weight = Gradient(panels.right.rows, panels.right)
+        self.of_bias = np.zeros(panels.right.rows)
+        self.rest_of_left, self.rest_of_right = slopes.rest + within.right_power, slopes.rest + within.left_power
 
     def add(self, rows: slice, numbers: slice | Array, slopes: Array) -> None:
         """Add what a panel's slopes, the gradient of its logits, contribute."""
-        self.of_features[numbers] = self.panels.gradient_of_left(slopes)
+        self.slopes.shrink(slopes, self.call.n_threads)
+        self.of_features[numbers] = _times_power(self.panels.gradient_of_left(slopes), self.rest_of_left)
         self.panels.add_to_right(rows, slopes, self.of_weight)
-        if self.bias is not None:
+        if self.call.bias is not None:
             self.of_bias += np.ones(len(slopes), slopes.dtype) @ slopes
 
-    def finished(self) -> tuple[Array, Array, Array | None]:
+    def finished(self) -> "Gradients":
         """In the shapes and dtypes of what they belong to."""
-        (of_weight,), _ = self.panels.right.finished(self.of_weight.total, wants_sum=False)
-        of_bias = None if self.bias is None else self.of_bias.astype(kernel_dtype(self.bias.dtype))
-        return self.of_features.reshape(self.shape), of_weight, of_bias
+        right, bias, of_bias = self.panels.right, self.call.bias, None
+        (of_weight,), _ = right.finished(self.of_weight.total, wants_sum=False, rest=(1.0, self.rest_of_right))
+        if bias is not None:
+            of_bias = _times_power(self.of_bias, self.slopes.rest).astype(kernel_dtype(bias.dtype))
+        return self.of_features.reshape(self.call.shape), of_weight, of_bias
 
 
-def swept(call: LinearCall, upstream: Array | None, gradients: LinearGradients | None) -> Any:
-    """The value; the gradients are added up if there is room for them."""
+Gradients = tuple[Array, Array, Array | None]
+
+
+def value_and_gradients(call: LinearCall, upstream: Array | None) -> tuple[Any, Gradients | None]:
+    """The value, and with an upstream the gradients."""
+    described, dtype, scale = call.described, call.described.logits.dtype, call.described.options.logit_scale
+    plain, sizes = LayerRange.plain(dtype, scale), _sizes_of(call)
+    if not sizes.fit(dtype) or is_extreme(described.options, described.targets, dtype.itemsize, None):
+        return _swept(call, _range_of(call), upstream, call.progress)
+    if upstream is None or sizes.fit_slopes(described.targets, scale, upstream, dtype):
+        return _swept(call, plain, upstream, call.progress)
+    value, _ = _swept(call, plain, None, call.progress)  # that of the twin
+    return value, _swept(call, _range_of(call), upstream, None)[1]
+
+
+def _range_of(call: LinearCall) -> LayerRange:
+    return LayerRange.of(call.features, call.weight, call.bias, call.described.options.logit_scale)
+
+
+def _sizes_of(call: LinearCall) -> Sizes:
+    counted = call.counted
+    parts: Iterable[Array] = [call.features]
+    if counted is not None:  # what the others hold does not matter
+        parts = (call.features[counted[a:b]] for a, b in cut_rows(len(counted), call.features.shape[1] * 8))
+    return Sizes.of(parts, call.weight, call.bias)
+
+
+def _swept(call: LinearCall, within: LayerRange, upstream: Array | None, progress: Any) -> tuple[Any, Gradients | None]:
     described = call.described
+    panels = _panels(call, within)
     losses = PanelLosses(described.logits.rows, described.logits.dtype, described.reduction)
-    bias = None if call.bias is None else call.bias.astype(described.logits.dtype)
-    options = call.options | {"n_threads": call.n_threads}
+    bias = None
+    if call.bias is not None:
+        bias = _times_power(call.bias.astype(within.dtype), -within.left_power - within.right_power)
+    options = call.options | {"logit_scale": within.scale}
+    slopes = None if upstream is None else Slopes.of(described.targets, described.options, within, upstream)
+    gradients = None if slopes is None else LinearGradients(call, panels, within, slopes)
 
     def work(rows: slice, logits: Array) -> None:
         numbers = rows if call.counted is None else call.counted[rows]
-        targets = call.targets[numbers]
         if bias is not None:
             _add_to_rows(logits, bias, call.n_threads)
+        within.add_missing(logits)
         if call.sample_weight is not None:
             options["sample_weight"] = call.sample_weight[numbers]
-        above = None
-        if upstream is not None:
-            above = upstream[numbers] if upstream.size > 1 else float(upstream[0])
-        losses.take(numbers, logits, targets, above, **options)
+        above = None if slopes is None else slopes.above(numbers)
+        losses.take(numbers, logits, call.targets[numbers], above, call.n_threads, **options)
         if gradients is not None:
             gradients.add(rows, numbers, logits)
 
-    call.panels.sweep(work, call.progress)
-    return losses.value(described.logits.lead, described.targets.total_weight)
+    reporter = Progress(progress, len(panels.row_cuts), "linear_cross_entropy", "panel")
+    with reporter, quietly():
+        panels.sweep(work, reporter)
+        value = losses.value(described.logits.lead, described.targets.total_weight)
+        return value, None if gradients is None else gradients.finished()
+
+
+def _panels(call: LinearCall, within: LayerRange) -> Panels:
+    left = Features(
+        [call.features], within.dtype, n_threads=call.n_threads, numbers=call.counted, power=within.left_power
+    )
+    right = Features([call.weight], within.dtype, n_threads=call.n_threads, power=within.right_power)
+    is_copied = call.counted is not None and call.targets.ndim == 2
+    return Panels(
+        left, right, call.memory_budget, bytes_of_row=right.rows * call.targets.dtype.itemsize if is_copied else 0
+    )
+
+
+def _times_power(x: Array, power: int) -> Array:
+    return x if power == 0 else np.ldexp(x, power)
 
 
 def _add_to_rows(logits: Array, bias: Array, n_threads: int | None) -> None:

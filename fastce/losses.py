@@ -23,6 +23,17 @@ from fastce.running import CrossEntropyCall, run
 from fastce.silence import silently
 from fastce.targets import for_mean, mean_factor, smoothing, target_rows
 
+PLAIN_OPTIONS: dict[str, Any] = {
+    "weight": None,
+    "sample_weight": None,
+    "ignore_index": -100,
+    "label_smoothing": 0.0,
+    "smoothing_over": "all",
+    "logit_scale": 1.0,
+    "softcap": None,
+    "z_loss": 0.0,
+}
+
 
 class ValueAndGrad(NamedTuple):
     """A loss and its gradient with respect to the logits."""

@@ -10,10 +10,11 @@ import numpy as np
 
 from fastce.arguments import Array
 from fastce.features import Features
-from fastce.losses import cross_entropy, cross_entropy_value_and_grad
+from fastce.losses import PLAIN_OPTIONS, cross_entropy_call, upstream_of
 from fastce.products import FLOPS_AT_A_TIME, Gradient, ReadyPanel, checked_memory_budget
 from fastce.progress import Progress
-from fastce.reductions import reduced
+from fastce.reductions import reduced, sum_in_order
+from fastce.running import row_losses
 
 MOST_ROWS, COLUMNS_AT_A_TIME, LEAST_COLUMNS = 4096, 4096, 64
 
@@ -77,22 +78,28 @@ class PanelLosses:
     def __init__(self, rows: int, dtype: np.dtype[Any], reduction: str) -> None:
         self.reduction = reduction
         self.kept = np.zeros(rows if reduction == "none" else 0, dtype)
-        self.total = 0.0
+        self.sums: list[tuple[float, int]] = []
 
-    def take(self, rows: slice | Array, logits: Array, targets: Any, grad_output: Any, **options: Any) -> None:
+    def take(
+        self, rows: slice | Array, logits: Array, targets: Any, grad_output: Any, n_threads: int | None, **options: Any
+    ) -> None:
         """Add the losses of these rows; the logits become their gradient, if there is a ``grad_output``."""
-        options |= {"axis": 1, "reduction": "none" if self.reduction == "none" else "sum"}
-        if grad_output is None:
-            value = cross_entropy(logits, targets, **options)
+        reduction = "none" if self.reduction == "none" else "sum"
+        call = cross_entropy_call(
+            logits, targets, axis=1, reduction=reduction, n_threads=n_threads, **(PLAIN_OPTIONS | options)
+        )
+        upstream = None
+        if grad_output is not None:
+            upstream = upstream_of(grad_output, reduction, call.logits.lead, call.targets.total_weight)
+        losses = row_losses(call, upstream, None if upstream is None else logits, n_threads)
+        if losses.kept is None:
+            self.sums.append(losses.total())
         else:
-            value, _ = cross_entropy_value_and_grad(logits, targets, grad_output=grad_output, out=logits, **options)
-        if self.reduction == "none":
-            self.kept[rows] = value
-        else:
-            self.total += value
+            self.kept[rows] = losses.kept
 
     def value(self, lead: tuple[int, ...], total_weight: float) -> Any:
         """What the reduction asks for, of rows of this shape."""
         if self.reduction == "none":
             return self.kept.reshape(lead)[()]
-        return reduced(self.total, self.reduction, total_weight)
+        total, exponent = sum_in_order(self.sums)
+        return reduced(total, self.reduction, total_weight, exponent)

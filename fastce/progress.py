@@ -18,7 +18,7 @@ class Progress:
     """
 
     def __init__(self, wanted: Any, total: int, name: str, unit: str = "tile") -> None:
-        self.wanted = _checked(wanted)
+        self.wanted = checked_progress(wanted)
         self.done, self.total = 0, total
         self.name, self.unit = name, unit
 
@@ -37,7 +37,7 @@ class Progress:
         self._close()
 
 
-def _checked(value: Any) -> Any:
+def checked_progress(value: Any) -> Any:
     """None, True or a callable; False is None."""
     if value is None or value is False:
         return None

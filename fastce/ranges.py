@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments import Array, compute_dtype, flag, kernel_dtype
-from fastce.features import quietly
+from fastce.features import NO_REST, quietly
 from fastce.threads import cut_rows
 
 LARGEST_LOGIT, LARGEST_PRODUCT = 2.0**20, 2.0**100  # that are computed in float32
@@ -38,14 +38,20 @@ class Range(NamedTuple):
         return self.scale if self.is_plain else 1.0
 
     @property
-    def rest_of_left(self) -> float:
-        """What the sums of gradients of the left features have still to be multiplied by."""
-        return 1.0 if self.is_plain else min(self.given_scale * 2.0**self.right_power, LARGEST_SCALE)
+    def rest_of_left(self) -> tuple[float, int]:
+        """(f, e): what the sums of gradients of the left features have still to be multiplied by is f * 2**e."""
+        return self._rest(self.right_power)
 
     @property
-    def rest_of_right(self) -> float:
+    def rest_of_right(self) -> tuple[float, int]:
         """That of the right ones."""
-        return 1.0 if self.is_plain else min(self.given_scale * 2.0**self.left_power, LARGEST_SCALE)
+        return self._rest(self.left_power)
+
+    def _rest(self, power: int) -> tuple[float, int]:
+        if self.is_plain:
+            return NO_REST
+        fraction, own = math.frexp(self.given_scale)
+        return fraction, own + power
 
     def of_scale(self, along: float) -> float:
         """The gradient of the scale that was given, from the sum of all features times the sums of gradients."""
@@ -73,8 +79,8 @@ def range_of(
     dtype = dtype_of_products(left if left is right else [*left, *right], scale, bias, normalize)
     if dtype != np.float64:
         return Range(dtype, scale, scale, 0, 0, is_plain=True)
-    of_left = 0 if normalize else max(map(_power_of_largest, left))
-    of_right = of_left if left is right or normalize else max(map(_power_of_largest, right))
+    of_left = 0 if normalize else max(map(power_of_largest, left))
+    of_right = of_left if left is right or normalize else max(map(power_of_largest, right))
     of_products = of_left + of_right + math.frexp(left[0].shape[1])[1]
     powers = _powers(of_left, of_right, of_products - min(max(of_products, LEAST_POWER), LARGEST_POWER))
     moved = min(max(scale * 2.0 ** powers[0] * 2.0 ** powers[1], SMALLEST_SCALE), LARGEST_SCALE)
@@ -121,7 +127,7 @@ def _powers(of_left: int, of_right: int, excess: int) -> tuple[int, int]:
     return power, max(excess - power, power if of_left == of_right else 0)
 
 
-def _power_of_largest(array: Array) -> int:
+def power_of_largest(array: Array) -> int:
     """The power of two above all finite elements; 0 for what cannot be large."""
     if array.dtype.kind != "f" or array.dtype.itemsize < 8:
         return 128

@@ -61,7 +61,7 @@ def sum_in_order(parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
         return parts[0]
     unit = max((exponent for _, exponent in parts), default=0)
     if unit == 0:
-        total = sum(part for part, _ in parts)
+        total = sum((part for part, _ in parts), 0.0)
         if math.isfinite(total) or not all(math.isfinite(part) for part, _ in parts):
             return total, 0
     unit += ROOM
@@ -96,9 +96,13 @@ class RowLosses:
         else:
             store(self.kept, rows, losses if isinstance(exponents, int) else silently(np.ldexp, losses, exponents))
 
+    def total(self) -> tuple[float, int]:
+        """The sum of all losses, which are not kept, as a pair."""
+        return sum_in_order(self.sums)
+
     def value(self, total_weight: float) -> Any:
         """What the reduction asks for."""
         if self.kept is not None:
             return self.kept.reshape(self.rows.lead)[()]
-        total, exponent = sum_in_order(self.sums)
+        total, exponent = self.total()
         return reduced(total, self.reduction, total_weight, exponent)

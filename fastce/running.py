@@ -44,6 +44,11 @@ class CrossEntropyCall(NamedTuple):
 
 def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
     """The value of the loss, and its gradient in ``out`` if that is given."""
+    return row_losses(call, upstream, out, n_threads).value(call.targets.total_weight)
+
+
+def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
+    """The losses of all rows, and the gradient of the loss in ``out`` if that is given."""
     dtype = call.logits.dtype
     if is_extreme(call.options, call.targets, dtype.itemsize, upstream):
         return _one_by_one(call, upstream, out, n_threads)
@@ -63,7 +68,7 @@ def _extremes(call: CrossEntropyCall, upstream: Array | None, out: Array | None)
     )
 
 
-def _one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
+def _one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
     """A call whose options are beyond the range of the fast kernels."""
     blocks = cut_rows(call.logits.rows, call.logits.row_bytes)
     losses, extremes = RowLosses(call.logits, call.reduction, len(blocks)), _extremes(call, upstream, out)
@@ -72,20 +77,20 @@ def _one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | Non
         losses.put(k, slice(start, stop), *extremes.compute(start, stop))
 
     in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
-    return losses.value(call.targets.total_weight)
+    return losses
 
 
-def _by_pieces(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
+def _by_pieces(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
     losses = RowLosses(call.logits, call.reduction, call.logits.rows)
     gradient = None if out is None else Rows(out, call.axis)
     extremes = _extremes(call, upstream, out)
     cross_entropy_of_long_rows(
         call.logits, call.targets, call.options, upstream, gradient, extremes, losses.put, n_threads
     )
-    return losses.value(call.targets.total_weight)
+    return losses
 
 
-def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
+def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
     rows, targets = call.logits, call.targets
     blocks = cut_rows(rows.rows, rows.row_bytes)
     losses = RowLosses(rows, call.reduction, len(blocks))
@@ -111,7 +116,7 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
         losses.put(k, slice(start, stop), of_block, exponents)
 
     in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
-    return losses.value(targets.total_weight)
+    return losses
 
 
 def _of_rows(upstream: Array | None, rows: slice | Array) -> Array:
@@ -129,7 +134,7 @@ def _by_columns(
     gradient: Columns | CopiedColumns | None,
     out: Array | None,
     n_threads: int | None,
-) -> Any:
+) -> RowLosses:
     rows, targets, dtype = call.logits, call.targets, call.logits.dtype
     places = cut_columns(cube.shape, dtype.itemsize)
     losses = RowLosses(rows, call.reduction, len(places))
@@ -157,7 +162,7 @@ def _by_columns(
         losses.put(k, slice(place.start, place.stop), of_block.reshape(-1), exponents)
 
     in_turn(list(enumerate(places)), work, n_threads)
-    return losses.value(targets.total_weight)
+    return losses
 
 
 def _mended(

@@ -225,6 +225,21 @@ def assert_whole_features(form, rng, n, left, right, power, reduction, memory_bu
     edge_batches.check_against_formula(form, [*features, *calls.rest_of(form, n)], **options)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 1e-100, 1e100])
+@pytest.mark.parametrize("kind", ["batch", "shared", "own"])
+def test_a_mean_of_queries_is_finite_where_a_loss_is_not(kind, temperature):
+    query = np.full((4, 1), 1e154 * temperature)
+    keys = np.array([1.5e154, -1.5e154, 0.0, 0.0])[:, None]
+    negative = {"batch": None, "shared": keys, "own": np.broadcast_to(keys, (4, 4, 1))}[kind]
+    options = {"temperature": temperature, "normalize": False}
+    with np.errstate(all="raise"):
+        mean = fastce.info_nce(query, keys, negative, **options)
+        twin = fastce.info_nce_value_and_grad(query, keys, negative, **options)
+    assert mean == twin.value == pytest.approx(1.5e308)
+    np.testing.assert_allclose(twin.grad_query[1], [0.25 * 3e154 / temperature])
+    assert fastce.info_nce(query, keys, negative, reduction="sum", **options) == np.inf
+
+
 def test_a_scale_below_the_normal_numbers_keeps_the_digits_of_its_gradient(rng):
     images, texts = (rng.integers(1, 4, (5, 6)).astype(float) for _ in range(2))
     ours = fastce.clip_loss_from_features_value_and_grad(images, texts, 5e-324)

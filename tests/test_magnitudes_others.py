@@ -248,6 +248,73 @@ def test_a_binary_mean_is_finite_where_the_sum_is_not():
 
 
 # ---------------------------------------------------------------------------------------- linear layers
+def exact_layer(features, weight, bias, labels, options, grad_output):
+    """(mean loss; gradients of features, weights and bias; the largest that an element of that of logits can be)."""
+    softmax = magnitudes.Softmax(wide(features) @ wide(weight).T + bias, options.get("logit_scale", 1.0))
+    rows, e = np.arange(len(labels)), np.longdouble(options.get("label_smoothing", 0.0))
+    q = (1 - e) * (labels[:, None] == np.arange(len(weight))) + e / len(weight)
+    v = wide(options.get("sample_weight", np.ones(len(labels))))
+    slopes, top = softmax.p - q, (rows, softmax.top)
+    slopes[top] = softmax.p[top] * (1 - q[top]) - q[top] * softmax.remainder[top]
+    factor = v[:, None] * softmax.slope / v.sum() * np.longdouble(grad_output)
+    slopes = slopes * factor
+    value = (v * times(q, softmax.minus_log_p).sum(1)).sum() / v.sum()
+    return value, (slopes @ wide(weight), slopes.T @ wide(features), slopes.sum(0)), np.abs(factor).max()
+
+
+@pytest.mark.parametrize("grad_output", [1.0, 1e-250, 1e250])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "sample_weight": np.geomspace(1e-200, 1e250, 6)}])
+@pytest.mark.parametrize(
+    ("dtype", "powers"),
+    [
+        (np.float32, (100, 100)),
+        (np.float32, (-120, -100)),
+        (np.float32, (120, -120)),
+        (np.float64, (1000, 1000)),
+        (np.float64, (-1000, -900)),
+        (np.float64, (1019, -1000)),
+        (np.float64, (-700, 1019)),
+    ],
+)
+def test_layers_whose_products_are_beyond_their_dtype(dtype, powers, options, grad_output, rng):
+    """Integers times powers of two have exact products, also in the oracle."""
+    features, weight = (
+        np.ldexp(rng.integers(-3, 4, (n, 2)).astype(dtype), p) for n, p in ((6, powers[0]), (40, powers[1]))
+    )
+    bias = np.ldexp(
+        rng.integers(-3, 4, 40).astype(dtype),
+        int(np.clip(sum(powers), *((-120, 120) if dtype == np.float32 else (-1000, 1000)))),
+    )
+    labels, largest = rng.integers(0, 40, 6), wide(np.finfo(dtype).max)
+    for scale in (1.0, 2.0 ** np.clip(-sum(powers), -1000, 1000)):
+        given = options | {"logit_scale": float(scale)}
+        with np.errstate(all="ignore"):
+            value, grads, size = exact_layer(features, weight, wide(bias), labels, given, grad_output)
+        with np.errstate(all="raise"):
+            alone = fastce.linear_cross_entropy(features, weight, labels, linear_bias=bias, **given)
+            ours = fastce.linear_cross_entropy_value_and_grad(
+                features, weight, labels, linear_bias=bias, grad_output=grad_output, memory_budget=3000, **given
+            )
+        assert alone == ours.value
+        eps = 100 * np.finfo(dtype).eps
+        assert_near(np.float64(alone), value, eps * value, "value")
+        for name, grad, exact, other in zip(ours._fields[1:], ours[1:], grads, (weight, features, 1), strict=True):
+            bound = eps * (np.abs(exact) + size * np.abs(wide(other)).max()) + 4 * smallest(np.dtype(dtype))
+            assert not np.isnan(grad).any()
+            if (bound < largest).all():  # else terms of a sum are beyond the dtype
+                assert_near(grad, exact, bound, name)
+
+
+def test_the_mean_of_a_layer_is_finite_where_the_sum_is_not():
+    features, weight = np.full((4, 1), 1e154), np.array([[1.5e154], [-1.5e154], [0.0]])
+    assert fastce.linear_cross_entropy(features, weight, [0, 1, 2, 2]) == pytest.approx(1.5e308)
+    assert fastce.linear_cross_entropy(features, weight, [2] * 4) == pytest.approx(1.5e308)
+    ours = fastce.linear_cross_entropy_value_and_grad(features, weight, [2] * 4)
+    assert ours.value == pytest.approx(1.5e308)
+    np.testing.assert_allclose(ours.grad_features, np.full((4, 1), 1.5e154 / 4))
+    np.testing.assert_allclose(ours.grad_linear_weight, [[1e154], [0], [-1e154]])
+
+
 @pytest.mark.parametrize("options", [{}, {"logit_scale": 1e14}, {"softcap": 1e39}, {"label_smoothing": 0.1}], ids=str)
 @pytest.mark.parametrize(("dtype", "powers"), [(np.float32, (0, 40, 60)), (np.float64, (0, 200, 500))])
 def test_linear_layers_of_every_magnitude(dtype, powers, options, rng):
