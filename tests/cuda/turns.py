@@ -7,7 +7,6 @@ array in shared memory: together most of the time of a test. What kernels comput
 
 import collections
 import contextlib
-import math
 import os
 import sys
 import threading
@@ -39,30 +38,37 @@ def _closed():
 
 
 class _Thread(kernel.BlockThread):
-    """A thread of one block, and then of another."""
+    """One thread of a block after the other, and of one block after the other."""
 
     def __init__(self):
         threading.Thread.__init__(self, daemon=True)
         self.turn = _closed()
         self.start()
 
-    def enter(self, manager, block, place):
-        self._manager, self.blockIdx, self.threadIdx = manager, kernel.Dim3(*block), kernel.Dim3(*place)
-        x, y, _ = manager._block_dim
-        self.thread_id = place[0] + x * (place[1] + y * place[2])
-
     def run(self):
         np.seterr(all="ignore")  # a GPU does not warn
         while True:
             self.turn.acquire()
             manager = self._manager
-            if not manager.failure:
-                try:
-                    manager.work()
-                except Exception as error:
-                    error.add_note(f"in thread {self.threadIdx} of block {self.blockIdx}")
-                    manager.failure = manager.failure or error
-            manager.leave()
+            while manager.places:
+                self.enter(manager, manager.places.popleft())
+                if not manager.failure:
+                    self.work(manager)
+                manager.leave()
+            IDLE.append(self)
+            manager.give_turn()
+
+    def enter(self, manager, place):
+        self.blockIdx, self.threadIdx = manager.grid_point, kernel.Dim3(*place)
+        x, y, _ = manager._block_dim
+        self.thread_id = place[0] + x * (place[1] + y * place[2])
+
+    def work(self, manager):
+        try:
+            manager.work()
+        except Exception as error:
+            error.add_note(f"in thread {self.threadIdx} of block {self.blockIdx}")
+            manager.failure = manager.failure or error
 
     def syncthreads(self):
         self.meet("block")
@@ -82,29 +88,31 @@ def meet_warp():
     thread.meet(thread.thread_id // WARP)
 
 
-@contextlib.contextmanager
-def on_one_core():
-    """New threads stay on one core, because only one of them runs at a time."""
+def idle_thread():
+    """A new one stays on one core, because only one of them runs at a time."""
+    if IDLE:
+        return IDLE.pop()
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-        yield
+        return _Thread()
     finally:
         os.sched_setaffinity(0, cores)
 
 
-def threads_for(count):
-    """So many threads that are idle; they come back to IDLE when their block has ended."""
-    if len(IDLE) < count:
-        with on_one_core():
-            IDLE.extend(_Thread() for _ in range(count - len(IDLE)))
-    taken = IDLE[:count]
-    del IDLE[:count]
-    return taken
-
-
 class Turns(kernel.BlockManager):
     """Runs the threads of a block; those that meet others wait until all of these are there."""
+
+    def run(self, grid_point, *args):
+        self.grid_point, self.work = kernel.Dim3(*grid_point), lambda: self._f(*args)
+        self.places = collections.deque(np.ndindex(*self._block_dim))  # of threads that have not begun
+        self.size = self.alive = len(self.places)
+        self.ready, self.parked = collections.deque(), collections.defaultdict(list)
+        self.over, self.failure = _closed(), None
+        self.give_turn()
+        self.over.acquire()
+        if self.failure:
+            raise self.failure
 
     def arrive(self, thread, group):
         """Whether the thread must wait for others, and then for its turn; the last one goes on."""
@@ -121,29 +129,21 @@ class Turns(kernel.BlockManager):
         self.alive -= 1
         if self.alive and len(self.parked["block"]) == self.alive:
             self.ready.extend(self.parked.pop("block"))
-        self.give_turn()
 
     def give_turn(self):
-        if not self.ready and self.alive:  # nobody can go on
+        if self.alive and not self.ready and not self.places:  # nobody can go on
             self.failure = self.failure or RuntimeError("threads wait for others that have left")
         if self.failure:
             self.ready.extend(thread for group in self.parked.values() for thread in group)
             self.parked.clear()
-        (self.ready.popleft().turn if self.ready else self.over).release()
-
-    def run(self, grid_point, *args):
-        self.over, self.failure, self.parked = _closed(), None, collections.defaultdict(list)
-        self.work = lambda: self._f(*args)
-        self.size = self.alive = math.prod(self._block_dim)
-        threads = threads_for(self.size)
-        for thread, point in zip(threads, np.ndindex(*self._block_dim), strict=True):
-            thread.enter(self, grid_point, point)
-        self.ready = collections.deque(threads)
-        self.ready.popleft().turn.release()
-        self.over.acquire()
-        IDLE.extend(threads)
-        if self.failure:
-            raise self.failure
+        if self.ready:
+            self.ready.popleft().turn.release()
+        elif self.places:
+            thread = idle_thread()
+            thread._manager = self
+            thread.turn.release()
+        else:
+            self.over.release()
 
 
 # ----------------------------------------------------------------------------------------------- functions
