@@ -59,12 +59,11 @@ CASES_OF_SCIPY = {
 }
 
 
-@every_function
-@pytest.mark.parametrize("case", CASES_OF_SCIPY)
-@pytest.mark.parametrize("classes", [3, 40, 600])
-def test_special_values_are_those_of_scipy_and_stay_in_their_row(device, name, case, classes):
-    x = np.zeros((3, classes), np.float32)
-    x[1, :3], x[1, 3:] = CASES_OF_SCIPY[case], -np.inf
+@pytest.mark.parametrize("case", pairwise(row=list(CASES_OF_SCIPY), name=NAMES, classes=[3, 40, 600]), ids=str)
+def test_special_values_are_those_of_scipy_and_stay_in_their_row(device, case):
+    name = case["name"]
+    x = np.zeros((3, case["classes"]), np.float32)
+    x[1, :3], x[1, 3:] = CASES_OF_SCIPY[case["row"]], -np.inf
     with np.errstate(all="ignore"):
         expected = getattr(scipy.special, name)(x.astype(np.float64), axis=1)
     for there, axis in ((x, 1), (np.asfortranarray(x), 1), (x.T.copy(), 0)):

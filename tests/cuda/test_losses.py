@@ -109,17 +109,15 @@ def row_cases(classes):
     return rows, np.array([1, 1, 1, 1, 1, 1, 0, 1])
 
 
-@every_shape
-@pytest.mark.parametrize("kind", ["indices", "probabilities", "sparse"])
-@pytest.mark.parametrize(
-    "options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.1}], ids=["plain", "smoothing", "z_loss"]
-)
-def test_special_values(device, shape, kind, options):
-    _, classes, axis = SHAPES[shape]
+@pytest.mark.parametrize("case", pairwise(
+    shape=list(SHAPES), kind=["indices", "probabilities", "sparse"], option=["none", "smoothing", "z_loss"]
+), ids=str)  # fmt: skip
+def test_special_values(device, case):
+    kind, (_, classes, axis) = case["kind"], SHAPES[case["shape"]]
     logits, labels = row_cases(classes)
     logits, dense = placed(logits, axis), np.eye(classes, dtype=np.float32)[labels]
     targets = {"indices": labels, "probabilities": placed(dense, axis), "sparse": scipy.sparse.csr_array(dense)}[kind]
-    check(device, logits, targets, axis=axis, reduction="none", **options)
+    check(device, logits, targets, axis=axis, reduction="none", **OPTIONS[case["option"]])
 
 
 @every_shape
