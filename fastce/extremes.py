@@ -59,6 +59,10 @@ def powers_of(factors: Array | None) -> tuple[float, float]:
     """The powers of two of the smallest and the largest factor that is not 0."""
     if factors is None:
         return 0.0, 0.0
+    if factors.size == 1:
+        size = abs(float(factors.item()))
+        power = math.log2(size) if 0.0 < size < math.inf else 0.0
+        return power, power
     sizes = np.abs(factors)
     low, high = float(sizes.min(initial=np.inf)), float(sizes.max(initial=0.0))
     if low == 0.0:

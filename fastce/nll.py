@@ -1,6 +1,6 @@
 """Negative log likelihood: one entry of each row, so NumPy does it all."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,11 +38,26 @@ def _nll_call(
     return array, axis, rows, described
 
 
-def _index_of_targets(described: IndexTargets, lead: tuple[int, ...]) -> tuple[Array, ...]:
-    """Where the targets stand in an array of rows of this shape, whose class axis is last."""
+class _Entries(NamedTuple):
+    """The entries of the targets, one a row.
+
+    Attributes
+    ----------
+    where : tuple of ndarray
+        Where they stand in an array whose class axis is last, see `_narrowed`.
+    masses, exponents : ndarray
+        ``v_i * w_y`` as pairs.
+    """
+
+    where: tuple[Any, ...]
+    masses: Array
+    exponents: Array | int
+
+
+def _entries_of(described: IndexTargets, lead: tuple[int, ...]) -> _Entries:
     classes = described.picked(slice(0, described.indices.size))[0]
-    where = np.unravel_index(np.arange(classes.size), lead) if lead else ()
-    return (*where, classes if lead else classes[0])
+    where = (*np.unravel_index(np.arange(classes.size), lead), classes) if lead else (classes[0],)
+    return _Entries(where, *described.weights())
 
 
 def _narrowed(array: Array, axis: int) -> Array:
@@ -51,14 +66,12 @@ def _narrowed(array: Array, axis: int) -> Array:
     return moved.squeeze(tuple(k for k, n in enumerate(moved.shape[:-1]) if n == 1))
 
 
-def _nll_value(rows: Rows, described: IndexTargets, reduction: str) -> Any:
-    view = _narrowed(rows.view, -1)
-    picked = np.asarray(view[_index_of_targets(described, view.shape[:-1])], dtype=np.float64).ravel()
-    masses, exponents = described.weights()
-    losses, more = product(masses, -picked)
+def _nll_value(rows: Rows, entries: _Entries, reduction: str, total_weight: float) -> Any:
+    picked = np.asarray(_narrowed(rows.view, -1)[entries.where], dtype=np.float64).ravel()
+    losses, more = product(entries.masses, -picked)
     kept = RowLosses(rows, reduction, 1)
-    kept.put(0, slice(None), losses, exponents + more)
-    return kept.value(described.total_weight)
+    kept.put(0, slice(None), losses, entries.exponents + more)
+    return kept.value(total_weight)
 
 
 def nll_loss(
@@ -99,7 +112,8 @@ def nll_loss(
     _, _, rows, described = _nll_call(
         log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
     )
-    return _nll_value(rows, described, reduction)
+    entries = _entries_of(described, _narrowed(rows.view, -1).shape[:-1])
+    return _nll_value(rows, entries, reduction, described.total_weight)
 
 
 def nll_loss_value_and_grad(
@@ -139,14 +153,13 @@ def nll_loss_value_and_grad(
     array, axis, rows, described = _nll_call(
         log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
     )
-    value = _nll_value(rows, described, reduction)
+    entries = _entries_of(described, _narrowed(rows.view, -1).shape[:-1])
+    value = _nll_value(rows, entries, reduction, described.total_weight)
     upstream = upstream_of(grad_output, reduction, rows.lead, described.total_weight)
     out = checked_out(out, array.shape, rows.dtype, array, [targets, weight, sample_weight, grad_output])
     out[...] = 0
-    masses, exponents = described.weights()
-    fractions, more = product(masses, -upstream)
-    entries = silently(np.ldexp, fractions, exponents + more)
+    fractions, more = product(entries.masses, -upstream)
+    slopes = silently(np.ldexp, fractions, entries.exponents + more)
     view = _narrowed(out, axis)
-    lead = view.shape[:-1]
-    store(view, _index_of_targets(described, lead), entries if lead else entries[0])
+    store(view, entries.where, slopes if view.ndim > 1 else slopes[0])
     return ValueAndGrad(value, out)
