@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 TARGETS = {
     "host": {},
     "AVX-512 arithmetic": {"ACCURACY_TABLE": "1", "FASTCE_CACHE": "0"},
-    "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c"},
+    "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""},
     "generic": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""},
 }
 # classes, how many of a thousand rows
@@ -134,8 +134,8 @@ def use_table() -> None:
     exponential.has_avx512 = lambda: True
 
 
-def search(rows: int, seed: int) -> list[dict[str, Any]]:
-    """The largest errors of this process's target."""
+def search(rows: int, seed: int) -> dict[str, Any]:
+    """What this process compiles for, and the largest errors."""
     if os.environ.get("ACCURACY_TABLE"):
         use_table()
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -162,7 +162,10 @@ def search(rows: int, seed: int) -> list[dict[str, Any]]:
         rng = np.random.default_rng(seed)
         for kind, wide_rows in matrices(rng, rows // fewer):
             examine(wide_rows.astype(dtype), kind, dtype, rng, note)
-    return list(found.values())
+    from fastce.kernels import target
+
+    machine = {"vector_bits": target.vector_bits(), "fma": target.has_fma(), "half": target.has_half()}
+    return {"compiled_for": machine, "found": list(found.values())}
 
 
 def examine(x: Array, kind: str, dtype: np.dtype[Any], rng: np.random.Generator, note: Callable[..., None]) -> None:
@@ -202,14 +205,15 @@ def main() -> None:
         start = time.perf_counter()
         environment = {"PYTHONPATH": str(ROOT), **os.environ, **TARGETS[target]}
         output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-        for entry in json.loads(output):
+        result = json.loads(output)
+        for entry in result["found"]:
             print(
                 f"| {target} | {entry['what']} | {entry['dtype']} | {entry['rows']:,} | {entry['worst']:.3f} "
                 f"| {entry.get('kind', '')}, {entry.get('classes', '')} |",
                 flush=True,
             )
-            record.append({"target": target, **entry})
-        print(f"<!-- {target}: {time.perf_counter() - start:.0f} s -->", flush=True)
+            record.append({"target": target, "compiled_for": result["compiled_for"], **entry})
+        print(f"<!-- {target}, {result['compiled_for']}: {time.perf_counter() - start:.0f} s -->", flush=True)
         options.json.write_text(json.dumps({"machine": platform.machine(), "found": record}, indent=1) + "\n")
 
 
