@@ -3,6 +3,9 @@
 import os
 from importlib import import_module
 
+# Before NumPy is imported: its products here are so small that a second thread only waits, and takes a core to do so.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import numpy as np
 import pytest

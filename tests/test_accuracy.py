@@ -8,6 +8,7 @@ import mpmath
 import naive
 import numpy as np
 import pytest
+from covering import covering
 
 import fastce
 
@@ -164,9 +165,7 @@ def one_hot(logits, y, **options):
     return t
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("target", [hard, one_hot])
+@covering({"case": CASES, "options": OPTIONS, "target": [hard, one_hot]})
 def test_cross_entropy_of_float32_is_within_4_ulp_per_row(case, options, target, rng):
     for rows, classes in SHAPES:
         x, y = confident(rows, classes, rng=rng, **CASES[case])
@@ -176,9 +175,13 @@ def test_cross_entropy_of_float32_is_within_4_ulp_per_row(case, options, target,
         assert ulp_error(losses, exact) <= 4, f"{classes} classes"
 
 
-@pytest.mark.parametrize("offset", [1e3, -1e3, 1e6, -1e6, 1e10])
-@pytest.mark.parametrize("options", ["plain", "smoothing over all", "smoothing over others"])
-@pytest.mark.parametrize("target", [hard, one_hot])
+@covering(
+    {
+        "offset": [1e3, -1e3, 1e6, -1e6, 1e10],
+        "options": ["plain", "smoothing over all", "smoothing over others"],
+        "target": [hard, one_hot],
+    }
+)
 def test_cross_entropy_with_a_common_offset_is_within_4_ulp_per_row(offset, options, target, rng):
     for rows, classes in SHAPES:
         for margin in (0, 25):
@@ -237,9 +240,7 @@ def value_and_grad(x, targets, **options):
     return fastce.cross_entropy_value_and_grad(x, targets, reduction="sum", **options)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("target", [hard, one_hot])
+@covering({"case": CASES, "options": OPTIONS, "target": [hard, one_hot]})
 def test_gradients_of_float32_are_within_4_eps(case, options, target, rng):
     scale = OPTIONS[options].get("logit_scale", 1.0)
     for rows, classes in SHAPES:

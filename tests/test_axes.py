@@ -19,6 +19,7 @@ from checks import (
     same_bits,
     spacing,
 )
+from covering import covering
 from test_few_classes import far_below_one, random_call
 
 import fastce
@@ -158,9 +159,13 @@ def test_every_number_of_classes_along_the_first_axis_and_between_others(rng, cl
         check(logits, np.moveaxis(one_hot(labels, classes), -1, 1))
 
 
-@pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
-@pytest.mark.parametrize(("shape", "axis"), [((10, 403), 0), ((3, 17, 11, 13), 1), ((100, 130), 0), ((5, 2, 77), 1)])
-@pytest.mark.parametrize("share", [0.02, 1.0])
+@covering(
+    {
+        "name": ["float32", "float64", "float16", "bfloat16"],
+        "shape, axis": [((10, 403), 0), ((3, 17, 11, 13), 1), ((100, 130), 0), ((5, 2, 77), 1)],
+        "share": [0.02, 1.0],
+    }
+)
 def test_difficult_rows_along_other_axes(rng, share, shape, axis, name):
     logits, labels = case(rng, shape, axis, share, dtype_of(name))
     for targets in (labels, probabilities(rng, logits), np.moveaxis(one_hot(labels, shape[axis]), -1, axis)):
@@ -177,9 +182,13 @@ def test_many_classes_that_are_each_too_small_to_change_the_sum_along_the_first_
         check(logits, np.roll(np.arange(classes), 1), axis=0)
 
 
-@pytest.mark.parametrize("margin", [25, 90, 200])
-@pytest.mark.parametrize("offset", [0, 1e6, -1e6])
-@pytest.mark.parametrize(("shape", "axis"), [((10, 200), 0), ((2, 3, 15, 9), 1), ((33, 70), 0)])
+@covering(
+    {
+        "margin": [25, 90, 200],
+        "offset": [0, 1e6, -1e6],
+        "shape, axis": [((10, 200), 0), ((2, 3, 15, 9), 1), ((33, 70), 0)],
+    }
+)
 def test_confident_rows_and_offsets_along_other_axes(rng, shape, axis, offset, margin):
     classes = shape[axis]
     labels = rng.integers(0, classes, int(np.prod(shape)) // classes)
@@ -258,9 +267,13 @@ def test_logits_in_a_memmap_opened_for_reading(rng, axis, tmp_path):
             assert type(fastce.cross_entropy_value_and_grad(mapped, labels, axis=axis).grad) is np.ndarray
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((10, 63), 0), ((3, 17, 5, 7), 1), ((63, 10), 1), ((5, 16, 13), 0)])
-@pytest.mark.parametrize("layout", ["C", "Fortran", "axis 1 innermost"])
-@pytest.mark.parametrize("of_out", WRITABLE)
+@covering(
+    {
+        "shape, axis": [((10, 63), 0), ((3, 17, 5, 7), 1), ((63, 10), 1), ((5, 16, 13), 0)],
+        "layout": ["C", "Fortran", "axis 1 innermost"],
+        "of_out": WRITABLE,
+    }
+)
 def test_out_of_another_layout_than_the_logits_and_nothing_beside_it_is_touched(rng, of_out, layout, shape, axis):
     logits, labels = case(rng, shape, axis)
     logits = LAYOUTS[layout](logits)
@@ -271,9 +284,13 @@ def test_out_of_another_layout_than_the_logits_and_nothing_beside_it_is_touched(
     assert base[0] == 0 if of_out == "misaligned" else np.isnan(base).all()
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((10, 131), 0), ((3, 17, 5, 7), 1), ((131, 10), 1), ((4, 3, 11, 7), 2)])
-@pytest.mark.parametrize("layout", WRITABLE)
-@pytest.mark.parametrize("name", ["float32", "float16"])
+@covering(
+    {
+        "shape, axis": [((10, 131), 0), ((3, 17, 5, 7), 1), ((131, 10), 1), ((4, 3, 11, 7), 2)],
+        "layout": WRITABLE,
+        "name": ["float32", "float16"],
+    }
+)
 def test_the_gradient_may_replace_the_logits_in_every_layout(rng, name, layout, shape, axis):
     logits, labels = case(rng, shape, axis, dtype=name)
     for targets in (labels, probabilities(rng, logits)):
@@ -289,17 +306,18 @@ def test_the_gradient_may_replace_the_logits_in_every_layout(rng, name, layout, 
 
 
 # ------------------------------------------------------------------------------------------------- one row alone
-@pytest.mark.parametrize("value", [NAN, INF, -INF, 3e4])
-@pytest.mark.parametrize("kind", ["hard", "probability"])
-@pytest.mark.parametrize(
-    ("shape", "axis", "layout"),
-    [
-        ((10, 35), 0, "C"),
-        ((17, 19), 0, "C"),
-        ((2, 3, 5, 7), 1, "C"),
-        ((35, 10), 1, "Fortran"),
-        ((7, 3, 5), 1, "Fortran"),
-    ],
+@covering(
+    {
+        "value": [NAN, INF, -INF, 3e4],
+        "kind": ["hard", "probability"],
+        "shape, axis, layout": [
+            ((10, 35), 0, "C"),
+            ((17, 19), 0, "C"),
+            ((2, 3, 5, 7), 1, "C"),
+            ((35, 10), 1, "Fortran"),
+            ((7, 3, 5), 1, "Fortran"),
+        ],
+    }
 )
 def test_a_special_value_in_any_lane_changes_no_bit_of_another_row(rng, shape, axis, layout, kind, value):
     plain = rng.normal(size=shape).astype(np.float32)
@@ -392,9 +410,7 @@ def test_the_first_target_out_of_range_is_named_and_nothing_is_written(rng, shap
 AXES = [0, 1, 2, -1, (0, 1), (0, 2), (1, 2), (2, 0), None]
 
 
-@pytest.mark.parametrize("name", ["logsumexp", "softmax", "log_softmax"])
-@pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("dtype", NAMES)
+@covering({"name": ["logsumexp", "softmax", "log_softmax"], "axis": AXES, "dtype": NAMES})
 def test_the_functions_of_scipy_along_every_axis_and_several(rng, dtype, axis, name):
     for shape in [(7, 17, 13), (3, 2, 131), (33, 1, 5), (16, 16, 2)]:
         x = narrowed(rng.normal(size=shape) * 8 + rng.choice([0, 100, -300], shape), dtype_of(dtype))
@@ -404,9 +420,7 @@ def test_the_functions_of_scipy_along_every_axis_and_several(rng, dtype, axis, n
             assert_as_scipy(name, getattr(fastce, name)(LAYOUTS[layout](x), axis=axis), x, axis)
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-@pytest.mark.parametrize("axis", [0, 1, (0, 2), -1])
-@pytest.mark.parametrize("of_out", WRITABLE)
+@covering({"name": ["softmax", "log_softmax"], "axis": [0, 1, (0, 2), -1], "of_out": WRITABLE})
 def test_the_functions_of_scipy_into_out_and_in_place(rng, of_out, axis, name):
     x = rng.normal(size=(7, 17, 13)).astype(np.float32) * 8
     x[2, 3, 4], x[5, :, 6] = NAN, -INF
@@ -420,9 +434,13 @@ def test_the_functions_of_scipy_into_out_and_in_place(rng, of_out, axis, name):
     assert_as_scipy(name, work, x, axis)
 
 
-@pytest.mark.parametrize("name", ["logsumexp", "softmax", "log_softmax"])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-@pytest.mark.parametrize("shape", [(10, 403), (2, 131), (17, 100), (100, 33)])
+@covering(
+    {
+        "name": ["logsumexp", "softmax", "log_softmax"],
+        "dtype": ["float32", "float64", "float16"],
+        "shape": [(10, 403), (2, 131), (17, 100), (100, 33)],
+    }
+)
 def test_the_functions_of_scipy_on_difficult_rows_along_the_first_axis(rng, shape, dtype, name):
     x, _ = case(rng, shape, 0, share=0.4, dtype=dtype)
     for array in (np.ascontiguousarray(x), x, every_second(1)(x)):

@@ -173,7 +173,10 @@ def on_cpu(monkeypatch):
 
     fastce = replace(cuda_engines.ENGINES["fastce"], prepare=arrays)
     monkeypatch.setitem(cuda_engines.ENGINES, "fastce", fastce)
-    return cuda_engines.ENGINES
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for problems so small
+    yield cuda_engines.ENGINES
+    torch.set_num_threads(n_threads)
 
 
 def measured(job, engines=("fastce", "torch")):

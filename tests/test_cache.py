@@ -13,14 +13,16 @@ from scripts import finish, run_script, start_script
 
 import fastce
 
-# binary_rows is the kernel that compiles soonest, and every kernel has the same cache.
+# transpose is the kernel that compiles soonest, and every kernel has the same cache.
 CALL = """
 import numpy as np
 import fastce
+from fastce.kernels.transposition import transpose
 
 x = np.arange(12, dtype=np.float32).reshape(3, 4)
-losses = fastce.binary_cross_entropy_with_logits(x, np.zeros_like(x), reduction="none")
-np.testing.assert_allclose(losses, np.log1p(np.exp(x)), rtol=1e-6)
+out = np.empty((4, 3), np.float32)
+transpose.compiled(x.dtype)(x, out)
+assert (out == x.T).all()
 """
 
 
@@ -64,15 +66,9 @@ def test_the_next_process_loads_what_the_first_compiled(compiled, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_missing_is_made(tmp_path):
-    assert call(tmp_path, tmp_path / "some" / "new" / "folder") == ""
-    assert entries(tmp_path / "some" / "new" / "folder")
-
-
-@pytest.mark.slow
-def test_the_folder_may_have_spaces_and_other_letters(tmp_path):
-    assert call(tmp_path, tmp_path / "le cache à moi") == ""
-    assert entries(tmp_path / "le cache à moi")
+def test_a_folder_that_is_missing_is_made_whatever_letters_it_has(tmp_path):
+    assert call(tmp_path, tmp_path / "some" / "new" / "le cache à moi") == ""
+    assert entries(tmp_path / "some" / "new" / "le cache à moi")
 
 
 @pytest.mark.slow
@@ -145,8 +141,13 @@ DAMAGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        *((".nbi", damage) for damage in DAMAGES),
+        *((".nbc", damage) for damage in ("empty", "all but the last byte", "garbage")),
+    ],
+)
 def test_damaged_files_are_compiled_anew(damage, suffix, compiled, tmp_path, cache):
     shutil.copytree(compiled, cache)
     damaged = list(cache.rglob("*" + suffix))
@@ -294,7 +295,7 @@ def test_a_folder_of_another_user_is_not_used(compiled, tmp_path, cache):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="XDG is of Linux")
-@pytest.mark.parametrize("xdg", ["", "relative/cache", "."])
+@pytest.mark.parametrize("xdg", ["", "relative/cache"])
 @pytest.mark.slow
 def test_an_xdg_cache_home_that_is_empty_or_relative_is_as_if_unset(tmp_path, xdg):
     home = tmp_path / "home"

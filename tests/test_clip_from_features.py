@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from checks import NAMES, REDUCTIONS, dtype_of
+from covering import covering
 
 import fastce
 from fastce.profile.pairs import load_pairs
@@ -27,17 +28,14 @@ def real_pairs(n, dtype):
 
 
 # ---------------------------------------------------------------------------------- against the formulas
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n", SIZES)
+@covering({"dtype": [np.float32, np.float64], "n": SIZES}, strength=1)
 def test_value_and_all_gradients_are_those_of_the_dense_formula(small_tiles, rng, n, dtype):
     images, texts = pair(rng, n, dtype=dtype)
     dense.check(CLIP, images, texts, 14.3, normalize=True)
     dense.check(CLIP, images / 4, texts / 4, 1.0, label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale", [1.0, 2.5, 14.285714, 50.0, 100.0])
-@pytest.mark.parametrize("n", [1, 2, 3, 65, 100])
+@covering({"dtype": [np.float32, np.float64], "scale": [1.0, 2.5, 14.285714, 50.0, 100.0], "n": [1, 2, 3, 65, 100]})
 def test_real_pairs_at_every_scale(small_tiles, n, scale, dtype):
     dense.check(CLIP, *real_pairs(n, dtype), scale)
 
@@ -104,10 +102,14 @@ def make_targets(kind, rng, n, m):
 KINDS = ["permutation", "repeated", "sparse, every row", "sparse, some rows and columns without any"]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("n", "m"), [(5, 5), (33, 33), (20, 37), (40, 17), (3, 50)])
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "label_smoothing": [0.0, 0.1, 1.0],
+        "kind": KINDS,
+        "n, m": [(5, 5), (33, 33), (20, 37), (40, 17), (3, 50)],
+    }
+)
 def test_given_positives_in_both_directions(small_tiles, rng, n, m, kind, label_smoothing, dtype):
     images, texts = pair(rng, n, m, dtype=dtype)
     targets = make_targets(kind, rng, n, m)

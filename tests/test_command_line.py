@@ -83,6 +83,7 @@ def test_profile_measures_every_job_and_writes_the_figures(tmp_path):
         assert job["extra_bytes"] is None or job["extra_bytes"] < 16 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_profile_takes_every_dtype(dtype, tmp_path, capsys):
     if dtype == "bfloat16":
@@ -355,6 +356,7 @@ def test_from_features_measures_batches_by_powers_of_two(tmp_path, capsys):
         assert f"{batch:,}" in out
 
 
+@pytest.mark.slow
 def test_from_features_leaves_the_dense_way_out_beyond_the_memory_limit(tmp_path, capsys):
     limit = 5 * 512**2 * 4 / 2**30  # four matrices of 512 x 512, not of 1024 x 1024
     out, found = profiled(tmp_path, capsys, "--from-features", "--batch", 1024, "--memory-limit", limit)
@@ -366,6 +368,7 @@ def test_from_features_leaves_the_dense_way_out_beyond_the_memory_limit(tmp_path
     assert "numpy: from batch 1024 on the dense way takes more than the memory limit" in out
 
 
+@pytest.mark.slow
 def test_from_features_beside_pytorch(tmp_path, capsys):
     pytest.importorskip("torch")
     _, found = profiled(tmp_path, capsys, "--from-features", "--batch", 300, "--compare", "torch", "--dtype", "float64")
@@ -374,6 +377,7 @@ def test_from_features_beside_pytorch(tmp_path, capsys):
     assert theirs["difference"] < 1e-12
 
 
+@pytest.mark.slow
 def test_from_features_of_a_file(tmp_path, capsys, rng):
     path = tmp_path / "features.npz"
     np.savez(path, image=rng.normal(size=(40, 8)), text=rng.normal(size=(40, 8)))

@@ -14,6 +14,7 @@ from clip_checks import (
     unit_cosines,
     without_negatives,
 )
+from covering import covering
 
 import fastce
 
@@ -31,9 +32,7 @@ def test_value_and_both_gradients_are_those_of_the_formula(rng, n, dtype):
         assert_clip(similarity, reduction=reduction, logit_scale=14.3, label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale", [0.01, 1.0, 2.0, 14.285714, 50.0, 100.0])
-@pytest.mark.parametrize("noise", [0.01, 1.0])
+@covering({"dtype": [np.float32, np.float64], "scale": [0.01, 1.0, 2.0, 14.285714, 50.0, 100.0], "noise": [0.01, 1.0]})
 def test_every_logit_scale_confident_or_not(rng, noise, scale, dtype):
     similarity = unit_cosines(rng, 90, noise=noise).astype(dtype)
     for reduction in REDUCTIONS:
@@ -49,10 +48,14 @@ def test_confident_pairs_keep_their_digits(margin):
     assert fastce.clip_loss(similarity) == pytest.approx(exact, rel=4 * float(np.finfo(np.float32).eps))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize("kind", ["permutation", "repeated", "sparse, every row", "sparse, with empty rows"])
-@pytest.mark.parametrize(("n", "m"), [(5, 5), (70, 70), (20, 33), (1, 9), (200, 300)])
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "label_smoothing": [0.0, 0.1, 1.0],
+        "kind": ["permutation", "repeated", "sparse, every row", "sparse, with empty rows"],
+        "n, m": [(5, 5), (70, 70), (20, 33), (1, 9), (200, 300)],
+    }
+)
 def test_given_positives(rng, n, m, kind, label_smoothing, dtype):
     similarity = unit_cosines(rng, n, m).astype(dtype) * 4
     targets = make_targets(kind, rng, n, m)
@@ -240,9 +243,7 @@ def test_two_positives_without_a_negative():
     np.testing.assert_allclose(ours.grad, [[slope, -slope]], rtol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("logit", LOGITS)
-@pytest.mark.parametrize("kind", WITHOUT_NEGATIVES)
+@covering({"dtype": [np.float32, np.float64], "logit": LOGITS, "kind": WITHOUT_NEGATIVES})
 def test_rows_and_columns_without_negatives(kind, logit, dtype):
     similarity, targets = without_negatives(kind, logit)
     square = similarity.shape[0] == similarity.shape[1]
@@ -257,9 +258,13 @@ def test_columns_that_fill_no_vector_near_the_end_of_exp():
     assert ours.grad_logit_scale == pytest.approx(0.0580005, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize(("n", "m"), [(3, 3), (1, 5), (7, 1), (17, 15), (20, 20), (5, 33)])
+@covering(
+    {
+        "name": ["float32", "float64", "float16", "bfloat16"],
+        "label_smoothing": [0.0, 0.1],
+        "n, m": [(3, 3), (1, 5), (7, 1), (17, 15), (20, 20), (5, 33)],
+    }
+)
 def test_lanes_beyond_the_end_of_a_row_are_nobodys(rng, n, m, label_smoothing, name):
     similarity, targets = near_reference(rng, dtype_of(name), n, m), rng.integers(0, m, n)
     assert_clip(similarity, targets, logit_scale=100.0, label_smoothing=label_smoothing)

@@ -4,6 +4,7 @@ import naive
 import numpy as np
 import pytest
 import scipy.sparse
+from covering import covering
 
 import fastce
 from fastce.kernels.columns import NARROW
@@ -98,10 +99,14 @@ def assert_gradient(grad, logits, targets, reduction="mean", grad_output=1.0, **
 
 
 # ---------------------------------------------------------------------------------- against the formulas
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("kind", ["hard", "probability", "sparse"])
-@pytest.mark.parametrize("option", OPTIONS)
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "reduction": REDUCTIONS,
+        "kind": ["hard", "probability", "sparse"],
+        "option": OPTIONS,
+    }
+)
 def test_value_and_gradient_are_those_of_the_formula(rng, option, kind, reduction, dtype):
     logits = (rng.normal(size=(37, 29)) * 4).astype(dtype)
     targets = make_targets(kind, rng, (37,), 29)
@@ -120,25 +125,26 @@ def test_value_and_gradient_are_those_of_the_formula(rng, option, kind, reductio
     assert_gradient(grad, logits, targets, reduction, **options)
 
 
-@pytest.mark.parametrize("option", ["plain", "all_together"])
-@pytest.mark.parametrize("kind", ["hard", "probability"])
-@pytest.mark.parametrize(
-    ("shape", "axis"),
-    [
-        ((6,), None),
-        ((6,), 0),
-        ((4, 6), None),
-        ((6, 4), 0),
-        ((4, 6), -1),
-        ((3, 6, 4), None),
-        ((3, 4, 6), 2),
-        ((6, 3, 4), -3),
-        ((2, 6, 3, 4), None),
-        ((2, 3, 4, 6), -1),
-        ((2, 1, 6, 3, 2), 2),
-    ],
+@covering(
+    {
+        "option": ["plain", "all_together"],
+        "kind": ["hard", "probability"],
+        "shape, axis": [
+            ((6,), None),
+            ((6,), 0),
+            ((4, 6), None),
+            ((6, 4), 0),
+            ((4, 6), -1),
+            ((3, 6, 4), None),
+            ((3, 4, 6), 2),
+            ((6, 3, 4), -3),
+            ((2, 6, 3, 4), None),
+            ((2, 3, 4, 6), -1),
+            ((2, 1, 6, 3, 2), 2),
+        ],
+        "reduction": REDUCTIONS,
+    }
 )
-@pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_any_axis_may_be_the_class_axis(rng, shape, axis, kind, option, reduction):
     logits = rng.normal(size=shape).astype(np.float32) * 3
     class_axis = (0 if len(shape) == 1 else 1) if axis is None else axis
@@ -249,9 +255,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", ["hard", "probability"])
-@pytest.mark.parametrize("classes", SIZES)
+@covering({"dtype": [np.float32, np.float64], "kind": ["hard", "probability"], "classes": SIZES})
 def test_every_number_of_classes_with_the_target_first_in_the_middle_and_last(rng, classes, kind, dtype):
     logits = (rng.normal(size=(5, classes)) * 3).astype(dtype)
     labels = np.array([0, classes // 2, classes - 1, classes // 3, max(classes - 2, 0)])
@@ -286,9 +290,7 @@ def test_a_confident_row_keeps_its_digits_where_lse_minus_logit_gives_zero():
     assert loss[0] == pytest.approx(1.387e-8, rel=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("margin", [10.0, 25.0, 80.0])
-@pytest.mark.parametrize("classes", [2, 10, 100, 1000, 5000])
+@covering({"dtype": [np.float32, np.float64], "margin": [10.0, 25.0, 80.0], "classes": [2, 10, 100, 1000, 5000]})
 def test_confident_rows_are_right_to_4_ulp(rng, classes, margin, dtype):
     logits = rng.normal(size=(40, classes)).astype(dtype)
     labels = rng.integers(0, classes, 40)
@@ -365,9 +367,7 @@ def test_four_ulp_hold_against_mpmath(rng):
 
 
 # ------------------------------------------------------------------------------------ finite differences
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("kind", ["hard", "probability", "sparse"])
-@pytest.mark.parametrize("option", OPTIONS)
+@covering({"reduction": ["sum", "mean"], "kind": ["hard", "probability", "sparse"], "option": OPTIONS})
 def test_the_gradient_is_the_derivative_of_the_value(rng, option, kind, reduction):
     logits = rng.normal(size=(3, 5)) * 2
     targets = make_targets(kind, rng, (3,), 5)
@@ -381,10 +381,14 @@ def test_the_gradient_is_the_derivative_of_the_value(rng, option, kind, reductio
 
 
 # ----------------------------------------------------------------------------------------------- dtypes
-@pytest.mark.parametrize("option", ["plain", "weight", "smoothing_all", "z_loss", "all_together"])
-@pytest.mark.parametrize("kind", ["hard", "probability"])
-@pytest.mark.parametrize("name", ["float16", "bfloat16"])
-@pytest.mark.parametrize("classes", [5, 300])
+@covering(
+    {
+        "option": ["plain", "weight", "smoothing_all", "z_loss", "all_together"],
+        "kind": ["hard", "probability"],
+        "name": ["float16", "bfloat16"],
+        "classes": [5, 300],
+    }
+)
 def test_half_precision_is_read_as_it_is_and_computed_in_float32(rng, classes, name, kind, option):
     dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16) if name == "bfloat16" else np.dtype(name)
     logits = (rng.normal(size=(30, classes)) * 3).astype(dtype)
@@ -477,9 +481,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(70, 9), (40, 700), (3, 9, 50)])
+@covering({"layout": LAYOUTS, "dtype": [np.float16, np.float32, np.float64], "shape": [(70, 9), (40, 700), (3, 9, 50)]})
 def test_any_layout_of_the_logits_gives_the_bits_of_a_plain_copy(rng, shape, dtype, layout):
     plain = rng.normal(size=shape).astype(dtype)
     labels = rng.integers(0, shape[1], (shape[0], *shape[2:]))
@@ -570,9 +572,9 @@ OUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", OUTS)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(8,), (70, 9), (30, 600), (3, 9, 20)])
+@covering(
+    {"layout": OUTS, "dtype": [np.float16, np.float32, np.float64], "shape": [(8,), (70, 9), (30, 600), (3, 9, 20)]}
+)
 def test_out_receives_the_gradient_whatever_its_strides(rng, shape, dtype, layout):
     logits = rng.normal(size=shape).astype(dtype)
     labels = rng.integers(0, 8, (shape[0], *shape[2:]) if len(shape) > 1 else ())
@@ -699,9 +701,13 @@ def every_reduction(logits, targets, **options):
         yield value, grad
 
 
-@pytest.mark.parametrize("classes", [3, 100, 3000])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("case", ["all ignored", "class weight 0", "sample weight 0"])
+@covering(
+    {
+        "classes": [3, 100, 3000],
+        "dtype": [np.float16, np.float32, np.float64],
+        "case": ["all ignored", "class weight 0", "sample weight 0"],
+    }
+)
 def test_a_total_weight_of_zero_gives_mean_nan_sum_zero_none_zeros_and_gradient_zero(rng, case, dtype, classes):
     logits, labels, options = rng.normal(size=(4, classes)).astype(dtype), np.array([0, 1, 2, 0]), {}
     if case == "all ignored":
@@ -744,9 +750,7 @@ def test_one_class_costs_nothing(options):
 SPECIAL_SIZES = [4, 100, 3000]  # few classes, many, and more than a block
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("classes", SPECIAL_SIZES)
-@pytest.mark.parametrize("at", [0, 1, -1])
+@covering({"dtype": [np.float16, np.float32, np.float64], "classes": SPECIAL_SIZES, "at": [0, 1, -1]})
 def test_minus_infinity_at_the_target_costs_infinity(rng, at, classes, dtype):
     logits, labels = rng.normal(size=(5, classes)).astype(dtype), rng.integers(0, classes, 5)
     labels[2] = at % classes
@@ -775,25 +779,22 @@ def test_minus_infinity_off_the_target_costs_nothing_without_smoothing_and_infin
     assert_gradient(smooth[0][1], logits, targets, "none", label_smoothing=0.1)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"label_smoothing": 0.1}, {"z_loss": 0.1}, {"weight": True}],
-    ids=["plain", "smoothing", "z_loss", "weight"],
-)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("classes", SPECIAL_SIZES)
-@pytest.mark.parametrize("kind", ["hard", "probability", "sparse"])
-@pytest.mark.parametrize(
-    "case",
-    [
-        "nan at the target",
-        "nan elsewhere",
-        "nan at the end",
-        "all -inf",
-        "+inf at the target",
-        "+inf elsewhere",
-        "+inf twice",
-    ],
+@covering(
+    {
+        "options": [{}, {"label_smoothing": 0.1}, {"z_loss": 0.1}, {"weight": True}],
+        "dtype": [np.float32, np.float64],
+        "classes": SPECIAL_SIZES,
+        "kind": ["hard", "probability", "sparse"],
+        "case": [
+            "nan at the target",
+            "nan elsewhere",
+            "nan at the end",
+            "all -inf",
+            "+inf at the target",
+            "+inf elsewhere",
+            "+inf twice",
+        ],
+    }
 )
 def test_an_undefined_row_is_nan_and_leaves_the_others_alone(rng, case, kind, classes, dtype, options):
     options = options if "weight" not in options else {"weight": rng.random(classes)}

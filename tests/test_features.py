@@ -5,6 +5,7 @@ import dense
 import numpy as np
 import pytest
 from checks import NAMES, REDUCTIONS, dtype_of
+from covering import covering
 
 import fastce
 
@@ -140,9 +141,7 @@ def test_both_sides_may_be_the_same_array(small_tiles, rng, normalize, form):
 
 
 # --------------------------------------------------------------------------------------------- normalisation
-@every_contrastive_loss
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("zero", [[0], [8], [3, 4], range(9)])
+@covering({"form": calls.CONTRASTIVE, "name": NAMES, "zero": [[0], [8], [3, 4], range(9)]})
 def test_a_row_of_length_zero_stays_zero_and_has_no_gradient(small_tiles, rng, zero, name, form):
     features = [a.astype(dtype_of(name)) for a in calls.features_of(form, rng)]
     for side in range(len(features)):
@@ -194,10 +193,10 @@ def test_one_huge_row_leaves_the_others_as_they_are(small_tiles, rng, form):
 
 
 # ----------------------------------------------------------------------------------------------- hard numbers
-@every_loss
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("bad", [NAN, INF, -INF])
-@pytest.mark.parametrize("normalize", [False, True])
+@covering(
+    {"form": calls.ALL, "dtype": [np.float32, np.float64], "bad": [NAN, INF, -INF], "normalize": [False, True]},
+    strength=1,
+)
 def test_what_is_not_finite_makes_the_mean_nan_without_a_word(small_tiles, rng, normalize, bad, dtype, form):
     options = {"normalize": normalize} if form in calls.CONTRASTIVE else {}
     for side in range(len(calls.features_of(form, rng))):
@@ -222,9 +221,7 @@ def test_products_beyond_the_largest_number_end_without_a_word(small_tiles, rng,
         assert dense.bits(ours.value) == dense.bits(calls.value(form, features, reduction=reduction, **options))
 
 
-@every_contrastive_loss
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("power", [20, 30, 42, 45, 60, 100])
+@covering({"form": calls.CONTRASTIVE, "dtype": [np.float32, np.float64], "power": [20, 30, 42, 45, 60, 100]})
 def test_logits_beyond_all_measure_are_right(rng, power, dtype, form):
     features = [np.clip(np.rint(2 * a), -3, 3).astype(dtype) for a in calls.features_of(form, rng, 20)]  # exact
     name = next(iter(calls.options_of(form)))

@@ -20,6 +20,7 @@ from checks import (
     one_hot,
     same_bits,
 )
+from covering import covering
 from test_accuracy import logsumexp_error
 
 import fastce
@@ -42,8 +43,7 @@ def targets_of(kind, rng, labels, classes):
 
 
 # ------------------------------------------------------------------------------------------------ sizes
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("rows", "classes"), SIZES)
+@covering({"name": NAMES, "rows, classes": SIZES}, strength=1)
 def test_every_number_of_classes_with_full_and_partial_groups_of_rows(rng, rows, classes, name):
     logits = (rng.normal(size=(rows, classes)) * 4).astype(dtype_of(name))
     labels = rng.integers(0, classes, rows)
@@ -75,9 +75,7 @@ def test_nothing_beside_the_rows_is_read_into_them_or_written(rng, classes, name
 
 
 # --------------------------------------------------------------------------------------- difficult rows
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["hard", "one-hot", "probability", "sparse"])
-@pytest.mark.parametrize("classes", SOME)
+@covering({"name": NAMES, "kind": ["hard", "one-hot", "probability", "sparse"], "classes": SOME})
 def test_difficult_rows_among_ordinary_ones(rng, classes, kind, name):
     few, labels = mixture(rng, 163, classes, dtype_of(name), share=0.03)
     many, more_labels = mixture(rng, 110, classes, dtype_of(name), share=0.6)
@@ -98,9 +96,7 @@ def test_rows_that_are_all_of_one_kind(rng, row_kind, name):
         check(logits, targets_of("probability", rng, labels, classes))
 
 
-@pytest.mark.parametrize("name", ["float32", "float64"])
-@pytest.mark.parametrize("kind", ["hard", "one-hot", "sparse"])
-@pytest.mark.parametrize("margin", [5, 25, 90, 200])
+@covering({"name": ["float32", "float64"], "kind": ["hard", "one-hot", "sparse"], "margin": [5, 25, 90, 200]})
 def test_confident_rows_next_to_unsure_ones_keep_their_digits(rng, margin, kind, name):
     for rows, classes in [(140, 2), (140, 3), (300, 10), (33, 17), (70, 100), (20, 256)]:
         logits, labels = rng.normal(size=(rows, classes)), rng.integers(0, classes, rows)
@@ -199,10 +195,14 @@ def test_losses_count_many_classes_that_are_each_too_small_to_change_the_sum(rng
 
 
 # ------------------------------------------------------------------------------- one row must not touch others
-@pytest.mark.parametrize("name", ["float32", "float64", "float16"])
-@pytest.mark.parametrize("kind", ["hard", "probability"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e4])
-@pytest.mark.parametrize(("rows", "classes"), [(35, 2), (35, 10), (19, 17)])
+@covering(
+    {
+        "name": ["float32", "float64", "float16"],
+        "kind": ["hard", "probability"],
+        "value": [np.nan, np.inf, -np.inf, 3e4],
+        "rows, classes": [(35, 2), (35, 10), (19, 17)],
+    }
+)
 def test_a_special_value_in_any_lane_and_class_changes_no_bit_of_another_row(rng, rows, classes, value, kind, name):
     logits = rng.normal(size=(rows, classes)).astype(dtype_of(name))
     labels = rng.integers(0, classes, rows)
@@ -361,8 +361,7 @@ def random_call(rng, rows, classes, row_shape=None, axis=-1):
     return logits, targets, options
 
 
-@pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
-@pytest.mark.parametrize("seed", range(40))
+@covering({"name": ["float32", "float64", "float16", "bfloat16"], "seed": range(40)}, strength=1)
 def test_any_combination_of_options(seed, name):
     rng = np.random.default_rng([seed, NAMES.index(name)])
     rows, classes = int(rng.choice(ROW_COUNTS[:-1])), int(rng.choice(CLASSES))
@@ -371,9 +370,13 @@ def test_any_combination_of_options(seed, name):
     check(narrowed(logits, dtype_of(name)), targets, reductions=REDUCTIONS, grad_output=upstream, **options)
 
 
-@pytest.mark.parametrize("kind", ["hard", "one-hot", "probability", "sparse"])
-@pytest.mark.parametrize("option", ["plain", "smoothing", "weight", "scale and softcap", "z_loss"])
-@pytest.mark.parametrize("classes", [2, 10, 17, 100])
+@covering(
+    {
+        "kind": ["hard", "one-hot", "probability", "sparse"],
+        "option": ["plain", "smoothing", "weight", "scale and softcap", "z_loss"],
+        "classes": [2, 10, 17, 100],
+    }
+)
 def test_each_option_with_every_kind_of_targets(rng, classes, option, kind):
     options = {
         "plain": {},
@@ -461,9 +464,7 @@ def test_a_row_alone_in_a_batch_and_at_any_place_of_it_is_right(rng, rows, class
 
 
 # ------------------------------------------------------------------------------ logsumexp, softmax, log_softmax
-@pytest.mark.parametrize("name", ["logsumexp", "softmax", "log_softmax"])
-@pytest.mark.parametrize("dtype", NAMES)
-@pytest.mark.parametrize(("rows", "classes"), SIZES[::3])
+@covering({"name": ["logsumexp", "softmax", "log_softmax"], "dtype": NAMES, "rows, classes": SIZES[::3]})
 def test_the_functions_of_scipy_on_difficult_rows(rng, rows, classes, dtype, name):
     logits, _ = mixture(rng, rows, classes, dtype_of(dtype), share=0.4)
     expected = getattr(fastce, name)(logits, axis=1)

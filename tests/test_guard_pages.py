@@ -40,7 +40,7 @@ def test_all_dtypes_layouts_and_ends(tmp_path, group):
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_what_is_done_to_large_arrays(tmp_path, group):
-    go_through(tmp_path, f'guard_calls.shrink()\nguard_calls.run([{group!r}], "case")')
+    go_through(tmp_path, f'guard_calls.shrink()\nguard_calls.run([{group!r}], "case", is_quick=True)')
 
 
 # --- and it would be seen --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import mpmath
 import numpy as np
 import pytest
 from checks import NAMES, REDUCTIONS, dtype_of
+from covering import covering
 
 import fastce
 from fastce.profile.pairs import load_pairs
@@ -23,9 +24,7 @@ def keys(rng, form, n, m=7, width=12, dtype=np.float32):
     return query.astype(dtype), positive.astype(dtype), negative
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("n", SIZES)
+@covering({"dtype": [np.float32, np.float64], "form": FORMS, "n": SIZES})
 def test_value_and_all_gradients_are_those_of_the_dense_formula(small_tiles, rng, n, form, dtype):
     query, positive, negative = keys(rng, form, n, dtype=dtype)
     dense.check("info_nce", query, positive, negative)
@@ -50,8 +49,7 @@ def test_without_any_negative_key_a_query_costs_nothing(rng, form):
     assert ours.grad_negative_keys.shape == negative.shape
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.07, 0.01])
+@covering({"dtype": [np.float32, np.float64], "temperature": [1.0, 0.1, 0.07, 0.01]}, strength=1)
 def test_real_pairs_at_every_temperature(small_tiles, temperature, dtype):
     query, key = (side[:50].astype(dtype) for side in load_pairs())
     others = load_pairs()[1][100:160].astype(dtype)
@@ -60,6 +58,7 @@ def test_real_pairs_at_every_temperature(small_tiles, temperature, dtype):
     dense.check("info_nce", query[:20], key[:20], others.reshape(20, 3, -1), temperature=temperature)
 
 
+@pytest.mark.slow
 def test_real_pairs_in_panels_of_their_usual_size():
     query, key = (side[:300].astype(np.float32) for side in load_pairs())
     for budget in (1, 1 << 20, 1 << 28):

@@ -139,6 +139,7 @@ end = time.monotonic() + 1.5
 """
 
 
+@pytest.mark.slow
 @posix
 def test_after_a_burst_of_exceptions_from_a_handler_no_helper_begins_or_ends_a_block(tmp_path):
     run_script(
@@ -164,6 +165,7 @@ assert import_module("fastce.pool")._pool.threads < 20
     )
 
 
+@pytest.mark.slow
 @posix
 def test_after_an_exception_from_a_handler_nothing_is_written_into_out(tmp_path):
     run_script(
@@ -203,6 +205,7 @@ def compile_and_check():
 """
 
 
+@pytest.mark.slow
 @posix
 def test_a_handler_may_call_while_the_main_thread_imports_and_compiles(tmp_path):
     run_script(
@@ -231,6 +234,7 @@ assert set(answers) == {-1.0}
     )
 
 
+@pytest.mark.slow
 @posix
 def test_a_handler_may_compile_while_the_main_thread_does_and_while_numba_does(tmp_path):
     run_script(
@@ -266,6 +270,7 @@ for delay in (0.005, 0.02, 0.05):
     )
 
 
+@pytest.mark.slow
 @posix
 def test_a_handler_may_call_while_the_main_thread_shares_a_call_with_helpers(tmp_path):
     run_script(
@@ -329,6 +334,7 @@ compile_and_check()
     )
 
 
+@pytest.mark.slow
 @posix
 def test_a_child_can_import_though_its_parent_was_importing(tmp_path):
     _, err = run_script(
@@ -408,6 +414,7 @@ for part, same in zip(results[0], [np.asarray(part) for part in calls() if part 
 
 
 # ------------------------------------------------------------------------------------ floating-point modes
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc", reason="knows one layout")
 @pytest.mark.parametrize("bits", [0x8040, 0x4000], ids=["subnormals are 0", "rounded up"])
 def test_helpers_have_the_floating_point_mode_of_their_caller(bits, tmp_path):

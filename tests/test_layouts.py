@@ -143,6 +143,7 @@ def test_twins_of_clip_loss_give_the_same_value(rng, layout):
         assert same_bits(np.asarray(value), np.asarray(twin.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [np.asfortranarray, lambda x: np.asfortranarray(np.repeat(x, 2, 0))[::2]])
 def test_nothing_of_the_size_of_the_logits_is_allocated(make):
     logits = make(np.zeros((8192, 4096), np.float32))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from checks import NAMES, REDUCTIONS, dtype_of
+from covering import covering
 
 import fastce
 from fastce.profile.pairs import load_pairs
@@ -58,9 +59,7 @@ def targets_of(kind, rng, rows, classes):
 
 
 # ---------------------------------------------------------------------------------- against the formulas
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("targets", ["indices", "probabilities", "sparse"])
+@covering({"dtype": [np.float32, np.float64], "options": OPTIONS, "targets": ["indices", "probabilities", "sparse"]})
 def test_every_option_of_cross_entropy(small_tiles, rng, targets, options, dtype):
     features, linear_weight, bias = layer(rng, 37, 21, dtype=dtype)
     options = drawn(OPTIONS[options], rng, 37, 21)
@@ -71,15 +70,14 @@ def test_every_option_of_cross_entropy(small_tiles, rng, targets, options, dtype
     dense.check(LINEAR, features, linear_weight, targets, reductions=["mean"], memory_budget=1, **options)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("rows", [1, 2, 3, 15, 16, 17, 33, 65])
-@pytest.mark.parametrize("classes", [1, 2, 3, 16, 17, 300])
+@covering({"dtype": [np.float32, np.float64], "rows": [1, 2, 3, 15, 16, 17, 33, 65], "classes": [1, 2, 3, 16, 17, 300]})
 def test_every_size(small_tiles, rng, rows, classes, dtype):
     features, linear_weight, bias = layer(rng, rows, classes, dtype=dtype)
     for labels in (rng.integers(0, classes, rows), np.full(rows, classes - 1)):
         dense.check(LINEAR, features, linear_weight, labels, linear_bias=bias, label_smoothing=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_real_features(dtype):
     signature, docstring = (side[:300].astype(dtype) for side in load_pairs())
@@ -106,8 +104,7 @@ def test_it_is_cross_entropy_of_the_dense_logits(rng, options, dtype):
             np.testing.assert_allclose(gradient, of_chain, rtol=0, atol=tolerance * np.abs(of_chain).max())
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("targets", ["indices", "probabilities", "sparse"])
+@covering({"options": OPTIONS, "targets": ["indices", "probabilities", "sparse"]}, strength=1)
 def test_gradients_are_the_slopes_of_the_value(rng, targets, options):
     features, linear_weight, bias = layer(rng, 4, 5, 3, dtype=np.float64)
     options = drawn(OPTIONS[options], rng, 4, 5) | {"linear_bias": bias}

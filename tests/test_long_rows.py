@@ -41,6 +41,7 @@ def case(request):
     return logits, targets, options, naive.CrossEntropy(logits, targets, **options)
 
 
+@pytest.mark.slow
 def test_losses_and_gradients(case):
     logits, targets, options, exact = case
     first = None

@@ -5,6 +5,7 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.special
+from covering import covering
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,8 +119,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("name", magnitudes.DTYPES)
+@covering({"options": OPTIONS, "name": magnitudes.DTYPES}, strength=1, rest=pytest.mark.slow)
 def test_rows_of_every_magnitude(name, options):
     for classes, layouts in ((1, ["rows"]), (2, ["rows"]), (10, ["rows", "columns"]), (300, ["rows", "columns"])):
         logits = magnitudes.sweep(magnitudes.DTYPES[name], classes)
@@ -128,9 +128,7 @@ def test_rows_of_every_magnitude(name, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", magnitudes.DTYPES)
-@pytest.mark.parametrize("classes", magnitudes.CLASSES)
-@pytest.mark.parametrize("layout", magnitudes.LAYOUTS)
+@covering({"name": magnitudes.DTYPES, "classes": magnitudes.CLASSES, "layout": magnitudes.LAYOUTS})
 def test_rows_of_every_magnitude_in_every_layout(name, classes, layout):
     logits = magnitudes.sweep(magnitudes.DTYPES[name], classes, seed=1)
     for options in OPTIONS[:3]:
@@ -228,9 +226,13 @@ def test_a_mean_is_finite_where_the_sum_is_not():
     assert fastce.nll_loss(-x, [0] * 5) == pytest.approx(1e308)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("size", [1e-30, 1e-60, 1e-290, 1e35, 1e60, 1e290])
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "label_smoothing": [0.0, 0.1],
+        "size": [1e-30, 1e-60, 1e-290, 1e35, 1e60, 1e290],
+    }
+)
 def test_weights_of_any_size_drop_out_of_the_mean(dtype, label_smoothing, size, rng):
     x, y = rng.normal(size=(6, 5)).astype(dtype), np.arange(6) % 5
     expected = fastce.cross_entropy_value_and_grad(x, y, label_smoothing=label_smoothing)

@@ -8,6 +8,7 @@ import magnitudes
 import numpy as np
 import pytest
 import scipy.sparse
+from covering import covering
 from hypothesis import strategies as st
 from magnitudes import DTYPES, assert_near, ulp, wide
 
@@ -99,8 +100,7 @@ def some_positives(rng, shape, kind):
 POSITIVES = ("one", "several", "all", "none")
 
 
-@pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("kind", magnitudes.KINDS, ids=lambda kind: kind.__name__)
+@covering({"name": DTYPES, "kind": magnitudes.KINDS}, strength=1, rest=pytest.mark.slow)
 def test_similarities_of_every_magnitude(rng, kind, name):
     dtype = DTYPES[name]
     for k, m in enumerate(magnitudes.magnitudes(dtype)):
@@ -112,8 +112,7 @@ def test_similarities_of_every_magnitude(rng, kind, name):
         assert_right(similarity, positives, label_smoothing=(0.1, 1.0)[k % 2])
 
 
-@pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("scale", SCALES)
+@covering({"name": DTYPES, "scale": SCALES}, strength=1)
 def test_every_logit_scale(rng, scale, name):
     for m in (1e-3, 1.0, 100.0):
         for shape in ((3, 3), (20, 20)):
@@ -147,9 +146,7 @@ def test_finite_masks_are_as_good_as_infinite_ones(name):
 
 
 # ---------------------------------------------------------------------------------------------- features
-@pytest.mark.parametrize("form", calls.CONTRASTIVE)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("power", [-60, -20, 0, 20, 60])
+@covering({"form": calls.CONTRASTIVE, "dtype": [np.float32, np.float64], "power": [-60, -20, 0, 20, 60]})
 def test_features_and_scales_of_every_magnitude(small_tiles, rng, power, dtype, form):
     whole = [np.clip(np.rint(2 * a), -3, 3) for a in calls.features_of(form, rng, 20)]  # products are exact
     features = [(a * 2.0**power).astype(dtype) for a in whole]

@@ -11,6 +11,7 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.special
+from covering import covering
 from hypothesis import given
 from numba import types
 from scripts import ROOT
@@ -144,9 +145,9 @@ def test_logsumexp_is_within_1_ulp_for_rows_whose_roundings_do_not_average_out(k
         assert accuracy.promised(result, exact, F32).max() <= 1
 
 
-@pytest.mark.parametrize("gap", [8.0, 15.942385, 16.0, 16.635532, 17.0, 18.0])
-@pytest.mark.parametrize("every", [2, 3, 4])
-@pytest.mark.parametrize("classes", [4, 9, 17, 33, 100, 300])
+@covering(
+    {"gap": [8.0, 15.942385, 16.0, 16.635532, 17.0, 18.0], "every": [2, 3, 4], "classes": [4, 9, 17, 33, 100, 300]}
+)
 def test_small_terms_between_large_ones_are_not_lost(classes, every, gap):
     """In float32 1 + 2**-24 is 1, so that half of the terms may come to nothing."""
     x = np.full((64, classes), -gap, F32)

@@ -3,6 +3,7 @@
 import naive
 import numpy as np
 import pytest
+from covering import covering
 
 import fastce
 
@@ -39,12 +40,20 @@ NLL_OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("option", NLL_OPTIONS)
-@pytest.mark.parametrize(
-    ("shape", "axis"),
-    [((7,), None), ((40, 7), None), ((7, 40), 0), ((4, 7, 5), None), ((4, 5, 7), -1), ((2, 7, 3, 4), None)],
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "reduction": REDUCTIONS,
+        "option": NLL_OPTIONS,
+        "shape, axis": [
+            ((7,), None),
+            ((40, 7), None),
+            ((7, 40), 0),
+            ((4, 7, 5), None),
+            ((4, 5, 7), -1),
+            ((2, 7, 3, 4), None),
+        ],
+    }
 )
 def test_nll_loss_and_its_gradient_are_those_of_the_formula(rng, shape, axis, option, reduction, dtype):
     log_probs = -rng.random(shape).astype(dtype) * 5
@@ -155,10 +164,14 @@ BINARY_OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("option", BINARY_OPTIONS)
-@pytest.mark.parametrize("shape", [(1,), (17,), (5, 9), (3, 4, 5), (1000,), (100, 130)])
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "reduction": REDUCTIONS,
+        "option": BINARY_OPTIONS,
+        "shape": [(1,), (17,), (5, 9), (3, 4, 5), (1000,), (100, 130)],
+    }
+)
 def test_binary_cross_entropy_and_its_gradient_are_those_of_the_formula(rng, shape, option, reduction, dtype):
     logits = (rng.normal(size=shape) * 10).astype(dtype)
     options = BINARY_OPTIONS[option](rng, shape)
@@ -335,10 +348,9 @@ def test_binary_of_rows_of_one_element_that_are_not_adjacent():
     np.testing.assert_allclose(losses, exact, rtol=4 * EPS32)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("weighted", [False, True])
+@covering(
+    {"dtype": [np.float32, np.float64, np.float16], "view": VIEWS, "order": ["C", "F"], "weighted": [False, True]}
+)
 def test_binary_of_a_view_is_that_of_its_copy_and_touches_nothing_else(rng, view, order, weighted, dtype):
     def seen(values):
         whole = np.array(values, order=order)

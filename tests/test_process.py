@@ -231,6 +231,7 @@ if __name__ == "__main__":
     )
 
 
+@pytest.mark.slow
 @posix
 def test_fork_while_another_thread_is_inside_a_kernel(tmp_path):
     run_script(
@@ -261,6 +262,7 @@ os._exit(0)  # without waiting for the long call
     )
 
 
+@pytest.mark.slow
 @posix
 def test_a_child_forked_by_hand_may_end_like_any_program(tmp_path):
     # Interpreter shutdown joins the threads of pools; those of the parent do not exist in the child.
@@ -393,6 +395,7 @@ def test_environment_variables_limit_the_threads(variable, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ memory
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
 def test_targets_changed_during_the_call_harm_no_memory(dtype, tmp_path):
     # Class 255 or 2**31 - 1 of 7 is far outside; class 7 of the last row is the first element after them all.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from checks import NAMES, REDUCTIONS, dtype_of
+from covering import covering
 
 import fastce
 from fastce.profile.pairs import load_pairs
@@ -25,21 +26,26 @@ def real_pairs(n, dtype):
 
 
 # ---------------------------------------------------------------------------------- against the formulas
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n", SIZES)
+@covering({"dtype": [np.float32, np.float64], "n": SIZES}, strength=1)
 def test_value_and_all_gradients_are_those_of_the_dense_formula(small_tiles, rng, n, dtype):
     images, texts = pair(rng, n, dtype=dtype)
     dense.check("siglip_loss", images, texts, 10.0, -10.0, normalize=True)
     dense.check("siglip_loss", images / 4, texts / 4, 1.0, 0.5)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (10.0, -10.0), (100.0, -12.0), (117.0, -16.5), (2.0, 3.0)])
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "scale, bias": [(1.0, 0.0), (10.0, -10.0), (100.0, -12.0), (117.0, -16.5), (2.0, 3.0)],
+    },
+    strength=1,
+)
 def test_real_pairs_at_every_scale(small_tiles, scale, bias, dtype):
     for n in (1, 2, 3, 65):
         dense.check("siglip_loss", *real_pairs(n, dtype), scale, bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_real_pairs_in_tiles_of_their_usual_size(dtype):
     for budget in (1, 1 << 28):

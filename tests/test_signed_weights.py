@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from checks import assert_within, computed_in, dtype_of, spacing
+from covering import covering
 
 import fastce
 
@@ -84,10 +85,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("classes", [1, 7, 300])
+@covering({"dtype": [np.float32, np.float64], "option": OPTIONS, "kind": KINDS, "classes": [1, 7, 300]})
 def test_weights_of_any_sign(rng, classes, kind, option, dtype):
     logits = (rng.normal(size=(41, classes)) * 4).astype(dtype)
     assert_right(logits, targets_of(kind, rng, 41, classes), **OPTIONS[option](rng, 41, classes))
@@ -244,11 +242,15 @@ def test_a_row_of_weight_zero_of_either_sign_is_absent():
 
 
 # ------------------------------------------------------------------------------------------------- PyTorch
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("kind", ["hard", "ignored", "dense"])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("shape", [(19, 6), (19, 300), (4, 6, 5)])
+@covering(
+    {
+        "seed": range(4),
+        "reduction": REDUCTIONS,
+        "kind": ["hard", "ignored", "dense"],
+        "label_smoothing": [0.0, 0.2],
+        "shape": [(19, 6), (19, 300), (4, 6, 5)],
+    }
+)
 def test_class_weights_of_any_sign_as_pytorch_takes_them(shape, label_smoothing, kind, reduction, seed):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(seed)

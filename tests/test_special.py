@@ -6,6 +6,7 @@ import naive
 import numpy as np
 import pytest
 import scipy.special
+from covering import covering
 
 import fastce
 from fastce.kernels.columns import NARROW
@@ -67,9 +68,13 @@ def test_float64_differs_from_scipys_float64_by_scipys_error_at_most(name, shape
         np.testing.assert_allclose(ours, theirs, rtol=relative, atol=absolute)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(1,), (7,), (1000,), (1, 1), (3, 1), (1, 5), (40, 10), (5, 3000), (2, 3, 4, 5)])
+@covering(
+    {
+        "name": NAMES,
+        "dtype": [np.float32, np.float64],
+        "shape": [(1,), (7,), (1000,), (1, 1), (3, 1), (1, 5), (40, 10), (5, 3000), (2, 3, 4, 5)],
+    }
+)
 def test_values_are_those_of_scipys_formula_on_every_axis(name, dtype, shape, rng):
     x = rng.normal(0, 5, shape).astype(dtype)
     for axis in [None, *range(-len(shape), len(shape))]:
@@ -113,9 +118,7 @@ SPECIAL_ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("case", SPECIAL_ROWS)
+@covering({"name": NAMES, "dtype": [np.float32, np.float64], "case": SPECIAL_ROWS})
 def test_special_values_are_those_of_scipy(name, dtype, case):
     x = np.array(SPECIAL_ROWS[case], dtype)
     assert_close(name, run(name, x), x)
@@ -123,10 +126,7 @@ def test_special_values_are_those_of_scipy(name, dtype, case):
     assert_close(name, run(name, x[:, None], axis=0), x[:, None], axis=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("columns", [3, 5000])
-@pytest.mark.parametrize("axis", [0, 1])
+@covering({"name": NAMES, "dtype": [np.float32, np.float64], "columns": [3, 5000], "axis": [0, 1]})
 def test_special_values_stay_in_their_row(name, dtype, columns, axis, rng):
     x = rng.normal(0, 2, (100, columns)).astype(dtype)
     for i, value in enumerate(4 * [np.nan] + 4 * [np.inf] + 4 * [-np.inf]):
@@ -169,9 +169,7 @@ def test_more_elements_than_a_32_bit_integer_can_count():
 B_SHAPES = [(), (1,), (6,), (5, 1), (5, 6), (4, 1, 1), (4, 5, 6)]
 
 
-@pytest.mark.parametrize("shape", B_SHAPES)
-@pytest.mark.parametrize("axis", [None, 0, 2, (0, 2)])
-@pytest.mark.parametrize("kind", ["positive", "with zeros", "with negatives"])
+@covering({"shape": B_SHAPES, "axis": [None, 0, 2, (0, 2)], "kind": ["positive", "with zeros", "with negatives"]})
 def test_b_is_broadcast_and_may_be_zero_or_negative(shape, axis, kind, rng):
     a, b = rng.normal(0, 3, (4, 5, 6)), rng.uniform(0.5, 2, shape)
     if kind != "positive":
@@ -351,9 +349,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@covering({"name": NAMES, "dtype": [np.float16, np.float32, np.float64], "layout": LAYOUTS})
 def test_any_layout_gives_the_bits_of_a_plain_copy(name, dtype, layout, rng):
     for shape in [(37, 20), (3, 1500), (700, 4), (5, 6, 7)]:
         x = rng.normal(0, 4, shape).astype(dtype)
@@ -407,9 +403,7 @@ WITH_OUT = ["softmax", "log_softmax"]
 OUT_LAYOUTS = ["plain", "Fortran", "negative strides", "every third element", "rows with gaps", "misaligned"]
 
 
-@pytest.mark.parametrize("name", WITH_OUT)
-@pytest.mark.parametrize("axis", [None, 0, 1, (0, 1)])
-@pytest.mark.parametrize("layout", OUT_LAYOUTS)
+@covering({"name": WITH_OUT, "axis": [None, 0, 1, (0, 1)], "layout": OUT_LAYOUTS})
 def test_out_receives_the_result_and_nothing_else_is_touched(name, axis, layout, rng):
     x = rng.normal(0, 4, (40, 33)).astype(np.float32)
     expected, before = run(name, x, axis=axis), x.copy()
@@ -421,9 +415,7 @@ def test_out_receives_the_result_and_nothing_else_is_touched(name, axis, layout,
         assert np.all(np.delete(out.base, np.s_[1::3], axis=1) == 9)
 
 
-@pytest.mark.parametrize("name", WITH_OUT)
-@pytest.mark.parametrize("axis", [None, 0, 1])
-@pytest.mark.parametrize("layout", OUT_LAYOUTS)
+@covering({"name": WITH_OUT, "axis": [None, 0, 1], "layout": OUT_LAYOUTS})
 def test_out_may_be_the_input_itself(name, axis, layout, rng):
     x = rng.normal(0, 4, (40, 33))
     expected = run(name, x, axis=axis)

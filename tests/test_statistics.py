@@ -7,6 +7,7 @@ import mpmath
 import naive
 import numpy as np
 import pytest
+from covering import covering
 
 import fastce
 from fastce.statistics import OUTPUTS
@@ -83,9 +84,13 @@ def rows_of(kind, rng, rows, classes, scale):
 
 
 # ---------------------------------------------------------------------------------- against the formulas
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", ["normal", "confident", "two stand out", "common offset", "beyond 2**20", "masked"])
-@pytest.mark.parametrize("classes", [1, 2, 3, 17, 64, 257, 1000, 5000])
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "kind": ["normal", "confident", "two stand out", "common offset", "beyond 2**20", "masked"],
+        "classes": [1, 2, 3, 17, 64, 257, 1000, 5000],
+    }
+)
 def test_all_outputs_are_those_of_the_formulas(rng, classes, kind, dtype):
     for scale in (0.0, 0.01, 1.0, 5.0, 50.0):
         logits = rows_of(kind, rng, 12, classes, scale).astype(dtype)

@@ -3,6 +3,7 @@
 import naive
 import numpy as np
 import pytest
+from covering import covering
 
 import fastce
 
@@ -49,12 +50,17 @@ def scale_of(logits, targets, reduction="mean", **options):
 
 
 # ------------------------------------------------------------------------------------------ cross entropy
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(6,), (21, 6), (5, 6, 3, 2)])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize(("kind", "ignore_index"), [("hard", -100), ("hard", 2), ("hard", -1), ("soft", -100)])
-@pytest.mark.parametrize("weighted", [False, True])
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "shape": [(6,), (21, 6), (5, 6, 3, 2)],
+        "reduction": REDUCTIONS,
+        "label_smoothing": [0.0, 0.1, 1.0],
+        "kind, ignore_index": [("hard", -100), ("hard", 2), ("hard", -1), ("soft", -100)],
+        "weighted": [False, True],
+    },
+    strength=3,
+)
 def test_cross_entropy(rng, weighted, kind, ignore_index, label_smoothing, reduction, shape, dtype):
     logits = (rng.normal(size=shape) * 3).astype(dtype)
     axis = min(1, len(shape) - 1)
@@ -82,20 +88,21 @@ def test_cross_entropy_with_an_upstream_gradient(rng):
     assert_same(ours, theirs, logits, np.abs(upstream).max())
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize(
-    "row",
-    [
-        [-np.inf, 1.0, 2.0],
-        [1.0, -np.inf, 2.0],
-        [-np.inf] * 3,
-        [np.inf, 0.0, 0.0],
-        [0.0, np.inf, 0.0],
-        [np.nan, 0.0, 0.0],
-        [0.0, 0.0, np.nan],
-        [1e30, -1e30, 0.0],
-    ],
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "label_smoothing": [0.0, 0.1],
+        "row": [
+            [-np.inf, 1.0, 2.0],
+            [1.0, -np.inf, 2.0],
+            [-np.inf] * 3,
+            [np.inf, 0.0, 0.0],
+            [0.0, np.inf, 0.0],
+            [np.nan, 0.0, 0.0],
+            [0.0, 0.0, np.nan],
+            [1e30, -1e30, 0.0],
+        ],
+    }
 )
 def test_cross_entropy_at_special_values_is_as_in_pytorch(row, label_smoothing, dtype):
     logits, labels = np.array([row, [0.5, 1.0, -1.0]], dtype), np.array([0, 2])
@@ -160,11 +167,15 @@ def test_deviation_confident_float32_rows_keep_their_digits_where_pytorch_gives_
 
 
 # ---------------------------------------------------------------------------------------- nll and binary
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(6,), (21, 6), (5, 6, 3, 2)])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("ignore_index", [-100, 2])
-@pytest.mark.parametrize("weighted", [False, True])
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "shape": [(6,), (21, 6), (5, 6, 3, 2)],
+        "reduction": REDUCTIONS,
+        "ignore_index": [-100, 2],
+        "weighted": [False, True],
+    }
+)
 def test_nll_loss(rng, weighted, ignore_index, reduction, shape, dtype):
     log_probs = -rng.random(shape).astype(dtype) * 4
     rows = tuple(np.delete(shape, min(1, len(shape) - 1)))
@@ -182,11 +193,15 @@ def test_nll_loss(rng, weighted, ignore_index, reduction, shape, dtype):
     assert_same(ours, theirs, log_probs, scale_of(log_probs, labels, **options))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(6,), (21, 6), (5, 4, 3, 6)])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("pos_weighted", [False, True])
+@covering(
+    {
+        "dtype": [np.float32, np.float64],
+        "shape": [(6,), (21, 6), (5, 4, 3, 6)],
+        "reduction": REDUCTIONS,
+        "weighted": [False, True],
+        "pos_weighted": [False, True],
+    }
+)
 def test_binary_cross_entropy_with_logits(rng, pos_weighted, weighted, reduction, shape, dtype):
     logits, targets = (rng.normal(size=shape) * 4).astype(dtype), rng.random(shape).astype(dtype)
     options = {
@@ -235,6 +250,7 @@ def test_the_inputs_that_pytorch_tests_its_losses_with(name):
     assert compared >= 42
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", ["logsumexp", "log_softmax"])
 def test_the_inputs_that_pytorch_tests_its_reductions_with(name):

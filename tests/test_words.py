@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.special
+from covering import covering
 
 import fastce
 
@@ -279,9 +280,13 @@ def test_an_axis_that_is_not_there_is_an_axis_error_as_in_scipy(name, axis):
             getattr(fastce, name)(x, axis=(0, -2))
 
 
-@pytest.mark.parametrize("axis", [None, 0, -1, 1, -2, (), (0,)])
-@pytest.mark.parametrize("name", ["logsumexp", "softmax", "log_softmax"])
-@pytest.mark.parametrize("x", [3.0, np.float32(2), np.array(-1.0), np.array(2 + 1j)])
+@covering(
+    {
+        "axis": [None, 0, -1, 1, -2, (), (0,)],
+        "name": ["logsumexp", "softmax", "log_softmax"],
+        "x": [3.0, np.float32(2), np.array(-1.0), np.array(2 + 1j)],
+    }
+)
 def test_a_number_has_the_axes_that_it_has_in_scipy(x, name, axis):
     for options in [{}, {"keepdims": True}, {"b": [2.0]}, {"return_sign": True}] if name == "logsumexp" else [{}]:
         try:
