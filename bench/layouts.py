@@ -1,9 +1,10 @@
 """How much longer a call takes where its arrays do not lie in C order: python bench/layouts.py [substring ...]
 
 Every function, on the same numbers laid out in other ways, interleaved with C order in the same rounds; the table shows
-the least time of each layout as a multiple of that of C order, and goes to results/layouts.json. Results are new arrays
-but in the jobs "out=C", which have a C-ordered ``out`` whatever the logits are. Rows of one class repeated are all
-equal, which logsumexp sums again in float64: what that costs is the numbers', not the layout's.
+the least time of each layout as a multiple of that of C order, and goes to results/layouts.json. Times are those of the
+CPU, of one thread: they do not count what others do on the machine meanwhile. Results are new arrays
+but in the jobs "out=C", which have a C-ordered ``out`` whatever the logits are. Rows or classes that are repeated hold
+other numbers, so that they are compared with a C-ordered copy of themselves.
 """
 
 import json
@@ -18,8 +19,8 @@ import numpy as np
 import fastce
 
 RESULTS = Path(__file__).parent / "results" / "layouts.json"
-BUDGET = 0.4  # seconds of a job's rounds, about
-MOST_ROUNDS = 7
+BUDGET = 1.5  # seconds of a job's rounds, about
+LEAST_ROUNDS, MOST_ROUNDS = 5, 25
 ALLOWED = 2.5
 
 Array = np.ndarray[Any, Any]
@@ -105,20 +106,33 @@ FEATURE_JOBS: dict[str, Call] = {
 }
 
 
+def _ratios(call: Call, variants: dict[str, Array], targets: Array, out: Array) -> tuple[float, dict[str, float]]:
+    """The least time in C order, and that of each layout as a multiple of it."""
+    times = _times(call, variants, targets, out)
+    ratios = {name: times[name] / times.get(f"{name}, C", times["C"]) for name in variants if not name.endswith(", C")}
+    return times["C"], ratios
+
+
+def _variants(x: Array, layouts: dict[str, Callable[[Array], Array]]) -> dict[str, Array]:
+    """The array in all layouts, and copies of those that hold other numbers."""
+    variants = {name: change(x) for name, change in layouts.items()}
+    repeated = {f"{name}, C": a.copy() for name, a in variants.items() if 0 in a.strides}
+    return variants | repeated
+
+
 def _times(call: Call, variants: dict[str, Array], targets: Array, out: Array) -> dict[str, float]:
-    """The least time of each layout; rounds go through all of them in turn."""
+    """The least time of each layout; rounds go through all of them in turn, after one that compiles."""
+    for x in variants.values():
+        call(x, targets, out)
     least = {name: np.inf for name in variants}
-    begin = time.perf_counter()
-    for number in range(MOST_ROUNDS + 1):
-        for name, x in variants.items():
-            start = time.perf_counter()
-            call(x, targets, out)
-            if number > 0:  # the first compiles
-                least[name] = min(least[name], time.perf_counter() - start)
-        if number > 1 and time.perf_counter() - begin > BUDGET:
+    begin = time.process_time()
+    for number in range(MOST_ROUNDS):
+        if number >= LEAST_ROUNDS and time.process_time() - begin > BUDGET:
             break
-        if number == 0:
-            begin = time.perf_counter()
+        for name, x in variants.items():
+            start = time.process_time()
+            call(x, targets, out)
+            least[name] = min(least[name], time.process_time() - start)
     return least
 
 
@@ -126,15 +140,15 @@ def _measure(jobs: dict[str, Call], shape: tuple[int, ...], dtype: str, layouts:
     rng = np.random.default_rng(0)
     x = rng.random(shape, dtype=np.float32).astype(dtype)
     targets = rng.integers(0, shape[1], (shape[0], *shape[2:]))
-    variants, rows = {name: change(x) for name, change in layouts.items()}, []
+    variants, rows = _variants(x, layouts), []
     for name, call in jobs.items():
         label = f"{name} {' x '.join(map(str, shape))} {np.dtype(dtype).name}"
         if only and not any(part in label for part in only):
             continue
-        times = _times(call, variants, targets, np.empty(shape, dtype))
-        rows.append({"job": label, "ms": times["C"] * 1e3, "ratios": {k: t / times["C"] for k, t in times.items()}})
-        ratios = " ".join(f"{t / times['C']:7.2f}{'!' if t > ALLOWED * times['C'] else ' '}" for t in times.values())
-        print(f"{label:52} {times['C'] * 1e3:8.2f} {ratios}", flush=True)
+        in_c_order, ratios = _ratios(call, variants, targets, np.empty(shape, dtype))
+        rows.append({"job": label, "ms": in_c_order * 1e3, "ratios": ratios})
+        cells = " ".join(f"{ratio:7.2f}{'!' if ratio > ALLOWED else ' '}" for ratio in ratios.values())
+        print(f"{label:52} {in_c_order * 1e3:8.2f} {cells}", flush=True)
     return rows
 
 
@@ -145,6 +159,7 @@ def _header(layouts: Any) -> None:
 def main(only: list[str]) -> None:
     """Print the table and write the file; a ! marks what takes more than ALLOWED times as long."""
     rows: list[Any] = []
+    fastce.set_num_threads(1)
     _header(LAYOUTS)
     for shape, dtype in SHAPES:
         rows += _measure(JOBS | MATRIX_JOBS, shape, dtype, LAYOUTS, only)

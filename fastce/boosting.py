@@ -124,14 +124,15 @@ z_loss
     if is_extreme(call.options, call.targets, rows.dtype.itemsize, None):
         for_each(blocks, extremes.store, n_threads)
         return result
-    past_cache = goes_past_cache(result.hess)
+    past_cache = hessians.matrix is not None and goes_past_cache(result.hess)
     kernel = gradient_and_hessian_rows.compiled(rows.dtype)
 
     def work(start: int, stop: int) -> None:
         described = call.targets.block(start, stop)
-        grad, hess = gradients.room(start, stop), hessians.room(start, stop)
+        block = rows.block(start, stop)
+        grad, hess = gradients.room_for(rows, block, start, stop), hessians.room(start, stop)
         misfits = np.zeros(stop - start, np.uint8)
-        kernel(rows.block(start, stop), described, call.options, curvature, misfits, grad, hess, past_cache)
+        kernel(block, described, call.options, curvature, misfits, grad, hess, past_cache)
         odd = np.flatnonzero(misfits) + start
         logits = rows.copy(odd) if odd.size else None  # a copied block may replace them
         gradients.put_back(start, stop, grad)

@@ -1,7 +1,9 @@
-"""Blocks of rows copied between arrays that lie differently in memory.
+"""Blocks of rows copied between arrays that lie differently in memory, by kernels where NumPy would be slow.
 
 Where one side has its rows adjacent and the other its classes, an element at a time would touch a line of the cache
-each: stretches are read as they lie, into a tile that stays in the cache, and transposed there.
+each; a step along a line, or going backwards, keeps NumPy to single elements. What no kernel reads or writes where it
+is (another dtype, swapped bytes, odd addresses) goes through NumPy, in stretches as they lie, and through tiles that
+stay in the cache.
 """
 
 import math
@@ -10,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import Array
+from fastce.arguments import Array, kernel_dtype
 from fastce.kernels.jit import storage_view
-from fastce.kernels.transposition import transpose
+from fastce.kernels.transposition import copy_lines, read_across, write_across
 
 TILE = 1 << 15  # elements of a tile, about
 LINE = 16  # elements of a line of the cache at least: stretches are not shorter
-SMALLEST = 256  # elements of a matrix that is worth a tile
-PAD = 16  # elements between the lines of a tile, which would push each other out at powers of two
+SMALLEST = 256  # elements of a matrix that is worth a kernel
+EDGE = 8  # rows and classes of what is transposed, at least: a square's
 
 
 def is_across(matrix: Array) -> bool:
@@ -44,10 +46,10 @@ def boxes(lead: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[tuple[
             start = end
 
 
-def copy_rows(source: Array, target: Array) -> None:
-    """target[...] = source, of one shape whose last axis is the class axis."""
+def copy_rows(source: Array, target: Array, *, past_cache: bool = False) -> None:
+    """target[...] = source, of one shape whose last axis is the class axis; past the cache if that is of use."""
     for place in _matrices(source if _spread(source) >= _spread(target) else target):
-        copy_matrix(source[place], target[place])
+        copy_matrix(source[place], target[place], past_cache=past_cache)
 
 
 def _spread(array: Array) -> int:
@@ -56,48 +58,64 @@ def _spread(array: Array) -> int:
 
 
 def _matrices(array: Array) -> Iterator[tuple[Any, ...]]:
-    """The places of matrices, each of one axis of rows, the innermost in memory, and the classes."""
-    rows = [k for k in range(array.ndim - 1) if array.strides[k] != 0 and array.shape[k] > 1]
-    innermost = min(rows, key=lambda k: abs(array.strides[k]), default=None)
-    if innermost is None or abs(array.strides[innermost]) >= _spread(array):
-        yield (...,)
-        return
-    if array.shape[innermost] < LINE or array.shape[innermost] * array.shape[-1] < SMALLEST:
-        yield (...,)
-        return
-    others = [1 if k == innermost else n for k, n in enumerate(array.shape[:-1])]
-    for place in np.ndindex(*others):
-        yield tuple(slice(None) if k == innermost else i for k, i in enumerate(place))
-
-
-def copy_matrix(source: Array, target: Array) -> None:
-    """target[...] = source, by way of tiles where one is across and the other is not."""
-    if source.ndim != 2 or is_across(source) == is_across(target):
-        target[...] = source
-    elif is_across(target):
-        _copy_across(source.T, target.T)
+    """The places of matrices, each of the classes and one axis of rows: the innermost in memory, if it is not short."""
+    rows = [k for k in range(array.ndim - 1) if array.strides[k] != 0 and array.shape[k] >= EDGE]
+    nearer = [k for k in rows if abs(array.strides[k]) < _spread(array)]
+    if nearer:
+        chosen = min(nearer, key=lambda k: abs(array.strides[k]))
     else:
-        _copy_across(source, target)
+        chosen = max(rows, key=lambda k: array.shape[k], default=-1)
+    if chosen < 0 or _spread(array) <= array.itemsize or array.shape[chosen] * array.shape[-1] < SMALLEST:
+        yield (...,)
+        return
+    others = [1 if k == chosen else n for k, n in enumerate(array.shape[:-1])]
+    for place in np.ndindex(*others):
+        yield tuple(slice(None) if k == chosen else i for k, i in enumerate(place))
 
 
-def _copy_across(source: Array, target: Array) -> None:
-    """The same of a source with its first axis adjacent and a target with its second."""
-    rows, columns = target.shape
-    at_once = max(LINE, TILE // rows)
-    tile = np.empty((at_once, rows + PAD), target.dtype.newbyteorder("="))[:, :rows]
-    ready = _is_ready(target)
-    room = None if ready else np.empty((rows, at_once), tile.dtype)
-    kernel = transpose.compiled(tile.dtype)
-    for first in range(0, columns, at_once):
-        stop = min(first + at_once, columns)
-        here = tile[: stop - first]
-        here[...] = source[:, first:stop].T
-        turned = target[:, first:stop] if room is None else room[:, : stop - first]
-        kernel(storage_view(here), storage_view(turned))
-        if room is not None:
-            target[:, first:stop] = turned
+def copy_matrix(source: Array, target: Array, *, past_cache: bool = False) -> None:
+    """target[...] = source."""
+    if source.ndim != 2 or source.size < SMALLEST or kernel_dtype(target.dtype).name != target.dtype.name:
+        target[...] = source
+    elif is_across(source) == is_across(target):
+        _copy_along(*((source.T, target.T) if is_across(target) else (source, target)))
+    elif min(source.shape) < EDGE:
+        target[...] = source
+    elif is_across(source):
+        if _has_elements_of(target, source) and target.strides[1] == target.itemsize:
+            read_across.compiled(source.dtype)(storage_view(source.T), storage_view(target))
+        else:
+            _copy_by_tiles(source, target)
+    elif _has_elements_of(target, source) and target.strides[0] == source.strides[1] == source.itemsize:
+        write_across.compiled(source.dtype)(storage_view(source), storage_view(target.T), past_cache)
+    else:
+        _copy_by_tiles(source, target)
 
 
-def _is_ready(matrix: Array) -> bool:
-    """Whether a kernel can write it where it is."""
-    return bool(matrix.dtype.isnative and matrix.flags.aligned and matrix.strides[1] == matrix.itemsize)
+def _has_elements_of(target: Array, source: Array) -> bool:
+    """Whether both are of one native dtype, at addresses and distances of whole elements."""
+    if target.dtype != source.dtype or not source.dtype.isnative:
+        return False
+    steps = (*source.strides, *target.strides)
+    return bool(source.flags.aligned and target.flags.aligned and not any(n % source.itemsize for n in steps))
+
+
+def _copy_along(source: Array, target: Array) -> None:
+    """The same of matrices whose neighbours are of one line."""
+    is_plain = source.strides[1] in (0, source.itemsize) or target.strides[1] != target.itemsize
+    if is_plain or not _has_elements_of(target, source):
+        target[...] = source
+    else:
+        copy_lines.compiled(source.dtype)(storage_view(source), storage_view(target))
+
+
+def _copy_by_tiles(source: Array, target: Array) -> None:
+    """The same where NumPy must convert, or place, what a kernel has transposed or is to transpose."""
+    dtype, at_once = target.dtype.newbyteorder("="), max(LINE, TILE // len(source))
+    for first in range(0, source.shape[1], at_once):
+        classes = slice(first, first + at_once)
+        of_target = target[:, classes]
+        read = source[:, classes].astype(dtype, order="K")
+        written = np.empty_like(of_target, dtype, order="K")
+        copy_matrix(read, written)
+        of_target[...] = written

@@ -6,6 +6,7 @@ Nothing is copied but blocks of rows that a kernel cannot read as they lie in me
 import copy
 import functools
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ from fastce.kernels.states import GROUP
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows
 
 STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows
+PAD = 16  # elements between the rows of a copy, which would push each other out of the cache at powers of two
 SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory
+SIDE_BY_SIDE_BYTES = 4096  # of a row; so many longer ones are too much for a cache, where they are to be read twice
 LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
 PAST_CACHE_BYTES = 1 << 23
 
@@ -27,6 +30,24 @@ PAST_CACHE_BYTES = 1 << 23
 def goes_past_cache(out: Array, source: Array | None = None) -> bool:
     """Whether a result is written past the cache, which it would only sweep; not over its source, which is in there."""
     return out.nbytes > PAST_CACHE_BYTES and (source is None or not np.may_share_memory(out, source))
+
+
+class _Room:
+    """Memory for blocks, one in each thread: its next block replaces its last.
+
+    New memory for each would be in no cache, and the system would map it page by page.
+    """
+
+    def __init__(self) -> None:
+        self._of_threads: dict[int, Array] = {}
+
+    def of(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """A block of this shape, at the start of what the thread has."""
+        thread, size = threading.get_ident(), math.prod(shape)
+        room = self._of_threads.get(thread)
+        if room is None or room.size < size:
+            room = self._of_threads[thread] = np.empty(size, dtype)
+        return room[:size].reshape(shape)
 
 
 class Rows:
@@ -50,12 +71,14 @@ class Rows:
         self.lead = self.view.shape[: len(kept)]
         self.rows = math.prod(self.lead)
         self.classes = math.prod(self.view.shape[len(kept) :])
+        self._memory = _Room()
 
     def in_dtype(self, dtype: np.dtype[Any]) -> "Rows":
         """The same rows, for a kernel that takes another dtype."""
         rows = copy.copy(self)
         rows.__dict__.pop("matrix", None)
         rows.dtype = dtype
+        rows._memory = _Room()
         return rows
 
     @functools.cached_property
@@ -93,10 +116,12 @@ class Rows:
         return np.unravel_index(numbers, self.lead) if self.lead else ...
 
     def block(self, start: int, stop: int) -> Array:
-        """Rows ``start`` to ``stop`` as a kernel can read them."""
+        """Rows ``start`` to ``stop`` as a kernel can read them; copies are those of `_room`."""
         if self.matrix is not None:
             return self.matrix if stop - start == self.rows else self.matrix[start:stop]
-        return storage_view(self.copy(slice(start, stop)))
+        block = self._room(stop - start)
+        self.copy_into(slice(start, stop), block)
+        return storage_view(block)
 
     def copy(self, rows: slice | Array) -> Array:
         """A fresh matrix of these rows."""
@@ -121,10 +146,22 @@ class Rows:
             at += count
 
     def room(self, start: int, stop: int) -> Array:
-        """Where a kernel can write these rows: in place, or a fresh block for `put_back`."""
+        """Where a kernel can write these rows: in place, or a block for `put_back`."""
         if self.matrix is not None:
             return self.block(start, stop)
-        return storage_view(np.empty((stop - start, self.classes), self.dtype))
+        return storage_view(self._room(stop - start))
+
+    def _room(self, rows: int) -> Array:
+        """Room for so many rows, until this thread wants room for others; single rows, which may be long, stay."""
+        if rows == 1:
+            return np.empty((1, self.classes), self.dtype)
+        gap = PAD if self.classes > NARROW else 0
+        return self._memory.of((rows, self.classes + gap), self.dtype)[:, : self.classes]
+
+    def room_for(self, source: "Rows", block: Array, start: int, stop: int) -> Array:
+        """As `room`, for results of this block of another: in its place if both are copies, to stay in the cache."""
+        is_copy = source.matrix is None and self.matrix is None and source.dtype == self.dtype
+        return block if is_copy else self.room(start, stop)
 
     def put_back(self, start: int, stop: int, block: Array) -> None:
         """Store a block from `room`, unless it was written in place."""
@@ -136,7 +173,7 @@ class Rows:
         if isinstance(rows, slice):
             matrix = block.view(self.dtype).reshape(rows.stop - rows.start, self.classes)  # it may be merged to one row
             for of_view, of_block in self._parts(rows, matrix):
-                copy_rows(of_block, of_view)
+                copy_rows(of_block, of_view, past_cache=goes_past_cache(self.view))
             return
         place = self._place(rows)
         self.view[place] = block.view(self.dtype).reshape(self.view[place].shape)
@@ -195,6 +232,7 @@ class CopiedColumns:
         self.rows = rows
         self.shape = shape
         self.narrow = narrow
+        self._memory = _Room()
 
     def block(self, place: Place) -> Array:
         """A copy of this part."""
@@ -210,7 +248,7 @@ class CopiedColumns:
         if self.narrow:
             return self._as_cube(self.rows.room(place.start, place.stop), place)
         outer, rows = place.shape
-        return storage_view(np.empty((outer, self.rows.classes, rows), self.rows.dtype))
+        return storage_view(self._memory.of((outer, self.rows.classes, rows), self.rows.dtype))
 
     def put_back(self, place: Place, block: Array) -> None:
         """Store what was written into `room`."""

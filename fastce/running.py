@@ -95,15 +95,16 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
     blocks = cut_rows(rows.rows, rows.row_bytes)
     losses = RowLosses(rows, call.reduction, len(blocks))
     gradient = None if out is None else Rows(out, call.axis)
-    past_cache = out is not None and goes_past_cache(out, call.array)
+    past_cache = gradient is not None and gradient.matrix is not None and goes_past_cache(gradient.view, call.array)
     kernel = cross_entropy_rows.compiled(rows.dtype)
     none = storage_view(np.empty((0, 0), rows.dtype))
 
     def work(k: int, start: int, stop: int) -> None:
         of_block, misfits, exponents = np.empty(stop - start), np.zeros(stop - start, np.uint8), _NO_EXPONENT
-        room = none if gradient is None else gradient.room(start, stop)
+        block = rows.block(start, stop)
+        room = none if gradient is None else gradient.room_for(rows, block, start, stop)
         kernel(
-            rows.block(start, stop), targets.block(start, stop), call.options, of_block, misfits,
+            block, targets.block(start, stop), call.options, of_block, misfits,
             _of_rows(upstream, slice(start, stop)), room, past_cache,
         )  # fmt: skip
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None

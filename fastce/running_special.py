@@ -7,6 +7,7 @@ from fastce.kernels.jit import storage_view
 from fastce.kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
 from fastce.layout import (
+    SIDE_BY_SIDE_BYTES,
     Columns,
     CopiedColumns,
     Place,
@@ -75,7 +76,8 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
     rows, written = Rows(array, axes, dtype), Rows(out, axes, dtype)
     if len(axes) == 1:
         cube = columns_of(array, axes[0], dtype)
-        if cube is not None:
+        is_too_long = rows.row_bytes > SIDE_BY_SIDE_BYTES and rows.is_across and cube is not None and cube.shape[0] == 1
+        if cube is not None and not is_too_long:
             target = columns_to_write(out, axes[0], cube, dtype)
             _softmax_of_columns(cube, target, rows, written, n_threads, logarithm=logarithm)
             return
@@ -83,11 +85,12 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
         softmax_of_long_rows(array, axes, out, dtype, n_threads, logarithm=logarithm)
         return
     kernel = softmax_rows.compiled(dtype)
-    past_cache = goes_past_cache(out, array)
+    past_cache = written.matrix is not None and goes_past_cache(out, array)
 
     def work(start: int, stop: int) -> None:
-        room = written.room(start, stop)
-        kernel(rows.block(start, stop), room, logarithm, past_cache)
+        block = rows.block(start, stop)
+        room = written.room_for(rows, block, start, stop)
+        kernel(block, room, logarithm, past_cache)
         written.put_back(start, stop, room)
 
     for_each(cut_for(rows, written), work, n_threads)

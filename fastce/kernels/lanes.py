@@ -176,23 +176,6 @@ def load_square(typingctx, row, i, stride, rows, count):
 
 
 @intrinsic
-def load_whole_square(typingctx, row, i, stride):
-    """As `load_square`, all of it."""
-    vector = vector_of(real_of(row.dtype))
-
-    def codegen(context, builder, sig, args):
-        row, i, stride = args
-        storage, lanes = sig.args[0].dtype, ir.Constant(stride.type, vector.lanes)
-        stored, vectors = _stored_vector(context, storage, vector.lanes), []
-        for _, place in _square_places(builder, context, sig.args[0], row, i, stride, lanes):
-            place = builder.bitcast(place, stored.as_pointer())
-            vectors.append(_widen(builder, storage, builder.load(place, align=storage.bitwidth // 8, typ=stored)))
-        return context.make_tuple(builder, sig.return_type, vectors)
-
-    return types.UniTuple(vector, vector.lanes)(row, types.int64, types.int64), codegen
-
-
-@intrinsic
 def store_square(typingctx, row, i, stride, rows, count, vectors):
     """Write vectors from ``i``, ``i + stride``, ... on: ``rows`` of them, ``count`` elements each."""
 

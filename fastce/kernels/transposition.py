@@ -1,36 +1,95 @@
-"""A matrix copied into the other order, rows to columns, in squares of as many elements as a vector has lanes."""
+"""Matrices copied into rows from whatever way they lie in memory, and back.
+
+Where one side has its rows adjacent and the other its classes, an element at a time would touch a line of the cache
+each. Memory is read, or written, some lines at a time in stretches as they lie; in between, squares are transposed in
+registers. What lies at a distance of a power of two shares few places in the cache, so that no more than a few lines
+are under way, and each is done with before the next begins.
+"""
+
+from numba import types
 
 from fastce.kernels.jit import inline, kernel, matrix
-from fastce.kernels.lanes import load_square, load_whole_square, store_square, store_whole_square, transposed
-from fastce.kernels.memory import lanes_of, row_pointer
+from fastce.kernels.memory import finish_stores, prefetch, row_pointer
+from fastce.kernels.moves import copy_line, edge_of, line_of, put_line, transpose_square
+from fastce.kernels.rooms import storage_room
+
+STRETCH = 256  # elements of a line that are copied together at most
+APART = STRETCH + 16  # lines of the room, for the same reason
+AHEAD = 8  # lines that come before the one that memory is asked for
+
+_new_room = storage_room(8 * APART)
 
 
 @inline
-def transpose_square(rows, place, stride, out, out_place, out_stride, height, width):
-    """One square, or what is left of one at an edge."""
-    lanes = lanes_of(rows)
-    if height == lanes and width == lanes:
-        store_whole_square(out, out_place, out_stride, transposed(load_whole_square(rows, place, stride)))
-    else:
-        square = transposed(load_square(rows, place, stride, height, width))
-        store_square(out, out_place, out_stride, width, height, square)
+def transpose_lines(source, at, stride, out, to, out_stride, count):
+    """out[i, j] = source[j, i], of as many lines as a square has; the last square overlaps the one before."""
+    edge = edge_of(source)
+    for i in range(0, count, edge):
+        here = min(i, count - edge)
+        transpose_square(source, at + here, stride, out, to + here * out_stride, out_stride)
+
+
+@inline
+def send_for(source, at, step, count):
+    """Ask for a stretch of a line."""
+    for i in range(0, count, max(1, line_of(source) // max(1, abs(step)))):
+        prefetch(source, at + i * step)
+
+
+@inline
+def steps_of(array):
+    """(stride, step): elements from line to line, and along a line."""
+    return array.strides[0] // array.itemsize, array.strides[1] // array.itemsize
 
 
 @kernel(lambda storage: (matrix(storage), matrix(storage)))
-def transpose(source, out):
-    """out[i, j] = source[j, i].
+def copy_lines(source, out):
+    """out[j, i] = source[j, i]; only in ``out`` must the elements of a line be adjacent."""
+    lines, length = source.shape
+    (stride, step), out_stride = steps_of(source), steps_of(out)[0]
+    line, copy = row_pointer(source, 0), row_pointer(out, 0)
+    for j in range(lines):
+        copy_line(line, j * stride, step, copy, j * out_stride, length)
 
-    Two squares side by side in ``out`` fill lines of the cache, which another row may push out before it comes back to
-    them: rows a power of two apart share few places there.
-    """
-    rows, columns = source.shape
-    from_row, to_row = row_pointer(source, 0), row_pointer(out, 0)
-    stride, out_stride = source.strides[0] // source.itemsize, out.strides[0] // out.itemsize
-    lanes = lanes_of(from_row)
-    for first in range(0, rows, 2 * lanes):
-        for i in range(0, columns, lanes):
-            for j in range(first, min(first + 2 * lanes, rows), lanes):
-                height, width = min(lanes, rows - j), min(lanes, columns - i)
-                transpose_square(
-                    from_row, j * stride + i, stride, to_row, i * out_stride + j, out_stride, height, width
-                )
+
+@kernel(lambda storage: (matrix(storage), matrix(storage)))
+def read_across(source, out):
+    """out[i, j] = source[j, i], of lines far apart that are read as they lie; both have a square's edge at least."""
+    lines, length = source.shape
+    (stride, step), out_stride = steps_of(source), steps_of(out)[0]
+    line, row, room = row_pointer(source, 0), row_pointer(out, 0), _new_room(source)
+    edge = edge_of(line)
+    for start in range(0, length, STRETCH):
+        first = min(start, length - edge)
+        count, to = min(STRETCH, length - first), first * out_stride
+        for number in range(0, lines, edge):
+            j = min(number, lines - edge)
+            at = j * stride + first * step
+            for k in range(edge):
+                send_for(line, at + (k + AHEAD) * stride, step, count)
+                if step != 1:
+                    copy_line(line, at + k * stride, step, room, k * APART, count)
+            if step == 1:
+                transpose_lines(line, at, stride, row, to + j, out_stride, count)
+            else:
+                transpose_lines(room, 0, APART, row, to + j, out_stride, count)
+
+
+@kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean))
+def write_across(source, out, past_cache):
+    """The same of an ``out`` whose lines are far apart and written as they lie, past the cache or not."""
+    length, lines = source.shape
+    stride, out_stride = steps_of(source)[0], steps_of(out)[0]
+    row, line, room = row_pointer(source, 0), row_pointer(out, 0), _new_room(source)
+    edge = edge_of(row)
+    for start in range(0, length, STRETCH):
+        first = min(start, length - edge)
+        count = min(STRETCH, length - first)
+        for number in range(0, lines, edge):
+            i = min(number, lines - edge)
+            for down in range(0, count, edge):
+                j = min(down, count - edge)
+                transpose_square(row, (first + j) * stride + i, stride, room, j, APART)
+            for k in range(edge):
+                put_line(room, k * APART, line, (i + k) * out_stride + first, count, past_cache)
+    finish_stores()
