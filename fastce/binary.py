@@ -17,18 +17,21 @@ from fastce.arguments import (
     reduction_of,
     weights_like,
 )
+from fastce.binary_extremes import fill_in_pairs
 from fastce.extremes import powers_of
 from fastce.kernels.binary import binary_rows
 from fastce.kernels.jit import storage_view
 from fastce.kernels.simd import VECTOR_BYTES
 from fastce.layout import Rows, goes_past_cache
 from fastce.losses import ValueAndGrad, upstream_of
-from fastce.reductions import ROOM, reduced
+from fastce.reductions import reduced
 from fastce.silence import silently
 from fastce.threads import cut_rows, for_each
 
 SHORT = 1024  # elements; shorter rows are merged, so that few vectors are partial
 VECTOR = VECTOR_BYTES // 4  # elements of the largest vector
+FLOAT32, FLOAT64 = (30.0, 100.0), (400.0, 900.0)  # powers of two that these may be multiplied by: of one, of all
+LARGEST = 2.0**64  # logit that such factors cannot make too large
 
 
 def binary_cross_entropy_with_logits(
@@ -143,23 +146,46 @@ def _binary(
     if want_gradient:
         gradient = checked_out(out, array.shape, dtype, array, [targets, weight, pos_weight, grad_output])
     order = memory_order(array)  # element by element as memory lies
-    factors = [a.transpose(order) for a in (weight, pos_weight, above)]
-    outputs = [None if a is None else a.transpose(order) for a in (losses, gradient)]
-    of_losses, of_gradient = outputs
-    fill = functools.partial(_fill, array.transpose(order), labels.transpose(order), n_threads=n_threads)
-    wide = np.dtype(np.float64)
-    narrow = wide if _need_float64(factors[:2]) else compute_dtype(dtype)
-    if of_gradient is None or not _need_float64(factors):
-        total = fill(factors, [of_losses, of_gradient], narrow)
+    x, y, *factors = (a.transpose(order) for a in (array, labels, weight, pos_weight, above))
+    of_losses, of_gradient = (None if a is None else a.transpose(order) for a in (losses, gradient))
+    together = of_gradient is not None and not _are_beyond(FLOAT32, factors) and not _is_lost(x, factors, of_gradient)
+    if together:
+        total, exponent = _fill(x, y, factors, [of_losses, of_gradient], n_threads)
     else:  # the value is that of the twin
-        total = fill([*factors[:2], np.broadcast_to(1.0, of_gradient.shape)], [of_losses, None], narrow)
-        fill(factors, [None, of_gradient], wide)
+        total, exponent = _fill(x, y, [*factors[:2], np.broadcast_to(1.0, x.shape)], [of_losses, None], n_threads)
+    if of_gradient is not None and not together:
+        _fill(x, y, factors, [None, of_gradient], n_threads)
     if losses is not None:
         return losses[()], gradient
-    exponent = 0
-    if math.isinf(total) and (gradient is None or not np.may_share_memory(gradient, array)):
-        total, exponent = fill([np.ldexp(factors[0], -ROOM), *factors[1:]], [None, None], narrow), ROOM
     return reduced(total, reduction, float(array.size), exponent), gradient
+
+
+def _fill(
+    x: Array, y: Array, factors: list[Array], outputs: list[Array | None], n_threads: int | None
+) -> tuple[float, int]:
+    """Compute losses and gradient, into those outputs that are there, by the way that holds what there is.
+
+    The sum of all losses is returned, as a pair.
+    """
+    dtype, wide = compute_dtype(kernel_dtype(x.dtype)), np.dtype(np.float64)
+    real = wide if _are_beyond(FLOAT32, factors) else dtype
+    if not _are_beyond(FLOAT64, factors):
+        total = _fill_by_kernel(x, y, factors, outputs, real, n_threads=n_threads)
+        is_replaced = outputs[1] is not None and np.may_share_memory(outputs[1], x)
+        if math.isfinite(total) or is_replaced or not (_is_finite(x) and _is_finite(y)):
+            return total, 0
+        if real != wide:  # losses beyond float32 have a sum in float64
+            return _fill_by_kernel(x, y, factors, [None, None], wide, n_threads=n_threads), 0
+        outputs = [outputs[0], None]  # the size of a logit does not matter for its gradient
+    return fill_in_pairs(x, y, factors, outputs, n_threads)
+
+
+def _is_lost(x: Array, factors: list[Array], of_gradient: Array) -> bool:
+    """Whether logits that losses may have to be computed from once more are replaced by their gradient."""
+    if not np.may_share_memory(x, of_gradient):
+        return False
+    has_weights = not all(_is_one_number(factor) and _first(factor) == 1.0 for factor in factors[:2])
+    return (has_weights or x.dtype.itemsize == 8) and not _largest(x) < LARGEST
 
 
 class _Number:
@@ -197,10 +223,21 @@ def _is_one_number(array: Array) -> bool:
     return all(stride == 0 or length == 1 for stride, length in zip(array.strides, array.shape, strict=True))
 
 
-def _need_float64(factors: list[Array]) -> bool:
-    """Whether weights, or what the gradient is multiplied by, are beyond what float32 may be multiplied by."""
+def _are_beyond(limits: tuple[float, float], factors: list[Array]) -> bool:
+    """Whether weights, or what the gradient is multiplied by, are beyond these powers: of one, and of all together."""
+    of_one, of_all = limits
     low, high = zip(*(powers_of(_without_repeats(factor)) for factor in factors), strict=True)
-    return bool(max(high) > 30.0 or min(low[:2]) < -30.0 or sum(high) > 100.0 or sum(low) < -100.0)
+    small, large = sum(min(power, 0.0) for power in low), sum(max(power, 0.0) for power in high)  # in any order
+    return bool(max(high) > of_one or min(low[:2]) < -of_one or large > of_all or small < -of_all)
+
+
+def _largest(array: Array) -> float:
+    """The size of the largest element, NaN if there is one."""
+    return max(abs(float(array.max(initial=0.0))), abs(float(array.min(initial=0.0))))
+
+
+def _is_finite(array: Array) -> bool:
+    return math.isfinite(_largest(array))
 
 
 def _without_repeats(array: Array) -> Array:
@@ -208,7 +245,7 @@ def _without_repeats(array: Array) -> Array:
     return array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
 
 
-def _fill(
+def _fill_by_kernel(
     logits: Array,
     labels: Array,
     factors: list[Array],

@@ -54,7 +54,7 @@ def copy_rows(source: Array, target: Array, *, past_cache: bool = False) -> None
 
 def _spread(array: Array) -> int:
     """How far apart the classes are; an array with classes far apart says how it is cut into matrices."""
-    return abs(array.strides[-1])
+    return abs(array.strides[-1]) if array.ndim else 0
 
 
 def _matrices(array: Array) -> Iterator[tuple[Any, ...]]:

@@ -141,7 +141,7 @@ class Rows:
         """The parts of the view that make these rows, each with its part of a block of them."""
         at = 0
         for place, count in boxes(self.lead, rows.start, rows.stop):
-            of_view = self.view[place]
+            of_view = self.view[(*place, ...)]  # a view, even of no dimensions
             yield of_view, block[at : at + count].reshape(of_view.shape)
             at += count
 

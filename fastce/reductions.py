@@ -4,6 +4,7 @@ Such a number is a pair (f, e), standing for f * 2**e.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -19,18 +20,26 @@ TINY = np.finfo(np.float64).tiny
 
 
 def product(*factors: Array | float) -> tuple[Array, Array | int]:
-    """The product of factors, element by element, as pairs, the exponent 0 if that will do; 0 times anything is 0."""
-    plain = silently(functools.reduce, np.multiply, factors)
-    sizes = np.abs(plain)
-    if sizes.min(initial=1.0) >= TINY and sizes.max(initial=1.0) < np.inf:
+    """The product of factors, element by element, as pairs, the exponent 0 if that will do; 0 times anything is 0.
+
+    It will if no product on the way is subnormal or infinite.
+    """
+    *partial, plain = silently(_products, factors)
+    sizes = [np.abs(x) for x in (*partial, plain)]
+    if all(size.min(initial=1.0) >= TINY and size.max(initial=1.0) < np.inf for size in sizes):
         return plain, 0
     is_zero = functools.reduce(np.logical_or, (np.equal(factor, 0.0) for factor in factors))
     plain = np.where(is_zero, 0.0, plain)
-    if (is_zero | ((sizes >= TINY) & (sizes < np.inf))).all():
+    if all((is_zero | ((size >= TINY) & (size < np.inf))).all() for size in sizes):
         return plain, 0
     fractions, exponents = zip(*(np.frexp(factor) for factor in factors), strict=True)
-    result = silently(functools.reduce, np.multiply, fractions)
+    result = silently(_products, fractions)[-1]
     return np.where(is_zero, 0.0, result), functools.reduce(np.add, exponents)
+
+
+def _products(factors: Sequence[Array | float]) -> list[Array]:
+    """Those of the first two factors, the first three, and so on."""
+    return list(itertools.accumulate(factors, np.multiply))[1:]
 
 
 def sum_of(pairs: tuple[Array, Array | int]) -> tuple[float, int]:
@@ -43,7 +52,7 @@ def sum_of(pairs: tuple[Array, Array | int]) -> tuple[float, int]:
 
 
 def _sum_in_units(fractions: Array, exponents: Array) -> float:
-    return float(np.add.reduce(np.ldexp(fractions, exponents)))
+    return float(np.add.reduce(np.ldexp(fractions, exponents), axis=None))
 
 
 def _sum(terms: Array, exponents: Array | int = 0) -> tuple[float, int]:

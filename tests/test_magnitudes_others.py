@@ -227,7 +227,8 @@ def check_binary(logits, weight, pos_weight, grad_output, reduction):
 
 BINARY = [
     (None, None, None), (1e39, None, None), (1e-60, None, None), (None, 1e39, None), (None, 1e-60, None),
-    (None, None, 1e39), (None, None, 1e-60), (1e-200, None, 1e200), (1e-30, 1e-30, 1e38),
+    (None, None, 1e39), (None, None, 1e-60), (1e-200, None, 1e200), (1e-30, 1e-30, 1e38), (1e-300, 1e300, 1e250),
+    (1e300, 1e-300, 1e-300), (1e-320, 1e300, None),
 ]  # fmt: skip
 
 
@@ -238,6 +239,32 @@ def test_binary_cross_entropy_of_every_magnitude(name, reduction):
     for weight, pos_weight, grad_output in BINARY:
         check_binary(logits, weight, pos_weight, grad_output, reduction)
         check_binary(np.asfortranarray(logits), weight, pos_weight, grad_output, reduction)
+
+
+def test_binary_products_that_leave_float64_and_come_back():
+    assert fastce.binary_cross_entropy_with_logits([1.7e308], [0.0], weight=[0.5]) == 0.85e308
+    assert fastce.binary_cross_entropy_with_logits([-1e308], [1.0], weight=[1e-5], pos_weight=1e3) == pytest.approx(
+        1e306
+    )
+    x, y = np.full(3, 1e38, np.float32), np.zeros(3, np.float32)
+    assert fastce.binary_cross_entropy_with_logits(x, y, weight=1e5) == pytest.approx(1e43)
+    assert fastce.binary_cross_entropy_with_logits_value_and_grad(x, y, weight=1e5, out=x).value == pytest.approx(1e43)
+    x, y = np.array([1e308, -1e308, 3.0]), np.array([0.0, 1.0, 0.5])
+    options = {"weight": [1e-10, 1e-10, 1.0], "pos_weight": 1e9}
+    apart = fastce.binary_cross_entropy_with_logits_value_and_grad(x, y, **options)
+    inside = fastce.binary_cross_entropy_with_logits_value_and_grad(x, y, out=x, **options)
+    assert apart.value == inside.value == pytest.approx((1e298 + 1e307) / 3)
+    np.testing.assert_array_equal(apart.grad, inside.grad)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_a_logit_of_no_dimensions_beside_a_target_of_another_dtype(dtype):
+    x = np.array(2.5, dtype)
+    value, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(
+        x, np.float64(0.25), weight=1e40, grad_output=1e-40
+    )
+    assert value == pytest.approx(1e40 * (0.75 * 2.5 + np.log1p(np.exp(-2.5))), rel=1e-6)
+    assert grad == pytest.approx(1 / (1 + np.exp(-2.5)) - 0.25, rel=1e-3)
 
 
 def test_a_binary_mean_is_finite_where_the_sum_is_not():
