@@ -87,8 +87,7 @@ def test_rows_by_any_number_of_threads(launched, name, lanes):
     assert {one.block for one in device.launches if one.kernel.__name__ == "rows"} == {(lanes, THREADS // lanes)}
 
 
-@pytest.mark.parametrize("offset", range(8))
-@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "offset"), [("float32", k) for k in range(4)] + [("bfloat16", k) for k in range(8)])
 def test_rows_that_begin_anywhere(launched, name, offset):
     dtype = checks.dtype_of(name)
     launched()
@@ -187,7 +186,8 @@ def test_few_classes_of_other_dtypes(launched, name, classes):
     device = launched()
     for offset in range(lanes_of(dtype)):
         x, y = case(150, classes, dtype, offset)
-        checks.check(x, y, reductions=["none", "sum"], out=lambda x=x: x.copy(), near_zero=near_zero(x.dtype))
+        reduction = ("none", "sum")[offset % 2]
+        checks.check(x, y, reductions=[reduction], out=lambda x=x: x.copy(), near_zero=near_zero(x.dtype))
         checks.fastce.cross_entropy_value_and_grad(x, y, out=x)
     assert kernels(device) >= {"few_classes"}
 
