@@ -19,8 +19,8 @@ import numpy as np
 import fastce
 
 RESULTS = Path(__file__).parent / "results" / "layouts.json"
-BUDGET = 1.5  # seconds of a job's rounds, about
-LEAST_ROUNDS, MOST_ROUNDS = 5, 25
+BUDGET = 0.6  # seconds of a job's rounds, about
+LEAST_ROUNDS, MOST_ROUNDS = 4, 25
 ALLOWED = 2.5
 
 Array = np.ndarray[Any, Any]

@@ -22,9 +22,9 @@ SMALLEST = 256  # elements of a matrix that is worth a kernel
 EDGE = 8  # rows and classes of what is transposed, at least: a square's
 
 
-def is_across(matrix: Array) -> bool:
-    """Whether neighbours in memory are of different rows, the first axis."""
-    return 0 < abs(matrix.strides[0]) < abs(matrix.strides[1]) and min(matrix.shape) > 1
+def is_across(matrices: Array) -> bool:
+    """Whether neighbours in memory are of different rows, the last axis but one."""
+    return 0 < abs(matrices.strides[-2]) < abs(matrices.strides[-1]) and min(matrices.shape[-2:]) > 1
 
 
 def boxes(lead: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[tuple[Any, ...], int]]:
@@ -48,46 +48,50 @@ def boxes(lead: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[tuple[
 
 def copy_rows(source: Array, target: Array, *, past_cache: bool = False) -> None:
     """target[...] = source, of one shape whose last axis is the class axis; past the cache if that is of use."""
-    for place in _matrices(source if _spread(source) >= _spread(target) else target):
-        copy_matrix(source[place], target[place], past_cache=past_cache)
+    if source.ndim == 2:
+        source, target = source[None], target[None]
+    rows = _axis_of_rows(source if _spread(source) >= _spread(target) else target)
+    if rows is None:
+        target[...] = source
+        return
+    others = sorted({*range(source.ndim - 1)} - {rows}, key=lambda k: source.shape[k])
+    source, target = (array.transpose(*others, rows, source.ndim - 1) for array in (source, target))
+    for place in np.ndindex(*source.shape[:-3]):
+        _copy_stack(source[place], target[place], past_cache)
 
 
 def _spread(array: Array) -> int:
-    """How far apart the classes are; an array with classes far apart says how it is cut into matrices."""
+    """How far apart the classes are; an array with classes far apart says which of its axes makes the rows."""
     return abs(array.strides[-1]) if array.ndim else 0
 
 
-def _matrices(array: Array) -> Iterator[tuple[Any, ...]]:
-    """The places of matrices, each of the classes and one axis of rows: the innermost in memory, if it is not short."""
-    rows = [k for k in range(array.ndim - 1) if array.strides[k] != 0 and array.shape[k] >= EDGE]
-    nearer = [k for k in rows if abs(array.strides[k]) < _spread(array)]
-    if nearer:
-        chosen = min(nearer, key=lambda k: abs(array.strides[k]))
-    else:
-        chosen = max(rows, key=lambda k: array.shape[k], default=-1)
-    if chosen < 0 or _spread(array) <= array.itemsize or array.shape[chosen] * array.shape[-1] < SMALLEST:
-        yield (...,)
-        return
-    others = [1 if k == chosen else n for k, n in enumerate(array.shape[:-1])]
-    for place in np.ndindex(*others):
-        yield tuple(slice(None) if k == chosen else i for k, i in enumerate(place))
+def _axis_of_rows(array: Array) -> int | None:
+    """The axis that makes matrices together with the classes; None if NumPy copies from line to line as it is.
+
+    That nearest in memory, if it is not short; else, where the classes are nearer, the longest.
+    """
+    rows = [k for k in range(array.ndim - 1) if array.strides[k] != 0]
+    if array.ndim < 3 or not rows or _spread(array) <= array.itemsize:
+        return None
+    nearer = [k for k in rows if abs(array.strides[k]) < _spread(array) and array.shape[k] >= EDGE]
+    return min(nearer, key=lambda k: abs(array.strides[k])) if nearer else max(rows, key=lambda k: array.shape[k])
 
 
-def copy_matrix(source: Array, target: Array, *, past_cache: bool = False) -> None:
-    """target[...] = source."""
-    if source.ndim != 2 or source.size < SMALLEST or kernel_dtype(target.dtype).name != target.dtype.name:
+def _copy_stack(source: Array, target: Array, past_cache: bool) -> None:
+    """target[...] = source, of several matrices."""
+    if source.size < SMALLEST or kernel_dtype(target.dtype).name != target.dtype.name:
         target[...] = source
     elif is_across(source) == is_across(target):
-        _copy_along(*((source.T, target.T) if is_across(target) else (source, target)))
-    elif min(source.shape) < EDGE:
+        _copy_along(*((source.mT, target.mT) if is_across(target) else (source, target)))
+    elif min(source.shape[1:]) < EDGE:
         target[...] = source
     elif is_across(source):
-        if _has_elements_of(target, source) and target.strides[1] == target.itemsize:
-            read_across.compiled(source.dtype)(storage_view(source.T), storage_view(target))
+        if _has_elements_of(target, source) and target.strides[2] == target.itemsize:
+            read_across.compiled(source.dtype)(storage_view(source.mT), storage_view(target))
         else:
             _copy_by_tiles(source, target)
-    elif _has_elements_of(target, source) and target.strides[0] == source.strides[1] == source.itemsize:
-        write_across.compiled(source.dtype)(storage_view(source), storage_view(target.T), past_cache)
+    elif _has_elements_of(target, source) and target.strides[1] == source.strides[2] == source.itemsize:
+        write_across.compiled(source.dtype)(storage_view(source), storage_view(target.mT), past_cache)
     else:
         _copy_by_tiles(source, target)
 
@@ -102,7 +106,7 @@ def _has_elements_of(target: Array, source: Array) -> bool:
 
 def _copy_along(source: Array, target: Array) -> None:
     """The same of matrices whose neighbours are of one line."""
-    is_plain = source.strides[1] in (0, source.itemsize) or target.strides[1] != target.itemsize
+    is_plain = source.strides[2] in (0, source.itemsize) or target.strides[2] != target.itemsize
     if is_plain or not _has_elements_of(target, source):
         target[...] = source
     else:
@@ -111,11 +115,11 @@ def _copy_along(source: Array, target: Array) -> None:
 
 def _copy_by_tiles(source: Array, target: Array) -> None:
     """The same where NumPy must convert, or place, what a kernel has transposed or is to transpose."""
-    dtype, at_once = target.dtype.newbyteorder("="), max(LINE, TILE // len(source))
-    for first in range(0, source.shape[1], at_once):
-        classes = slice(first, first + at_once)
-        of_target = target[:, classes]
-        read = source[:, classes].astype(dtype, order="K")
-        written = np.empty_like(of_target, dtype, order="K")
-        copy_matrix(read, written)
-        of_target[...] = written
+    dtype, at_once = target.dtype.newbyteorder("="), max(LINE, TILE // source.shape[1])
+    for of_source, of_target in zip(source, target, strict=True):
+        for first in range(0, source.shape[2], at_once):
+            part = of_target[:, first : first + at_once]
+            read = of_source[:, first : first + at_once].astype(dtype, order="K")
+            written = np.empty_like(part, dtype, order="K")
+            _copy_stack(read[None], written[None], False)
+            part[...] = written

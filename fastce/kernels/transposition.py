@@ -8,7 +8,7 @@ are under way, and each is done with before the next begins.
 
 from numba import types
 
-from fastce.kernels.jit import inline, kernel, matrix
+from fastce.kernels.jit import inline, kernel, outlined
 from fastce.kernels.memory import finish_stores, prefetch, row_pointer
 from fastce.kernels.moves import copy_line, edge_of, line_of, put_line, transpose_square
 from fastce.kernels.rooms import storage_room
@@ -37,28 +37,29 @@ def send_for(source, at, step, count):
 
 
 @inline
-def steps_of(array):
+def steps_of(stack):
     """(stride, step): elements from line to line, and along a line."""
-    return array.strides[0] // array.itemsize, array.strides[1] // array.itemsize
+    return stack.strides[1] // stack.itemsize, stack.strides[2] // stack.itemsize
 
 
-@kernel(lambda storage: (matrix(storage), matrix(storage)))
+def _stack(storage):
+    return types.Array(storage, 3, "A")
+
+
+@kernel(lambda storage: (_stack(storage), _stack(storage)))
 def copy_lines(source, out):
-    """out[j, i] = source[j, i]; only in ``out`` must the elements of a line be adjacent."""
-    lines, length = source.shape
+    """out[o, j, i] = source[o, j, i]; only in ``out`` must the elements of a line be adjacent."""
+    stack, lines, length = source.shape
     (stride, step), out_stride = steps_of(source), steps_of(out)[0]
-    line, copy = row_pointer(source, 0), row_pointer(out, 0)
-    for j in range(lines):
-        copy_line(line, j * stride, step, copy, j * out_stride, length)
+    for o in range(stack):
+        for j in range(lines):
+            copy_line(row_pointer(source, o), j * stride, step, row_pointer(out, o), j * out_stride, length)
 
 
-@kernel(lambda storage: (matrix(storage), matrix(storage)))
-def read_across(source, out):
-    """out[i, j] = source[j, i], of lines far apart that are read as they lie; both have a square's edge at least."""
-    lines, length = source.shape
-    (stride, step), out_stride = steps_of(source), steps_of(out)[0]
-    line, row, room = row_pointer(source, 0), row_pointer(out, 0), _new_room(source)
-    edge = edge_of(line)
+@outlined
+def read_matrix(line, stride, step, row, out_stride, lines, length):
+    """`read_across` for one of the stack."""
+    edge, room = edge_of(line), _new_room(line)
     for start in range(0, length, STRETCH):
         first = min(start, length - edge)
         count, to = min(STRETCH, length - first), first * out_stride
@@ -75,13 +76,10 @@ def read_across(source, out):
                 transpose_lines(room, 0, APART, row, to + j, out_stride, count)
 
 
-@kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean))
-def write_across(source, out, past_cache):
-    """The same of an ``out`` whose lines are far apart and written as they lie, past the cache or not."""
-    length, lines = source.shape
-    stride, out_stride = steps_of(source)[0], steps_of(out)[0]
-    row, line, room = row_pointer(source, 0), row_pointer(out, 0), _new_room(source)
-    edge = edge_of(row)
+@outlined
+def write_matrix(row, stride, line, out_stride, lines, length, past_cache):
+    """`write_across` for one of the stack."""
+    edge, room = edge_of(row), _new_room(row)
     for start in range(0, length, STRETCH):
         first = min(start, length - edge)
         count = min(STRETCH, length - first)
@@ -92,4 +90,22 @@ def write_across(source, out, past_cache):
                 transpose_square(row, (first + j) * stride + i, stride, room, j, APART)
             for k in range(edge):
                 put_line(room, k * APART, line, (i + k) * out_stride + first, count, past_cache)
+
+
+@kernel(lambda storage: (_stack(storage), _stack(storage)))
+def read_across(source, out):
+    """out[o, i, j] = source[o, j, i], of lines far apart, read as they lie; both sides are at least a square's."""
+    stack, lines, length = source.shape
+    (stride, step), out_stride = steps_of(source), steps_of(out)[0]
+    for o in range(stack):
+        read_matrix(row_pointer(source, o), stride, step, row_pointer(out, o), out_stride, lines, length)
+
+
+@kernel(lambda storage: (_stack(storage), _stack(storage), types.boolean))
+def write_across(source, out, past_cache):
+    """The same of an ``out`` whose lines are far apart and written as they lie, past the cache or not."""
+    stack, length, lines = source.shape
+    stride, out_stride = steps_of(source)[0], steps_of(out)[0]
+    for o in range(stack):
+        write_matrix(row_pointer(source, o), stride, row_pointer(out, o), out_stride, lines, length, past_cache)
     finish_stores()
