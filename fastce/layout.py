@@ -281,6 +281,8 @@ def columns_of(
             return Columns(storage_view(cube), narrow=False)
         if classes == 1 or (classes <= NARROW and cube.strides[1] == array.itemsize):
             return Columns(storage_view(cube), narrow=True)
+    if classes > NARROW and array.strides[axis] == array.itemsize:
+        return None
     rows = layout(array, axis, dtype)
     if classes <= NARROW:
         return CopiedColumns(rows, shape)

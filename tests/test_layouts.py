@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from checks import same_bits
+from covering import covering
 
 import fastce
 from fastce.arguments import new_like
@@ -71,9 +72,7 @@ def _axes_in_memory(a):
     return [k for k in np.argsort([-abs(s) for s in a.strides], kind="stable") if a.shape[k] > 1]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", RESULTS)
+@covering({"layout": LAYOUTS, "shape": SHAPES, "name": RESULTS})
 def test_results_are_those_of_a_plain_copy_and_lie_as_the_logits_do(rng, name, shape, layout):
     plain, labels = _problem(rng, shape, np.float32)
     logits = LAYOUTS[layout](plain)
@@ -85,9 +84,7 @@ def test_results_are_those_of_a_plain_copy_and_lie_as_the_logits_do(rng, name, s
     assert sum((n - 1) * abs(s) for n, s in zip(ours.shape, ours.strides, strict=True)) + 4 == ours.nbytes
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@covering({"layout": LAYOUTS, "dtype": [np.float16, np.float32, np.float64], "shape": SHAPES})
 def test_row_stats_have_the_bits_of_a_plain_copy(rng, shape, dtype, layout):
     plain, labels = _problem(rng, shape, dtype)
     outputs = ("logsumexp", "argmax", "entropy", "target_rank")
@@ -97,10 +94,14 @@ def test_row_stats_have_the_bits_of_a_plain_copy(rng, shape, dtype, layout):
         assert same_bits(ours[name], same[name])
 
 
-@pytest.mark.parametrize("out_layout", ["C", "Fortran", "every second row", "classes reversed"])
-@pytest.mark.parametrize("layout", ["C", "Fortran", "classes last", "Fortran, every second row"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", GRADIENTS)
+@covering(
+    {
+        "out_layout": ["C", "Fortran", "every second row", "classes reversed"],
+        "layout": ["C", "Fortran", "classes last", "Fortran, every second row"],
+        "shape": SHAPES,
+        "name": GRADIENTS,
+    }
+)
 def test_out_may_lie_in_memory_any_way(rng, name, shape, layout, out_layout):
     plain, labels = _problem(rng, shape, np.float32)
     logits = LAYOUTS.get(layout, np.copy)(plain)

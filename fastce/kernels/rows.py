@@ -207,7 +207,8 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
     """(offset, exponent, near, sums, tops, the largest of these) of a row whose largest element may be guessed.
 
     The offset is NaN or infinite if the row's maximum is; the sums mean nothing then. The tops are less the offset, and
-    not in the sum. What has outgrown an offset is looked up: adding it to the offset would round.
+    not in the sum. Of a row that has outgrown the guess the maximum is looked up: there may be NaN, and what is added
+    to an offset would round.
     """
     scale = float(scaled_by[0])
     sums, top = (1.0, 0.0, 0.0), 0.0
@@ -224,8 +225,7 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
             top = float(largest_lane(tops))
             if top * (scale * LOG2E) - exponent < headroom(row):
                 break
-            largest = top
-        if attempt == 0 and (offset != 0.0 or math.isinf(largest)):  # there may be NaN as well
+        if attempt == 0:
             largest = row_maximum(row, classes, capped_by, room)
     return offset, exponent, near, sums, tops, top
 
