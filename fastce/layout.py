@@ -16,7 +16,7 @@ from fastce.arguments import Array, kernel_dtype
 from fastce.copying import boxes, copy_rows
 from fastce.kernels.columns import NARROW
 from fastce.kernels.jit import storage_view
-from fastce.kernels.states import GROUP
+from fastce.kernels.states import GROUP, LANES
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows
 
 STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows
@@ -267,6 +267,13 @@ class CopiedColumns:
 
     def _as_cube(self, block: Array, place: Place) -> Array:
         return block.reshape(*place.shape, self.rows.classes).transpose(0, 2, 1)
+
+
+def is_stirred(shape: tuple[int, ...], order: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+    """Whether several axes make the rows, in another order in memory than C's, and are best read in that."""
+    if len(order) < 3 or len(axes) > 1 or order == tuple(range(len(order))):
+        return False
+    return order[-1] in axes or shape[order[-1]] >= LANES  # fewer would leave most lanes of a vector empty
 
 
 def columns_of(

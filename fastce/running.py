@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array
+from fastce.arguments import Array, memory_order
 from fastce.extremes import Extremes, is_extreme
 from fastce.kernels.cross_entropy import cross_entropy_rows
 from fastce.kernels.cross_entropy_columns import cross_entropy_columns
@@ -20,6 +20,7 @@ from fastce.layout import (
     columns_to_write,
     cut_columns,
     goes_past_cache,
+    is_stirred,
 )
 from fastce.pieces import is_long
 from fastce.reductions import RowLosses
@@ -44,7 +45,30 @@ class CrossEntropyCall(NamedTuple):
 
 def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
     """The value of the loss, and its gradient in ``out`` if that is given."""
+    order = memory_order(call.array)
+    has_points = isinstance(call.targets, MassTargets) and call.targets.points is not None
+    if is_stirred(call.array.shape, order, (call.axis,)) and not has_points:
+        return _as_memory_lies(call, order, upstream, out, n_threads)
     return row_losses(call, upstream, out, n_threads).value(call.targets.total_weight)
+
+
+def _as_memory_lies(
+    call: CrossEntropyCall, order: tuple[int, ...], upstream: Array | None, out: Array | None, n_threads: int | None
+) -> Any:
+    """The same with the axes of the logits in this order."""
+    lead = [k - (k > call.axis) for k in order if k != call.axis]
+    numbers = np.arange(call.logits.rows).reshape(call.logits.lead).transpose(lead).ravel()
+    array, axis = call.array.transpose(order), order.index(call.axis)
+    in_order = call._replace(
+        array=array,
+        axis=axis,
+        logits=Rows(array, axis, call.logits.dtype),
+        targets=call.targets.in_order(numbers, order, call.axis),
+    )
+    if upstream is not None and upstream.size > 1:
+        upstream = upstream[numbers]
+    value = run(in_order, upstream, None if out is None else out.transpose(order), n_threads)
+    return np.ascontiguousarray(value.transpose(np.argsort(lead))) if call.reduction == "none" else value
 
 
 def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:

@@ -6,7 +6,6 @@ from fastce.arguments import Array, kernel_dtype, memory_order
 from fastce.kernels.jit import storage_view
 from fastce.kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
-from fastce.kernels.states import LANES
 from fastce.layout import (
     SIDE_BY_SIDE_BYTES,
     Columns,
@@ -18,6 +17,7 @@ from fastce.layout import (
     cut_columns,
     cut_for,
     goes_past_cache,
+    is_stirred,
 )
 from fastce.pieces import is_long, pieces
 from fastce.running_long_special import softmax_of_long_rows
@@ -32,7 +32,7 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
     if not axes:
         return array.astype(np.float64).ravel()
     order = memory_order(array)
-    if _is_stirred(array.shape, order, axes):
+    if is_stirred(array.shape, order, axes):
         return _logsumexp_as_memory_lies(array, axes[0], order, n_threads)
     parts = [Rows(array[piece], axes) for piece in pieces(array.shape, axes)]
     rows = parts[0].rows
@@ -52,13 +52,6 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
 
     in_turn(blocks, work, n_threads)
     return results[0] if len(parts) == 1 else logsumexp_over(results, (0,), n_threads)
-
-
-def _is_stirred(shape: tuple[int, ...], order: tuple[int, ...], axes: tuple[int, ...]) -> bool:
-    """Whether several axes make the rows, in another order in memory than C's, and are best read in that."""
-    if len(order) < 3 or len(axes) > 1 or order == tuple(range(len(order))):
-        return False
-    return order[-1] in axes or shape[order[-1]] >= LANES  # fewer would leave most lanes of a vector empty
 
 
 def _logsumexp_as_memory_lies(array: Array, axis: int, order: tuple[int, ...], n_threads: int | None) -> Array:
@@ -90,7 +83,7 @@ def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: 
 def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int | None, *, logarithm: bool) -> None:
     """Softmax over these axes, or its logarithm, into ``out``, which may be the array itself."""
     order = memory_order(array)
-    if _is_stirred(array.shape, order, axes):
+    if is_stirred(array.shape, order, axes):
         array, out, axes = array.transpose(order), out.transpose(order), (order.index(axes[0]),)
     dtype = kernel_dtype(array.dtype)
     rows, written = Rows(array, axes, dtype), Rows(out, axes, dtype)

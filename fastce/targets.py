@@ -105,6 +105,13 @@ class IndexTargets:
         targets.per_row = silently(np.ldexp, per_row, exponent)
         return targets
 
+    def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "IndexTargets":
+        """The targets of the rows with these numbers, which are all of them."""
+        targets = copy.copy(self)
+        targets.indices = self.indices[numbers]
+        targets.per_row = None if self.per_row is None else self.per_row[numbers]
+        return targets
+
     def _are_plain(self, indices: Array) -> bool:
         """Whether these are in range and none of them is ignored; negative ones are large without their sign."""
         return (
@@ -197,6 +204,7 @@ class MassTargets:
         rows: int,
     ) -> None:
         self.points = points
+        self.rows = rows
         self.probabilities = probabilities
         self.cube = cube
         self.per_class = per_class
@@ -227,6 +235,17 @@ class MassTargets:
         assert self.probabilities is not None
         weight = self.row_weight[rows] if self.row_weight.size else self.row_weight
         return self._targets(_NO_POINTS, self.probabilities.copy(rows), weight)
+
+    def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "MassTargets":
+        """The probabilities with their axes, of which this was the class axis, in another order; rows as they come."""
+        assert self.probabilities is not None
+        array = np.moveaxis(self.probabilities.view, -1, axis).transpose(order)
+        axis, dtype = order.index(axis), self.class_weight.dtype
+        per_row = None if self.per_row is None else self.per_row[numbers]
+        return MassTargets(
+            None, Masses(array, axis, dtype), columns_of(array, axis, dtype, Masses), self.per_class, per_row, dtype,
+            self.rows,
+        )  # fmt: skip
 
     def counted(self) -> Array | None:
         """The numbers of the rows that have some weight; None for all of them."""
