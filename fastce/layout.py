@@ -271,7 +271,8 @@ class CopiedColumns:
 
 def is_stirred(shape: tuple[int, ...], order: tuple[int, ...], axes: tuple[int, ...]) -> bool:
     """Whether several axes make the rows, in another order in memory than C's, and are best read in that."""
-    if len(order) < 3 or len(axes) > 1 or order == tuple(range(len(order))):
+    rows = [k for k in order if k not in axes]
+    if len(axes) > 1 or rows == sorted(rows):
         return False
     return order[-1] in axes or shape[order[-1]] >= LANES  # fewer would leave most lanes of a vector empty
 

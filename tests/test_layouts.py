@@ -1,11 +1,13 @@
 """Every function on arrays that do not lie in C order: the results of a plain copy, laid out as the logits are."""
 
 import tracemalloc
+from itertools import permutations
 
 import numpy as np
 import pytest
-from checks import same_bits
+from checks import check, same_bits
 from covering import covering
+from scipy.sparse import csr_array
 
 import fastce
 from fastce.arguments import new_like
@@ -108,6 +110,29 @@ def test_out_may_lie_in_memory_any_way(rng, name, shape, layout, out_layout):
     out = LAYOUTS.get(out_layout, np.copy)(np.full(shape, 7, np.float32))
     GRADIENTS[name](logits, labels, out=out)
     assert same_bits(out, GRADIENTS[name](logits, labels))
+
+
+@covering(
+    {
+        "order": list(permutations(range(4))),
+        "shape": [(3, 5, 9, 11), (2, 300, 9, 8)],
+        "kind": ["indices", "probabilities", "sparse"],
+    }
+)
+def test_axes_in_any_order_in_memory(rng, shape, order, kind):
+    plain, labels = _problem(rng, shape, np.float32)
+    lead = labels.shape
+    labels[rng.random(lead) < 0.2] = -100
+    targets = {
+        "indices": labels,
+        "probabilities": rng.random(shape, np.float32),
+        "sparse": csr_array((rng.random((labels.size, shape[1])) < 0.01).astype(float)),
+    }[kind]
+    options = {"sample_weight": rng.random(lead), "weight": rng.random(shape[1]), "grad_output": rng.random(lead)}
+    logits = plain.transpose(order).copy().transpose(np.argsort(order))
+    result = check(logits, targets, reductions=["sum", "mean", "none"], **options)
+    assert result.value.shape == lead
+    assert result.grad.strides == logits.strides
 
 
 @pytest.mark.parametrize("layout", ["C", *LAYOUTS])
