@@ -148,28 +148,35 @@ def _binary(
     order = memory_order(array)  # element by element as memory lies
     x, y, *factors = (a.transpose(order) for a in (array, labels, weight, pos_weight, above))
     of_losses, of_gradient = (None if a is None else a.transpose(order) for a in (losses, gradient))
-    together = of_gradient is not None and not _are_beyond(FLOAT32, factors) and not _is_lost(x, factors, of_gradient)
+    powers = [powers_of(_without_repeats(factor)) for factor in factors]
+    together = of_gradient is not None and not _are_beyond(FLOAT32, powers) and not _is_lost(x, factors, of_gradient)
     if together:
-        total, exponent = _fill(x, y, factors, [of_losses, of_gradient], n_threads)
+        total, exponent = _fill(x, y, factors, powers, [of_losses, of_gradient], n_threads)
     else:  # the value is that of the twin
-        total, exponent = _fill(x, y, [*factors[:2], np.broadcast_to(1.0, x.shape)], [of_losses, None], n_threads)
+        plain = [*factors[:2], np.broadcast_to(1.0, x.shape)]
+        total, exponent = _fill(x, y, plain, [*powers[:2], (0.0, 0.0)], [of_losses, None], n_threads)
     if of_gradient is not None and not together:
-        _fill(x, y, factors, [None, of_gradient], n_threads)
+        _fill(x, y, factors, powers, [None, of_gradient], n_threads)
     if losses is not None:
         return losses[()], gradient
     return reduced(total, reduction, float(array.size), exponent), gradient
 
 
 def _fill(
-    x: Array, y: Array, factors: list[Array], outputs: list[Array | None], n_threads: int | None
+    x: Array,
+    y: Array,
+    factors: list[Array],
+    powers: list[tuple[float, float]],
+    outputs: list[Array | None],
+    n_threads: int | None,
 ) -> tuple[float, int]:
     """Compute losses and gradient, into those outputs that are there, by the way that holds what there is.
 
-    The sum of all losses is returned, as a pair.
+    ``powers`` are those of the factors, see `powers_of`. The sum of all losses is returned, as a pair.
     """
     dtype, wide = compute_dtype(kernel_dtype(x.dtype)), np.dtype(np.float64)
-    real = wide if _are_beyond(FLOAT32, factors) else dtype
-    if not _are_beyond(FLOAT64, factors):
+    real = wide if _are_beyond(FLOAT32, powers) else dtype
+    if not _are_beyond(FLOAT64, powers):
         total = _fill_by_kernel(x, y, factors, outputs, real, n_threads=n_threads)
         is_replaced = outputs[1] is not None and np.may_share_memory(outputs[1], x)
         if math.isfinite(total) or is_replaced or not (_is_finite(x) and _is_finite(y)):
@@ -223,10 +230,10 @@ def _is_one_number(array: Array) -> bool:
     return all(stride == 0 or length == 1 for stride, length in zip(array.strides, array.shape, strict=True))
 
 
-def _are_beyond(limits: tuple[float, float], factors: list[Array]) -> bool:
+def _are_beyond(limits: tuple[float, float], powers: list[tuple[float, float]]) -> bool:
     """Whether weights, or what the gradient is multiplied by, are beyond these powers: of one, and of all together."""
     of_one, of_all = limits
-    low, high = zip(*(powers_of(_without_repeats(factor)) for factor in factors), strict=True)
+    low, high = zip(*powers, strict=True)
     small, large = sum(min(power, 0.0) for power in low), sum(max(power, 0.0) for power in high)  # in any order
     return bool(max(high) > of_one or min(low[:2]) < -of_one or large > of_all or small < -of_all)
 

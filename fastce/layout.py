@@ -290,7 +290,7 @@ def columns_of(
         if classes == 1 or (classes <= NARROW and cube.strides[1] == array.itemsize):
             return Columns(storage_view(cube), narrow=True)
     if classes > NARROW and array.strides[axis] == array.itemsize:
-        return None
+        return None  # the classes are adjacent: no look at the rows
     rows = layout(array, axis, dtype)
     if classes <= NARROW:
         return CopiedColumns(rows, shape)
