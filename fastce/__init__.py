@@ -1,5 +1,35 @@
 """Fast losses for NumPy: logsumexp, cross entropy and its gradient in one pass, without a matrix of probabilities.
 
+As in `scipy.special`:
+
+- `logsumexp`, `softmax`, `log_softmax`
+
+Losses on logits; each has a twin `..._value_and_grad`, which gives the gradient too:
+
+- `cross_entropy`; `cross_entropy_value_and_grad`
+- `nll_loss`; `nll_loss_value_and_grad`
+- `binary_cross_entropy_with_logits`; `binary_cross_entropy_with_logits_value_and_grad`
+- `clip_loss`, of a matrix of similarities; `clip_loss_value_and_grad`
+
+Losses from features, whose matrix of logits never exists as a whole:
+
+- `clip_loss_from_features`; `clip_loss_from_features_value_and_grad`
+- `siglip_loss`; `siglip_loss_value_and_grad`
+- `info_nce`; `info_nce_value_and_grad`
+- `nt_xent`; `nt_xent_value_and_grad`
+- `sup_con`; `sup_con_value_and_grad`
+- `linear_cross_entropy`; `linear_cross_entropy_value_and_grad`
+
+Beside the losses:
+
+- `row_stats`: argmax, entropy, rank of the target and more of every row, from one read
+- `cross_entropy_grad_and_hess`: what gradient boosting asks for
+- `threads`, `get_num_threads`, `set_num_threads`: how many threads compute
+- `warmup`: compile ahead of the first call
+- `show_config`: what fastce runs on
+
+`fastce.typing` has the types of arguments and results. All other modules are fastce's own: they may change at any time.
+
 Importing fastce is quick and compiles nothing: each function is loaded when it is first used, and its kernels are
 compiled, or read from the cache on disk, when they are first called.
 """
@@ -77,19 +107,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'fastce' has no attribute {name!r}")
-    value = getattr(load(partial(import_module, f"fastce.{_HOME[name]}")), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
-
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
     from fastce.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_value_and_grad
     from fastce.boosting import cross_entropy_grad_and_hess
     from fastce.clip_from_features import clip_loss_from_features, clip_loss_from_features_value_and_grad
@@ -104,3 +122,15 @@ if TYPE_CHECKING:
     from fastce.special import log_softmax, logsumexp, softmax
     from fastce.statistics import row_stats
     from fastce.supcon import sup_con, sup_con_value_and_grad
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module 'fastce' has no attribute {name!r}")
+        value = getattr(load(partial(import_module, f"fastce.{_HOME[name]}")), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -4,15 +4,17 @@ import functools
 import math
 import numbers
 import operator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy import ma  # now, not at a first call: a fork may come in between
 
 from fastce.dispatch import is_on_device
+from fastce.typing import Reduction
 from fastce.words import ODD, asked, is_of_handler, shown, unreadable
 
-Array = np.ndarray[Any, Any]
+Array: TypeAlias = np.ndarray[Any, Any]
+Choice = TypeVar("Choice", bound=str)
 
 _HALF = ("float16", "bfloat16")
 _NATIVE = ("float32", "float64", *_HALF)
@@ -183,13 +185,13 @@ def fraction(value: Any, name: str) -> float:
     return result
 
 
-def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
+def choice(value: Any, name: str, choices: tuple[Choice, ...]) -> Choice:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
     return value
 
 
-def chosen(values: Any, name: str, choices: tuple[str, ...]) -> list[str]:
+def chosen(values: Any, name: str, choices: tuple[Choice, ...]) -> list[Choice]:
     """One or several of the choices, in the order given."""
     given = [values] if isinstance(values, str) else asked(list, values)
     if not given:
@@ -197,11 +199,8 @@ def chosen(values: Any, name: str, choices: tuple[str, ...]) -> list[str]:
     return [choice(value, f"each of {name}", choices) for value in given]
 
 
-REDUCTIONS = ("none", "sum", "mean")
-
-
-def reduction_of(value: Any) -> str:
-    return choice(value, "reduction", REDUCTIONS)
+def reduction_of(value: Any) -> Reduction:
+    return choice(value, "reduction", get_args(Reduction))
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------

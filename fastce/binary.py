@@ -2,9 +2,10 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastce.arguments import (
     Array,
@@ -27,6 +28,7 @@ from fastce.losses import ValueAndGrad, upstream_of
 from fastce.reductions import reduced
 from fastce.silence import silently
 from fastce.threads import cut_rows, for_each
+from fastce.typing import AnyArray, BinaryGradOptions, BinaryOptions, Float, FloatArray, RealArray, Reduced, Reduction
 
 SHORT = 1024  # elements; shorter rows are merged, so that few vectors are partial
 VECTOR = VECTOR_BYTES // 4  # elements of the largest vector
@@ -34,13 +36,21 @@ FLOAT32, FLOAT64 = (30.0, 100.0), (400.0, 900.0)  # powers of two that these may
 LARGEST = 2.0**64  # logit that such factors cannot make too large
 
 
+@overload
+def binary_cross_entropy_with_logits(
+    logits: AnyArray, targets: AnyArray, *, reduction: Reduced = "mean", **options: Unpack[BinaryOptions]
+) -> float: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: AnyArray, targets: AnyArray, *, reduction: Literal["none"], **options: Unpack[BinaryOptions]
+) -> FloatArray: ...
 def binary_cross_entropy_with_logits(
     logits: Any,
     targets: Any,
     *,
     weight: Any = None,
     pos_weight: Any = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     n_threads: int | None = None,
 ) -> Any:
     """Binary cross entropy of logits, element by element.
@@ -79,15 +89,31 @@ def binary_cross_entropy_with_logits(
     return _binary(logits, targets, weight, pos_weight, reduction, n_threads, None, None, want_gradient=False)[0]
 
 
+@overload
+def binary_cross_entropy_with_logits_value_and_grad(
+    logits: RealArray[Float], targets: AnyArray, *, reduction: Reduced = "mean", **options: Unpack[BinaryGradOptions]
+) -> ValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def binary_cross_entropy_with_logits_value_and_grad(
+    logits: RealArray[Float], targets: AnyArray, *, reduction: Literal["none"], **options: Unpack[BinaryGradOptions]
+) -> ValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def binary_cross_entropy_with_logits_value_and_grad(
+    logits: AnyArray, targets: AnyArray, *, reduction: Reduced = "mean", **options: Unpack[BinaryGradOptions]
+) -> ValueAndGrad[float, FloatArray]: ...
+@overload
+def binary_cross_entropy_with_logits_value_and_grad(
+    logits: AnyArray, targets: AnyArray, *, reduction: Literal["none"], **options: Unpack[BinaryGradOptions]
+) -> ValueAndGrad[FloatArray, FloatArray]: ...
 def binary_cross_entropy_with_logits_value_and_grad(
     logits: Any,
     targets: Any,
     *,
     weight: Any = None,
     pos_weight: Any = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     grad_output: Any = None,
-    out: Array | None = None,
+    out: Any = None,
     n_threads: int | None = None,
 ) -> ValueAndGrad:
     """Binary cross entropy of logits and its gradient.

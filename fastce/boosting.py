@@ -1,10 +1,11 @@
 """Gradient and Hessian of the cross entropy of every row, as gradient boosting asks for them."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Unpack, get_args, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastce.arguments import Array, checked_out, choice, overlap, plain_array, real_array
+from fastce.arguments import checked_out, choice, overlap, plain_array, real_array
 from fastce.extremes import Extremes, is_extreme
 from fastce.kernels.boosting import gradient_and_hessian_rows
 from fastce.kernels.targets import Curvature
@@ -13,30 +14,50 @@ from fastce.losses import cross_entropy_call
 from fastce.running import CrossEntropyCall
 from fastce.sparse_targets import is_sparse
 from fastce.threads import for_each
+from fastce.typing import (
+    AnyArray,
+    BoostingOptions,
+    Float,
+    Grad,
+    Hessian,
+    Index,
+    Number,
+    RealArray,
+    SmoothingOver,
+    Targets,
+)
 
 
-class GradAndHess(NamedTuple):
+class GradAndHess(NamedTuple, Generic[Grad]):
     """The gradient and the diagonal of the Hessian with respect to the logits, both of their shape."""
 
-    grad: Array
-    hess: Array
+    grad: Grad
+    hess: Grad
 
 
+@overload
+def cross_entropy_grad_and_hess(
+    logits: RealArray[Float], targets: Targets, **options: Unpack[BoostingOptions]
+) -> GradAndHess[NDArray[Float]]: ...
+@overload
+def cross_entropy_grad_and_hess(
+    logits: AnyArray, targets: Targets, **options: Unpack[BoostingOptions]
+) -> GradAndHess: ...
 def cross_entropy_grad_and_hess(
     logits: Any,
     targets: Any,
     *,
-    axis: int | None = None,
+    axis: Index | None = None,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    smoothing_over: str = "all",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
-    hessian: str = "exact",
-    out: tuple[Array | None, Array | None] | None = None,
+    ignore_index: Index = -100,
+    label_smoothing: Number = 0.0,
+    smoothing_over: SmoothingOver = "all",
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
+    hessian: Hessian = "exact",
+    out: tuple[Any, Any] | None = None,
     n_threads: int | None = None,
 ) -> GradAndHess:
     r"""Gradient and Hessian diagonal of every row's cross entropy, from one read of the logits.
@@ -116,7 +137,7 @@ z_loss
         softcap, z_loss, "none", n_threads,
     )  # fmt: skip
     rows = call.logits
-    curvature = _curvature(choice(hessian, "hessian", ("exact", "xgboost", "lightgbm")), rows.classes)
+    curvature = _curvature(choice(hessian, "hessian", get_args(Hessian)), rows.classes)
     result = _checked_pair(out, call, [targets, weight, sample_weight])
     gradients, hessians = Rows(result.grad, call.axis), Rows(result.hess, call.axis)
     extremes = Extremes(rows, call.targets, call.options, None, (gradients, hessians), curvature)

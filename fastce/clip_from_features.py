@@ -1,10 +1,11 @@
 """CLIP's loss from features: exact, with all gradients, in memory that does not grow with the square of the batch."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastce.arguments import Array, fraction, positive, reduction_of
+from fastce.arguments import fraction, positive, reduction_of
 from fastce.dispatch import by_device
 from fastce.features import Features, checked_shape, feature_arrays, quietly
 from fastce.positives import positives_of
@@ -14,31 +15,61 @@ from fastce.ranges import dtype_of_products, range_of
 from fastce.sides import value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients
 from fastce.tiles import Tiles
+from fastce.typing import (
+    AnyArray,
+    ClipFromFeaturesOptions,
+    Float,
+    FloatArray,
+    Grad,
+    Number,
+    ProgressOption,
+    RealArray,
+    Reduced,
+    Reduction,
+    Value,
+)
 
 _NO_PAIRS = np.empty(0, np.int64), np.empty(0, np.int64)
 
 
-class ClipFromFeaturesValueAndGrad(NamedTuple):
+class ClipFromFeaturesValueAndGrad(NamedTuple, Generic[Value, Grad]):
     """The CLIP loss, and its gradients with respect to both sides' features and the logit scale."""
 
-    value: float | Array
-    grad_image_features: Array
-    grad_text_features: Array
+    value: Value
+    grad_image_features: Grad
+    grad_text_features: Grad
     grad_logit_scale: float
 
 
+# fmt: off
+@overload
+def clip_loss_from_features(
+    image_features: AnyArray, text_features: AnyArray, logit_scale: Number = 1.0,
+    *, reduction: Reduced = "mean", **options: Unpack[ClipFromFeaturesOptions]
+) -> float: ...
+@overload
+def clip_loss_from_features(
+    image_features: RealArray, text_features: AnyArray, logit_scale: Number = 1.0,
+    *, reduction: Literal["none"], **options: Unpack[ClipFromFeaturesOptions]
+) -> FloatArray: ...
+@overload
+def clip_loss_from_features(
+    image_features: AnyArray, text_features: AnyArray, logit_scale: Number = 1.0,
+    *, reduction: Literal["none"], **options: Unpack[ClipFromFeaturesOptions]
+) -> Any: ...
+# fmt: on
 @by_device
 def clip_loss_from_features(
     image_features: Any,
     text_features: Any,
-    logit_scale: float = 1.0,
+    logit_scale: Number = 1.0,
     *,
     targets: Any = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: Number = 0.0,
     normalize: bool = False,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> Any:
     r"""CLIP's symmetric cross entropy of the products of features; the matrix of all products never exists.
@@ -115,18 +146,35 @@ def clip_loss_from_features(
         return value_of(*both_sides(call, keep=False), call.reduction, call.dtype)
 
 
+# fmt: off
+@overload
+def clip_loss_from_features_value_and_grad(
+    image_features: RealArray[Float], text_features: RealArray[Float], logit_scale: Number = 1.0,
+    *, reduction: Reduced = "mean", **options: Unpack[ClipFromFeaturesOptions]
+) -> ClipFromFeaturesValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def clip_loss_from_features_value_and_grad(
+    image_features: RealArray[Float], text_features: RealArray[Float], logit_scale: Number = 1.0,
+    *, reduction: Literal["none"], **options: Unpack[ClipFromFeaturesOptions]
+) -> ClipFromFeaturesValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def clip_loss_from_features_value_and_grad(
+    image_features: AnyArray, text_features: AnyArray, logit_scale: Number = 1.0,
+    *, reduction: Reduction = "mean", **options: Unpack[ClipFromFeaturesOptions]
+) -> ClipFromFeaturesValueAndGrad[Any, Any]: ...
+# fmt: on
 @by_device
 def clip_loss_from_features_value_and_grad(
     image_features: Any,
     text_features: Any,
-    logit_scale: float = 1.0,
+    logit_scale: Number = 1.0,
     *,
     targets: Any = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: Number = 0.0,
     normalize: bool = False,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> ClipFromFeaturesValueAndGrad:
     """CLIP's loss from features and all of its gradients, without the matrix of products or one of its gradient.

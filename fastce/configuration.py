@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 import fastce
 from fastce.arguments import chosen
 from fastce.threads import get_num_threads
+from fastce.typing import FloatName
 from fastce.words import is_of_handler
 
 
@@ -126,7 +127,7 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
     )
 
 
-def warmup(dtypes: Iterable[str] = ("float32",), functions: Iterable[str] | None = None) -> None:
+def warmup(dtypes: FloatName | Iterable[FloatName] = ("float32",), functions: Iterable[str] | None = None) -> None:
     """Compile the kernels ahead of their first use, or read them from the cache.
 
     Parameters
@@ -146,7 +147,7 @@ def warmup(dtypes: Iterable[str] = ("float32",), functions: Iterable[str] | None
     >>> import fastce
     >>> fastce.warmup(functions=["logsumexp"])
     """
-    for dtype in chosen(dtypes, "dtypes", ("float32", "float64", "float16", "bfloat16")):
+    for dtype in chosen(dtypes, "dtypes", get_args(FloatName)):
         calls = _small_calls(dtype)
         for function in calls if functions is None else chosen(functions, "functions", tuple(calls)):
             for call in calls[function]:

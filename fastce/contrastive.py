@@ -1,32 +1,60 @@
 """Contrastive losses on a given similarity matrix: rows and columns from one read, the gradient from a second."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
 
-from fastce.arguments import Array, checked_out, fraction, positive, real_array, reduction_of
+from numpy.typing import NDArray
+
+from fastce.arguments import checked_out, fraction, positive, real_array, reduction_of
 from fastce.dispatch import by_device
 from fastce.features import quietly
 from fastce.layout import Rows
 from fastce.positives import positives_of
 from fastce.sides import gradient_factors, slopes_of_points, value_of
 from fastce.similarity import SimilarityCall, both_sides, write_gradient
+from fastce.typing import (
+    AnyArray,
+    ClipGradOptions,
+    ClipOptions,
+    Float,
+    FloatArray,
+    Grad,
+    Number,
+    RealArray,
+    Reduced,
+    Reduction,
+    Targets,
+    Value,
+)
 
 
-class ClipValueAndGrad(NamedTuple):
+class ClipValueAndGrad(NamedTuple, Generic[Value, Grad]):
     """The CLIP loss, its gradient with respect to the similarities, and to the logit scale."""
 
-    value: float | Array
-    grad: Array
+    value: Value
+    grad: Grad
     grad_logit_scale: float
 
 
+@overload
+def clip_loss(
+    similarity: AnyArray, targets: Targets | None = None, *, reduction: Reduced = "mean", **options: Unpack[ClipOptions]
+) -> float: ...
+@overload
+def clip_loss(
+    similarity: RealArray, targets: Targets | None = None, *, reduction: Literal["none"], **options: Unpack[ClipOptions]
+) -> FloatArray: ...
+@overload
+def clip_loss(
+    similarity: AnyArray, targets: Targets | None = None, *, reduction: Literal["none"], **options: Unpack[ClipOptions]
+) -> Any: ...
 @by_device
 def clip_loss(
     similarity: Any,
     targets: Any = None,
     *,
-    logit_scale: float = 1.0,
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
+    logit_scale: Number = 1.0,
+    label_smoothing: Number = 0.0,
+    reduction: Reduction = "mean",
     n_threads: int | None = None,
 ) -> Any:
     r"""CLIP's symmetric cross entropy of a similarity matrix (rows: images, columns: texts), from one read of it.
@@ -78,15 +106,32 @@ def clip_loss(
         return value_of(*both_sides(call, n_threads), call.reduction, call.similarity.dtype)
 
 
+# fmt: off
+@overload
+def clip_loss_value_and_grad(
+    similarity: RealArray[Float], targets: Targets | None = None,
+    *, reduction: Reduced = "mean", **options: Unpack[ClipGradOptions]
+) -> ClipValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def clip_loss_value_and_grad(
+    similarity: RealArray[Float], targets: Targets | None = None,
+    *, reduction: Literal["none"], **options: Unpack[ClipGradOptions]
+) -> ClipValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def clip_loss_value_and_grad(
+    similarity: AnyArray, targets: Targets | None = None,
+    *, reduction: Reduction = "mean", **options: Unpack[ClipGradOptions]
+) -> ClipValueAndGrad[Any, Any]: ...
+# fmt: on
 @by_device
 def clip_loss_value_and_grad(
     similarity: Any,
     targets: Any = None,
     *,
-    logit_scale: float = 1.0,
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    out: Array | None = None,
+    logit_scale: Number = 1.0,
+    label_smoothing: Number = 0.0,
+    reduction: Reduction = "mean",
+    out: Any = None,
     n_threads: int | None = None,
 ) -> ClipValueAndGrad:
     """CLIP's loss and its gradients: one read for the value, a second for the gradient.

@@ -1,46 +1,74 @@
 """InfoNCE: each query is to be told its positive key among negative ones; a panel of queries at a time."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastce.arguments import Array, inverse_temperature, real_array, reduction_of
 from fastce.dispatch import by_device
 from fastce.features import Features, feature_arrays, products_of_pairs, quietly
-from fastce.panels import PanelLosses, Panels
-from fastce.products import MEMORY_BUDGET, Gradient, ReadyPanel, checked_memory_budget
+from fastce.panels import PanelLosses, Panels, PanelsOfOwnKeys
+from fastce.products import MEMORY_BUDGET, Gradient
 from fastce.progress import Progress
 from fastce.ranges import Range, dtype_of_products, range_of
 from fastce.reductions import ROOM
 from fastce.sides import is_plain
 from fastce.targets import mean_factor
+from fastce.typing import (
+    AnyArray,
+    ContrastiveOptions,
+    Float,
+    FloatArray,
+    Grad,
+    Number,
+    ProgressOption,
+    RealArray,
+    Reduced,
+    Reduction,
+    Value,
+)
 
-QUERIES_AT_A_TIME = 4096
 
-
-class InfoNceValueAndGrad(NamedTuple):
+class InfoNceValueAndGrad(NamedTuple, Generic[Value, Grad]):
     """The InfoNCE loss, and its gradients with respect to queries, keys (None: not given) and temperature."""
 
-    value: float | Array
-    grad_query: Array
-    grad_positive_key: Array
-    grad_negative_keys: Array | None
+    value: Value
+    grad_query: Grad
+    grad_positive_key: Grad
+    grad_negative_keys: Grad | None
     grad_temperature: float
 
 
+# fmt: off
+@overload
+def info_nce(
+    query: AnyArray, positive_key: AnyArray, negative_keys: AnyArray | None = None,
+    *, reduction: Reduced = "mean", **options: Unpack[ContrastiveOptions]
+) -> float: ...
+@overload
+def info_nce(
+    query: RealArray, positive_key: AnyArray, negative_keys: AnyArray | None = None,
+    *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
+) -> FloatArray: ...
+@overload
+def info_nce(
+    query: AnyArray, positive_key: AnyArray, negative_keys: AnyArray | None = None,
+    *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
+) -> Any: ...
+# fmt: on
 @by_device
 def info_nce(
     query: Any,
     positive_key: Any,
     negative_keys: Any = None,
     *,
-    temperature: float = 0.1,
+    temperature: Number = 0.1,
     normalize: bool = True,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> Any:
     r"""InfoNCE: cross entropy of each query's product with its own key among its products with negative keys.
@@ -101,17 +129,34 @@ def info_nce(
         return _swept(call, None)
 
 
+# fmt: off
+@overload
+def info_nce_value_and_grad(
+    query: RealArray[Float], positive_key: RealArray[Float], negative_keys: RealArray[Float] | None = None,
+    *, reduction: Reduced = "mean", **options: Unpack[ContrastiveOptions]
+) -> InfoNceValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def info_nce_value_and_grad(
+    query: RealArray[Float], positive_key: RealArray[Float], negative_keys: RealArray[Float] | None = None,
+    *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
+) -> InfoNceValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def info_nce_value_and_grad(
+    query: AnyArray, positive_key: AnyArray, negative_keys: AnyArray | None = None,
+    *, reduction: Reduction = "mean", **options: Unpack[ContrastiveOptions]
+) -> InfoNceValueAndGrad[Any, Any]: ...
+# fmt: on
 @by_device
 def info_nce_value_and_grad(
     query: Any,
     positive_key: Any,
     negative_keys: Any = None,
     *,
-    temperature: float = 0.1,
+    temperature: Number = 0.1,
     normalize: bool = True,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> InfoNceValueAndGrad:
     """InfoNCE and all of its gradients, in one sweep.
@@ -148,7 +193,7 @@ def info_nce_value_and_grad(
 class _Call(NamedTuple):
     """A checked call. Without negative keys the positive ones are the right side of the panels."""
 
-    panels: "Panels | _PanelsOfOwnKeys"
+    panels: Panels | PanelsOfOwnKeys
     query: Features
     positive: Features
     negative: Features | None
@@ -186,13 +231,13 @@ def _checked_call(
         Features([array], dtype, normalize, n_threads, power=power)
         for array, power in zip(arrays, powers[: len(arrays)], strict=True)
     )
-    panels: Panels | _PanelsOfOwnKeys
+    panels: Panels | PanelsOfOwnKeys
     if not others:
         panels = Panels(first, second, memory_budget)
     elif len(shape) == 2:
         panels = Panels(first, others[0], memory_budget, 1, bytes_of_row=3 * first.width * dtype.itemsize)
     else:
-        panels = _PanelsOfOwnKeys(first, others[0], shape[1], memory_budget)
+        panels = PanelsOfOwnKeys(first, others[0], shape[1], memory_budget)
     reporter = Progress(progress, len(panels.row_cuts), "info_nce", "panel")
     negative = others[0] if others else None
     of_losses = dtype_of_products(arrays)
@@ -205,40 +250,6 @@ def _checked_negatives(array: Array, queries: int, width: int) -> Array:
     if not fits:
         raise ValueError(f"negative_keys have shape {array.shape}, expected (M, {width}) or ({queries}, M, {width})")
     return array.reshape(queries * array.shape[1], width) if array.ndim == 3 else array
-
-
-class _PanelsOfOwnKeys:
-    """As `Panels`, where each query has negative keys of its own."""
-
-    def __init__(self, query: Features, keys: Features, number: int, memory_budget: Any) -> None:
-        self.query, self.keys, self.number = query, keys, number
-        copied = 0 if keys.is_ready else number * query.width
-        of_query = (copied + number + 1 + 3 * query.width) * keys.dtype.itemsize
-        rows = max(1, min(QUERIES_AT_A_TIME, checked_memory_budget(memory_budget) // of_query))
-        self.row_cuts = query.cuts(rows)
-        self.ready_keys = ReadyPanel(keys, min(rows, query.rows) * number)
-        self.keys_of_panel = np.empty((0, number, query.width), keys.dtype)
-
-    def sweep(self, work: Callable[[slice, Array], None], progress: Progress) -> None:
-        """work(rows, panel) for every panel; the last column is the caller's to fill."""
-        for rows in self.row_cuts:
-            count = rows.stop - rows.start
-            keys = self.ready_keys.of(slice(rows.start * self.number, rows.stop * self.number))
-            self.keys_of_panel = keys.reshape(count, self.number, self.query.width)
-            panel = np.empty((count, self.number + 1), self.keys.dtype)
-            np.matmul(self.keys_of_panel, self.query.panel(rows)[:, :, None], out=panel[:, :-1, None])
-            work(rows, panel)
-            progress.step()
-
-    def gradient_of_left(self, slopes: Array) -> Array:
-        """The sum of slope * key of each query."""
-        gradient: Array = np.matmul(slopes[:, None], self.keys_of_panel)[:, 0]
-        return gradient
-
-    def add_to_right(self, rows: slice, slopes: Array, of_right: Gradient) -> None:
-        """Slope * query, for every key."""
-        place = of_right.total[rows.start * self.number : rows.stop * self.number]
-        np.multiply(slopes[:, :, None], self.query.panel(rows)[:, None], out=place.reshape(self.keys_of_panel.shape))
 
 
 class _Gradients:

@@ -1,9 +1,10 @@
 """Cross entropy of a linear layer's outputs, from its inputs and weights: logits exist a panel of rows at a time."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastce.arguments import Array, real_array
 from fastce.dispatch import by_device
@@ -15,17 +16,51 @@ from fastce.products import MEMORY_BUDGET, checked_memory_budget
 from fastce.progress import checked_progress
 from fastce.ranges import dtype_of_products
 from fastce.sparse_targets import checked_csr, is_sparse
+from fastce.typing import (
+    AnyArray,
+    Float,
+    FloatArray,
+    Grad,
+    Index,
+    LinearGradOptions,
+    LinearOptions,
+    Number,
+    ProgressOption,
+    RealArray,
+    Reduced,
+    Reduction,
+    SmoothingOver,
+    Targets,
+    Value,
+)
 
 
-class LinearCrossEntropyValueAndGrad(NamedTuple):
+class LinearCrossEntropyValueAndGrad(NamedTuple, Generic[Value, Grad]):
     """The loss, and its gradients with respect to features, weights and bias (None if there is no bias)."""
 
-    value: float | Array
-    grad_features: Array
-    grad_linear_weight: Array
-    grad_linear_bias: Array | None
+    value: Value
+    grad_features: Grad
+    grad_linear_weight: Grad
+    grad_linear_bias: Grad | None
 
 
+# fmt: off
+@overload
+def linear_cross_entropy(
+    features: AnyArray, linear_weight: AnyArray, targets: Targets,
+    *, reduction: Reduced = "mean", **options: Unpack[LinearOptions]
+) -> float: ...
+@overload
+def linear_cross_entropy(
+    features: RealArray, linear_weight: AnyArray, targets: Targets,
+    *, reduction: Literal["none"], **options: Unpack[LinearOptions]
+) -> FloatArray: ...
+@overload
+def linear_cross_entropy(
+    features: AnyArray, linear_weight: AnyArray, targets: Targets,
+    *, reduction: Literal["none"], **options: Unpack[LinearOptions]
+) -> Any: ...
+# fmt: on
 @by_device
 def linear_cross_entropy(
     features: Any,
@@ -35,15 +70,15 @@ def linear_cross_entropy(
     linear_bias: Any = None,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    smoothing_over: str = "all",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
+    ignore_index: Index = -100,
+    label_smoothing: Number = 0.0,
+    smoothing_over: SmoothingOver = "all",
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> Any:
     """Cross entropy of ``features @ linear_weight.T + linear_bias``, which never exists as a whole.
@@ -105,6 +140,23 @@ def linear_cross_entropy(
     return value_and_gradients(call, None)[0]
 
 
+# fmt: off
+@overload
+def linear_cross_entropy_value_and_grad(
+    features: RealArray[Float], linear_weight: RealArray[Float], targets: Targets,
+    *, reduction: Reduced = "mean", **options: Unpack[LinearGradOptions]
+) -> LinearCrossEntropyValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def linear_cross_entropy_value_and_grad(
+    features: RealArray[Float], linear_weight: RealArray[Float], targets: Targets,
+    *, reduction: Literal["none"], **options: Unpack[LinearGradOptions]
+) -> LinearCrossEntropyValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def linear_cross_entropy_value_and_grad(
+    features: AnyArray, linear_weight: AnyArray, targets: Targets,
+    *, reduction: Reduction = "mean", **options: Unpack[LinearGradOptions]
+) -> LinearCrossEntropyValueAndGrad[Any, Any]: ...
+# fmt: on
 @by_device
 def linear_cross_entropy_value_and_grad(
     features: Any,
@@ -114,16 +166,16 @@ def linear_cross_entropy_value_and_grad(
     linear_bias: Any = None,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    smoothing_over: str = "all",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
+    ignore_index: Index = -100,
+    label_smoothing: Number = 0.0,
+    smoothing_over: SmoothingOver = "all",
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
+    reduction: Reduction = "mean",
     grad_output: Any = None,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> LinearCrossEntropyValueAndGrad:
     """Cross entropy of a linear layer's outputs and all of its gradients, in one sweep.

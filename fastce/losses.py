@@ -1,8 +1,9 @@
 """Losses on a matrix of logits, and their gradients: validate, run one kernel over blocks of rows, reduce."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Unpack, get_args, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastce.arguments import (
     Array,
@@ -22,6 +23,22 @@ from fastce.layout import Rows
 from fastce.running import CrossEntropyCall, run
 from fastce.silence import silently
 from fastce.targets import for_mean, mean_factor, smoothing, target_rows
+from fastce.typing import (
+    AnyArray,
+    CrossEntropyGradOptions,
+    CrossEntropyOptions,
+    Float,
+    FloatArray,
+    Grad,
+    Index,
+    Number,
+    RealArray,
+    Reduced,
+    Reduction,
+    SmoothingOver,
+    Targets,
+    Value,
+)
 
 PLAIN_OPTIONS: dict[str, Any] = {
     "weight": None,
@@ -35,11 +52,11 @@ PLAIN_OPTIONS: dict[str, Any] = {
 }
 
 
-class ValueAndGrad(NamedTuple):
+class ValueAndGrad(NamedTuple, Generic[Value, Grad]):
     """A loss and its gradient with respect to the logits."""
 
-    value: float | Array
-    grad: Array
+    value: Value
+    grad: Grad
 
 
 def cross_entropy_call(
@@ -61,7 +78,7 @@ def cross_entropy_call(
     array = real_array(logits, "logits")
     axis = class_axis(array, axis, "logits")
     rows = Rows(array, axis)
-    over = choice(smoothing_over, "smoothing_over", ("all", "others"))
+    over = choice(smoothing_over, "smoothing_over", get_args(SmoothingOver))
     keep, spread = smoothing(fraction(label_smoothing, "label_smoothing"), over, rows.classes)
     options = Options(
         positive(logit_scale, "logit_scale"),
@@ -87,21 +104,33 @@ def cross_entropy_call(
     )
 
 
+@overload
+def cross_entropy(
+    logits: AnyArray, targets: Targets, *, reduction: Reduced = "mean", **options: Unpack[CrossEntropyOptions]
+) -> float: ...
+@overload
+def cross_entropy(
+    logits: RealArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[CrossEntropyOptions]
+) -> FloatArray: ...
+@overload
+def cross_entropy(
+    logits: AnyArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[CrossEntropyOptions]
+) -> Any: ...
 @by_device
 def cross_entropy(
     logits: Any,
     targets: Any,
     *,
-    axis: int | None = None,
+    axis: Index | None = None,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    smoothing_over: str = "all",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
+    ignore_index: Index = -100,
+    label_smoothing: Number = 0.0,
+    smoothing_over: SmoothingOver = "all",
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
+    reduction: Reduction = "mean",
     n_threads: int | None = None,
 ) -> Any:
     r"""Cross entropy of logits and targets, from one read of the logits.
@@ -187,23 +216,39 @@ def cross_entropy(
     return run(call, None, None, n_threads)
 
 
+# fmt: off
+@overload
+def cross_entropy_value_and_grad(
+    logits: RealArray[Float], targets: Targets,
+    *, reduction: Reduced = "mean", **options: Unpack[CrossEntropyGradOptions]
+) -> ValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def cross_entropy_value_and_grad(
+    logits: RealArray[Float], targets: Targets,
+    *, reduction: Literal["none"], **options: Unpack[CrossEntropyGradOptions]
+) -> ValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def cross_entropy_value_and_grad(
+    logits: AnyArray, targets: Targets, *, reduction: Reduction = "mean", **options: Unpack[CrossEntropyGradOptions]
+) -> ValueAndGrad[Any, Any]: ...
+# fmt: on
 @by_device
 def cross_entropy_value_and_grad(
     logits: Any,
     targets: Any,
     *,
-    axis: int | None = None,
+    axis: Index | None = None,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    smoothing_over: str = "all",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
+    ignore_index: Index = -100,
+    label_smoothing: Number = 0.0,
+    smoothing_over: SmoothingOver = "all",
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
+    reduction: Reduction = "mean",
     grad_output: Any = None,
-    out: Array | None = None,
+    out: Any = None,
     n_threads: int | None = None,
 ) -> ValueAndGrad:
     """Cross entropy and its gradient with respect to the logits, without a matrix of probabilities.

@@ -1,8 +1,9 @@
 """Negative log likelihood: one entry of each row, so NumPy does it all."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastce.arguments import Array, checked_out, class_axis, real_array, reduction_of
 from fastce.layout import Rows
@@ -11,6 +12,18 @@ from fastce.reductions import RowLosses, product
 from fastce.silence import silently, store
 from fastce.targets import IndexTargets, for_mean, target_rows
 from fastce.threads import checked_num_threads
+from fastce.typing import (
+    AnyArray,
+    Float,
+    FloatArray,
+    Index,
+    RealArray,
+    Reduced,
+    Reduction,
+    RowGradOptions,
+    RowOptions,
+    Targets,
+)
 
 
 def _nll_call(
@@ -74,15 +87,23 @@ def _nll_value(rows: Rows, entries: _Entries, reduction: str, total_weight: floa
     return kept.value(total_weight)
 
 
+@overload
+def nll_loss(
+    log_probs: AnyArray, targets: Targets, *, reduction: Reduced = "mean", **options: Unpack[RowOptions]
+) -> float: ...
+@overload
+def nll_loss(
+    log_probs: AnyArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowOptions]
+) -> FloatArray: ...
 def nll_loss(
     log_probs: Any,
     targets: Any,
     *,
-    axis: int | None = None,
+    axis: Index | None = None,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
+    ignore_index: Index = -100,
+    reduction: Reduction = "mean",
     n_threads: int | None = None,
 ) -> Any:
     """Negative log likelihood of log probabilities, ``-v_i * w_y * log_probs[i, y]``.
@@ -116,17 +137,33 @@ def nll_loss(
     return _nll_value(rows, entries, reduction, described.total_weight)
 
 
+@overload
+def nll_loss_value_and_grad(
+    log_probs: RealArray[Float], targets: Targets, *, reduction: Reduced = "mean", **options: Unpack[RowGradOptions]
+) -> ValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def nll_loss_value_and_grad(
+    log_probs: RealArray[Float], targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowGradOptions]
+) -> ValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def nll_loss_value_and_grad(
+    log_probs: AnyArray, targets: Targets, *, reduction: Reduced = "mean", **options: Unpack[RowGradOptions]
+) -> ValueAndGrad[float, FloatArray]: ...
+@overload
+def nll_loss_value_and_grad(
+    log_probs: AnyArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowGradOptions]
+) -> ValueAndGrad[FloatArray, FloatArray]: ...
 def nll_loss_value_and_grad(
     log_probs: Any,
     targets: Any,
     *,
-    axis: int | None = None,
+    axis: Index | None = None,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
+    ignore_index: Index = -100,
+    reduction: Reduction = "mean",
     grad_output: Any = None,
-    out: Array | None = None,
+    out: Any = None,
     n_threads: int | None = None,
 ) -> ValueAndGrad:
     """Negative log likelihood and its gradient with respect to the log probabilities: one entry per row, others 0.

@@ -3,11 +3,12 @@
 Both sides of the products are the same features, so that tiles above the diagonal do for those below.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastce.arguments import Array, inverse_temperature, reduction_of
+from fastce.arguments import inverse_temperature, reduction_of
 from fastce.dispatch import by_device
 from fastce.features import Features, feature_arrays, quietly
 from fastce.positives import positives_of
@@ -17,27 +18,52 @@ from fastce.ranges import dtype_of_products, range_of
 from fastce.sides import value_of
 from fastce.similarity_tiles import TilesCall, both_sides, gradients
 from fastce.tiles import Tiles
+from fastce.typing import (
+    AnyArray,
+    ContrastiveOptions,
+    Float,
+    FloatArray,
+    Grad,
+    Number,
+    ProgressOption,
+    RealArray,
+    Reduced,
+    Reduction,
+    Value,
+)
 
 
-class NtXentValueAndGrad(NamedTuple):
+class NtXentValueAndGrad(NamedTuple, Generic[Value, Grad]):
     """The NT-Xent loss, and its gradients with respect to both sets of views and the temperature."""
 
-    value: float | Array
-    grad_first_views: Array
-    grad_second_views: Array
+    value: Value
+    grad_first_views: Grad
+    grad_second_views: Grad
     grad_temperature: float
 
 
+@overload
+def nt_xent(
+    first_views: AnyArray, second_views: AnyArray, *, reduction: Reduced = "mean", **options: Unpack[ContrastiveOptions]
+) -> float: ...
+@overload
+def nt_xent(
+    first_views: RealArray, second_views: AnyArray, *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
+) -> FloatArray: ...
+@overload
+def nt_xent(
+    first_views: AnyArray, second_views: AnyArray, *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
+) -> Any: ...
 @by_device
 def nt_xent(
     first_views: Any,
     second_views: Any,
     *,
-    temperature: float = 0.5,
+    temperature: Number = 0.5,
     normalize: bool = True,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> Any:
     r"""The normalised temperature-scaled cross entropy of SimCLR, of two views of each example.
@@ -93,16 +119,33 @@ def nt_xent(
         return value_of(*both_sides(call, keep=False), call.reduction, call.dtype)
 
 
+# fmt: off
+@overload
+def nt_xent_value_and_grad(
+    first_views: RealArray[Float], second_views: RealArray[Float],
+    *, reduction: Reduced = "mean", **options: Unpack[ContrastiveOptions]
+) -> NtXentValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def nt_xent_value_and_grad(
+    first_views: RealArray[Float], second_views: RealArray[Float],
+    *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
+) -> NtXentValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def nt_xent_value_and_grad(
+    first_views: AnyArray, second_views: AnyArray,
+    *, reduction: Reduction = "mean", **options: Unpack[ContrastiveOptions]
+) -> NtXentValueAndGrad[Any, Any]: ...
+# fmt: on
 @by_device
 def nt_xent_value_and_grad(
     first_views: Any,
     second_views: Any,
     *,
-    temperature: float = 0.5,
+    temperature: Number = 0.5,
     normalize: bool = True,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> NtXentValueAndGrad:
     """The NT-Xent loss and all of its gradients.

@@ -17,6 +17,7 @@ from fastce.reductions import reduced, sum_in_order
 from fastce.running import row_losses
 
 MOST_ROWS, COLUMNS_AT_A_TIME, LEAST_COLUMNS = 4096, 4096, 64
+QUERIES_AT_A_TIME = 4096
 
 
 class Panels:
@@ -70,6 +71,40 @@ class Panels:
         """Add slopes.T @ left to the gradient of right."""
         for columns in self.column_cuts:
             of_right.add(columns, slopes[:, columns].T, self.left_panel.of(rows))
+
+
+class PanelsOfOwnKeys:
+    """As `Panels`, where each query has negative keys of its own."""
+
+    def __init__(self, query: Features, keys: Features, number: int, memory_budget: Any) -> None:
+        self.query, self.keys, self.number = query, keys, number
+        copied = 0 if keys.is_ready else number * query.width
+        of_query = (copied + number + 1 + 3 * query.width) * keys.dtype.itemsize
+        rows = max(1, min(QUERIES_AT_A_TIME, checked_memory_budget(memory_budget) // of_query))
+        self.row_cuts = query.cuts(rows)
+        self.ready_keys = ReadyPanel(keys, min(rows, query.rows) * number)
+        self.keys_of_panel = np.empty((0, number, query.width), keys.dtype)
+
+    def sweep(self, work: Callable[[slice, Array], None], progress: Progress) -> None:
+        """work(rows, panel) for every panel; the last column is the caller's to fill."""
+        for rows in self.row_cuts:
+            count = rows.stop - rows.start
+            keys = self.ready_keys.of(slice(rows.start * self.number, rows.stop * self.number))
+            self.keys_of_panel = keys.reshape(count, self.number, self.query.width)
+            panel = np.empty((count, self.number + 1), self.keys.dtype)
+            np.matmul(self.keys_of_panel, self.query.panel(rows)[:, :, None], out=panel[:, :-1, None])
+            work(rows, panel)
+            progress.step()
+
+    def gradient_of_left(self, slopes: Array) -> Array:
+        """The sum of slope * key of each query."""
+        gradient: Array = np.matmul(slopes[:, None], self.keys_of_panel)[:, 0]
+        return gradient
+
+    def add_to_right(self, rows: slice, slopes: Array, of_right: Gradient) -> None:
+        """Slope * query, for every key."""
+        place = of_right.total[rows.start * self.number : rows.stop * self.number]
+        np.multiply(slopes[:, :, None], self.query.panel(rows)[:, None], out=place.reshape(self.keys_of_panel.shape))
 
 
 class PanelLosses:

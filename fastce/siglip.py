@@ -1,8 +1,9 @@
 """SigLIP's loss from features: every pair is a yes-or-no question of its own, so that one sweep over tiles does."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastce.arguments import Array, finite, positive, reduction_of
 from fastce.dispatch import by_device
@@ -15,14 +16,27 @@ from fastce.ranges import Range, dtype_of_products, range_of
 from fastce.similarity_tiles import PairsOfTiles
 from fastce.threads import cut_rows, for_each
 from fastce.tiles import Place, Tiles
+from fastce.typing import (
+    AnyArray,
+    Float,
+    FloatArray,
+    Grad,
+    Number,
+    PairOptions,
+    ProgressOption,
+    RealArray,
+    Reduced,
+    Reduction,
+    Value,
+)
 
 
-class SiglipValueAndGrad(NamedTuple):
+class SiglipValueAndGrad(NamedTuple, Generic[Value, Grad]):
     """The SigLIP loss, and its gradients with respect to both sides' features, the logit scale and the bias."""
 
-    value: float | Array
-    grad_image_features: Array
-    grad_text_features: Array
+    value: Value
+    grad_image_features: Grad
+    grad_text_features: Grad
     grad_logit_scale: float
     grad_logit_bias: float
 
@@ -38,18 +52,35 @@ class _Call(NamedTuple):
     n_threads: int | None
 
 
+# fmt: off
+@overload
+def siglip_loss(
+    image_features: AnyArray, text_features: AnyArray, logit_scale: Number, logit_bias: Number,
+    *, reduction: Reduced = "mean", **options: Unpack[PairOptions]
+) -> float: ...
+@overload
+def siglip_loss(
+    image_features: RealArray, text_features: AnyArray, logit_scale: Number, logit_bias: Number,
+    *, reduction: Literal["none"], **options: Unpack[PairOptions]
+) -> FloatArray: ...
+@overload
+def siglip_loss(
+    image_features: AnyArray, text_features: AnyArray, logit_scale: Number, logit_bias: Number,
+    *, reduction: Literal["none"], **options: Unpack[PairOptions]
+) -> Any: ...
+# fmt: on
 @by_device
 def siglip_loss(
     image_features: Any,
     text_features: Any,
-    logit_scale: float,
-    logit_bias: float,
+    logit_scale: Number,
+    logit_bias: Number,
     *,
     targets: Any = None,
     normalize: bool = False,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> Any:
     r"""SigLIP's loss of the products of features; the matrix of all products never exists.
@@ -109,18 +140,35 @@ def siglip_loss(
         return _swept(call, None)[0]
 
 
+# fmt: off
+@overload
+def siglip_loss_value_and_grad(
+    image_features: RealArray[Float], text_features: RealArray[Float], logit_scale: Number, logit_bias: Number,
+    *, reduction: Reduced = "mean", **options: Unpack[PairOptions]
+) -> SiglipValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def siglip_loss_value_and_grad(
+    image_features: RealArray[Float], text_features: RealArray[Float], logit_scale: Number, logit_bias: Number,
+    *, reduction: Literal["none"], **options: Unpack[PairOptions]
+) -> SiglipValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def siglip_loss_value_and_grad(
+    image_features: AnyArray, text_features: AnyArray, logit_scale: Number, logit_bias: Number,
+    *, reduction: Reduction = "mean", **options: Unpack[PairOptions]
+) -> SiglipValueAndGrad[Any, Any]: ...
+# fmt: on
 @by_device
 def siglip_loss_value_and_grad(
     image_features: Any,
     text_features: Any,
-    logit_scale: float,
-    logit_bias: float,
+    logit_scale: Number,
+    logit_bias: Number,
     *,
     targets: Any = None,
     normalize: bool = False,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> SiglipValueAndGrad:
     """SigLIP's loss from features and all of its gradients, in one sweep.

@@ -1,8 +1,9 @@
 """logsumexp, softmax and log_softmax with SciPy's signatures and results."""
 
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastce.arguments import (
     Array,
@@ -19,6 +20,7 @@ from fastce.layout import Rows
 from fastce.running_special import logsumexp_over, softmax_over
 from fastce.silence import cast
 from fastce.threads import checked_num_threads, cut_rows, for_each
+from fastce.typing import AnyArray, Axes, Float, FloatArray, RealArray, SoftmaxOptions, Threads
 
 
 def _is_scipys(array: Array) -> bool:
@@ -26,10 +28,32 @@ def _is_scipys(array: Array) -> bool:
     return bool(array.dtype.kind == "c" or (array.dtype.kind == "f" and array.dtype.itemsize > 8))
 
 
+# fmt: off
+@overload
+def logsumexp(
+    a: RealArray, axis: None = None, b: RealArray | None = None, keepdims: Literal[False] = False,
+    return_sign: Literal[False] = False, **options: Unpack[Threads]
+) -> np.floating[Any]: ...
+@overload
+def logsumexp(
+    a: RealArray, axis: Axes, b: RealArray | None = None, keepdims: bool = False,
+    return_sign: Literal[False] = False, **options: Unpack[Threads]
+) -> FloatArray: ...
+@overload
+def logsumexp(
+    a: AnyArray, axis: Axes | None = None, b: AnyArray | None = None, keepdims: bool = False,
+    *, return_sign: Literal[True], **options: Unpack[Threads]
+) -> tuple[Any, Any]: ...
+@overload
+def logsumexp(
+    a: AnyArray, axis: Axes | None = None, b: AnyArray | None = None, keepdims: bool = False,
+    return_sign: bool = False, **options: Unpack[Threads]
+) -> Any: ...
+# fmt: on
 @by_device
 def logsumexp(
     a: Any,
-    axis: int | tuple[int, ...] | None = None,
+    axis: Axes | None = None,
     b: Any = None,
     keepdims: bool = False,
     return_sign: bool = False,
@@ -166,12 +190,16 @@ def _signed_logsumexp(
     return _as_scipy_shapes(np.where(negative, dtype.type(np.nan), results), array, axes, keepdims)
 
 
+@overload
+def softmax(x: RealArray[Float], axis: Axes | None = None, **options: Unpack[SoftmaxOptions]) -> NDArray[Float]: ...
+@overload
+def softmax(x: AnyArray, axis: Axes | None = None, **options: Unpack[SoftmaxOptions]) -> Any: ...
 @by_device
 def softmax(
     x: Any,
-    axis: int | tuple[int, ...] | None = None,
+    axis: Axes | None = None,
     *,
-    out: Array | None = None,
+    out: Any = None,
     n_threads: int | None = None,
 ) -> Any:
     """Softmax along one axis or several, as `scipy.special.softmax`.
@@ -201,12 +229,16 @@ def softmax(
     return _softmax(x, axis, out, n_threads, logarithm=False)
 
 
+@overload
+def log_softmax(x: RealArray[Float], axis: Axes | None = None, **options: Unpack[SoftmaxOptions]) -> NDArray[Float]: ...
+@overload
+def log_softmax(x: AnyArray, axis: Axes | None = None, **options: Unpack[SoftmaxOptions]) -> Any: ...
 @by_device
 def log_softmax(
     x: Any,
-    axis: int | tuple[int, ...] | None = None,
+    axis: Axes | None = None,
     *,
-    out: Array | None = None,
+    out: Any = None,
     n_threads: int | None = None,
 ) -> Any:
     """Logarithm of softmax, as `scipy.special.log_softmax`; exact near 0, where the others lose every digit.

@@ -1,9 +1,10 @@
 """Statistics of rows of logits, all from one read of them: validate, run one kernel over blocks of rows."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeVar, Unpack, get_args, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastce.arguments import Array, chosen, class_axis, compute_dtype, integer, plain_array, real_array
 from fastce.kernels.statistics import Statistics, statistics_rows
@@ -11,22 +12,62 @@ from fastce.layout import Rows, cut_for
 from fastce.silence import cast
 from fastce.targets import class_indices, not_class_indices
 from fastce.threads import for_each
+from fastce.typing import (
+    AnyArray,
+    BooleanStatistic,
+    FloatArray,
+    FloatStatistic,
+    Index,
+    IntegerStatistic,
+    Statistic,
+    StatisticsOptions,
+)
 
-OUTPUTS = ("logsumexp", "argmax", "max", "entropy", "target_log_prob", "target_rank", "in_top_k")
+OUTPUTS: tuple[Statistic, ...] = get_args(Statistic)
 _OF_TARGETS = ("target_log_prob", "target_rank", "in_top_k")
-_INTEGERS = ("argmax", "target_rank")
+_INTEGERS = get_args(IntegerStatistic)
 _NO_TARGETS = np.empty(0, np.int64)
 
+_Float = TypeVar("_Float", bound=FloatStatistic)
+_Integer = TypeVar("_Integer", bound=IntegerStatistic)
+_Boolean = TypeVar("_Boolean", bound=BooleanStatistic)
 
+
+# fmt: off
+@overload
+def row_stats(
+    logits: AnyArray, targets: AnyArray | None = None, **options: Unpack[StatisticsOptions]
+) -> dict[Literal["logsumexp"], FloatArray]: ...
+@overload
+def row_stats(
+    logits: AnyArray, targets: AnyArray | None = None,
+    *, outputs: _Float | tuple[_Float, ...], **options: Unpack[StatisticsOptions]
+) -> dict[_Float, FloatArray]: ...
+@overload
+def row_stats(
+    logits: AnyArray, targets: AnyArray | None = None,
+    *, outputs: _Integer | tuple[_Integer, ...], **options: Unpack[StatisticsOptions]
+) -> dict[_Integer, NDArray[np.int64]]: ...
+@overload
+def row_stats(
+    logits: AnyArray, targets: AnyArray | None = None,
+    *, outputs: _Boolean | tuple[_Boolean, ...], **options: Unpack[StatisticsOptions]
+) -> dict[_Boolean, NDArray[np.bool]]: ...
+@overload
+def row_stats(
+    logits: AnyArray, targets: AnyArray | None = None,
+    *, outputs: Statistic | Iterable[Statistic], **options: Unpack[StatisticsOptions]
+) -> dict[Statistic, NDArray[Any]]: ...
+# fmt: on
 def row_stats(
     logits: Any,
     targets: Any = None,
     *,
     outputs: Iterable[str] = ("logsumexp",),
-    axis: int | None = None,
-    top_k: int = 5,
+    axis: Index | None = None,
+    top_k: Index = 5,
     n_threads: int | None = None,
-) -> dict[str, Any]:
+) -> Any:
     r"""Statistics of every row of logits, all from one read of them.
 
     With :math:`p = \mathrm{softmax}(x)` of a row x, class indices :math:`c` and the target :math:`y`:
@@ -106,7 +147,7 @@ def row_stats(
     array = real_array(logits, "logits")
     rows = Rows(array, class_axis(array, axis, "logits"))
     classes = _targets(targets, names, rows, array.shape)
-    top_k = _top_k(top_k)
+    limit = _top_k(top_k)
     kernel = statistics_rows.compiled(rows.dtype)
     results = _room_for(names, rows.rows)
 
@@ -114,10 +155,10 @@ def row_stats(
         kernel(rows.block(start, stop), classes[start:stop], Statistics(*(part[start:stop] for part in results)))
 
     for_each(cut_for(rows), work, n_threads)
-    return {name: _result(name, results, rows, top_k) for name in names}
+    return {name: _result(name, results, rows, limit) for name in names}
 
 
-def _targets(targets: Any, names: list[str], rows: Rows, shape: tuple[int, ...]) -> Array:
+def _targets(targets: Any, names: Sequence[str], rows: Rows, shape: tuple[int, ...]) -> Array:
     """The class indices, checked; empty if no output needs them."""
     needing = [name for name in names if name in _OF_TARGETS]
     if targets is None:
@@ -138,7 +179,7 @@ def _top_k(value: Any) -> int:
     return top_k
 
 
-def _room_for(names: list[str], rows: int) -> Statistics:
+def _room_for(names: Sequence[str], rows: int) -> Statistics:
     """One element a row for what the kernel is to compute, none for the rest."""
     wanted = {"target_rank" if name == "in_top_k" else name for name in names}
     return Statistics(

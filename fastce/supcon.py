@@ -1,9 +1,10 @@
 """SupCon: the other rows with the same label are a row's positives, however many there are."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastce.arguments import Array, inverse_temperature, kind_of, plain_array, reduction_of
 from fastce.dispatch import by_device
@@ -17,26 +18,51 @@ from fastce.similarity_tiles import TilesCall, both_sides, gradients
 from fastce.sums import half_difference
 from fastce.threads import BLOCK_BYTES, in_turn
 from fastce.tiles import Tiles
+from fastce.typing import (
+    AnyArray,
+    ContrastiveOptions,
+    Float,
+    FloatArray,
+    Grad,
+    Number,
+    ProgressOption,
+    RealArray,
+    Reduced,
+    Reduction,
+    Value,
+)
 
 
-class SupConValueAndGrad(NamedTuple):
+class SupConValueAndGrad(NamedTuple, Generic[Value, Grad]):
     """The SupCon loss, and its gradients with respect to the features and the temperature."""
 
-    value: float | Array
-    grad_features: Array
+    value: Value
+    grad_features: Grad
     grad_temperature: float
 
 
+@overload
+def sup_con(
+    features: AnyArray, labels: AnyArray, *, reduction: Reduced = "mean", **options: Unpack[ContrastiveOptions]
+) -> float: ...
+@overload
+def sup_con(
+    features: RealArray, labels: AnyArray, *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
+) -> FloatArray: ...
+@overload
+def sup_con(
+    features: AnyArray, labels: AnyArray, *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
+) -> Any: ...
 @by_device
 def sup_con(
     features: Any,
     labels: Any,
     *,
-    temperature: float = 0.1,
+    temperature: Number = 0.1,
     normalize: bool = True,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> Any:
     r"""The supervised contrastive loss: the other rows with the same label are a row's positives.
@@ -96,16 +122,28 @@ def sup_con(
         return value_of(*sides, call.reduction, call.dtype)
 
 
+@overload
+def sup_con_value_and_grad(
+    features: RealArray[Float], labels: AnyArray, *, reduction: Reduced = "mean", **options: Unpack[ContrastiveOptions]
+) -> SupConValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def sup_con_value_and_grad(
+    features: RealArray[Float], labels: AnyArray, *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
+) -> SupConValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def sup_con_value_and_grad(
+    features: AnyArray, labels: AnyArray, *, reduction: Reduction = "mean", **options: Unpack[ContrastiveOptions]
+) -> SupConValueAndGrad[Any, Any]: ...
 @by_device
 def sup_con_value_and_grad(
     features: Any,
     labels: Any,
     *,
-    temperature: float = 0.1,
+    temperature: Number = 0.1,
     normalize: bool = True,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     memory_budget: int = MEMORY_BUDGET,
-    progress: Any = None,
+    progress: ProgressOption = None,
     n_threads: int | None = None,
 ) -> SupConValueAndGrad:
     """The supervised contrastive loss and all of its gradients.

@@ -40,12 +40,12 @@ def edges(monkeypatch):
     """edges(largest, smallest) sets the sizes of tiles, and of panels, of losses from features."""
 
     def set_edges(largest, smallest):
-        tiles, panels, infonce = (import_module(f"fastce.{name}") for name in ("tiles", "panels", "infonce"))
+        tiles, panels = (import_module(f"fastce.{name}") for name in ("tiles", "panels"))
         monkeypatch.setattr(tiles, "LARGEST_EDGE", largest)
         monkeypatch.setattr(tiles, "SMALLEST_EDGE", smallest)
         monkeypatch.setattr(panels, "MOST_ROWS", largest)
         monkeypatch.setattr(panels, "COLUMNS_AT_A_TIME", largest)
-        monkeypatch.setattr(infonce, "QUERIES_AT_A_TIME", largest)
+        monkeypatch.setattr(panels, "QUERIES_AT_A_TIME", largest)
 
     return set_edges
 

@@ -328,7 +328,7 @@ def shrink():
         ("threads", "INLINE_BYTES", 1 << 12), ("threads", "BLOCK_BYTES", 1 << 11), ("layout", "INLINE_BYTES", 1 << 12),
         ("layout", "BLOCK_BYTES", 1 << 11), ("layout", "PAST_CACHE_BYTES", 0), ("pieces", "PIECE", 600),
         ("tiles", "LARGEST_EDGE", 49), ("tiles", "SMALLEST_EDGE", 33), ("panels", "MOST_ROWS", 49),
-        ("panels", "COLUMNS_AT_A_TIME", 49), ("infonce", "QUERIES_AT_A_TIME", 49),
+        ("panels", "COLUMNS_AT_A_TIME", 49), ("panels", "QUERIES_AT_A_TIME", 49),
     ):  # fmt: skip
         setattr(import_module(f"fastce.{module}"), name, size)
 

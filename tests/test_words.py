@@ -360,7 +360,7 @@ def test_the_way_out_of_a_bfloat16_tensor_is_one():
 # ------------------------------------------------------------------------------------------------- outputs
 @pytest.mark.parametrize("outputs", [0, None, [], "mean", ["max", 1], Missing()])
 def test_outputs_of_row_stats_list_the_choices(outputs):
-    with pytest.raises(ValueError, match=r"outputs must .*'logsumexp', 'argmax', 'max', 'entropy'"):
+    with pytest.raises(ValueError, match=r"outputs must .*'logsumexp', 'max', 'entropy', 'target_log_prob', 'argmax'"):
         fastce.row_stats(LOGITS, outputs=outputs)
 
 

@@ -1,7 +1,7 @@
 """cross_entropy and its gradient for arrays on a GPU."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fastce.dispatch import is_on_device
 from fastce.losses import ValueAndGrad
 from fastce.reductions import reduced
 from fastce.targets import smoothing
+from fastce.typing import SmoothingOver
 
 
 def float_array(value: Any, name: str) -> DeviceArray:
@@ -75,7 +76,7 @@ class CrossEntropy:
         self.lead = self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
         self.classes = self.logits.shape[self.axis]
         self.reduction = reduction_of(given["reduction"])
-        over = choice(given["smoothing_over"], "smoothing_over", ("all", "others"))
+        over = choice(given["smoothing_over"], "smoothing_over", get_args(SmoothingOver))
         keep, spread = smoothing(fraction(given["label_smoothing"], "label_smoothing"), over, self.classes)
         scale, self.softcap, z_loss = factors_of(given)
         self.dtype_of_losses = real_of(self.logits).name

@@ -1,0 +1,205 @@
+"""The types of arguments and results, for annotations; every choice of an option is listed here.
+
+Arrays of PyTorch, JAX and CuPy give results of their own kind where they lie on a GPU: those are typed as Any. A result
+without dimensions, such as the loss "none" of one-dimensional logits, is a scalar of NumPy; types call it an array.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsFloat, SupportsIndex, TypeAlias, TypedDict, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+# --- choices ---------------------------------------------------------------------------------------------------------
+
+Reduced: TypeAlias = Literal["mean", "sum"]  # to a float
+Reduction: TypeAlias = Literal[Reduced, "none"]
+SmoothingOver: TypeAlias = Literal["all", "others"]
+Hessian: TypeAlias = Literal["exact", "xgboost", "lightgbm"]
+FloatStatistic: TypeAlias = Literal["logsumexp", "max", "entropy", "target_log_prob"]
+IntegerStatistic: TypeAlias = Literal["argmax", "target_rank"]
+BooleanStatistic: TypeAlias = Literal["in_top_k"]
+Statistic: TypeAlias = Literal[FloatStatistic, IntegerStatistic, BooleanStatistic]  # what `row_stats` can give
+FloatName: TypeAlias = Literal["float32", "float64", "float16", "bfloat16"]
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # Python's own has no defaults before 3.13
+
+    Float = TypeVar("Float", bound=np.floating[Any], default=np.floating[Any])
+    Value = TypeVar("Value", covariant=True, default=float | FloatArray)
+    Grad = TypeVar("Grad", covariant=True, default=FloatArray)
+    Number: TypeAlias = SupportsFloat  # an array of one element, too
+    Index: TypeAlias = SupportsIndex
+else:
+    from typing import TypeVar
+
+    Float, Value, Grad = map(TypeVar, ("Float", "Value", "Grad"))
+    Number, Index = float, int  # what `help` says
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+class SupportsArray(Protocol):
+    """What NumPy makes an array of: arrays, data frames, tensors."""
+
+    def __array__(self) -> Any: ...
+
+
+class SupportsDLPack(Protocol):
+    """An array of any library, on any device."""
+
+    def __dlpack__(self) -> Any: ...
+
+
+class SupportsToCSR(Protocol):
+    """A sparse matrix of SciPy or CuPy."""
+
+    def tocsr(self) -> Any:
+        """In compressed sparse rows."""
+
+
+Nested: TypeAlias = Sequence[Union[float, SupportsArray, "Nested"]]
+RealArray: TypeAlias = NDArray[Float] | NDArray[np.integer[Any] | np.bool] | float | Nested
+AnyArray: TypeAlias = SupportsArray | SupportsDLPack | float | Nested
+Targets: TypeAlias = AnyArray | SupportsToCSR
+Axes: TypeAlias = Index | tuple[Index, ...]
+ProgressOption: TypeAlias = bool | Callable[[int, int], object] | None
+
+
+class Threads(TypedDict, total=False):
+    """What all functions take."""
+
+    n_threads: int | None
+
+
+class Gradient(TypedDict, total=False):
+    """What is to become of a gradient with respect to logits."""
+
+    out: FloatArray | SupportsDLPack | None
+
+
+class ScaledGradient(Gradient, total=False):
+    """The same of one that more is to be multiplied by."""
+
+    grad_output: AnyArray | None
+
+
+class Weights(Threads, total=False):
+    """What losses of rows with targets take."""
+
+    weight: AnyArray | None
+    sample_weight: AnyArray | None
+    ignore_index: Index
+
+
+class RowOptions(Weights, total=False):
+    """The options of `nll_loss`."""
+
+    axis: Index | None
+
+
+class RowGradOptions(RowOptions, ScaledGradient, total=False):
+    """The options of `nll_loss_value_and_grad`."""
+
+
+class Shape(TypedDict, total=False):
+    """What makes a cross entropy of a row."""
+
+    label_smoothing: Number
+    smoothing_over: SmoothingOver
+    logit_scale: Number
+    softcap: Number | None
+    z_loss: Number
+
+
+class CrossEntropyOptions(RowOptions, Shape, total=False):
+    """The options of `cross_entropy`."""
+
+
+class CrossEntropyGradOptions(CrossEntropyOptions, ScaledGradient, total=False):
+    """The options of `cross_entropy_value_and_grad`."""
+
+
+class BoostingOptions(CrossEntropyOptions, total=False):
+    """The options of `cross_entropy_grad_and_hess`."""
+
+    hessian: Hessian
+    out: tuple[FloatArray | None, FloatArray | None] | None
+
+
+class BinaryOptions(Threads, total=False):
+    """The options of `binary_cross_entropy_with_logits`."""
+
+    weight: AnyArray | None
+    pos_weight: AnyArray | None
+
+
+class BinaryGradOptions(BinaryOptions, ScaledGradient, total=False):
+    """The options of `binary_cross_entropy_with_logits_value_and_grad`."""
+
+
+class ClipOptions(Threads, total=False):
+    """The options of `clip_loss`."""
+
+    logit_scale: Number
+    label_smoothing: Number
+
+
+class ClipGradOptions(ClipOptions, Gradient, total=False):
+    """The options of `clip_loss_value_and_grad`."""
+
+
+class Sweep(Threads, total=False):
+    """What all losses from features take."""
+
+    memory_budget: int
+    progress: ProgressOption
+
+
+class SoftmaxOptions(Threads, total=False):
+    """The options of `softmax` and `log_softmax`."""
+
+    out: FloatArray | SupportsDLPack | None
+
+
+class StatisticsOptions(Threads, total=False):
+    """The options of `row_stats`."""
+
+    axis: Index | None
+    top_k: Index
+
+
+class LinearOptions(Weights, Shape, Sweep, total=False):
+    """The options of `linear_cross_entropy`."""
+
+    linear_bias: AnyArray | None
+
+
+class LinearGradOptions(LinearOptions, total=False):
+    """The options of `linear_cross_entropy_value_and_grad`."""
+
+    grad_output: AnyArray | None
+
+
+class PairOptions(Sweep, total=False):
+    """The options of `siglip_loss`."""
+
+    targets: Targets | None
+    normalize: bool
+
+
+class ClipFromFeaturesOptions(PairOptions, total=False):
+    """The options of `clip_loss_from_features`."""
+
+    label_smoothing: Number
+
+
+class ContrastiveOptions(Sweep, total=False):
+    """The options of `info_nce`, `nt_xent` and `sup_con`."""
+
+    temperature: Number
+    normalize: bool
