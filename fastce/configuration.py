@@ -34,12 +34,6 @@ def vector_bits() -> int:
     return target.vector_bits()
 
 
-def _missing_instructions() -> str:
-    from fastce.kernels import target
-
-    return "" if target.has_fma() else ", no FMA"
-
-
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -66,6 +60,27 @@ def cuda_devices() -> str:
     return f"numba-cuda {installed}, {', '.join(found) or 'no device'}"
 
 
+def configuration() -> dict[str, Any]:
+    """What `show_config` prints, by names, in the types of JSON."""
+    from fastce.kernels import target
+    from fastce.kernels.cache import cache_folder
+
+    folder = cache_folder()
+    return {
+        "fastce": fastce.__version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in ("numba", "llvmlite", "numpy", "scipy")},
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "vector_bits": vector_bits(),
+        "fma": target.has_fma(),
+        "threads": get_num_threads(),
+        "cache_folder": None if folder is None else str(folder),
+        "cuda": cuda_devices(),
+    }
+
+
 def show_config() -> None:
     """Print versions, CPU, vector width, threads, cache folder and CUDA device.
 
@@ -82,15 +97,15 @@ def show_config() -> None:
     >>> fastce.show_config()  # doctest: +ELLIPSIS
     fastce ...
     """
-    from fastce.kernels.cache import cache_folder
-
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("numba", "llvmlite", "numpy", "scipy"))
-    print(f"fastce {fastce.__version__} on Python {sys.version.split()[0]}, {platform.platform()}")
+    about = configuration()
+    versions = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
+    fma = "" if about["fma"] else ", no FMA"
+    print(f"fastce {about['fastce']} on Python {about['python']}, {about['platform']}")
     print(f"packages: {versions}")
-    print(f"CPU: {cpu_name()}, {os.cpu_count()} cores, vectors of {vector_bits()} bits{_missing_instructions()}")
-    print(f"threads: {get_num_threads()}")
-    print(f"cache of compiled kernels: {cache_folder() or 'off (FASTCE_CACHE=0)'}")
-    print(f"CUDA: {cuda_devices()}")
+    print(f"CPU: {about['cpu']}, {about['cores']} cores, vectors of {about['vector_bits']} bits{fma}")
+    print(f"threads: {about['threads']}")
+    print(f"cache of compiled kernels: {about['cache_folder'] or 'off (FASTCE_CACHE=0)'}")
+    print(f"CUDA: {about['cuda']}")
 
 
 def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:

@@ -16,8 +16,9 @@ from problem import Problem
 from reference import WrongResultError, check
 
 from fastce.profile.accuracy import Reference
-from fastce.profile.jobs import FLOORS, Job, Result, fastce_jobs, floor_bytes, floor_call
-from fastce.profile.measure import extra_memory, fastest_in_turns
+from fastce.profile.jobs import FLOORS, FUNCTIONS, Job, Result, floor_bytes, floor_call
+from fastce.profile.measure import Turn, extra_memory, medians_in_turns
+from fastce.profile.ours import fastce_jobs
 from fastce.profile.plain import plain_jobs
 from fastce.profile.problem import Problem as ProfileProblem
 
@@ -169,12 +170,13 @@ def test_extra_memory_sees_what_a_call_touches_and_gives_back():
     assert extra_memory(lambda: None)[0] < 4 << 20
 
 
-def test_floor_and_job_take_turns_after_a_call_of_the_floor():
+def test_jobs_take_turns_each_after_a_call_of_the_floor():
     calls = []
-    fastest_in_turns(
-        lambda: calls.append("floor"), lambda: calls.append("job"), 2, before=lambda: calls.append("before")
-    )
-    assert calls == ["floor", "floor", "before", "job"] * 2
+    job = Turn(lambda: calls.append("job"), 2, before=lambda: calls.append("before"))
+    slow = Turn(lambda: calls.append("slow"), 1)
+    _, medians = medians_in_turns(lambda: calls.append("floor"), [job, slow])
+    assert len(medians) == 2
+    assert calls == ["floor", "floor", "before", "job", "floor", "floor", "slow", "floor", "floor", "before", "job"]
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (1000, 10), (7, 5000), (1, 1)])
@@ -186,12 +188,15 @@ def test_floors_touch_every_byte(shape, rng):
         assert floor_bytes(name, problem) % problem.logits.nbytes == 0
     np.testing.assert_array_equal(problem.out, problem.logits)
     np.testing.assert_array_equal(problem.work, problem.logits)
+    assert not problem.second_out.any()
 
 
 @pytest.mark.parametrize("jobs", [fastce_jobs, plain_jobs])
 def test_every_job_is_right_and_a_wrong_result_is_noticed(jobs, problem):
     reference = Reference(problem)
-    for job in jobs(problem):
+    made = jobs(problem)
+    assert {job.function for job in made} == set(FUNCTIONS)
+    for job in made:
         if job.before is not None:
             job.before()
         result = job.read(job.call())
@@ -202,23 +207,20 @@ def test_every_job_is_right_and_a_wrong_result_is_noticed(jobs, problem):
 
 
 def wrong_results(result):
-    if result.losses is not None:
-        losses = result.losses.copy()
-        losses[5] += 0.01
-        yield "losses", Result(losses=losses)
+    for number, part in enumerate(result.rows):
+        wrong = part.copy()
+        wrong[(5, 6)[: wrong.ndim]] += 1 if wrong.dtype.kind == "i" else 0.01
+        rows = (*result.rows[:number], wrong, *result.rows[number + 1 :])
+        yield "rows", Result(rows, result.value)
     if result.value is not None:
-        yield "value", Result(value=result.value + 0.01)
-    if result.grad is not None:
-        grad = result.grad.copy()
-        grad[5, 6] += 0.01
-        yield "grad", Result(grad=grad)
+        yield "mean", Result(result.rows, result.value + 0.01)
 
 
 def test_a_nan_where_there_should_be_none_is_the_largest_error(problem):
     losses = np.zeros(37, np.float32)
     losses[3] = np.nan
-    job = Job("peer", "logsumexp", lambda: losses, lambda rows: Result(losses=rows), problem)
-    assert np.isnan(Reference(problem).errors(job, Result(losses=losses))["losses"].absolute)
+    job = Job("peer", "logsumexp", lambda: losses, lambda rows: Result((rows,)), problem)
+    assert np.isnan(Reference(problem).errors(job, Result((losses,)))["rows"].absolute)
 
 
 def test_large_matrices_are_left_to_a_block_in_plain_numpy(problem, monkeypatch):

@@ -4,8 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.resources import files
-from importlib.util import find_spec
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -14,14 +15,14 @@ from scripts import ROOT, run_script
 import fastce
 from fastce.__main__ import main
 from fastce.profile import pairs, peers
-from fastce.profile.jobs import FUNCTIONS
+from fastce.profile.jobs import DEFAULT_FUNCTIONS, FUNCTIONS
+from fastce.profile.text import number
 
 JOBS = [
     ("logsumexp", ""),
     ("cross_entropy", ""),
     ("cross_entropy_value_and_grad", "out"),
     ("cross_entropy_value_and_grad", "in place"),
-    ("clip_loss", ""),
     ("clip_loss_value_and_grad", "out"),
 ]
 SMALL = ("--batch", "64", "--repeat", "1", "--compare", "none")
@@ -65,15 +66,13 @@ def test_profile_measures_every_job_and_writes_the_figures(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "real pairs" in done.stdout
-    for floor in ("read", "copy", "scale in place"):
-        assert f"\n{floor} " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80  # as in a file of others
 
     figures = json.loads(path.read_text())
     assert figures["input"]["rows"] == figures["input"]["classes"] == 256
-    assert [floor["name"] for floor in figures["floors"]] == ["read", "copy", "scale in place"]
     ours = [job for job in figures["jobs"] if job["engine"] == "fastce"]
     assert [(job["function"], job["place"]) for job in ours] == JOBS
-    assert {job["function"] for job in figures["jobs"] if job["engine"] == "numpy/scipy"} == set(FUNCTIONS)
+    assert {job["function"] for job in figures["jobs"] if job["engine"] == "numpy/scipy"} == set(DEFAULT_FUNCTIONS)
     for job in figures["jobs"]:
         assert job["function"] in done.stdout
         assert min(job["seconds"], job["gb_per_s"], job["floor_seconds"], job["times_floor"]) > 0
@@ -119,6 +118,7 @@ def test_similarity_and_targets_from_files(tmp_path, capsys, rng):
         "classes": 30,
         "dtype": "float64",
         "nbytes": 0,
+        "rows_with_nan": 0,
         "label_smoothing": 0.0,
     }
     assert all(error["absolute"] < 1e-12 for job in figures["jobs"] for error in job["errors"].values())
@@ -142,27 +142,94 @@ def test_nan_in_the_input_is_not_an_error_and_not_a_number_in_the_json(tmp_path,
         assert all((error["absolute"] or 0) < 1e-12 for error in job["errors"].values()), job
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", ["torch", "jax", "sklearn"])
 def test_peers_are_measured_where_they_are_installed(peer, tmp_path, capsys, monkeypatch):
+    pytest.importorskip(peer)
     if peer == "torch":  # compiling takes too long for a test
         eager = peers.torch_jobs
-        monkeypatch.setattr(peers, "torch_jobs", lambda problem, compiled=False: [] if compiled else eager(problem))
-    options = ("--batch", "64", "--op", "cross_entropy,cross_entropy_value_and_grad", "--compare", peer)
-    out, figures = profiled(tmp_path, capsys, *options)
-    found = [job for job in figures["jobs"] if job["engine"] == peer]
-    if find_spec(peer) is None:
-        assert found == []
-        assert f"{peer} is not installed" in out
+        monkeypatch.setattr(peers, "torch_jobs", lambda *of, compiled=False: [] if compiled else eager(*of))
+    out, figures = profiled(tmp_path, capsys, "--batch", "64", "--op", ",".join(FUNCTIONS), "--compare", peer)
+    found = {job["function"]: job for job in figures["jobs"] if job["engine"] == peer}
+    assert f"{peer} {version(peers.PACKAGES[peer])}" in " ".join(out.split())
+    if peer == "sklearn":
+        assert set(found) == {"cross_entropy", "cross_entropy_value_and_grad"}
+        assert "sklearn has no logsumexp, softmax" in " ".join(out.split())
     else:
-        assert {job["function"] for job in found} == {"cross_entropy", "cross_entropy_value_and_grad"}
-        assert all(error["absolute"] < 1e-4 for job in found for error in job["errors"].values())
+        assert set(FUNCTIONS) - set(found) == {"row_stats", "cross_entropy_grad_and_hess"}
+    for job in found.values():
+        assert all(error["absolute"] < 1e-4 for error in job["errors"].values()), job
 
 
-def test_a_peer_that_is_not_installed_is_said_to_be_missing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("fastce.profile.run.is_installed", lambda peer: False)
-    out, figures = profiled(tmp_path, capsys, "--batch", "16", "--op", "logsumexp", "--compare", "jax")
-    assert "jax is not installed and left out: pip install jax" in out
-    assert {job["engine"] for job in figures["jobs"]} == {"fastce"}
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_op_takes_every_function_and_the_columns_say_the_same_of_every_library(dtype, tmp_path, capsys):
+    _, figures = profiled(tmp_path, capsys, "--batch", "96", "--op", ",".join(FUNCTIONS), "--dtype", dtype)
+    jobs = figures["jobs"]
+    assert {job["function"] for job in jobs if job["engine"] == "fastce"} == set(FUNCTIONS)
+    assert {job["function"] for job in jobs if job["engine"] == "numpy/scipy"} == set(FUNCTIONS)
+    for name in {job["name"] for job in jobs}:
+        ours, *theirs = [job for job in jobs if job["name"] == name]
+        assert (ours["engine"], ours["times_faster"]) == ("fastce", None)
+        for job in theirs:
+            assert job["times_faster"] == pytest.approx(job["seconds"] / ours["seconds"])
+            assert (job["floor"], job["floor_seconds"]) == (ours["floor"], ours["floor_seconds"])
+            units = [{kind: error["unit"] for kind, error in row["errors"].items()} for row in (ours, job)]
+            assert units[0] == units[1]
+        for job in (ours, *theirs):
+            if name != "nll_loss":
+                assert job["times_floor"] == pytest.approx(job["seconds"] / job["floor_seconds"])
+            assert set(job["errors"]) <= {"rows", "mean"}
+            largest = 16 if job["engine"] == "fastce" else np.inf
+            assert all(error["units"] <= largest for error in job["errors"].values()), job
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_no_line_is_wider_than_the_terminal(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    functions = "cross_entropy,binary_cross_entropy_with_logits_value_and_grad"
+    assert main(["profile", "--batch", "24", "--repeat", "1", "--op", functions]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    assert ("too narrow for" in out) == (columns < 80)
+    for always in ("timesfaster", "numpy/scipy", functions.split(",")[1], "Floor:thetimein"):
+        assert always in "".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0.00"), (0.123, "0.12"), (9.994, "9.99"), (9.996, "10.0"), (99.96, "100"), (2e5, "2.0e+05")],
+)
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
+
+
+def test_more_threads_than_cores_are_warned_of(capsys):
+    assert main(["profile", *SMALL, "--op", "logsumexp", "--threads", "3000"]) == 0
+    assert "warning: --threads 3000 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rows", "words"), [(16, "Every row holds NaN"), (1, "NaN in 1 row of 16"), (0, "")])
+def test_nan_in_the_input_is_said(rows, words, tmp_path, capsys, rng):
+    similarity = rng.standard_normal((16, 16))
+    similarity[:rows] = np.nan
+    np.save(tmp_path / "similarity.npy", similarity)
+    options = ("--input", tmp_path / "similarity.npy", "--compare", "none", "--op", "logsumexp")
+    out, figures = profiled(tmp_path, capsys, *options)
+    assert words in out
+    assert ("NaN" in out) == bool(words)
+    assert figures["input"]["rows_with_nan"] == rows
+
+
+def test_info_as_json_tells_what_info_prints(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert main(["info", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    for known in (about["fastce"], about["cpu"], about["packages"]["numba"], f"vectors of {about['vector_bits']} bits"):
+        assert known in printed
+    assert f"threads: {about['threads']}\n" in printed
+    assert f"kernels: {about['cache_folder'] or 'off'}" in printed
 
 
 def test_plot_writes_a_picture(tmp_path, capsys):
@@ -194,13 +261,15 @@ def test_version(capsys):
         (["--threads", "1.5"], "must be a positive integer"),
         (["--repeat", "0"], "must be a positive integer"),
         (["--dtype", "int8"], "invalid choice: 'int8'"),
-        (["--op", "logsumexp,softplus"], "'softplus' is none of logsumexp, cross_entropy"),
+        (["--op", "logsumexp,softplus"], "'softplus' is none of logsumexp, softmax"),
         (["--compare", "tensorflow"], "'tensorflow' is none of scipy, torch, jax, sklearn"),
         (["--label-smoothing", "1.5"], "must lie between 0 and 1"),
         (["--label-smoothing", "nan"], "must lie between 0 and 1"),
         (["--bach", "3"], "unrecognized arguments: --bach 3"),
         (["--batch"], "expected one argument"),
-        (["--json", "no/such/folder/file.json"], "no such folder"),
+        (["--json", "no/such/folder/file.json"], "--json no/such/folder/file.json cannot be written: No such file"),
+        (["--json", "."], "--json . cannot be written: Is a directory"),
+        (["--plot", "x" * 300 + ".png"], "cannot be written: File name too long"),
         (["--plot", "figure.txt"], "must end in one of .png"),
         (["--input", "missing.npy"], "no such file"),
         (["--targets", "missing.npy", "--batch", "8"], "no such file"),
@@ -224,6 +293,45 @@ BROKEN = {
     "cut.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3, 3), }",
     "broken.npz": b"PK\x03\x04 this is no archive",
 }
+
+
+@pytest.mark.parametrize(
+    ("option", "accepted"),
+    [
+        ("--input", "give a .npy of a matrix of real numbers, or a .npz of two arrays of features"),
+        ("--targets", "give a .npy of integers, one for each row"),
+    ],
+)
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"", b"\x89HDF\r\n"])
+def test_other_kinds_of_files_are_told_what_is_accepted(content, option, accepted, tmp_path, capsys):
+    (tmp_path / "table.csv").write_bytes(content)
+    said = (
+        refused(capsys, "--batch", "8", option, tmp_path / "table.csv")
+        if option == "--targets"
+        else refused(capsys, option, tmp_path / "table.csv")
+    )
+    assert accepted in said
+    assert "numpy.loadtxt" in said
+
+
+def test_an_archive_of_something_else_is_told_what_is_accepted(tmp_path, capsys):
+    with ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"no array")
+    assert "give a .npy of a matrix" in refused(capsys, "--input", tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("arguments", [("--compare", "torch"), ("--from-features", "--compare", "scipy,torch")])
+def test_a_library_that_is_not_installed_stops_at_once(arguments, capsys, monkeypatch):
+    monkeypatch.setattr("fastce.profile.command.is_installed", lambda peer: peer == "scipy")
+    assert "--compare torch needs torch: pip install torch" in refused(capsys, *arguments)
+
+
+def test_a_refused_run_leaves_no_output_behind_and_harms_none(tmp_path, capsys):
+    (tmp_path / "old.json").write_text("kept")
+    assert "no such file" in refused(capsys, "--json", tmp_path / "new.json", "--input", "missing.npy")
+    assert "no such file" in refused(capsys, "--json", tmp_path / "old.json", "--input", "missing.npy")
+    assert not (tmp_path / "new.json").exists()
+    assert (tmp_path / "old.json").read_text() == "kept"
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -383,7 +491,7 @@ def test_from_features_of_a_file(tmp_path, capsys, rng):
     np.savez(path, image=rng.normal(size=(40, 8)), text=rng.normal(size=(40, 8)))
     out, found = profiled(tmp_path, capsys, "--from-features", "--input", path, "--batch", 30, "--compare", "none")
     assert [row["batch"] for row in found["rows"]] == [30]
-    assert "features.npz: 'image' and 'text', normalised" in out
+    assert "features.npz: 'image' and 'text', normalised" in " ".join(out.split())
 
 
 @pytest.mark.slow

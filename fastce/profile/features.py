@@ -15,7 +15,6 @@ import numpy as np
 import fastce
 from fastce.profile.machine import machine
 from fastce.profile.measure import Call, extra_memory, median_ratio, seconds
-from fastce.profile.peers import how_to_install, is_installed
 from fastce.profile.problem import Array
 from fastce.tiles import LARGEST_EDGE
 
@@ -161,9 +160,7 @@ def _calls(problem: FeaturesProblem, peers: Sequence[str], report: FeaturesRepor
     makers: dict[str, Callable[[FeaturesProblem], Any]] = {"numpy": dense_numpy, "torch": dense_torch}
     for peer in peers:
         needed = DENSE_COPIES[peer] * problem.batch**2 * problem.image.itemsize
-        if not is_installed(peer):
-            _note(report, how_to_install(peer))
-        elif needed > problem.memory_limit:
+        if needed > problem.memory_limit:
             _note(report, f"{peer}: from batch {problem.batch} on the dense way takes more than the memory limit")
         else:
             yield peer, partial(makers[peer], problem)

@@ -1,10 +1,9 @@
 """What `fastce profile --from-features` has found, as text and as a picture."""
 
 from pathlib import Path
-from textwrap import fill
 
 from fastce.profile.features import FeaturesReport, FeaturesRow
-from fastce.profile.report import MIB, WIDTH, aligned, duration, machine_line, wrapped
+from fastce.profile.text import MIB, duration, machine_line, memory, number, table, wrapped
 
 HEADER = ("batch", "engine", "time", "GFLOP/s", "x products", "extra memory", "differs by")
 
@@ -13,7 +12,7 @@ def heading(report: FeaturesReport) -> str:
     """The machine and the input, before anything is measured."""
     given = report.input
     pairs = f"pairs of {given['width']} {given['dtype']}, batches up to {given['batch']}; {given['origin']}"
-    return f"{machine_line(report.machine)}\n{wrapped('input    ' + pairs)}"
+    return f"{machine_line(report.machine)}\n{wrapped('input    ' + pairs, indent=9)}"
 
 
 def tables(report: FeaturesReport) -> str:
@@ -25,8 +24,8 @@ def tables(report: FeaturesReport) -> str:
         f"gradients included. The dense ways may use {report.input['memory_limit'] / 2**30:.3g} GiB. Differs by: the "
         "largest difference of a gradient from fastce's, relative to its largest element.",
     ]
-    text = "\n".join(fill(line, WIDTH) for line in lines + report.notes)
-    return f"{aligned([HEADER, *map(_cells, report.rows)], right=(0, 2, 3, 4, 5, 6))}\n\n{text}"
+    text = "\n".join(wrapped(line, indent=2) for line in lines + report.notes)
+    return f"{table([HEADER, *map(_cells, report.rows)])}\n\n{text}"
 
 
 def _cells(row: FeaturesRow) -> tuple[str, ...]:
@@ -35,8 +34,8 @@ def _cells(row: FeaturesRow) -> tuple[str, ...]:
         row.engine,
         duration(row.seconds),
         f"{row.gflop_per_s:.0f}",
-        f"{row.times_floor:.2f}",
-        "-" if row.extra_bytes is None else f"{row.extra_bytes / MIB:.0f} MiB",
+        number(row.times_floor),
+        memory(row.extra_bytes),
         "" if row.difference is None else f"{row.difference:.1e}",
     )
 

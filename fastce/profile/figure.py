@@ -3,9 +3,11 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from fastce.profile.run import Report
+from fastce.profile.run import JobRow, Report
+from fastce.profile.text import number
 
 FORMATS = (".png", ".pdf", ".svg")
+_COLOURS = ("#d1495b", "#8d99ae", "#30638e", "#66a182", "#edae49", "#b8c0cc")  # the first is fastce's
 
 
 def can_draw() -> bool:
@@ -14,28 +16,28 @@ def can_draw() -> bool:
 
 
 def save_figure(report: Report, path: Path) -> None:
-    """Draw the multiples of the floor, one group of bars for each job and one colour for each engine."""
+    """Draw the multiples of the floor, from 0 on, so that lengths are times: a group of bars for each job."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(_job_name(row.function, row.place) for row in report.jobs))
-    engines = list(dict.fromkeys(row.engine for row in report.jobs))
-    figure = Figure(figsize=(9, 1.2 + 0.22 * len(report.jobs) + 0.1 * len(names)), layout="constrained")
+    held = [row for row in report.jobs if row.times_floor is not None]
+    names, engines = (list(dict.fromkeys(getattr(row, kind) for row in held)) for kind in ("name", "engine"))
+    figure = Figure(figsize=(9, 1.4 + len(names) * (0.15 + 0.22 * len(engines))), layout="constrained")
     axes = figure.add_subplot()
     thickness = 0.8 / max(1, len(engines))
-    for number, engine in enumerate(engines):
-        rows = [row for row in report.jobs if row.engine == engine]
-        heights = [names.index(_job_name(row.function, row.place)) + number * thickness for row in rows]
-        multiples = [row.times_floor for row in rows]
-        bars = axes.barh(heights, multiples, thickness, label=engine)
-        axes.bar_label(bars, [f"{multiple:.2f}" for multiple in multiples], padding=2, fontsize=8)
+    for place, engine in enumerate(engines):
+        rows = [row for row in held if row.engine == engine]
+        heights = [names.index(row.name) + place * thickness for row in rows]
+        multiples = [row.times_floor or 0.0 for row in rows]
+        bars = axes.barh(heights, multiples, thickness, label=engine, color=_COLOURS[place % len(_COLOURS)])
+        axes.bar_label(bars, [_label(row) for row in rows], padding=2, fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.margins(x=0.1, y=0.02)
-    axes.set_xlim(left=0.7)
+    axes.margins(x=0.2, y=0.02)
+    axes.set_xlim(left=0)
     axes.set_yticks([place + 0.4 - thickness / 2 for place in range(len(names))], names)
     axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
     given, about = report.input, report.machine
-    axes.set_xlabel("time, as a multiple of what the machine needs to move the same bytes")
+    axes.set_xlabel("time, as a multiple of the floor (1): what this machine needs merely to move the same memory")
     axes.set_title(
         f"{given['rows']} x {given['classes']} {given['dtype']}, {about['threads']} threads, {about['cpu']}",
         fontsize=10,
@@ -44,5 +46,6 @@ def save_figure(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _job_name(function: str, place: str) -> str:
-    return f"{function} in place" if place == "in place" else function
+def _label(row: JobRow) -> str:
+    beside = "" if row.times_faster is None else f" = {number(row.times_faster)} x fastce"
+    return f"{number(row.times_floor or 0.0)}{beside}"

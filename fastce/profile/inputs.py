@@ -9,6 +9,13 @@ from fastce.profile import pairs
 from fastce.profile.machine import available_memory
 from fastce.profile.problem import Array
 
+_BEGINNINGS = (b"\x93NUMPY", b"PK")  # of a .npy, and of an archive
+_ACCEPTED = {
+    "--input": "give a .npy of a matrix of real numbers, or a .npz of two arrays of features",
+    "--targets": "give a .npy of integers, one for each row",
+}
+_FROM_TEXT = "numpy.save('x.npy', numpy.loadtxt('x.csv', delimiter=',')) makes one of a text file"
+
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -142,15 +149,22 @@ def _check_numbers(path: Path, name: str, array: Array) -> None:
 
 def _load(path: Path, option: str) -> Array | dict[str, Array]:
     """An array, or the arrays of an archive; nothing is unpickled."""
+    loaded: Any = None
     try:
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            with loaded:
-                return {name: loaded[name] for name in loaded.files}
+            is_numpy = file.read(6).startswith(_BEGINNINGS)
+            file.seek(0)
+            if is_numpy:
+                loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                loaded = {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise InputError(f"{option} {path}: no such file") from None
     except Exception as error:  # a broken file can fail in many ways
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{option} {path} cannot be read as a .npy or .npz file: {reason}") from None
+    arrays = loaded.values() if isinstance(loaded, dict) else [loaded]
+    if all(isinstance(array, np.ndarray) for array in arrays):
+        found: Array | dict[str, Array] = loaded
+        return found
+    raise InputError(f"{option} {path} cannot be read as a .npy or .npz file: {_ACCEPTED[option]}; {_FROM_TEXT}")

@@ -4,21 +4,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-import fastce
 from fastce import floors
 from fastce.profile.measure import Call
 from fastce.profile.problem import Array, Problem
 
-FUNCTIONS = (
-    "logsumexp",
-    "cross_entropy",
-    "cross_entropy_value_and_grad",
-    "clip_loss",
-    "clip_loss_value_and_grad",
-)
-FLOORS = ("read", "copy", "scale in place", "read + copy")
+_BINARY = "binary_cross_entropy_with_logits"
+FLOOR_OF = {  # what each function must at least do with the memory; of each row, nll_loss reads one element
+    "logsumexp": "read",
+    "softmax": "copy",
+    "log_softmax": "copy",
+    "row_stats": "read",
+    "cross_entropy": "read",
+    "cross_entropy_value_and_grad": "copy",
+    "cross_entropy_grad_and_hess": "copy + write",
+    "nll_loss": "",
+    "nll_loss_value_and_grad": "write",
+    _BINARY: "read + read labels",
+    f"{_BINARY}_value_and_grad": "read labels + copy",
+    "clip_loss": "read",
+    "clip_loss_value_and_grad": "read + copy",
+}
+FUNCTIONS = tuple(FLOOR_OF)
+DEFAULT_FUNCTIONS = ("logsumexp", "cross_entropy", "cross_entropy_value_and_grad", "clip_loss_value_and_grad")
+LOSSES = ("cross_entropy", "nll_loss", _BINARY, "clip_loss")  # each with its twin
+FLOORS = tuple(dict.fromkeys(name for name in (*FLOOR_OF.values(), "scale in place") if name))
+STATS = ("logsumexp", "argmax", "entropy", "target_rank")  # outputs of row_stats
 
 
 @dataclass(frozen=True)
@@ -27,17 +37,17 @@ class Result:
 
     Attributes
     ----------
-    losses : ndarray or None
-        One number per row: log-sum-exps, or losses without reduction.
+    rows : tuple of ndarray
+        What belongs to each row: its loss or log-sum-exp, or its row of a matrix of results; several for functions
+        with several outputs. Of a value and gradient it is the gradient.
     value : float or None
         The mean loss.
-    grad : ndarray or None
-        The gradient of the mean loss, or of the sum if `grad_of_sum`.
+    grad_of_sum : bool
+        Whether a gradient is that of the sum, and not of the mean.
     """
 
-    losses: Array | None = None
+    rows: tuple[Array, ...]
     value: float | None = None
-    grad: Array | None = None
     grad_of_sum: bool = False
 
 
@@ -79,31 +89,21 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.function} ({self.place})" if self.place else self.function
+        """The name under which engines are compared: all of them may write a gradient where they like, or in place."""
+        return f"{self.function}, in place" if self.place == "in place" else self.function
 
     @property
     def floor(self) -> str:
-        """The floor this job is held against, one of `FLOORS`."""
-        if not self.function.endswith("value_and_grad"):
-            return "read"
-        if self.function.startswith("clip_loss"):
-            return "read + copy"
-        return "scale in place" if self.place == "in place" else "copy"
+        """The floor this job is held against, one of `FLOORS`, or "" for none."""
+        return "scale in place" if self.place == "in place" else FLOOR_OF[self.function]
 
 
 def floor_call(name: str, problem: Problem) -> Call:
     """The least that a job must do with the memory of this problem, as a call."""
-    if name == "scale in place":
-        moves = [floors.scaling(problem.work, 1.0)]
-    elif name == "read":
-        moves = [floors.reading(problem.logits)]
-    else:
-        moves = [floors.copying(problem.logits, problem.out)]
-    if name == "read + copy":  # one after the other: a block that was just read would be copied from the cache
-        moves.insert(0, floors.reading(problem.logits))
+    moves = _moves(name, problem)
 
     def call() -> None:
-        for move in moves:
+        for move in moves:  # one after the other: a block that was just read would be copied from the cache
             floors.run(move, n_threads=problem.n_threads)
 
     return call
@@ -111,78 +111,15 @@ def floor_call(name: str, problem: Problem) -> Call:
 
 def floor_bytes(name: str, problem: Problem) -> int:
     """Bytes that a floor reads and writes."""
-    passes = {"read": 1, "copy": 2, "scale in place": 2, "read + copy": 3}
-    return passes[name] * int(problem.logits.nbytes)
+    return sum(move.nbytes for move in _moves(name, problem))
 
 
-def fastce_jobs(problem: Problem) -> list[Job]:
-    """The functions of fastce that fit this problem."""
-    jobs = [_logsumexp(problem), _cross_entropy(problem)]
-    jobs += [_cross_entropy_value_and_grad(problem, place) for place in ("out", "in place")]
-    if problem.is_square:
-        jobs += [_clip_loss(problem), _clip_loss_value_and_grad(problem)]
-    return jobs
-
-
-def _logsumexp(problem: Problem) -> Job:
-    def call() -> Array:
-        return np.asarray(fastce.logsumexp(problem.logits, axis=1, n_threads=problem.n_threads))
-
-    return Job("fastce", "logsumexp", call, lambda losses: Result(losses=losses), problem)
-
-
-def _cross_entropy(problem: Problem) -> Job:
-    options: dict[str, Any] = {"label_smoothing": problem.label_smoothing, "n_threads": problem.n_threads}
-
-    def call() -> Any:
-        return fastce.cross_entropy(problem.logits, problem.targets, **options)
-
-    def read(value: Any) -> Result:
-        losses = fastce.cross_entropy(problem.logits, problem.targets, reduction="none", **options)
-        return Result(losses=np.asarray(losses), value=float(value))
-
-    return Job("fastce", "cross_entropy", call, read, problem)
-
-
-def _cross_entropy_value_and_grad(problem: Problem, place: str) -> Job:
-    in_place = place == "in place"
-    logits, out = (problem.work, problem.work) if in_place else (problem.logits, problem.out)
-    options: dict[str, Any] = {"label_smoothing": problem.label_smoothing, "n_threads": problem.n_threads}
-
-    def call() -> Any:
-        return fastce.cross_entropy_value_and_grad(logits, problem.targets, out=out, **options)
-
-    return Job(
-        "fastce",
-        "cross_entropy_value_and_grad",
-        call,
-        lambda result: Result(value=float(result.value), grad=result.grad),
-        problem,
-        place,
-        before=problem.restore if in_place else None,
-    )
-
-
-def _clip_loss(problem: Problem) -> Job:
-    options: dict[str, Any] = {"label_smoothing": problem.label_smoothing, "n_threads": problem.n_threads}
-
-    def call() -> Any:
-        return fastce.clip_loss(problem.logits, **options)
-
-    def read(value: Any) -> Result:
-        losses = fastce.clip_loss(problem.logits, reduction="none", **options)
-        return Result(losses=np.asarray(losses), value=float(value))
-
-    return Job("fastce", "clip_loss", call, read, problem)
-
-
-def _clip_loss_value_and_grad(problem: Problem) -> Job:
-    options: dict[str, Any] = {"label_smoothing": problem.label_smoothing, "n_threads": problem.n_threads}
-
-    def call() -> Any:
-        return fastce.clip_loss_value_and_grad(problem.logits, out=problem.out, **options)
-
-    def read(result: Any) -> Result:
-        return Result(value=float(result.value), grad=result.grad)
-
-    return Job("fastce", "clip_loss_value_and_grad", call, read, problem, "out")
+def _moves(name: str, problem: Problem) -> list[floors.Move]:
+    moves: dict[str, Callable[[], floors.Move]] = {
+        "read": lambda: floors.reading(problem.logits),
+        "read labels": lambda: floors.reading(problem.labels),
+        "copy": lambda: floors.copying(problem.logits, problem.out),
+        "write": lambda: floors.writing(problem.second_out),
+        "scale in place": lambda: floors.scaling(problem.work, 1.0),
+    }
+    return [moves[move]() for move in name.split(" + ")]

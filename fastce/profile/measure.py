@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Call = Callable[[], Any]
@@ -17,40 +18,48 @@ def seconds(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def fastest_in_turns(
-    floor: Call, job: Call, rounds: int, before: Call | None = None, pause: float = 0.0
-) -> tuple[float, float, float]:
-    """Run a floor and a job in turns; keep the fastest time of each, and the median of their ratios round by round.
+@dataclass(frozen=True)
+class Turn:
+    """A call that takes turns with others, in the first so many rounds; `before` runs before each, outside the time."""
 
-    Taking turns puts both under the same conditions: their ratio holds on a machine whose speed drifts. The ratio of
-    the two fastest would not: memory that runs at twice its speed for a moment flatters whoever runs then. Each is
-    timed right after a call of the floor, which leaves the same state of the caches to both.
+    call: Call
+    rounds: int
+    before: Call | None = None
+
+
+def medians_in_turns(floor: Call, turns: Sequence[Turn], pause: float = 0.0) -> tuple[float, list[float]]:
+    """The median times of a floor and of calls that take turns with it.
+
+    Turns put all under the same conditions, so that they can be compared on a machine whose speed drifts. Each is timed
+    right after a call of the floor, which leaves the same state of the caches to all.
 
     Parameters
     ----------
-    floor, job : callable
+    floor : callable
+        What the calls are held against.
+    turns : sequence of Turn
         What is timed.
-    rounds : int
-        How often each is run, at least once.
-    before : callable, optional
-        Run before every call of `job`, outside the time.
     pause : float
-        Seconds to sleep before each round: the threads of some libraries spin on for a while after a call,
-        and would slow the floor down.
+        Seconds to sleep before each call: the threads of some libraries spin on for a while after a call, and would
+        slow the next one down.
 
     Returns
     -------
-    floor_seconds, job_seconds, times_floor : float
+    floor_seconds : float
+    call_seconds : list of float
     """
-    floor_times, job_times = [], []
-    for _ in range(rounds):
-        time.sleep(pause)
-        floor()
-        floor_times.append(seconds(floor))
-        if before is not None:
-            before()
-        job_times.append(seconds(job))
-    return min(floor_times), min(job_times), median_ratio(job_times, floor_times)
+    floor_times: list[float] = []
+    call_times: list[list[float]] = [[] for _ in turns]
+    for number in range(max(turn.rounds for turn in turns)):
+        for turn, times in zip(turns, call_times, strict=True):
+            if number < turn.rounds:
+                time.sleep(pause)
+                floor()
+                floor_times.append(seconds(floor))
+                if turn.before is not None:
+                    turn.before()
+                times.append(seconds(turn.call))
+    return statistics.median(floor_times), [statistics.median(times) for times in call_times]
 
 
 def median_ratio(job_times: Sequence[float], floor_times: Sequence[float]) -> float:

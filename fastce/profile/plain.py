@@ -1,6 +1,6 @@
 """The same jobs as a careful user of NumPy and SciPy writes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isqrt
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from fastce.profile.jobs import Job, Result
+from fastce.profile.jobs import FUNCTIONS, Job, Result
 from fastce.profile.measure import Call
 from fastce.profile.problem import Array, Problem
 
@@ -17,16 +17,18 @@ LARGEST = 1 << 27  # elements that are computed in full; above, a block stands f
 BLOCK = 1 << 25
 
 
-def plain_jobs(problem: Problem) -> list[Job]:
+def plain_jobs(problem: Problem, functions: Sequence[str] = FUNCTIONS) -> list[Job]:
     """The jobs in NumPy and SciPy, on the whole matrix or on a block of it (see `Job.problem`)."""
-    is_large = problem.logits.size > LARGEST
-    rows = problem.block(max(1, BLOCK // problem.classes)) if is_large else problem
-    jobs = [_logsumexp(rows), _cross_entropy(rows), _value_and_grad(rows, "out")]
-    if rows.logits.dtype.itemsize >= 4:  # half precision is computed in float32, so nothing stays in place
-        jobs.append(_value_and_grad(rows, "in place"))
-    if problem.is_square:
-        square = _square_block(problem, isqrt(BLOCK)) if is_large else problem
-        jobs += [_clip_loss(square), _clip_loss_value_and_grad(square)]
+    rows = square = problem
+    if problem.logits.size > LARGEST:
+        rows = problem.block(max(1, BLOCK // problem.classes))
+        square = _square_block(problem, isqrt(BLOCK)) if problem.is_square else problem
+    jobs = []
+    for function in functions:
+        if not function.startswith("clip_loss"):
+            jobs += _jobs(rows, function)
+        elif problem.is_square:
+            jobs += _jobs(square, function)
     return jobs
 
 
@@ -70,6 +72,87 @@ def clip_value_and_grad(similarity: Array, smoothing: float) -> tuple[float, Arr
     return float(clip_losses(similarity, smoothing).mean(dtype=np.float64)), np.asarray(grad)
 
 
+def binary_cross_entropies(logits: Array, labels: Array) -> Array:
+    """The loss of each element."""
+    return np.asarray(np.maximum(logits, 0) - logits * labels + np.log1p(np.exp(-np.abs(logits))))
+
+
+def binary_value_and_grad(logits: Array, labels: Array) -> tuple[float, Array]:
+    """The mean loss and its gradient."""
+    grad = special.expit(logits)
+    grad -= labels
+    grad /= grad.size
+    return float(binary_cross_entropies(logits, labels).mean(dtype=np.float64)), np.asarray(grad)
+
+
+def nll_value_and_grad(log_probs: Array, targets: Array) -> tuple[float, Array]:
+    """The mean loss and its gradient."""
+    rows = np.arange(len(log_probs))
+    grad = np.zeros_like(log_probs)
+    grad[rows, targets] = -1 / len(log_probs)
+    return float(-log_probs[rows, targets].mean(dtype=np.float64)), grad
+
+
+def row_stats(logits: Array, targets: Array) -> tuple[Array, ...]:
+    """As `fastce.profile.jobs.STATS`."""
+    total = special.logsumexp(logits, axis=1)
+    probabilities = special.softmax(logits, axis=1)
+    at_target = logits[np.arange(len(logits)), targets][:, None]
+    earlier = np.arange(logits.shape[1]) < targets[:, None]
+    rank = ((logits > at_target) | ((logits == at_target) & earlier)).sum(axis=1)
+    return total, logits.argmax(axis=1), special.entr(probabilities).sum(axis=1), rank
+
+
+def grad_and_hess(logits: Array, targets: Array, smoothing: float) -> tuple[Array, Array]:
+    """Gradient and Hessian diagonal of the loss of each row."""
+    grad = special.softmax(logits, axis=1)
+    hess = grad * (1 - grad)
+    grad -= smoothing / logits.shape[1]
+    grad[np.arange(len(logits)), targets] -= 1 - smoothing
+    return np.asarray(grad), np.asarray(hess)
+
+
+_LOSSES: dict[str, Callable[[Problem, Array], Array]] = {  # of each row, or element
+    "cross_entropy": lambda problem, x: cross_entropies(x, problem.targets, problem.label_smoothing),
+    "nll_loss": lambda problem, x: -x[np.arange(len(x)), problem.targets],
+    "binary_cross_entropy_with_logits": lambda problem, x: binary_cross_entropies(x, _at_least_single(problem.labels)),
+    "clip_loss": lambda problem, x: clip_losses(x, problem.label_smoothing),
+}
+_GRADS: dict[str, Callable[[Problem, Array], tuple[float, Array]]] = {
+    "nll_loss_value_and_grad": lambda problem, x: nll_value_and_grad(x, problem.targets),
+    "binary_cross_entropy_with_logits_value_and_grad": lambda problem, x: binary_value_and_grad(
+        x, _at_least_single(problem.labels)
+    ),
+    "clip_loss_value_and_grad": lambda problem, x: clip_value_and_grad(x, problem.label_smoothing),
+}
+_OTHERS: dict[str, Callable[[Problem, Array], tuple[Array, ...]]] = {
+    "logsumexp": lambda problem, x: (special.logsumexp(x, axis=1),),
+    "softmax": lambda problem, x: (special.softmax(x, axis=1),),
+    "log_softmax": lambda problem, x: (special.log_softmax(x, axis=1),),
+    "row_stats": lambda problem, x: row_stats(x, problem.targets),
+    "cross_entropy_grad_and_hess": lambda problem, x: grad_and_hess(x, problem.targets, problem.label_smoothing),
+}
+
+
+def _jobs(problem: Problem, function: str) -> list[Job]:
+    if function == "cross_entropy_value_and_grad":
+        wide = problem.logits.dtype.itemsize >= 4  # half precision is computed in float32, so nothing stays in place
+        places = ("out", "in place") if wide else ("out",)
+        return [_cross_entropy_value_and_grad(problem, place) for place in places]
+    if function in _LOSSES:
+        losses = _on_matrix(_LOSSES[function], problem)
+        mean = lambda: float(losses().mean(dtype=np.float64))  # noqa: E731
+        return [_job(problem, function, mean, lambda value: Result((losses(),), value))]
+    if function in _GRADS:
+        return [_job(problem, function, _on_matrix(_GRADS[function], problem), _read_grad, "new array")]
+    return [_job(problem, function, _on_matrix(_OTHERS[function], problem), Result)]
+
+
+def _on_matrix(function: Callable[[Problem, Array], Any], problem: Problem) -> Call:
+    """A call on the logits; half precision as float32, as fastce computes it."""
+    return lambda: function(problem, _at_least_single(problem.logits))
+
+
 def _job(
     problem: Problem,
     function: str,
@@ -81,26 +164,7 @@ def _job(
     return Job(NAME, function, call, read, problem, place, before, compiles=False)
 
 
-def _logsumexp(problem: Problem) -> Job:
-    def call() -> Array:
-        return np.asarray(special.logsumexp(_at_least_single(problem.logits), axis=1))
-
-    return _job(problem, "logsumexp", call, lambda losses: Result(losses=losses))
-
-
-def _cross_entropy(problem: Problem) -> Job:
-    def losses() -> Array:
-        return cross_entropies(_at_least_single(problem.logits), problem.targets, problem.label_smoothing)
-
-    return _job(
-        problem,
-        "cross_entropy",
-        lambda: float(losses().mean(dtype=np.float64)),
-        lambda value: Result(losses=losses(), value=value),
-    )
-
-
-def _value_and_grad(problem: Problem, place: str) -> Job:
+def _cross_entropy_value_and_grad(problem: Problem, place: str) -> Job:
     in_place = place == "in place"
     logits, out = (problem.work, problem.work) if in_place else (problem.logits, problem.out)
 
@@ -116,27 +180,8 @@ def _value_and_grad(problem: Problem, place: str) -> Job:
     return _job(problem, "cross_entropy_value_and_grad", call, _read_grad, place, before)
 
 
-def _clip_loss(problem: Problem) -> Job:
-    def losses() -> Array:
-        return clip_losses(_at_least_single(problem.logits), problem.label_smoothing)
-
-    return _job(
-        problem,
-        "clip_loss",
-        lambda: float(losses().mean(dtype=np.float64)),
-        lambda value: Result(losses=losses(), value=value),
-    )
-
-
-def _clip_loss_value_and_grad(problem: Problem) -> Job:
-    def call() -> tuple[float, Array]:
-        return clip_value_and_grad(_at_least_single(problem.logits), problem.label_smoothing)
-
-    return _job(problem, "clip_loss_value_and_grad", call, _read_grad, "new array")
-
-
 def _read_grad(result: tuple[float, Array]) -> Result:
-    return Result(value=result[0], grad=result[1])
+    return Result((result[1],), result[0])
 
 
 def _at_least_single(logits: Array) -> Array:

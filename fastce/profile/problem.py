@@ -25,7 +25,7 @@ class Problem:
     origin : str
         Where the logits come from, in words.
     buffers : dict
-        The matrices behind `out` and `work`, made when they are first asked for.
+        The matrices behind `out`, `second_out`, `work` and `labels`, made when they are first asked for.
     """
 
     logits: Array
@@ -55,6 +55,20 @@ class Problem:
     def out(self) -> Array:
         """Room for a gradient, its pages already touched."""
         return self._buffer("out")
+
+    @property
+    def second_out(self) -> Array:
+        """Room for a Hessian."""
+        return self._buffer("second_out")
+
+    @property
+    def labels(self) -> Array:
+        """The targets as a matrix of ones and zeros, for the binary cross entropies."""
+        if "labels" not in self.buffers:
+            labels = np.zeros_like(self.logits)
+            labels[np.arange(self.rows), self.targets] = 1
+            self.buffers["labels"] = labels
+        return self.buffers["labels"]
 
     @property
     def work(self) -> Array:

@@ -1,29 +1,24 @@
-"""One run of `fastce profile`: every floor and every job of a problem, measured."""
+"""One run of `fastce profile`: every job of a problem, and its floor, measured."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
-from fastce.profile.accuracy import Error, Reference
-from fastce.profile.jobs import FUNCTIONS, Job, fastce_jobs, floor_bytes, floor_call
-from fastce.profile.machine import cores, machine
-from fastce.profile.measure import extra_memory, fastest_in_turns, seconds
-from fastce.profile.peers import how_to_install, is_installed, peer_jobs
-from fastce.profile.problem import Problem
+import numpy as np
 
-MEASURED_FLOORS = ("read", "copy", "scale in place")
+from fastce.profile.accuracy import Error, Reference
+from fastce.profile.jobs import DEFAULT_FUNCTIONS, Job, floor_bytes, floor_call
+from fastce.profile.machine import cores, installed_version, machine
+from fastce.profile.measure import Turn, extra_memory, medians_in_turns
+from fastce.profile.ours import fastce_jobs
+from fastce.profile.peers import PACKAGES, peer_jobs
+from fastce.profile.problem import Problem
+from fastce.profile.text import counted
+
 _SETTLING = 0.005  # seconds in which the threads of other libraries come to rest
 _LONG = 1.0  # seconds; a peer that takes longer is measured in fewer rounds
-
-
-@dataclass(frozen=True)
-class FloorRow:
-    """What the machine needs merely to move the bytes."""
-
-    name: str
-    seconds: float
-    gb_per_s: float
 
 
 @dataclass(frozen=True)
@@ -32,22 +27,24 @@ class JobRow:
 
     Attributes
     ----------
-    engine, function, place : str
+    engine, function, place, name : str
         See `fastce.profile.jobs.Job`.
     seconds : float
-        The fastest call; an extrapolation if `extrapolated`.
-    gb_per_s : float
-        The bytes of the floor over the time.
+        The median time of a call; an extrapolation if `extrapolated`.
+    times_faster : float or None
+        How many times as fast fastce does the same: `seconds` over those of fastce. None for fastce itself.
     floor : str
-        What it is held against.
-    floor_seconds : float
-        The fastest call of the floor, measured in turns with the job.
-    times_floor : float
-        Time over that of the floor, the median over the rounds.
+        What it is held against; "" for nothing.
+    floor_seconds : float or None
+        The median time of the floor, measured in turns with all jobs of the same name.
+    times_floor : float or None
+        `seconds` over `floor_seconds`.
+    gb_per_s : float or None
+        The bytes of the floor over `seconds`.
     extra_bytes : int or None
         How far resident memory rose during a call; None where the system does not tell.
     errors : dict
-        The largest errors of the losses, the value and the gradient.
+        See `fastce.profile.accuracy.Reference.errors`.
     extrapolated : bool
         Whether time and memory were measured on a block, and scaled up to the whole matrix.
     note : str
@@ -57,11 +54,13 @@ class JobRow:
     engine: str
     function: str
     place: str
+    name: str
     seconds: float
-    gb_per_s: float
+    times_faster: float | None
     floor: str
-    floor_seconds: float
-    times_floor: float
+    floor_seconds: float | None
+    times_floor: float | None
+    gb_per_s: float | None
     extra_bytes: int | None
     errors: dict[str, Error]
     extrapolated: bool = False
@@ -75,7 +74,6 @@ class Report:
     machine: dict[str, Any]
     input: dict[str, Any]
     rounds: int
-    floors: list[FloorRow] = field(default_factory=list)
     jobs: list[JobRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -84,7 +82,7 @@ class Report:
         return asdict(self)
 
 
-def new_report(problem: Problem, rounds: int) -> Report:
+def new_report(problem: Problem, rounds: int, peers: Sequence[str] = ()) -> Report:
     """A report in which nothing has been measured yet."""
     described = {
         "origin": problem.origin,
@@ -92,74 +90,73 @@ def new_report(problem: Problem, rounds: int) -> Report:
         "classes": problem.classes,
         "dtype": problem.dtype,
         "nbytes": int(problem.logits.nbytes),
+        "rows_with_nan": int(np.isnan(problem.logits).any(axis=1).sum()),
         "label_smoothing": problem.label_smoothing,
     }
-    return Report(machine(problem.n_threads), described, rounds)
+    about = machine(problem.n_threads)
+    about["versions"] |= {peer: installed_version(PACKAGES[peer]) for peer in peers if peer != "scipy"}
+    return Report(about, described, rounds, notes=_busy())
+
+
+def _busy() -> list[str]:
+    """What to say of a machine that others work on, too."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < cores():
+        return []
+    return [f"The machine was busy (load {load:.1f} on {counted(cores(), 'core')}): times are other on an idle one."]
 
 
 def profile(
     problem: Problem,
     report: Report,
     *,
-    functions: Sequence[str] = FUNCTIONS,
+    functions: Sequence[str] = DEFAULT_FUNCTIONS,
     peers: Sequence[str] = ("scipy",),
     progress: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Measure floors and jobs, and write what is found into a report.
+    """Measure jobs, and write what is found into a report.
 
     Parameters
     ----------
     problem : Problem
     report : Report
-        Receives a row for each floor and each job; see `new_report`.
+        Receives a row for each job, those of the same name together; see `new_report`.
     functions : sequence of str
-        Which of `FUNCTIONS` to measure.
+        Which of `fastce.profile.jobs.FUNCTIONS` to measure.
     peers : sequence of str
-        Which of `fastce.profile.peers.PEERS` to measure beside them.
+        Which of `fastce.profile.peers.PEERS` to measure beside them; they must be installed.
     progress : callable
         Told what is being done.
     """
-    for name in MEASURED_FLOORS:
-        progress(f"floor: {name}")
-        report.floors.append(_measure_floor(name, problem, report.rounds))
+    ours = fastce_jobs(problem, functions)
+    if not problem.is_square and any(function.startswith("clip_loss") for function in functions):
+        report.notes.append("clip_loss is left out: it needs a square matrix")
+    possible = list(dict.fromkeys(job.function for job in ours))
+    theirs = [job for peer in peers for job in _jobs_of(peer, problem, possible, report)]
     references: dict[int, Reference] = {}
-    for peer in ("fastce", *peers):
-        for job in _jobs_of(peer, problem, report):
-            if job.function not in functions:
-                continue
+    for first in ours:
+        checked = []
+        for job in [first, *(job for job in theirs if job.name == first.name)]:
             progress(f"{job.engine}: {job.name}")
             reference = references.setdefault(id(job.problem), Reference(job.problem))
             try:
-                report.jobs.append(_measure_job(job, problem, reference, report.rounds))
+                checked.append(check(job, reference, report.rounds))
             except Exception as error:
                 if job.engine == "fastce":
                     raise
                 first_line = (str(error).strip().splitlines() or [""])[0]
                 report.notes.append(f"{job.engine}: {job.name} failed: {type(error).__name__}: {first_line}")
+        report.jobs += _measured(checked, problem)
 
 
-def _jobs_of(peer: str, problem: Problem, report: Report) -> list[Job]:
-    """The jobs of fastce or of a peer; says in the report what is left out."""
-    if peer == "fastce":
-        if not problem.is_square:
-            report.notes.append("clip_loss is left out: it needs a square matrix")
-        return fastce_jobs(problem)
-    if not is_installed(peer):
-        report.notes.append(how_to_install(peer))
-        return []
-    jobs = peer_jobs(peer, problem)
-    if not jobs:
-        report.notes.append(f"{peer} is left out: it has no {problem.dtype}")
+def _jobs_of(peer: str, problem: Problem, functions: Sequence[str], report: Report) -> list[Job]:
+    """The jobs of a peer; says in the report what it does not have."""
+    jobs = peer_jobs(peer, problem, functions)
+    if missing := [name for name in functions if name not in {job.function for job in jobs}]:
+        report.notes.append(f"{peer} has no {', '.join(missing)} of {problem.dtype}")
     if peer == "jax" and cores() != problem.n_threads:
         report.notes.append(f"jax cannot be told how many threads to use: it runs on {cores()} cores")
     return jobs
-
-
-def _measure_floor(name: str, problem: Problem, rounds: int) -> FloorRow:
-    call = floor_call(name, problem)
-    call()  # compiles
-    fastest = min(seconds(call) for _ in range(rounds))
-    return FloorRow(name, fastest, floor_bytes(name, problem) / fastest / 1e9)
 
 
 @dataclass(frozen=True)
@@ -168,20 +165,19 @@ class Checked:
 
     Attributes
     ----------
+    job : Job
     extra_bytes : int or None
         See `fastce.profile.measure.extra_memory`.
     errors : dict
         See `fastce.profile.accuracy.Reference.errors`.
     rounds : int
         How often to time it.
-    pause : float
-        How long to wait before each round.
     """
 
+    job: Job
     extra_bytes: int | None
     errors: dict[str, Error]
     rounds: int
-    pause: float
 
 
 def check(job: Job, reference: Reference, rounds: int) -> Checked:
@@ -194,34 +190,35 @@ def check(job: Job, reference: Reference, rounds: int) -> Checked:
     extra_bytes, output = extra_memory(job.call)
     took = perf_counter() - started
     errors = reference.errors(job, job.read(output))
-    if job.engine == "fastce":
-        return Checked(extra_bytes, errors, rounds, 0.0)
-    if took > _LONG:
+    if job.engine != "fastce" and took > _LONG:
         rounds = max(1, min(rounds, round(2 * _LONG / took)))
-    return Checked(extra_bytes, errors, rounds, _SETTLING)
+    return Checked(job, extra_bytes, errors, rounds)
 
 
-def _measure_job(job: Job, problem: Problem, reference: Reference, rounds: int) -> JobRow:
-    part = job.problem
-    floor = floor_call(job.floor, part)
-    floor()  # compiles
-    checked = check(job, reference, rounds)
-    floor_seconds, job_seconds, times_floor = fastest_in_turns(
-        floor, job.call, checked.rounds, job.before, checked.pause
-    )
-    scale = problem.logits.size / part.logits.size
-    extra_bytes = checked.extra_bytes
-    return JobRow(
-        engine=job.engine,
-        function=job.function,
-        place=job.place,
-        seconds=scale * job_seconds,
-        gb_per_s=floor_bytes(job.floor, part) / job_seconds / 1e9,
-        floor=job.floor,
-        floor_seconds=scale * floor_seconds,
-        times_floor=times_floor,
-        extra_bytes=None if extra_bytes is None else round(scale * extra_bytes),
-        errors=checked.errors,
-        extrapolated=scale != 1,
-        note=job.note,
-    )
+def _measured(checked: Sequence[Checked], problem: Problem) -> Iterator[JobRow]:
+    """Rows of jobs of one name, the first of them fastce's, timed in turns."""
+    floor = checked[0].job.floor
+    floor_of_all = floor_call(floor, problem) if floor else lambda: None
+    floor_of_all()  # compiles
+    turns = [Turn(known.job.call, known.rounds, known.job.before) for known in checked]
+    floor_seconds, medians = medians_in_turns(floor_of_all, turns, _SETTLING if len(turns) > 1 else 0.0)
+    for known, median in zip(checked, medians, strict=True):
+        job = known.job
+        scale = problem.logits.size / job.problem.logits.size
+        seconds = scale * median
+        yield JobRow(
+            engine=job.engine,
+            function=job.function,
+            place=job.place,
+            name=job.name,
+            seconds=seconds,
+            times_faster=None if known is checked[0] else seconds / medians[0],
+            floor=floor,
+            floor_seconds=floor_seconds if floor else None,
+            times_floor=seconds / floor_seconds if floor else None,
+            gb_per_s=floor_bytes(floor, problem) / seconds / 1e9 if floor else None,
+            extra_bytes=None if known.extra_bytes is None else round(scale * known.extra_bytes),
+            errors=known.errors,
+            extrapolated=scale != 1,
+            note=job.note,
+        )

@@ -1,0 +1,159 @@
+"""`fastce profile`: from the options to what is printed and written."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import fastce
+from fastce.profile import features, features_report, figure, inputs, report
+from fastce.profile.jobs import DEFAULT_FUNCTIONS, FUNCTIONS
+from fastce.profile.machine import cores
+from fastce.profile.pairs import LOGIT_SCALE
+from fastce.profile.peers import PACKAGES, is_installed
+from fastce.profile.problem import Problem
+from fastce.profile.run import new_report, profile
+from fastce.profile.text import as_json, counted
+
+BATCH = 4096
+MEMORY_LIMIT = 4.0  # GiB
+DENSE = {"scipy": "numpy", "torch": "torch"}  # the ways beside a loss from features
+_CLEAR_LINE = "\r\x1b[K"
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what the options ask for, and print it."""
+    _check_outputs(options)
+    peers = _peers(options)
+    _warn_of_threads(options)
+    if options.from_features:
+        _profile_features(options, peers)
+        return
+    if options.memory_limit:
+        raise inputs.InputError("--memory-limit goes with --from-features")
+    problem = _problem(options)
+    found, progress = new_report(problem, options.repeat, peers), _progress()
+    print(report.heading(found), flush=True)
+    profile(
+        problem,
+        found,
+        functions=_functions(options),
+        peers=peers,
+        progress=progress,
+    )
+    progress("")
+    print(f"\n{report.tables(found)}", flush=True)
+    _write(options, as_json(found), partial(figure.save_figure, found))
+
+
+def _profile_features(options: argparse.Namespace, peers: Sequence[str]) -> None:
+    for option in ("classes", "op", "targets"):
+        if getattr(options, option):
+            raise inputs.InputError(f"--{option} does not go with --from-features")
+    if options.dtype in ("float16", "bfloat16"):
+        raise inputs.InputError("--from-features takes float32 and float64: NumPy multiplies half precision slowly")
+    if options.input:
+        image, text, origin = inputs.features_from_file(options.input, options.dtype)
+        image, text = image[: options.batch], text[: options.batch]
+    else:
+        image, text, origin = inputs.features_from_pairs(options.batch or BATCH, options.dtype or "float32")
+    problem = features.FeaturesProblem(
+        image,
+        text,
+        LOGIT_SCALE,
+        options.label_smoothing,
+        int((options.memory_limit or MEMORY_LIMIT) * 2**30),
+        options.threads or fastce.get_num_threads(),
+        origin,
+    )
+    found, progress = features.new_report(problem, options.repeat), _progress()
+    print(features_report.heading(found), flush=True)
+    features.profile(problem, found, peers=[DENSE[peer] for peer in peers], progress=progress)
+    progress("")
+    print(f"\n{features_report.tables(found)}", flush=True)
+    _write(options, as_json(found), partial(features_report.save_figure, found))
+
+
+def _peers(options: argparse.Namespace) -> list[str]:
+    """The libraries to compare with, all of them installed."""
+    peers = [peer for peer in dict.fromkeys(options.compare or ("scipy",)) if peer != "none"]
+    for peer in peers:
+        if options.from_features and peer not in DENSE:
+            raise inputs.InputError(f"--compare {peer} does not go with --from-features; scipy, torch and none do")
+        if not is_installed(peer):
+            raise inputs.InputError(f"--compare {peer} needs {PACKAGES[peer]}: pip install {PACKAGES[peer]}")
+    return peers
+
+
+def _functions(options: argparse.Namespace) -> list[str]:
+    """In the order of `FUNCTIONS`, each once."""
+    asked = options.op or DEFAULT_FUNCTIONS
+    return [function for function in FUNCTIONS if function in asked]
+
+
+def _warn_of_threads(options: argparse.Namespace) -> None:
+    if options.threads and options.threads > cores():
+        print(
+            f"fastce profile: warning: --threads {options.threads} on {counted(cores(), 'core')}: threads that share a "
+            "core make times longer and less even",
+            file=sys.stderr,
+        )
+
+
+def _write(options: argparse.Namespace, text: str, draw: Callable[[Path], None]) -> None:
+    """The figures into the files that were asked for."""
+    try:
+        if options.json:
+            options.json.write_text(text)
+        if options.plot:
+            draw(options.plot)
+    except OSError as error:
+        raise inputs.InputError(f"{error.filename} cannot be written: {error.strerror}") from None
+
+
+def _problem(options: argparse.Namespace) -> Problem:
+    """What is to be profiled."""
+    if options.input:
+        if options.batch or options.classes:
+            raise inputs.InputError("--batch and --classes are for the shipped pairs and do not go with --input")
+        similarity, targets, origin = inputs.from_file(options.input, options.dtype)
+    else:
+        rows = options.batch or BATCH
+        similarity, targets, origin = inputs.from_pairs(rows, options.classes or rows, options.dtype or "float32")
+    if options.targets:
+        targets = inputs.targets_from_file(options.targets, *similarity.shape)
+    rows, classes = similarity.shape
+    if rows != classes and options.op and all(name.startswith("clip_loss") for name in options.op):
+        raise inputs.InputError(f"clip_loss needs a square matrix, not {rows} x {classes}")
+    threads = options.threads or fastce.get_num_threads()
+    return Problem(similarity, targets, options.label_smoothing, threads, origin)
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Find out before the measurements, not after them, whether their results can be written."""
+    for option, path in (("--json", options.json), ("--plot", options.plot)):
+        if path is not None:
+            _check_writable(option, path)
+    if options.plot and options.plot.suffix.lower() not in figure.FORMATS:
+        raise inputs.InputError(f"--plot {options.plot} must end in one of {', '.join(figure.FORMATS)}")
+    if options.plot and not figure.can_draw():
+        raise inputs.InputError("--plot needs matplotlib: pip install matplotlib")
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Open a file for writing, and leave it as it was."""
+    try:
+        is_new = not path.exists()
+        path.open("ab").close()
+    except OSError as error:
+        raise inputs.InputError(f"{option} {path} cannot be written: {error.strerror}") from None
+    if is_new:
+        path.unlink()
+
+
+def _progress() -> Callable[[str], None]:
+    """Write what is being done over one line of a terminal; nowhere else."""
+    if not sys.stderr.isatty():
+        return lambda text: None
+    return lambda text: print(f"{_CLEAR_LINE}{text}", end="", file=sys.stderr, flush=True)
