@@ -1,5 +1,6 @@
-"""What all tests share: one seed, and how long hypothesis may look."""
+"""What all tests share: one seed, how long hypothesis may look, and what keeps thousands of tests quick."""
 
+import gc
 import os
 from importlib import import_module
 
@@ -17,7 +18,24 @@ hypothesis.settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.load_profile("fastce")
+hypothesis.settings.register_profile("quick", parent=hypothesis.settings.get_profile("fastce"), max_examples=20)
+
+
+def pytest_configure(config):
+    """With ``-n 2`` each process takes half of the files, and then what the other has left.
+
+    By turns, as is usual, both would import and load from disk all that any test needs.
+    """
+    hypothesis.settings.load_profile("quick" if "not slow" in config.option.markexpr else "fastce")
+    if config.getoption("dist", "no") == "load":
+        config.option.dist = "worksteal"
+
+
+def pytest_collection_finish():
+    """Thousands of tests are in memory now, to stay: looks for garbage need not go through them again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # Numba's compiler makes many objects, too
 
 
 @pytest.fixture

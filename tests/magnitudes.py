@@ -122,7 +122,9 @@ def matrices(draw, dtypes=tuple(DTYPES), classes=CLASSES[:-1], rows=5):
     """Some rows of any kinds and magnitudes, in any of these dtypes."""
     dtype, n = DTYPES[draw(st.sampled_from(dtypes))], draw(st.sampled_from(classes))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    sizes = st.sampled_from(magnitudes(dtype)) | st.floats(-30, np.log10(largest(dtype))).map(lambda e: 10.0**e)
+    sizes = st.sampled_from(magnitudes(dtype)) | st.floats(-30, np.nextafter(np.log10(largest(dtype)), 0)).map(
+        lambda e: 10.0**e
+    )
     drawn = [
         draw(st.sampled_from(KINDS))(rng, n, draw(sizes), draw(st.sampled_from(peak_places(n))), dtype)
         for _ in range(draw(st.integers(1, rows)))

@@ -107,14 +107,10 @@ def problem_of():
     return cache(lambda shape, dtype, axis: Problem(shape, dtype, axis, 1))
 
 
-@pytest.mark.parametrize(
-    ("job", "engine"),
-    [
-        pytest.param(job.tiny(), engine, id=f"{job.id}-{engine}")
-        for job, engine in cases()
-        if engine not in ("torch.compile", "jax")  # which compile for seconds
-    ],
-)
+TINY_CASES = dict.fromkeys((job.tiny(), engine) for job, engine in cases() if engine not in ("torch.compile", "jax"))
+
+
+@pytest.mark.parametrize(("job", "engine"), TINY_CASES, ids=lambda of_case: getattr(of_case, "id", of_case))
 @pytest.mark.filterwarnings("ignore")  # of the peers
 def test_every_job_of_the_record_is_right(job, engine, problem_of):
     if not ENGINES[engine].is_installed:

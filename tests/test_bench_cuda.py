@@ -167,12 +167,15 @@ def on_cpu(monkeypatch):
     """The engines of PyTorch as they are, and fastce on the memory of tensors as arrays of NumPy."""
     torch = pytest.importorskip("torch")
     cuda_engines = pytest.importorskip("cuda_engines")
+    import cuda_measure
 
     def arrays(job, problem):
         return cuda_engines._fastce(job, problem, lambda x: x.numpy(), torch.from_numpy)
 
     fastce = replace(cuda_engines.ENGINES["fastce"], prepare=arrays)
     monkeypatch.setitem(cuda_engines.ENGINES, "fastce", fastce)
+    monkeypatch.setattr(cuda_measure, "CALLS_OF_SMALL", 5)  # the times are none: no need for good ones
+    monkeypatch.setattr(cuda_measure.Measurement, "_free", lambda self: None)  # nor is there anything large
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for problems so small
     yield cuda_engines.ENGINES
