@@ -30,7 +30,7 @@ def logsumexp_error(actual, exact):
 
 # ------------------------------------------------------------------------------------------- logsumexp
 LENGTHS = [*range(1, 20), *(2**k + d for k in range(5, 13) for d in (-1, 0, 1)), 100, 300, 1000, 10_007]
-LENGTHS += [2**15, 2**16 + 1, 2**18 + 3, 2**20]
+LONG = [2**15, 2**16 + 1, 2**18 + 3, 2**20]
 
 
 def rows_of(distribution, rows, length, rng):
@@ -73,9 +73,10 @@ def along_both_axes(x):
     return fastce.logsumexp(x, axis=1), fastce.logsumexp(np.ascontiguousarray(x.T), axis=0)
 
 
+@pytest.mark.parametrize("lengths", [LENGTHS, pytest.param(LONG, marks=pytest.mark.slow)], ids=["short", "long"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_logsumexp_of_float32_is_within_1_ulp(distribution, rng):
-    for length in LENGTHS:
+def test_logsumexp_of_float32_is_within_1_ulp(distribution, lengths, rng):
+    for length in lengths:
         rows = 2000 if length in (2, 10, 100) else min(max(2, 4000 // length), 100)
         x = rows_of(distribution, rows, length, rng).astype(np.float32)
         exact = naive.row_logsumexp(x.astype(np.float64))
@@ -106,8 +107,10 @@ def test_logsumexp_of_one_element_is_that_element(dtype, rng):
     np.testing.assert_array_equal(fastce.logsumexp(x[None], axis=0), x)
 
 
-@pytest.mark.parametrize("distribution", [d for d in DISTRIBUTIONS if d not in ("huge", "subnormal")])
-@pytest.mark.parametrize("length", [1, 2, 3, 10, 65, 500])
+@covering(
+    {"distribution": [d for d in DISTRIBUTIONS if d not in ("huge", "subnormal")], "length": [1, 2, 3, 10, 65, 500]},
+    quick=1,
+)
 def test_logsumexp_of_float64_is_within_2_ulp(distribution, length, rng):
     # The contract's 1 ulp is float32's.  In float64 there is no wider type: 1 ulp of the exponential and half
     # of each rounding make 2; and where max + log(sum) cancels, they are ulps of max.
@@ -165,7 +168,7 @@ def one_hot(logits, y, **options):
     return t
 
 
-@covering({"case": CASES, "options": OPTIONS, "target": [hard, one_hot]})
+@covering({"case": CASES, "options": OPTIONS, "target": [hard, one_hot]}, quick=1)
 def test_cross_entropy_of_float32_is_within_4_ulp_per_row(case, options, target, rng):
     for rows, classes in SHAPES:
         x, y = confident(rows, classes, rng=rng, **CASES[case])
@@ -180,7 +183,8 @@ def test_cross_entropy_of_float32_is_within_4_ulp_per_row(case, options, target,
         "offset": [1e3, -1e3, 1e6, -1e6, 1e10],
         "options": ["plain", "smoothing over all", "smoothing over others"],
         "target": [hard, one_hot],
-    }
+    },
+    quick=1,
 )
 def test_cross_entropy_with_a_common_offset_is_within_4_ulp_per_row(offset, options, target, rng):
     for rows, classes in SHAPES:
@@ -240,7 +244,7 @@ def value_and_grad(x, targets, **options):
     return fastce.cross_entropy_value_and_grad(x, targets, reduction="sum", **options)
 
 
-@covering({"case": CASES, "options": OPTIONS, "target": [hard, one_hot]})
+@covering({"case": CASES, "options": OPTIONS, "target": [hard, one_hot]}, quick=1)
 def test_gradients_of_float32_are_within_4_eps(case, options, target, rng):
     scale = OPTIONS[options].get("logit_scale", 1.0)
     for rows, classes in SHAPES:
@@ -283,9 +287,7 @@ def test_the_gradient_at_a_confident_target_keeps_its_digits(margin, classes, rn
     np.testing.assert_allclose(grad, np.expm1(-exact), rtol=6 * EPS[np.float32])
 
 
-@pytest.mark.parametrize("margin", [0, 3, 25])
-@pytest.mark.parametrize("classes", [2, 10, 300])
-@pytest.mark.parametrize("scale", [1.0, 100.0])
+@covering({"margin": [0, 3, 25], "classes": [2, 10, 300], "scale": [1.0, 100.0]}, quick=1)
 def test_gradients_of_float64_are_within_4_eps(margin, classes, scale, rng):
     x, y = confident(4, classes, margin / scale, rng, others=1 / scale)
     x = x + 1e-3 * rng.standard_normal(x.shape)

@@ -9,11 +9,11 @@ import dense
 import numpy as np
 import pytest
 from checks import dtype_of
+from covering import covering
 
 import fastce
 
 LINE = 64  # bytes, of a vector and of a line of the cache
-SLOW = pytest.mark.slow  # many kernels to compile
 SHAPES = {"a row at a time": ((3, 1003), 1), "few classes": ((130, 10), 1), "another axis": ((70, 65), 0)}
 
 
@@ -68,9 +68,7 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("name", ["float32", pytest.param("float64", marks=SLOW), pytest.param("bfloat16", marks=SLOW)])
-@pytest.mark.parametrize("kind", SHAPES)
-@pytest.mark.parametrize("writer", WRITERS)
+@covering({"writer": WRITERS, "kind": SHAPES, "name": ["float32", "float64", "bfloat16"]}, strength=3, quick=1)
 def test_the_same_bits_at_every_offset(past_cache, rng, writer, kind, name):
     (shape, axis), dtype = SHAPES[kind], dtype_of(name)
     logits = rng.normal(size=shape).astype(dtype)

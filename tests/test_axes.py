@@ -134,8 +134,7 @@ def probabilities(rng, logits):
     return rng.random(logits.shape) * (rng.random(logits.shape) < 0.7)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+@covering({"layout": LAYOUTS, "shape, axis": SHAPES}, quick=1)
 def test_losses_and_gradients_in_every_layout(rng, shape, axis, layout):
     for name in ("float32", ["float64", "float16"][len(layout) % 2]):
         logits, labels = case(rng, shape, axis, share=0.3, dtype=name)
@@ -145,8 +144,7 @@ def test_losses_and_gradients_in_every_layout(rng, shape, axis, layout):
     check(logits, t, axis=axis, label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("classes", [1, 2, 3, 7, 8, 9, 10, 15, 16, 17, 31, 33, 100, 256, 257])
+@covering({"name": NAMES, "classes": [1, 2, 3, 7, 8, 9, 10, 15, 16, 17, 31, 33, 100, 256, 257]}, quick=1)
 def test_every_number_of_classes_along_the_first_axis_and_between_others(rng, classes, name):
     inners = [(1,), (2,), (15,), (17,), (3, 43), (257,)]
     if name != "float32" or classes > 100:
@@ -272,7 +270,8 @@ def test_logits_in_a_memmap_opened_for_reading(rng, axis, tmp_path):
         "shape, axis": [((10, 63), 0), ((3, 17, 5, 7), 1), ((63, 10), 1), ((5, 16, 13), 0)],
         "layout": ["C", "Fortran", "axis 1 innermost"],
         "of_out": WRITABLE,
-    }
+    },
+    quick=1,
 )
 def test_out_of_another_layout_than_the_logits_and_nothing_beside_it_is_touched(rng, of_out, layout, shape, axis):
     logits, labels = case(rng, shape, axis)
@@ -289,7 +288,8 @@ def test_out_of_another_layout_than_the_logits_and_nothing_beside_it_is_touched(
         "shape, axis": [((10, 131), 0), ((3, 17, 5, 7), 1), ((131, 10), 1), ((4, 3, 11, 7), 2)],
         "layout": WRITABLE,
         "name": ["float32", "float16"],
-    }
+    },
+    quick=1,
 )
 def test_the_gradient_may_replace_the_logits_in_every_layout(rng, name, layout, shape, axis):
     logits, labels = case(rng, shape, axis, dtype=name)
@@ -317,7 +317,8 @@ def test_the_gradient_may_replace_the_logits_in_every_layout(rng, name, layout, 
             ((35, 10), 1, "Fortran"),
             ((7, 3, 5), 1, "Fortran"),
         ],
-    }
+    },
+    quick=1,
 )
 def test_a_special_value_in_any_lane_changes_no_bit_of_another_row(rng, shape, axis, layout, kind, value):
     plain = rng.normal(size=shape).astype(np.float32)
@@ -410,7 +411,7 @@ def test_the_first_target_out_of_range_is_named_and_nothing_is_written(rng, shap
 AXES = [0, 1, 2, -1, (0, 1), (0, 2), (1, 2), (2, 0), None]
 
 
-@covering({"name": ["logsumexp", "softmax", "log_softmax"], "axis": AXES, "dtype": NAMES})
+@covering({"name": ["logsumexp", "softmax", "log_softmax"], "axis": AXES, "dtype": NAMES}, quick=1)
 def test_the_functions_of_scipy_along_every_axis_and_several(rng, dtype, axis, name):
     for shape in [(7, 17, 13), (3, 2, 131), (33, 1, 5), (16, 16, 2)]:
         x = narrowed(rng.normal(size=shape) * 8 + rng.choice([0, 100, -300], shape), dtype_of(dtype))
@@ -420,7 +421,7 @@ def test_the_functions_of_scipy_along_every_axis_and_several(rng, dtype, axis, n
             assert_as_scipy(name, getattr(fastce, name)(LAYOUTS[layout](x), axis=axis), x, axis)
 
 
-@covering({"name": ["softmax", "log_softmax"], "axis": [0, 1, (0, 2), -1], "of_out": WRITABLE})
+@covering({"name": ["softmax", "log_softmax"], "axis": [0, 1, (0, 2), -1], "of_out": WRITABLE}, quick=1)
 def test_the_functions_of_scipy_into_out_and_in_place(rng, of_out, axis, name):
     x = rng.normal(size=(7, 17, 13)).astype(np.float32) * 8
     x[2, 3, 4], x[5, :, 6] = NAN, -INF

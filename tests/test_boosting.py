@@ -6,6 +6,7 @@ import ml_dtypes
 import naive
 import numpy as np
 import pytest
+from covering import covering
 from test_cross_entropy import OPTIONS, make_targets
 
 import fastce
@@ -46,8 +47,7 @@ def in_convention(hessian, h, classes):
 
 
 # ---------------------------------------------------------------------------------- against the formulas
-@pytest.mark.parametrize("kind", ["hard", "probability", "sparse"])
-@pytest.mark.parametrize("option", OPTIONS)
+@covering({"kind": ["hard", "probability", "sparse"], "option": OPTIONS}, quick=1)
 def test_gradient_and_hessian_are_the_derivatives_of_the_loss(rng, option, kind):
     logits = rng.normal(size=(12, 21)) * 3
     logits[np.arange(6), rng.integers(0, 21, 6)] += 8.0
@@ -64,8 +64,7 @@ def test_gradient_and_hessian_are_the_derivatives_of_the_loss(rng, option, kind)
     np.testing.assert_allclose(in_float32.hess, hess, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("classes", [1, 2, 3, 17, 300, 2500])
+@covering({"dtype": [np.float32, np.float64], "classes": [1, 2, 3, 17, 300, 2500]}, quick=1)
 def test_one_minus_p_keeps_its_digits(rng, classes, dtype):
     rows = np.arange(40)
     logits = rng.normal(size=(40, classes))

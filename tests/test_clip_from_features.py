@@ -35,7 +35,9 @@ def test_value_and_all_gradients_are_those_of_the_dense_formula(small_tiles, rng
     dense.check(CLIP, images / 4, texts / 4, 1.0, label_smoothing=0.1)
 
 
-@covering({"dtype": [np.float32, np.float64], "scale": [1.0, 2.5, 14.285714, 50.0, 100.0], "n": [1, 2, 3, 65, 100]})
+@covering(
+    {"dtype": [np.float32, np.float64], "scale": [1.0, 2.5, 14.285714, 50.0, 100.0], "n": [1, 2, 3, 65, 100]}, quick=1
+)
 def test_real_pairs_at_every_scale(small_tiles, n, scale, dtype):
     dense.check(CLIP, *real_pairs(n, dtype), scale)
 
@@ -71,9 +73,7 @@ def test_it_is_clip_loss_of_the_matrix_of_products(rng, normalize):
 
 
 # --------------------------------------------------------------------------------------- finite differences
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
-@pytest.mark.parametrize("several", [False, True])
+@covering({"normalize": [False, True], "smoothing": [0.0, 0.3], "several": [False, True]}, quick=1)
 def test_gradients_are_the_slopes_of_the_value(rng, several, smoothing, normalize):
     images, texts = pair(rng, 4, 5 if several else 4, width=3, dtype=np.float64)
     targets = scipy.sparse.csr_array([[1, 0, 0.5, 0, 0], [0, 0, 0, 0, 0], [0, 2, 0, 0, 0], [3, 1, 0, 1, 0.0]])
@@ -108,7 +108,8 @@ KINDS = ["permutation", "repeated", "sparse, every row", "sparse, some rows and 
         "label_smoothing": [0.0, 0.1, 1.0],
         "kind": KINDS,
         "n, m": [(5, 5), (33, 33), (20, 37), (40, 17), (3, 50)],
-    }
+    },
+    quick=1,
 )
 def test_given_positives_in_both_directions(small_tiles, rng, n, m, kind, label_smoothing, dtype):
     images, texts = pair(rng, n, m, dtype=dtype)
@@ -173,9 +174,9 @@ def test_nobody_at_all(reduction):
 
 
 # --------------------------------------------------------------------------------------------------- dtypes
-@pytest.mark.parametrize("names", [(a, b) for a in NAMES for b in NAMES], ids="-".join)
-def test_each_side_has_the_gradient_of_its_own_dtype(small_tiles, rng, names):
-    images, texts = (x.astype(dtype_of(name)) for x, name in zip(pair(rng, 19), names, strict=True))
+@covering({"first": NAMES, "second": NAMES}, quick=1)
+def test_each_side_has_the_gradient_of_its_own_dtype(small_tiles, rng, first, second):
+    images, texts = (x.astype(dtype_of(name)) for x, name in zip(pair(rng, 19), (first, second), strict=True))
     dense.check(CLIP, images, texts, 10.0, normalize=True)
     dense.check(CLIP, images, texts, 0.5)
 

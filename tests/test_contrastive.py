@@ -23,8 +23,7 @@ INF, NAN = np.inf, np.nan
 
 
 # ---------------------------------------------------------------------------------- against the formulas
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n", [1, 2, 3, 17, 64, 100, 257, 600])
+@covering({"dtype": [np.float32, np.float64], "n": [1, 2, 3, 17, 64, 100, 257, 600]}, quick=1)
 def test_value_and_both_gradients_are_those_of_the_formula(rng, n, dtype):
     similarity = unit_cosines(rng, n).astype(dtype)
     for reduction in REDUCTIONS:
@@ -54,7 +53,8 @@ def test_confident_pairs_keep_their_digits(margin):
         "label_smoothing": [0.0, 0.1, 1.0],
         "kind": ["permutation", "repeated", "sparse, every row", "sparse, with empty rows"],
         "n, m": [(5, 5), (70, 70), (20, 33), (1, 9), (200, 300)],
-    }
+    },
+    quick=1,
 )
 def test_given_positives(rng, n, m, kind, label_smoothing, dtype):
     similarity = unit_cosines(rng, n, m).astype(dtype) * 4
@@ -104,9 +104,14 @@ def test_transposing_the_matrix_changes_nothing_but_the_order(rng):
 
 
 # ------------------------------------------------------------------------------------ finite differences
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("kind", ["identity", "repeated", "sparse, with empty rows"])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+@covering(
+    {
+        "reduction": ["sum", "mean"],
+        "kind": ["identity", "repeated", "sparse, with empty rows"],
+        "label_smoothing": [0.0, 0.2],
+    },
+    quick=1,
+)
 def test_both_gradients_are_derivatives_of_the_value(rng, label_smoothing, kind, reduction):
     similarity = rng.normal(size=(6, 6))
     targets = None if kind == "identity" else make_targets(kind, rng, 6, 6)
@@ -131,9 +136,7 @@ def test_the_gradient_of_reduction_none_is_that_of_the_sum(rng):
 
 
 # ----------------------------------------------------------------------------------- great differences
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("below", [-200.0, -1000.0])
-@pytest.mark.parametrize("n", [5, 90, 300])
+@covering({"dtype": [np.float32, np.float64], "below": [-200.0, -1000.0], "n": [5, 90, 300]}, quick=1)
 def test_rows_and_columns_far_below_the_global_maximum(rng, n, below, dtype):
     base = (rng.normal(size=(n, n)) * 2).round(4)
     for where in (np.s_[2], np.s_[:, 3], np.s_[1:4, :], np.s_[:, -2:], np.s_[n // 2 :, n // 2 :]):
@@ -243,7 +246,7 @@ def test_two_positives_without_a_negative():
     np.testing.assert_allclose(ours.grad, [[slope, -slope]], rtol=1e-12)
 
 
-@covering({"dtype": [np.float32, np.float64], "logit": LOGITS, "kind": WITHOUT_NEGATIVES})
+@covering({"dtype": [np.float32, np.float64], "logit": LOGITS, "kind": WITHOUT_NEGATIVES}, quick=1)
 def test_rows_and_columns_without_negatives(kind, logit, dtype):
     similarity, targets = without_negatives(kind, logit)
     square = similarity.shape[0] == similarity.shape[1]

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from covering import covering
 
 from fastce.copying import copy_rows
 
@@ -32,8 +33,7 @@ def any_bits(rng, shape, dtype):
     return rng.integers(0, 256, (*shape, np.dtype(dtype).itemsize), dtype=np.uint8).view(dtype)[..., 0]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@covering({"dtype": DTYPES, "shape": SHAPES}, quick=1)
 def test_matrices_of_all_strides(rng, shape, dtype):
     values = any_bits(rng, shape, dtype)
     written = itertools.cycle(itertools.product("CF", (1, -1, 2), (1, -1, 3), (False, True)))

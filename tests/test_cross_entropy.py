@@ -255,7 +255,7 @@ SIZES = [
 ]
 
 
-@covering({"dtype": [np.float32, np.float64], "kind": ["hard", "probability"], "classes": SIZES})
+@covering({"dtype": [np.float32, np.float64], "kind": ["hard", "probability"], "classes": SIZES}, quick=1)
 def test_every_number_of_classes_with_the_target_first_in_the_middle_and_last(rng, classes, kind, dtype):
     logits = (rng.normal(size=(5, classes)) * 3).astype(dtype)
     labels = np.array([0, classes // 2, classes - 1, classes // 3, max(classes - 2, 0)])
@@ -367,7 +367,7 @@ def test_four_ulp_hold_against_mpmath(rng):
 
 
 # ------------------------------------------------------------------------------------ finite differences
-@covering({"reduction": ["sum", "mean"], "kind": ["hard", "probability", "sparse"], "option": OPTIONS})
+@covering({"reduction": ["sum", "mean"], "kind": ["hard", "probability", "sparse"], "option": OPTIONS}, quick=1)
 def test_the_gradient_is_the_derivative_of_the_value(rng, option, kind, reduction):
     logits = rng.normal(size=(3, 5)) * 2
     targets = make_targets(kind, rng, (3,), 5)
@@ -794,7 +794,8 @@ def test_minus_infinity_off_the_target_costs_nothing_without_smoothing_and_infin
             "+inf elsewhere",
             "+inf twice",
         ],
-    }
+    },
+    quick=1,
 )
 def test_an_undefined_row_is_nan_and_leaves_the_others_alone(rng, case, kind, classes, dtype, options):
     options = options if "weight" not in options else {"weight": rng.random(classes)}

@@ -5,14 +5,14 @@ import edge_batches
 import magnitudes
 import pytest
 from checks import REDUCTIONS, dtype_of
+from covering import covering
 
 pytestmark = pytest.mark.skipif(not magnitudes.is_wide, reason="longdouble is no wider than float64 here")
 NAMES = ["float32", "float64", "float16", "bfloat16"]
 SCALES = (0.25, 1.0, 64.0, 1024.0, 2.0**30)
 
 
-@pytest.mark.parametrize("batch", edge_batches.BATCHES)
-@pytest.mark.parametrize("form", calls.CONTRASTIVE)
+@covering({"batch": edge_batches.BATCHES, "form": calls.CONTRASTIVE}, quick=1)
 def test_values_and_gradients_are_those_of_the_formula(small_tiles, rng, form, batch):
     for k, scale in enumerate(SCALES):
         options = {"reduction": REDUCTIONS[k % 3], "memory_budget": (1 << 28) ** (k % 2)}

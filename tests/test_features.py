@@ -69,8 +69,7 @@ LAYOUTS = {
 }
 
 
-@every_loss
-@pytest.mark.parametrize("layout", LAYOUTS)
+@covering({"form": calls.ALL, "layout": LAYOUTS}, quick=1)
 def test_any_layout_gives_the_bits_of_a_plain_copy(small_tiles, rng, layout, form):
     features = calls.features_of(form, rng, 39, 77)
     for options in ({"normalize": True}, {"normalize": False}) if form in calls.CONTRASTIVE else ({},):
@@ -121,8 +120,7 @@ def test_memmaps_subclasses_and_lists_give_the_bits_of_arrays(rng, tmp_path, for
         assert dense.bits(calls.call(form, [a.view(np.matrix) for a in features])) == dense.bits(plain)
 
 
-@every_loss
-@pytest.mark.parametrize("name", NAMES)
+@covering({"form": calls.ALL, "name": NAMES}, quick=1)
 def test_inputs_are_not_written_to_and_results_are_new(small_tiles, rng, name, form):
     features = [a.astype(dtype_of(name)) for a in calls.features_of(form, rng, 20)]
     before = [a.tobytes() for a in features]
@@ -141,7 +139,7 @@ def test_both_sides_may_be_the_same_array(small_tiles, rng, normalize, form):
 
 
 # --------------------------------------------------------------------------------------------- normalisation
-@covering({"form": calls.CONTRASTIVE, "name": NAMES, "zero": [[0], [8], [3, 4], range(9)]})
+@covering({"form": calls.CONTRASTIVE, "name": NAMES, "zero": [[0], [8], [3, 4], range(9)]}, quick=1)
 def test_a_row_of_length_zero_stays_zero_and_has_no_gradient(small_tiles, rng, zero, name, form):
     features = [a.astype(dtype_of(name)) for a in calls.features_of(form, rng)]
     for side in range(len(features)):
@@ -153,22 +151,24 @@ def test_a_row_of_length_zero_stays_zero_and_has_no_gradient(small_tiles, rng, z
         assert all(np.all(np.isfinite(np.asarray(part, float))) for part in ours if part is not None)
 
 
-@every_contrastive_loss
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("float32", 1e20),
-        ("float32", 1e-20),
-        ("float32", 1e38),
-        ("float32", 1e-36),
-        ("float64", 1e200),
-        ("float64", 1e-200),
-        ("float64", 1e-300),
-        ("float64", 1.7e308),
-        ("float16", 6e4),
-        ("bfloat16", 1e30),
-        ("bfloat16", 1e-30),
-    ],
+@covering(
+    {
+        "form": calls.CONTRASTIVE,
+        "name, size": [
+            ("float32", 1e20),
+            ("float32", 1e-20),
+            ("float32", 1e38),
+            ("float32", 1e-36),
+            ("float64", 1e200),
+            ("float64", 1e-200),
+            ("float64", 1e-300),
+            ("float64", 1.7e308),
+            ("float16", 6e4),
+            ("bfloat16", 1e30),
+            ("bfloat16", 1e-30),
+        ],
+    },
+    quick=1,
 )
 def test_lengths_of_any_size_are_divided_away(small_tiles, rng, name, size, form):
     features = [np.clip(a / 4, -1, 1) for a in calls.features_of(form, rng)]
@@ -221,7 +221,7 @@ def test_products_beyond_the_largest_number_end_without_a_word(small_tiles, rng,
         assert dense.bits(ours.value) == dense.bits(calls.value(form, features, reduction=reduction, **options))
 
 
-@covering({"form": calls.CONTRASTIVE, "dtype": [np.float32, np.float64], "power": [20, 30, 42, 45, 60, 100]})
+@covering({"form": calls.CONTRASTIVE, "dtype": [np.float32, np.float64], "power": [20, 30, 42, 45, 60, 100]}, quick=1)
 def test_logits_beyond_all_measure_are_right(rng, power, dtype, form):
     features = [np.clip(np.rint(2 * a), -3, 3).astype(dtype) for a in calls.features_of(form, rng, 20)]  # exact
     name = next(iter(calls.options_of(form)))
@@ -284,8 +284,9 @@ BAD_ARRAYS = {
 }
 
 
-@every_loss
-@pytest.mark.parametrize("kind", [k for k in BAD_ARRAYS if k != "longdouble" or np.longdouble(0).itemsize > 8])
+@covering(
+    {"form": calls.ALL, "kind": [k for k in BAD_ARRAYS if k != "longdouble" or np.longdouble(0).itemsize > 8]}, quick=1
+)
 def test_features_that_are_no_real_numbers(rng, kind, form):
     features = calls.features_of(form, rng)
     for side in range(min(len(features), 2)):
@@ -294,8 +295,7 @@ def test_features_that_are_no_real_numbers(rng, kind, form):
             calls.call(form, bad)
 
 
-@every_loss
-@pytest.mark.parametrize("value", [0, 0.0, -1.0, NAN, INF, -INF, "1", None, [1.0], 1j, True, b"2"])
+@covering({"form": calls.ALL, "value": [0, 0.0, -1.0, NAN, INF, -INF, "1", None, [1.0], 1j, True, b"2"]}, quick=1)
 def test_scales_and_temperatures_that_make_no_sense(rng, value, form):
     features, options = calls.features_of(form, rng), calls.options_of(form) or {"logit_scale": 1.0}
     name = next(iter(options))
@@ -318,23 +318,24 @@ def test_a_bias_of_siglip_that_makes_no_sense(value):
         fastce.siglip_loss_value_and_grad(np.eye(3), np.eye(3), 1.0, value)
 
 
-@every_loss
-@pytest.mark.parametrize(
-    ("error", "options"),
-    [
-        (ValueError, {"memory_budget": 0}),
-        (ValueError, {"memory_budget": -1}),
-        (TypeError, {"memory_budget": 1e6}),
-        (TypeError, {"memory_budget": "256 MiB"}),
-        (TypeError, {"memory_budget": None}),
-        (TypeError, {"progress": 1}),
-        (TypeError, {"progress": "bar"}),
-        (ValueError, {"reduction": "average"}),
-        (ValueError, {"reduction": None}),
-        (ValueError, {"n_threads": 0}),
-        (TypeError, {"n_threads": 1.5}),
-    ],
-    ids=str,
+@covering(
+    {
+        "form": calls.ALL,
+        "error, options": [
+            (ValueError, {"memory_budget": 0}),
+            (ValueError, {"memory_budget": -1}),
+            (TypeError, {"memory_budget": 1e6}),
+            (TypeError, {"memory_budget": "256 MiB"}),
+            (TypeError, {"memory_budget": None}),
+            (TypeError, {"progress": 1}),
+            (TypeError, {"progress": "bar"}),
+            (ValueError, {"reduction": "average"}),
+            (ValueError, {"reduction": None}),
+            (ValueError, {"n_threads": 0}),
+            (TypeError, {"n_threads": 1.5}),
+        ],
+    },
+    quick=1,
 )
 def test_options_that_make_no_sense(rng, error, options, form):
     features = calls.features_of(form, rng)

@@ -52,8 +52,7 @@ def test_every_number_of_classes_with_full_and_partial_groups_of_rows(rng, rows,
     check(logits, targets_of("probability", rng, labels, classes), label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("classes", CLASSES)
+@covering({"name": NAMES, "classes": CLASSES}, quick=1)
 def test_nothing_beside_the_rows_is_read_into_them_or_written(rng, classes, name):
     dtype = dtype_of(name)
     for rows in (1, 15, 16, 17, 130):
@@ -75,7 +74,7 @@ def test_nothing_beside_the_rows_is_read_into_them_or_written(rng, classes, name
 
 
 # --------------------------------------------------------------------------------------- difficult rows
-@covering({"name": NAMES, "kind": ["hard", "one-hot", "probability", "sparse"], "classes": SOME})
+@covering({"name": NAMES, "kind": ["hard", "one-hot", "probability", "sparse"], "classes": SOME}, quick=1)
 def test_difficult_rows_among_ordinary_ones(rng, classes, kind, name):
     few, labels = mixture(rng, 163, classes, dtype_of(name), share=0.03)
     many, more_labels = mixture(rng, 110, classes, dtype_of(name), share=0.6)
@@ -85,8 +84,7 @@ def test_difficult_rows_among_ordinary_ones(rng, classes, kind, name):
     check(logits, targets, label_smoothing=0.1, smoothing_over=["all", "others"][classes % 2])
 
 
-@pytest.mark.parametrize("name", ["float32", "float64", "float16"])
-@pytest.mark.parametrize("row_kind", ROWS)
+@covering({"name": ["float32", "float64", "float16"], "row_kind": ROWS}, quick=1)
 def test_rows_that_are_all_of_one_kind(rng, row_kind, name):
     dtype = dtype_of(name)
     for rows, classes in [(40, 2), (150, 10), (33, 17), (20, 100)]:
@@ -131,8 +129,7 @@ def test_the_maximum_may_be_far_above_the_first_classes(rng, classes, jump):
         check(logits, one_hot(np.arange(140) % classes, classes))
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("classes", [2, 10, 17, 33, 100])
+@covering({"name": NAMES, "classes": [2, 10, 17, 33, 100]}, quick=1)
 def test_masked_classes(rng, classes, name):
     labels, column = np.arange(150) % classes, np.arange(classes)
     masks = {
@@ -464,7 +461,7 @@ def test_a_row_alone_in_a_batch_and_at_any_place_of_it_is_right(rng, rows, class
 
 
 # ------------------------------------------------------------------------------ logsumexp, softmax, log_softmax
-@covering({"name": ["logsumexp", "softmax", "log_softmax"], "dtype": NAMES, "rows, classes": SIZES[::3]})
+@covering({"name": ["logsumexp", "softmax", "log_softmax"], "dtype": NAMES, "rows, classes": SIZES[::3]}, quick=1)
 def test_the_functions_of_scipy_on_difficult_rows(rng, rows, classes, dtype, name):
     logits, _ = mixture(rng, rows, classes, dtype_of(dtype), share=0.4)
     expected = getattr(fastce, name)(logits, axis=1)

@@ -24,7 +24,7 @@ def keys(rng, form, n, m=7, width=12, dtype=np.float32):
     return query.astype(dtype), positive.astype(dtype), negative
 
 
-@covering({"dtype": [np.float32, np.float64], "form": FORMS, "n": SIZES})
+@covering({"dtype": [np.float32, np.float64], "form": FORMS, "n": SIZES}, quick=1)
 def test_value_and_all_gradients_are_those_of_the_dense_formula(small_tiles, rng, n, form, dtype):
     query, positive, negative = keys(rng, form, n, dtype=dtype)
     dense.check("info_nce", query, positive, negative)
@@ -117,14 +117,13 @@ def test_confident_queries_keep_their_digits(small_tiles, margin, form, dtype):
 
 
 # ---------------------------------------------------------------------------------------------------- dtypes
-@pytest.mark.parametrize("names", [(a, b) for a in NAMES for b in NAMES], ids="-".join)
-@pytest.mark.parametrize("form", FORMS)
-def test_each_side_has_the_gradient_of_its_own_dtype(small_tiles, rng, form, names):
+@covering({"form": FORMS, "first": NAMES, "second": NAMES}, quick=1)
+def test_each_side_has_the_gradient_of_its_own_dtype(small_tiles, rng, form, first, second):
     query, positive, negative = keys(rng, form, 19)
-    query, positive = query.astype(dtype_of(names[0])), positive.astype(dtype_of(names[1]))
+    query, positive = query.astype(dtype_of(first)), positive.astype(dtype_of(second))
     dense.check("info_nce", query, positive, negative)
     if negative is not None:
-        dense.check("info_nce", query, positive, negative.astype(dtype_of(names[1])), temperature=0.5)
+        dense.check("info_nce", query, positive, negative.astype(dtype_of(second)), temperature=0.5)
 
 
 def test_integers_count_as_float64(rng):

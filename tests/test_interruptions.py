@@ -466,7 +466,7 @@ begun.wait()
     )
 
 
-@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("n_threads", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_process_ends_while_a_daemon_thread_is_in_a_kernel(n_threads, tmp_path):
     run_script(
         f"""

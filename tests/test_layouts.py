@@ -74,7 +74,7 @@ def _axes_in_memory(a):
     return [k for k in np.argsort([-abs(s) for s in a.strides], kind="stable") if a.shape[k] > 1]
 
 
-@covering({"layout": LAYOUTS, "shape": SHAPES, "name": RESULTS})
+@covering({"layout": LAYOUTS, "shape": SHAPES, "name": RESULTS}, quick=1)
 def test_results_are_those_of_a_plain_copy_and_lie_as_the_logits_do(rng, name, shape, layout):
     plain, labels = _problem(rng, shape, np.float32)
     logits = LAYOUTS[layout](plain)
@@ -86,7 +86,7 @@ def test_results_are_those_of_a_plain_copy_and_lie_as_the_logits_do(rng, name, s
     assert sum((n - 1) * abs(s) for n, s in zip(ours.shape, ours.strides, strict=True)) + 4 == ours.nbytes
 
 
-@covering({"layout": LAYOUTS, "dtype": [np.float16, np.float32, np.float64], "shape": SHAPES})
+@covering({"layout": LAYOUTS, "dtype": [np.float16, np.float32, np.float64], "shape": SHAPES}, quick=1)
 def test_row_stats_have_the_bits_of_a_plain_copy(rng, shape, dtype, layout):
     plain, labels = _problem(rng, shape, dtype)
     outputs = ("logsumexp", "argmax", "entropy", "target_rank")
@@ -117,7 +117,8 @@ def test_out_may_lie_in_memory_any_way(rng, name, shape, layout, out_layout):
         "order": list(permutations(range(4))),
         "shape": [(3, 5, 9, 11), (2, 300, 9, 8)],
         "kind": ["indices", "probabilities", "sparse"],
-    }
+    },
+    quick=1,
 )
 def test_axes_in_any_order_in_memory(rng, shape, order, kind):
     plain, labels = _problem(rng, shape, np.float32)
@@ -135,9 +136,9 @@ def test_axes_in_any_order_in_memory(rng, shape, order, kind):
     assert result.grad.strides == logits.strides
 
 
-@pytest.mark.parametrize("layout", ["C", *LAYOUTS])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-@pytest.mark.parametrize("shape", [(40, 9), (37, 300), (6, 300, 20)], ids=str)
+@covering(
+    {"layout": ["C", *LAYOUTS], "dtype": [np.float16, np.float32], "shape": [(40, 9), (37, 300), (6, 300, 20)]}, quick=1
+)
 def test_twins_give_the_same_value(rng, shape, dtype, layout):
     plain, labels = _problem(rng, shape, dtype)
     logits = LAYOUTS.get(layout, np.copy)(plain)

@@ -59,7 +59,9 @@ def targets_of(kind, rng, rows, classes):
 
 
 # ---------------------------------------------------------------------------------- against the formulas
-@covering({"dtype": [np.float32, np.float64], "options": OPTIONS, "targets": ["indices", "probabilities", "sparse"]})
+@covering(
+    {"dtype": [np.float32, np.float64], "options": OPTIONS, "targets": ["indices", "probabilities", "sparse"]}, quick=1
+)
 def test_every_option_of_cross_entropy(small_tiles, rng, targets, options, dtype):
     features, linear_weight, bias = layer(rng, 37, 21, dtype=dtype)
     options = drawn(OPTIONS[options], rng, 37, 21)
@@ -70,7 +72,10 @@ def test_every_option_of_cross_entropy(small_tiles, rng, targets, options, dtype
     dense.check(LINEAR, features, linear_weight, targets, reductions=["mean"], memory_budget=1, **options)
 
 
-@covering({"dtype": [np.float32, np.float64], "rows": [1, 2, 3, 15, 16, 17, 33, 65], "classes": [1, 2, 3, 16, 17, 300]})
+@covering(
+    {"dtype": [np.float32, np.float64], "rows": [1, 2, 3, 15, 16, 17, 33, 65], "classes": [1, 2, 3, 16, 17, 300]},
+    quick=1,
+)
 def test_every_size(small_tiles, rng, rows, classes, dtype):
     features, linear_weight, bias = layer(rng, rows, classes, dtype=dtype)
     for labels in (rng.integers(0, classes, rows), np.full(rows, classes - 1)):
@@ -247,13 +252,13 @@ def test_a_masked_class_costs_nothing_where_it_is_not_the_target(rng):
 
 
 # ---------------------------------------------------------------------------------------------------- dtypes
-@pytest.mark.parametrize("names", [(a, b) for a in NAMES for b in NAMES], ids="-".join)
-def test_each_input_has_the_gradient_of_its_own_dtype(small_tiles, rng, names):
+@covering({"first": NAMES, "second": NAMES}, quick=1)
+def test_each_input_has_the_gradient_of_its_own_dtype(small_tiles, rng, first, second):
     features, linear_weight, bias = layer(rng, 37, 19)
-    features, linear_weight = features.astype(dtype_of(names[0])), linear_weight.astype(dtype_of(names[1]))
+    features, linear_weight = features.astype(dtype_of(first)), linear_weight.astype(dtype_of(second))
     labels = rng.integers(0, 19, 37)
     dense.check(LINEAR, features, linear_weight, labels)
-    dense.check(LINEAR, features, linear_weight, labels, linear_bias=bias.astype(dtype_of(names[0])), ignore_index=4)
+    dense.check(LINEAR, features, linear_weight, labels, linear_bias=bias.astype(dtype_of(first)), ignore_index=4)
 
 
 def test_a_bias_of_float64_makes_all_of_it_float64(rng):

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse
 import scipy.special
 from checks import REDUCTIONS, assert_gradient, assert_losses, assert_within, same_bits
+from covering import covering
 from scripts import run_script
 from test_accuracy import logsumexp_error
 from test_process import INTERRUPT, posix
@@ -26,7 +27,12 @@ def rows_with_a_late_peak(shape):
 
 @pytest.fixture(
     scope="module",
-    params=[(THREE, "hard"), (THREE, "probability"), (ONE, "smoothing"), (ONE, "probability")],
+    params=[
+        pytest.param((THREE, "hard"), marks=pytest.mark.slow),
+        pytest.param((THREE, "probability"), marks=pytest.mark.slow),
+        (ONE, "smoothing"),
+        pytest.param((ONE, "probability"), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def case(request):
@@ -91,7 +97,9 @@ def test_masked_classes_and_a_masked_target():
         assert_gradient(grad, exact, work.dtype, "none", 1.0, {})
 
 
-@pytest.mark.parametrize(("shape", "n_threads"), [(THREE, 1), (THREE, 2), (ONE, 2)])
+@pytest.mark.parametrize(
+    ("shape", "n_threads"), [(ONE, 2), *(pytest.param(THREE, n, marks=pytest.mark.slow) for n in (1, 2))]
+)
 def test_the_functions_of_scipy(shape, n_threads):
     logits = rows_with_a_late_peak(shape)
     wide = logits.astype(np.float64)
@@ -177,8 +185,7 @@ def assert_right_and_the_same_bits(logits, targets, **options):
     assert same_bits(work, first.grad)
 
 
-@pytest.mark.parametrize("kind", ["hard", "ignored", "probability", "sparse"])
-@pytest.mark.parametrize("name", OPTIONS)
+@covering({"kind": ["hard", "ignored", "probability", "sparse"], "name": OPTIONS}, quick=1)
 def test_every_option_in_pieces(small_pieces, kind, name, rng):
     if name == "smoothing over others" and kind in ("probability", "sparse"):
         pytest.skip("class indices only")
@@ -187,16 +194,14 @@ def test_every_option_in_pieces(small_pieces, kind, name, rng):
     assert_right_and_the_same_bits(logits, targets_of_kind(kind, rng), **OPTIONS[name])
 
 
-@pytest.mark.parametrize("dtype", checks.NAMES)
-@pytest.mark.parametrize("kind", ["hard", "probability"])
+@covering({"dtype": checks.NAMES, "kind": ["hard", "probability"]}, quick=1)
 def test_every_dtype_in_pieces(small_pieces, dtype, kind, rng):
     logits = (4 * rng.standard_normal((3, CLASSES))).astype(checks.dtype_of(dtype))
     assert_right_and_the_same_bits(logits, targets_of_kind(kind, rng))
     assert_right_and_the_same_bits(logits, targets_of_kind(kind, rng), **OPTIONS["all"])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", checks.ROWS)
+@covering({"dtype": ["float32", "float64"], "kind": checks.ROWS}, quick=1)
 def test_difficult_rows_in_pieces(small_pieces, dtype, kind, rng):
     logits = checks.narrowed(np.stack([checks.ROWS[kind](rng, CLASSES) for _ in range(3)]), np.dtype(dtype))
     wide = np.nan_to_num(logits.astype(np.float64), nan=0.0, posinf=0.0, neginf=-1e300)
@@ -301,8 +306,7 @@ def assert_softmax(logits):
         assert same_bits(work, first)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", checks.ROWS)
+@covering({"dtype": ["float32", "float64"], "kind": checks.ROWS}, quick=1)
 def test_softmax_of_difficult_rows_in_pieces(small_pieces, dtype, kind, rng):
     assert_softmax(checks.narrowed(np.stack([checks.ROWS[kind](rng, CLASSES) for _ in range(3)]), np.dtype(dtype)))
 

@@ -152,8 +152,10 @@ def test_any_rows_and_any_options(logits, layout, options, seed):
 
 
 # -------------------------------------------------------------------- the cases that have been reported
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1.0}, {"softcap": 1e5}], ids=str)
-@pytest.mark.parametrize("name", ["float64", "float32"])
+@covering(
+    {"options": [{}, {"label_smoothing": 0.1, "z_loss": 1.0}, {"softcap": 1e5}], "name": ["float64", "float32"]},
+    quick=1,
+)
 def test_long_rows_of_every_magnitude(name, options, monkeypatch):
     monkeypatch.setattr("fastce.pieces.PIECE", 2048)
     logits = magnitudes.sweep(magnitudes.DTYPES[name], 6200)[::2]

@@ -4,6 +4,7 @@ import magnitudes
 import numpy as np
 import pytest
 import scipy.sparse
+from covering import covering
 from hypothesis import given
 from hypothesis import strategies as st
 from magnitudes import assert_near, times, ulp, wide
@@ -52,8 +53,7 @@ def check_statistics(logits, labels):
     np.testing.assert_array_equal(ours["in_top_k"], before.sum(1) < 5)
 
 
-@names
-@pytest.mark.parametrize("classes", [1, 2, 10, 300])
+@covering({"name": magnitudes.DTYPES, "classes": [1, 2, 10, 300]}, quick=1)
 def test_statistics_of_every_magnitude(name, classes):
     logits = magnitudes.sweep(magnitudes.DTYPES[name], classes)
     check_statistics(logits, magnitudes.labels_of(logits))
@@ -142,9 +142,9 @@ def check_masses(logits, make, of_classes, of_rows, reduction):
         assert_near(ours.grad, grad, 6 * eps * factor + ulp(grad, logits.dtype), "gradient")
 
 
-@names
-@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
-@pytest.mark.parametrize("reduction", ["none", "mean"])
+@covering(
+    {"name": magnitudes.DTYPES, "make": [np.asarray, scipy.sparse.csr_array], "reduction": ["none", "mean"]}, quick=1
+)
 def test_probabilities_at_every_magnitude(name, make, reduction):
     for classes in (3, 300):
         logits = finite_rows(magnitudes.sweep(magnitudes.DTYPES[name], classes))
@@ -155,8 +155,7 @@ def test_probabilities_at_every_magnitude(name, make, reduction):
 MASSES = (1e-320, 1e-300, 1e-60, 1e-46, 1e-42, 1e-38, 1e20, 1e38, 1e39, 1e200, 1e290, 1e300)
 
 
-@pytest.mark.parametrize("classes", [3, 300, 6200])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@covering({"classes": [3, 300, 6200], "dtype": [np.float32, np.float64]}, quick=1)
 def test_masses_of_every_magnitude(dtype, classes, rng, monkeypatch):
     """Also those that the dtype of the logits does not hold, in place and in every layout of the masses."""
     monkeypatch.setattr("fastce.pieces.PIECE", 2048)
@@ -232,8 +231,7 @@ BINARY = [
 ]  # fmt: skip
 
 
-@names
-@pytest.mark.parametrize("reduction", ["none", "mean"])
+@covering({"name": magnitudes.DTYPES, "reduction": ["none", "mean"]}, quick=1)
 def test_binary_cross_entropy_of_every_magnitude(name, reduction):
     logits = finite_rows(magnitudes.sweep(magnitudes.DTYPES[name], 33))
     for weight, pos_weight, grad_output in BINARY:
@@ -289,19 +287,21 @@ def exact_layer(features, weight, bias, labels, options, grad_output):
     return value, (slopes @ wide(weight), slopes.T @ wide(features), slopes.sum(0)), np.abs(factor).max()
 
 
-@pytest.mark.parametrize("grad_output", [1.0, 1e-250, 1e250])
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "sample_weight": np.geomspace(1e-200, 1e250, 6)}])
-@pytest.mark.parametrize(
-    ("dtype", "powers"),
-    [
-        (np.float32, (100, 100)),
-        (np.float32, (-120, -100)),
-        (np.float32, (120, -120)),
-        (np.float64, (1000, 1000)),
-        (np.float64, (-1000, -900)),
-        (np.float64, (1019, -1000)),
-        (np.float64, (-700, 1019)),
-    ],
+@covering(
+    {
+        "grad_output": [1.0, 1e-250, 1e250],
+        "options": [{}, {"label_smoothing": 0.1, "sample_weight": np.geomspace(1e-200, 1e250, 6)}],
+        "dtype, powers": [
+            (np.float32, (100, 100)),
+            (np.float32, (-120, -100)),
+            (np.float32, (120, -120)),
+            (np.float64, (1000, 1000)),
+            (np.float64, (-1000, -900)),
+            (np.float64, (1019, -1000)),
+            (np.float64, (-700, 1019)),
+        ],
+    },
+    quick=1,
 )
 def test_layers_whose_products_are_beyond_their_dtype(dtype, powers, options, grad_output, rng):
     """Integers times powers of two have exact products, also in the oracle."""
@@ -342,8 +342,13 @@ def test_the_mean_of_a_layer_is_finite_where_the_sum_is_not():
     np.testing.assert_allclose(ours.grad_linear_weight, [[1e154], [0], [-1e154]])
 
 
-@pytest.mark.parametrize("options", [{}, {"logit_scale": 1e14}, {"softcap": 1e39}, {"label_smoothing": 0.1}], ids=str)
-@pytest.mark.parametrize(("dtype", "powers"), [(np.float32, (0, 40, 60)), (np.float64, (0, 200, 500))])
+@covering(
+    {
+        "options": [{}, {"logit_scale": 1e14}, {"softcap": 1e39}, {"label_smoothing": 0.1}],
+        "dtype, powers": [(np.float32, (0, 40, 60)), (np.float64, (0, 200, 500))],
+    },
+    quick=1,
+)
 def test_linear_layers_of_every_magnitude(dtype, powers, options, rng):
     """Integers times powers of two have exact products: the losses are those of the logits."""
     for power in powers:

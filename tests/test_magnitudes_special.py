@@ -58,8 +58,7 @@ def assert_right(x, layout):
 
 
 @wide_only
-@pytest.mark.parametrize("classes", [1, 2, 10, 256, 257, 1001])
-@pytest.mark.parametrize("dtype", magnitudes.DTYPES)
+@covering({"classes": [1, 2, 10, 256, 257, 1001], "dtype": magnitudes.DTYPES}, quick=1)
 def test_every_magnitude(dtype, classes):
     x = magnitudes.sweep(magnitudes.DTYPES[dtype], classes)
     for layout in magnitudes.LAYOUTS if classes in (10, 257) else ("rows", "columns"):
@@ -136,8 +135,7 @@ def test_equal_elements_that_were_off_by_more_than_1_ulp(row):
         assert accuracy.promised(np.array([result]), exact, F32)[0] <= 1
 
 
-@pytest.mark.parametrize("kind", accuracy.KINDS)
-@pytest.mark.parametrize("classes", [2, 4, 10, 100, 300, 1000])
+@covering({"kind": accuracy.KINDS, "classes": [2, 4, 10, 100, 300, 1000]}, quick=1)
 def test_logsumexp_is_within_1_ulp_for_rows_whose_roundings_do_not_average_out(kind, classes):
     x = kind(np.random.default_rng(classes), max(300, 40_000 // classes), classes).astype(F32)
     exact = accuracy.log_sum(x.astype(np.float64))

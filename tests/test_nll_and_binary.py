@@ -170,7 +170,8 @@ BINARY_OPTIONS = {
         "reduction": REDUCTIONS,
         "option": BINARY_OPTIONS,
         "shape": [(1,), (17,), (5, 9), (3, 4, 5), (1000,), (100, 130)],
-    }
+    },
+    quick=1,
 )
 def test_binary_cross_entropy_and_its_gradient_are_those_of_the_formula(rng, shape, option, reduction, dtype):
     logits = (rng.normal(size=shape) * 10).astype(dtype)

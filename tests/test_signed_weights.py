@@ -85,7 +85,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@covering({"dtype": [np.float32, np.float64], "option": OPTIONS, "kind": KINDS, "classes": [1, 7, 300]})
+@covering({"dtype": [np.float32, np.float64], "option": OPTIONS, "kind": KINDS, "classes": [1, 7, 300]}, quick=1)
 def test_weights_of_any_sign(rng, classes, kind, option, dtype):
     logits = (rng.normal(size=(41, classes)) * 4).astype(dtype)
     assert_right(logits, targets_of(kind, rng, 41, classes), **OPTIONS[option](rng, 41, classes))
@@ -110,8 +110,7 @@ def test_weights_of_any_sign_along_another_axis(rng, classes, kind, dtype):
         assert_right(logits, targets, axis=0, **OPTIONS[option](rng, 41, classes))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", KINDS)
+@covering({"dtype": [np.float32, np.float64], "kind": KINDS}, quick=1)
 def test_weights_of_any_sign_of_rows_that_are_cut(rng, monkeypatch, kind, dtype):
     monkeypatch.setattr(import_module("fastce.pieces"), "PIECE", 1024)
     logits = (rng.normal(size=(5, 9000)) * 4).astype(dtype)

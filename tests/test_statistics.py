@@ -89,7 +89,8 @@ def rows_of(kind, rng, rows, classes, scale):
         "dtype": [np.float32, np.float64],
         "kind": ["normal", "confident", "two stand out", "common offset", "beyond 2**20", "masked"],
         "classes": [1, 2, 3, 17, 64, 257, 1000, 5000],
-    }
+    },
+    quick=1,
 )
 def test_all_outputs_are_those_of_the_formulas(rng, classes, kind, dtype):
     for scale in (0.0, 0.01, 1.0, 5.0, 50.0):

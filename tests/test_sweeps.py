@@ -30,7 +30,7 @@ def tiny_blocks(monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------- tiles, budgets
-@covering({"form": calls.ALL, "budget": [1, 1500, 4000, 12_000, 40_000, 1 << 20], "normalize": [False, True]})
+@covering({"form": calls.ALL, "budget": [1, 1500, 4000, 12_000, 40_000, 1 << 20], "normalize": [False, True]}, quick=1)
 def test_any_memory_budget_is_right(edges, rng, normalize, budget, form):
     edges(64, 8)
     features = calls.features_of(form, rng, 70, dtype=np.float64)
@@ -39,8 +39,7 @@ def test_any_memory_budget_is_right(edges, rng, normalize, budget, form):
     dense.check(calls.name_of(form), *features, *rest, reductions=["mean"], memory_budget=budget, **options)
 
 
-@every_loss
-@pytest.mark.parametrize("n", [*range(1, 10), 15, 16, 17, 25, 35])
+@covering({"form": calls.ALL, "n": [*range(1, 10), 15, 16, 17, 25, 35]}, quick=1)
 def test_every_size_around_the_edges_of_tiles(edges, rng, n, form):
     edges(8, 4)
     features, rest = calls.features_of(form, rng, n, dtype=np.float64), calls.rest_of(form, n)
@@ -165,8 +164,7 @@ def test_a_call_that_is_refused_opens_no_bar(monkeypatch, rng, form):
 
 
 # -------------------------------------------------------------------------------------------------- threads
-@every_loss
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@covering({"form": calls.ALL, "dtype": [np.float16, np.float32, np.float64]}, quick=1)
 def test_any_number_of_threads_gives_the_same_bits(small_tiles, tiny_blocks, rng, dtype, form):
     features = calls.features_of(form, rng, 61, dtype=dtype)
     options = {"normalize": True} if form in calls.CONTRASTIVE else {"linear_bias": rng.normal(size=61).astype(dtype)}
@@ -177,7 +175,7 @@ def test_any_number_of_threads_gives_the_same_bits(small_tiles, tiny_blocks, rng
         assert dense.bits(calls.call(form, features, **options)) == expected
 
 
-@covering({"form": calls.ALL, "n_threads": [1, 3], "bad": [NAN, INF, -INF, 3e38]})
+@covering({"form": calls.ALL, "n_threads": [1, 3], "bad": [NAN, INF, -INF, 3e38]}, quick=1)
 def test_nothing_warns_or_raises_in_any_thread(small_tiles, tiny_blocks, rng, bad, n_threads, form):
     features = calls.features_of(form, rng, 40)
     for a in features:
