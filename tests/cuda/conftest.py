@@ -2,9 +2,9 @@
 interpreter of tests/ptx, without the variable; those marked gpu need a device instead.
 """
 
-import gc
 import os
 import sys
+import zlib
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,9 +26,9 @@ def _has_device():
 
 
 def pytest_collection_modifyitems(items):
-    has_device = _has_device()
+    has_device, here = _has_device(), str(Path(__file__).parent)
     for item in items:
-        if Path(__file__).parent not in item.path.parents:
+        if not str(item.path).startswith(here):
             continue
         if item.get_closest_marker("gpu"):
             if not has_device:
@@ -47,17 +47,6 @@ def turns():
         from turns import take_turns
 
         take_turns()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def rare_collections():
-    """Numba's compiler makes so many objects that looks for garbage among them take a seventh of its time."""
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    yield
-    gc.set_threshold(*before)
-    gc.unfreeze()
 
 
 @pytest.fixture
@@ -100,6 +89,33 @@ def on_gpu(request, monkeypatch):
     functions = OnDevice(gpu.to_device, gpu.to_host)
     monkeypatch.setattr(request.module.CHECKS, "fastce", functions)
     return functions
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Starts devices of the interpreter; the contract's `checks` find the functions of fastce there."""
+    import checks
+    from on_device import OnDevice
+    from ptx.device import Device
+
+    monkeypatch.setattr(checks, "fastce", OnDevice(Device.array))
+    devices = []
+
+    def start(**options):
+        devices.append(Device(**{"races": True} | options))
+        return devices[-1].__enter__()
+
+    yield start
+    for device in reversed(devices):
+        device.__exit__()
+
+
+@pytest.fixture
+def data_of_its_own(request):
+    """The data of a test depend on its name alone, not on the tests before it."""
+    from compiled import RNG
+
+    RNG.bit_generator.state = np.random.default_rng(zlib.crc32(request.node.name.encode())).bit_generator.state
 
 
 @pytest.fixture
