@@ -92,8 +92,8 @@ class _OfThisThread(threading.local):
     """What is known of the thread that asks."""
 
     def __init__(self) -> None:
-        self.is_loading = False
-        self.has_small_stack = 0 < _stack_size() < SMALL_STACK
+        self.is_loading: bool = False
+        self.has_small_stack: bool = 0 < _stack_size() < SMALL_STACK
 
 
 def _stack_size() -> int:
@@ -112,7 +112,7 @@ def _stack_size() -> int:
         return 0
 
 
-here = _OfThisThread()
+here: _OfThisThread = _OfThisThread()
 
 
 def not_cut_by_forks(*locks: Any) -> None:

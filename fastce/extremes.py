@@ -90,10 +90,10 @@ class Extremes:
         self, logits: Rows, targets: TargetRows, options: Options, upstream: Array | None,
         outputs: tuple[Rows | None, Rows | None] = (None, None), curvature: Curvature = NO_CURVATURE,
     ) -> None:  # fmt: skip
-        self.logits = logits.in_dtype(_FLOAT64)
-        self.targets = targets.in_float64()
+        self.logits: Rows = logits.in_dtype(_FLOAT64)
+        self.targets: TargetRows = targets.in_float64()
         self.options = options
-        self.upstream = _ONE if upstream is None else upstream
+        self.upstream: Array = _ONE if upstream is None else upstream
         self.outputs = outputs
         self.curvature = curvature
 

@@ -78,12 +78,12 @@ class Features:
         self.arrays = arrays
         self.dtype = dtype
         self.numbers = numbers
-        self.starts = np.cumsum([0, *(len(array) for array in arrays)] if numbers is None else [0, len(numbers)])
-        self.rows = int(self.starts[-1])
-        self.width = arrays[0].shape[1]
+        self.starts: Array = np.cumsum([0, *(len(array) for array in arrays)] if numbers is None else [0, len(numbers)])
+        self.rows: int = int(self.starts[-1])
+        self.width: int = arrays[0].shape[1]
         self.n_threads = n_threads
         self.powers: Array | None = None
-        self.normalized = flag(normalized, "normalize")
+        self.normalized: bool = flag(normalized, "normalize")
         self.factors: Array | None = self._inverse_lengths() if self.normalized else None
         if power:
             self.factors = np.full(self.rows, 2.0**-power)

@@ -64,13 +64,13 @@ class Rows:
     """
 
     def __init__(self, array: Array, axis: int | tuple[int, ...] = -1, dtype: np.dtype[Any] | None = None) -> None:
-        self.dtype = kernel_dtype(array.dtype) if dtype is None else dtype
+        self.dtype: np.dtype[Any] = kernel_dtype(array.dtype) if dtype is None else dtype
         axes = (axis % array.ndim,) if isinstance(axis, int) else axis
         kept = tuple([k for k in range(array.ndim) if k not in axes])
-        self.view = array.transpose(kept + axes)
-        self.lead = self.view.shape[: len(kept)]
-        self.rows = math.prod(self.lead)
-        self.classes = math.prod(self.view.shape[len(kept) :])
+        self.view: Array = array.transpose(kept + axes)
+        self.lead: tuple[int, ...] = self.view.shape[: len(kept)]
+        self.rows: int = math.prod(self.lead)
+        self.classes: int = math.prod(self.view.shape[len(kept) :])
         self._memory = _Room()
 
     def in_dtype(self, dtype: np.dtype[Any]) -> "Rows":
@@ -211,7 +211,7 @@ class Columns:
     def __init__(self, cube: Array, narrow: bool) -> None:
         self.cube = cube
         self.narrow = narrow
-        self.shape = cube.shape
+        self.shape: tuple[int, ...] = cube.shape
 
     def block(self, place: Place) -> Array:
         """The part of the cube that `cut_columns` names."""

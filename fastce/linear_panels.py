@@ -37,11 +37,14 @@ class LinearGradients:
     """The gradients of features, weights and bias, as far as the panels have come."""
 
     def __init__(self, call: LinearCall, panels: Panels, within: LayerRange, slopes: Slopes) -> None:
-        self.call, self.panels, self.slopes = call, panels, slopes
-        self.of_features = np.zeros((len(call.features), panels.left.width), kernel_dtype(call.features.dtype))
-        self.of_weight = Gradient(panels.right.rows, panels.right)
-        self.of_bias = np.zeros(panels.right.rows)
-        self.rest_of_left, self.rest_of_right = slopes.rest + within.right_power, slopes.rest + within.left_power
+        self.call = call
+        self.panels = panels
+        self.slopes = slopes
+        self.of_features: Array = np.zeros((len(call.features), panels.left.width), kernel_dtype(call.features.dtype))
+        self.of_weight: Gradient = Gradient(panels.right.rows, panels.right)
+        self.of_bias: Array = np.zeros(panels.right.rows)
+        self.rest_of_left: int = slopes.rest + within.right_power
+        self.rest_of_right: int = slopes.rest + within.left_power
 
     def add(self, rows: slice, numbers: slice | Array, slopes: Array) -> None:
         """Add what a panel's slopes, the gradient of its logits, contribute."""

@@ -30,12 +30,15 @@ class Panels:
     def __init__(
         self, left: Features, right: Features, memory_budget: Any, further_columns: int = 0, bytes_of_row: int = 0
     ) -> None:
-        self.left, self.right = left, right
-        self.columns = right.rows + further_columns
+        self.left = left
+        self.right = right
+        self.columns: int = right.rows + further_columns
         most_rows, most_columns = self._shape(checked_memory_budget(memory_budget), bytes_of_row)
-        self.row_cuts, self.column_cuts = left.cuts(most_rows), right.cuts(most_columns)
-        self.room = np.empty(min(most_rows, left.rows) * self.columns, left.dtype)
-        self.left_panel, self.right_panel = ReadyPanel(left, most_rows), ReadyPanel(right, most_columns)
+        self.row_cuts: list[slice] = left.cuts(most_rows)
+        self.column_cuts: list[slice] = right.cuts(most_columns)
+        self.room: Array = np.empty(min(most_rows, left.rows) * self.columns, left.dtype)
+        self.left_panel: ReadyPanel = ReadyPanel(left, most_rows)
+        self.right_panel: ReadyPanel = ReadyPanel(right, most_columns)
 
     def _shape(self, memory_budget: int, bytes_of_row: int) -> tuple[int, int]:
         """How many rows a panel has, and how many columns of it are multiplied at a time."""
@@ -77,13 +80,15 @@ class PanelsOfOwnKeys:
     """As `Panels`, where each query has negative keys of its own."""
 
     def __init__(self, query: Features, keys: Features, number: int, memory_budget: Any) -> None:
-        self.query, self.keys, self.number = query, keys, number
+        self.query = query
+        self.keys = keys
+        self.number = number
         copied = 0 if keys.is_ready else number * query.width
         of_query = (copied + number + 1 + 3 * query.width) * keys.dtype.itemsize
         rows = max(1, min(QUERIES_AT_A_TIME, checked_memory_budget(memory_budget) // of_query))
-        self.row_cuts = query.cuts(rows)
-        self.ready_keys = ReadyPanel(keys, min(rows, query.rows) * number)
-        self.keys_of_panel = np.empty((0, number, query.width), keys.dtype)
+        self.row_cuts: list[slice] = query.cuts(rows)
+        self.ready_keys: ReadyPanel = ReadyPanel(keys, min(rows, query.rows) * number)
+        self.keys_of_panel: Array = np.empty((0, number, query.width), keys.dtype)
 
     def sweep(self, work: Callable[[slice, Array], None], progress: Progress) -> None:
         """work(rows, panel) for every panel; the last column is the caller's to fill."""
@@ -112,7 +117,7 @@ class PanelLosses:
 
     def __init__(self, rows: int, dtype: np.dtype[Any], reduction: str) -> None:
         self.reduction = reduction
-        self.kept = np.zeros(rows if reduction == "none" else 0, dtype)
+        self.kept: Array = np.zeros(rows if reduction == "none" else 0, dtype)
         self.sums: list[tuple[float, int]] = []
 
     def take(

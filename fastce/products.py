@@ -24,10 +24,10 @@ class Gradient:
     """The gradient of the rows of some features: a sum of products, added up in the dtype that they are computed in."""
 
     def __init__(self, rows: int, features: Features) -> None:
-        self.total = np.zeros((rows, features.width), features.dtype)
+        self.total: Array = np.zeros((rows, features.width), features.dtype)
         self.begun: set[int] = set()
-        self.room = self.total[:0]
-        self.n_threads = features.n_threads
+        self.room: Array = self.total[:0]
+        self.n_threads: int | None = features.n_threads
 
     def add(self, rows: slice, slopes: Array, panel: Array) -> None:
         """Add slopes @ panel to these rows, always the same slices."""
@@ -53,9 +53,9 @@ class ReadyPanel:
     def __init__(self, features: Any, length: int) -> None:
         """For features on the CPU, or those of `fastce.cuda.features`."""
         self.features = features
-        self.room = features.new_room(0 if features.is_ready else length)
-        self.rows = slice(0, 0)
-        self.panel = self.room[:0]
+        self.room: Any = features.new_room(0 if features.is_ready else length)
+        self.rows: slice = slice(0, 0)
+        self.panel: Any = self.room[:0]
 
     def of(self, rows: slice) -> Any:
         """These rows, ready to be multiplied."""

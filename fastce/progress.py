@@ -18,9 +18,11 @@ class Progress:
     """
 
     def __init__(self, wanted: Any, total: int, name: str, unit: str = "tile") -> None:
-        self.wanted = checked_progress(wanted)
-        self.done, self.total = 0, total
-        self.name, self.unit = name, unit
+        self.wanted: Any = checked_progress(wanted)
+        self.done: int = 0
+        self.total = total
+        self.name = name
+        self.unit = unit
 
     def step(self) -> None:
         """One more tile is done."""

@@ -95,8 +95,8 @@ class RowLosses:
     def __init__(self, rows: Rows, reduction: str, blocks: int) -> None:
         self.rows = rows
         self.reduction = reduction
-        self.sums = [(0.0, 0)] * blocks
-        self.kept = np.empty(rows.rows, compute_dtype(rows.dtype)) if reduction == "none" else None
+        self.sums: list[tuple[float, int]] = [(0.0, 0)] * blocks
+        self.kept: Array | None = np.empty(rows.rows, compute_dtype(rows.dtype)) if reduction == "none" else None
 
     def put(self, block: int, rows: slice | Array, losses: Array, exponents: Array | int = 0) -> None:
         """Take the losses of these rows, which belong to this block; each is to be multiplied by 2**exponent."""

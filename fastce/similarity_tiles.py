@@ -136,9 +136,10 @@ class PairsOfTiles:
             np.searchsorted(row_starts, rows, side="right") - 1,
             np.searchsorted(column_starts, columns, side="right") - 1,
         ]
-        self.order = np.argsort(of_pairs, kind="stable")
-        self.first = np.searchsorted(of_pairs[self.order], np.arange(len(tiles.places) + 1))
-        self.rows, self.columns = rows, columns
+        self.order: Array = np.argsort(of_pairs, kind="stable")
+        self.first: Array = np.searchsorted(of_pairs[self.order], np.arange(len(tiles.places) + 1))
+        self.rows = rows
+        self.columns = columns
 
     def of(self, place: Place) -> tuple[Array, Array, Array]:
         """(which pairs, their rows, their columns) of this tile, counted from where it begins."""

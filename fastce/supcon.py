@@ -221,8 +221,8 @@ class Classes:
 
     def __init__(self, labels: Array) -> None:
         _, of_row, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-        self.order = np.argsort(of_row, kind="stable")
-        self.first = np.concatenate([[0], np.cumsum(sizes)])
+        self.order: Array = np.argsort(of_row, kind="stable")
+        self.first: Array = np.concatenate([[0], np.cumsum(sizes)])
         self.others: Array = sizes[of_row] - 1
 
     def couples(self) -> tuple[Array, Array]:

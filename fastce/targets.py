@@ -61,8 +61,8 @@ class IndexTargets:
         self.per_row = per_row
         self.dtype = dtype
         self.smoothed = smoothed
-        self.are_plain = True
-        self.total_weight = self._checked_weight(n_threads)
+        self.are_plain: bool = True
+        self.total_weight: float = self._checked_weight(n_threads)
 
     def _checked_weight(self, n_threads: int | None) -> float:
         """Check all indices; the sum of v_i w_y over the rows that are not ignored."""
@@ -208,10 +208,10 @@ class MassTargets:
         self.probabilities = probabilities
         self.cube = cube
         self.per_class = per_class
-        self.class_weight = _NO_WEIGHT[dtype] if per_class is None else cast(per_class, dtype)
-        self.row_weight = _NO_FLOATS if per_row is None else per_row
+        self.class_weight: Array = _NO_WEIGHT[dtype] if per_class is None else cast(per_class, dtype)
+        self.row_weight: Array = _NO_FLOATS if per_row is None else per_row
         self.per_row = per_row
-        self.total_weight = float(rows) if per_row is None else float(silently(np.add.reduce, per_row))
+        self.total_weight: float = float(rows) if per_row is None else float(silently(np.add.reduce, per_row))
 
     def weights(self) -> tuple[Array, Array | int]:
         """v_i of all rows, as pairs."""

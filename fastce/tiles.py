@@ -38,17 +38,19 @@ class Tiles:
 
     def __init__(self, left: Features, right: Features, memory_budget: Any) -> None:
         memory_budget = checked_memory_budget(memory_budget)
-        self.left, self.right = left, right
-        self.symmetric = left is right
+        self.left = left
+        self.right = right
+        self.symmetric: bool = left is right
         edge = self._edge(memory_budget)
         row_cuts, column_cuts = left.cuts(edge), right.cuts(edge)
         places = [(r, c) for r in row_cuts for c in column_cuts if not self.symmetric or c.start >= r.start]
-        self.places = [Place(k, *place) for k, place in enumerate(places)]
-        self.shape = (_longest(row_cuts), _longest(column_cuts))
+        self.places: list[Place] = [Place(k, *place) for k, place in enumerate(places)]
+        self.shape: tuple[int, int] = (_longest(row_cuts), _longest(column_cuts))
         left_over = memory_budget - self._working_bytes(edge)
-        self.number_kept = left_over // max(self.shape[0] * self.shape[1] * left.dtype.itemsize, 1)
+        self.number_kept: int = left_over // max(self.shape[0] * self.shape[1] * left.dtype.itemsize, 1)
         self.kept: dict[int, Array] = {}
-        self.left_panels, self.right_panels = ReadyPanel(left, self.shape[0]), ReadyPanel(right, self.shape[1])
+        self.left_panels: ReadyPanel = ReadyPanel(left, self.shape[0])
+        self.right_panels: ReadyPanel = ReadyPanel(right, self.shape[1])
 
     def _working_bytes(self, edge: int) -> int:
         """Of a tile, the panels that it is made from, and the products that are added to two gradients."""

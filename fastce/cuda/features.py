@@ -58,11 +58,13 @@ class Features:
         self.dtype = dtype
         self.numbers = numbers
         lengths = [array.shape[0] for array in arrays] if numbers is None else [numbers.size]
-        self.starts = np.cumsum([0, *lengths])
-        self.rows = int(self.starts[-1])
-        self.width = arrays[0].shape[1]
-        self.library = arrays[0].library
+        self.starts: np.ndarray[Any, Any] = np.cumsum([0, *lengths])
+        self.rows: int = int(self.starts[-1])
+        self.width: int = arrays[0].shape[1]
+        self.library: Library = arrays[0].library
         self.normalized = normalized
+        self.inverse_lengths: Any
+        self.powers: Any
         if normalized:
             self.inverse_lengths, self.powers = self._inverse_lengths()
 

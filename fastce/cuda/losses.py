@@ -7,7 +7,7 @@ import numpy as np
 
 from fastce.arguments import choice, class_axis, fraction, integer, not_negative, number, positive, reduction_of
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
-from fastce.cuda.kernels.jobs import CROSS_ENTROPY, Job, options_of
+from fastce.cuda.kernels.jobs import CROSS_ENTROPY, Job, Options, options_of
 from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
 from fastce.cuda.precision import check_factors, fits
 from fastce.cuda.run import Call, run
@@ -71,20 +71,22 @@ class CrossEntropy:
     """A checked call of cross_entropy."""
 
     def __init__(self, given: dict[str, Any]) -> None:
-        self.given = self.logits = float_array(given["logits"], "logits")
-        self.axis = class_axis(self.logits, given["axis"], "logits")  # type: ignore[arg-type]  # ndim and shape do
-        self.lead = self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
-        self.classes = self.logits.shape[self.axis]
+        self.given: DeviceArray = float_array(given["logits"], "logits")
+        self.logits: DeviceArray = self.given
+        self.axis: int = class_axis(self.logits, given["axis"], "logits")  # type: ignore[arg-type]  # ndim and shape do
+        self.lead: tuple[int, ...] = self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
+        self.classes: int = self.logits.shape[self.axis]
         self.reduction = reduction_of(given["reduction"])
         over = choice(given["smoothing_over"], "smoothing_over", get_args(SmoothingOver))
         keep, spread = smoothing(fraction(given["label_smoothing"], "label_smoothing"), over, self.classes)
-        scale, self.softcap, z_loss = factors_of(given)
+        scale, softcap, z_loss = factors_of(given)
+        self.softcap: float = softcap
         self.dtype_of_losses = real_of(self.logits).name
         above = size_of_number(given.get("grad_output")) * scale * max(z_loss, 1.0)
         if not (has_range(real_of(self.logits), scale, self.softcap, z_loss) and fits(real_of(self.logits), above)):
             self.logits = contiguous(self.logits, "float64")
-        self.real = real_of(self.logits)
-        self.options = options_of(self.real, scale, self.softcap, z_loss, keep, spread)
+        self.real: np.dtype[Any] = real_of(self.logits)
+        self.options: Options = options_of(self.real, scale, self.softcap, z_loss, keep, spread)
         self.targets: DeviceTargets = described_targets(
             given["targets"],
             self.logits,

@@ -39,13 +39,17 @@ class PanelLosses:
         is_capped: bool = False,
     ) -> None:
         """The targets are checked; ``above`` is what the gradients of rows are multiplied by, a flat array of Numba."""
-        self.targets, self.options, self.reduction, self.is_capped = targets, options, reduction, is_capped
-        self.rows, self.columns = shape
-        self.library = targets.report.library
-        self.real = np.dtype(type(options.one))
+        self.targets = targets
+        self.options = options
+        self.reduction = reduction
+        self.is_capped = is_capped
+        self.rows: int = shape[0]
+        self.columns: int = shape[1]
+        self.library: Library = targets.report.library
+        self.real: np.dtype[Any] = np.dtype(type(options.one))
         dtype = self.real.name if reduction == "none" else "float64"
-        self.results = empty(self.library, (self.rows,), dtype)
-        self.above = targets.arrays.row_weight[:0] if above is None else above
+        self.results: DeviceArray = empty(self.library, (self.rows,), dtype)
+        self.above: Any = targets.arrays.row_weight[:0] if above is None else above
 
     def take(self, rows: slice, panel: DeviceArray, writes: bool, of_panel: DeviceTargets | None = None) -> None:
         """Compute the losses of these rows; their logits become their gradient, if that is wanted.

@@ -26,13 +26,15 @@ class Panels:
     def __init__(
         self, left: Features, right: Features, memory_budget: Any, further_columns: int = 0, bytes_of_row: int = 0
     ) -> None:
-        self.left, self.right = left, right
-        self.columns = right.rows + further_columns
+        self.left = left
+        self.right = right
+        self.columns: int = right.rows + further_columns
         most_rows, most_columns = self._shape(checked_memory_budget(memory_budget), bytes_of_row)
-        self.row_cuts, self.column_cuts = left.cuts(most_rows), right.cuts(most_columns)
-        self.room = empty(left.library, (min(most_rows, left.rows), self.columns), left.dtype.name)
-        self.left_panel = ReadyPanel(left, min(most_rows, left.rows))
-        self.right_panel = ReadyPanel(right, min(most_columns, right.rows))
+        self.row_cuts: list[slice] = left.cuts(most_rows)
+        self.column_cuts: list[slice] = right.cuts(most_columns)
+        self.room: DeviceArray = empty(left.library, (min(most_rows, left.rows), self.columns), left.dtype.name)
+        self.left_panel: ReadyPanel = ReadyPanel(left, min(most_rows, left.rows))
+        self.right_panel: ReadyPanel = ReadyPanel(right, min(most_columns, right.rows))
 
     def _shape(self, memory_budget: int, bytes_of_row: int) -> tuple[int, int]:
         """How many rows a panel has, and how many columns of it are multiplied at a time: all, if there is room."""

@@ -20,7 +20,7 @@ from fastce.cuda.kernels.clip import (
     gradient_kernel,
     side_kernel,
 )
-from fastce.cuda.kernels.jobs import options_of
+from fastce.cuda.kernels.jobs import Options, options_of
 from fastce.cuda.kernels.similarity_states import MERGE_THREADS, merge, states_kernel
 from fastce.cuda.kernels.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
 from fastce.cuda.kernels.states import WARP
@@ -70,24 +70,29 @@ class Similarity:
         of_losses: str | None = None,
     ) -> None:
         """``of_losses`` is the dtype of the losses of rows, where that is not what they are computed in."""
-        self.library, self.shape, self.positives, self.reduction = library, shape, positives, reduction
-        self.scale, self.smoothing = scale, smoothing
-        self.is_smoothed = smoothing > 0.0
-        self.real = np.dtype(np.float64 if dtype_name == "float64" else np.float32)
+        self.library = library
+        self.shape = shape
+        self.positives = positives
+        self.reduction = reduction
+        self.scale = scale
+        self.smoothing = smoothing
+        self.is_smoothed: bool = smoothing > 0.0
+        self.real: np.dtype[Any] = np.dtype(np.float64 if dtype_name == "float64" else np.float32)
         self.of_losses = of_losses or self.real.name
-        self.options = options_of(self.real, scale)
+        self.options: Options = options_of(self.real, scale)
         self.blocks = 6 if dtype_name == "float32" else 4  # of a multiprocessor: as many as leave registers enough
         self.kept: dict[Any, DeviceArray] = {}
-        self.report = zeros(library, (OF_SCALE + panels,), "float64")
-        self.panels_read = self.panels_written = 0
-        self.rows = self._states("rows", shape[0])
-        self.columns_of_panels = self._states("columns of panels", panels * shape[1])
-        self.columns = self.columns_of_panels if panels == 1 else self._states("columns", shape[1])
-        self.elements = self._room("elements", positives.count)
-        self.slopes = self._room("slopes", positives.count)
+        self.report: DeviceArray = zeros(library, (OF_SCALE + panels,), "float64")
+        self.panels_read: int = 0
+        self.panels_written: int = 0
+        self.rows: States = self._states("rows", shape[0])
+        self.columns_of_panels: States = self._states("columns of panels", panels * shape[1])
+        self.columns: States = self.columns_of_panels if panels == 1 else self._states("columns", shape[1])
+        self.elements: Any = self._room("elements", positives.count)
+        self.slopes: Any = self._room("slopes", positives.count)
         self.kept["losses"] = zeros(library, (max(sum(shape), 1),), "float64")
-        self.losses = self.kept["losses"].flat()
-        self.factors = [self._factors(*side) for side in enumerate(shape)]
+        self.losses: Any = self.kept["losses"].flat()
+        self.factors: list[Factors] = [self._factors(*side) for side in enumerate(shape)]
 
     def _room(self, name: Any, size: int, dtype_name: str = "float64") -> Any:
         """Memory of this name, made when it is first asked for, or if it must grow."""
