@@ -42,7 +42,10 @@ class _Side:
     """The cross entropies of the rows of a matrix, or of its columns if it is given transposed."""
 
     def __init__(self, matrix: Array, targets: Array, smoothing: float, sample: Array) -> None:
-        self.matrix, self.targets, self.smoothing, self.sample = matrix, targets, smoothing, sample
+        self.matrix = matrix
+        self.targets = targets
+        self.smoothing = smoothing
+        self.sample = sample
 
     @cached_property
     def mean_loss(self) -> float:
@@ -87,8 +90,8 @@ class Reference:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         count = min(SAMPLED_ROWS, problem.rows)
-        self.sample = np.sort(np.random.default_rng(0).choice(problem.rows, count, replace=False))
-        self.rows = self._side(problem.logits, problem.targets)
+        self.sample: Array = np.sort(np.random.default_rng(0).choice(problem.rows, count, replace=False))
+        self.rows: _Side = self._side(problem.logits, problem.targets)
 
     @cached_property
     def rows_of_pairs(self) -> _Side:
