@@ -4,7 +4,8 @@ from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
 
 from numpy.typing import NDArray
 
-from fastce.arguments import checked_out, fraction, positive, real_array, reduction_of
+from fastce.arguments import Array, checked_out, fraction, positive, real_array, reduction_of
+from fastce.copying import is_across
 from fastce.dispatch import by_device
 from fastce.features import quietly
 from fastce.layout import Rows
@@ -102,6 +103,7 @@ def clip_loss(
     0.3226813394
     """
     call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
+    call, _ = _as_memory_lies(call, call.array)
     with quietly():
         return value_of(*both_sides(call, n_threads), call.reduction, call.similarity.dtype)
 
@@ -159,12 +161,13 @@ def clip_loss_value_and_grad(
     """
     call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
     out = checked_out(out, call.array.shape, call.similarity.dtype, call.array, [targets])
+    call, written = _as_memory_lies(call, out)
     with quietly():
         sides = both_sides(call, n_threads)
         factors = gradient_factors(*sides, call.smoothing, call.scale, call.similarity.dtype)
         slopes = slopes_of_points(*sides, call.positives, call.smoothing)
         value = value_of(*sides, call.reduction, call.similarity.dtype)
-        grad_logit_scale = write_gradient(call, factors, slopes, call.scale, out, n_threads)
+        grad_logit_scale = write_gradient(call, factors, slopes, call.scale, written, n_threads)
     return ClipValueAndGrad(value, out, grad_logit_scale)
 
 
@@ -187,3 +190,11 @@ def _checked_call(
     check_similarity(array.shape, targets, reduction_of(reduction))
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
     return SimilarityCall(array, Rows(array), positives_of(targets, array.shape), scale, smoothing, reduction)
+
+
+def _as_memory_lies(call: SimilarityCall, out: Array) -> tuple[SimilarityCall, Array]:
+    """The same call, or, where columns lie in memory as rows would, that of the transposed matrix: it has this loss."""
+    if not is_across(call.array):
+        return call, out
+    positives = call.positives.transposed(call.array.shape[1])
+    return call._replace(array=call.array.T, similarity=Rows(call.array.T), positives=positives), out.T

@@ -6,6 +6,7 @@ is (another dtype, swapped bytes, odd addresses) goes through NumPy, in stretche
 stay in the cache.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -50,14 +51,35 @@ def copy_rows(source: Array, target: Array, *, past_cache: bool = False) -> None
     """target[...] = source, of one shape whose last axis is the class axis; past the cache if that is of use."""
     if source.ndim == 2:
         source, target = source[None], target[None]
+    if source.size < SMALLEST or not _is_of_kernels(target.dtype):
+        target[...] = source
+        return
     rows = _axis_of_rows(source if _spread(source) >= _spread(target) else target)
     if rows is None:
         target[...] = source
         return
-    others = sorted({*range(source.ndim - 1)} - {rows}, key=lambda k: source.shape[k])
+    others = sorted({*range(source.ndim - 1)} - {rows}, key=source.shape.__getitem__)
     source, target = (array.transpose(*others, rows, source.ndim - 1) for array in (source, target))
-    for place in np.ndindex(*source.shape[:-3]):
-        _copy_stack(source[place], target[place], past_cache)
+    if is_across(source) == is_across(target):
+        _copy_along(*((source.mT, target.mT) if is_across(target) else (source, target)))
+        return
+    for of_source, of_target in _stacks(source, target):
+        _transpose(of_source, of_target, past_cache)
+
+
+@functools.cache
+def _is_of_kernels(dtype: np.dtype[Any]) -> bool:
+    """Whether kernels know its elements, in whatever order their bytes are."""
+    return kernel_dtype(dtype).name == dtype.name
+
+
+def _stacks(source: Array, target: Array) -> Iterator[tuple[Array, Array]]:
+    """The parts of both that have three dimensions."""
+    if source.ndim == 3:
+        yield source, target
+        return
+    for of_source, of_target in zip(source, target, strict=True):
+        yield from _stacks(of_source, of_target)
 
 
 def _spread(array: Array) -> int:
@@ -71,19 +93,15 @@ def _axis_of_rows(array: Array) -> int | None:
     That nearest in memory, if it is not short; else, where the classes are nearer, the longest.
     """
     rows = [k for k in range(array.ndim - 1) if array.strides[k] != 0]
-    if array.ndim < 3 or not rows or _spread(array) <= array.itemsize:
+    if array.ndim < 3 or not rows or array.strides[-1] in (0, array.itemsize):
         return None
     nearer = [k for k in rows if abs(array.strides[k]) < _spread(array) and array.shape[k] >= EDGE]
     return min(nearer, key=lambda k: abs(array.strides[k])) if nearer else max(rows, key=lambda k: array.shape[k])
 
 
-def _copy_stack(source: Array, target: Array, past_cache: bool) -> None:
-    """target[...] = source, of several matrices."""
-    if source.size < SMALLEST or kernel_dtype(target.dtype).name != target.dtype.name:
-        target[...] = source
-    elif is_across(source) == is_across(target):
-        _copy_along(*((source.mT, target.mT) if is_across(target) else (source, target)))
-    elif min(source.shape[1:]) < EDGE:
+def _transpose(source: Array, target: Array, past_cache: bool) -> None:
+    """target[...] = source, of several matrices of which one side has its rows adjacent and the other its classes."""
+    if min(source.shape[1:]) < EDGE:
         target[...] = source
     elif is_across(source):
         if _has_elements_of(target, source) and target.strides[2] == target.itemsize:
@@ -105,12 +123,16 @@ def _has_elements_of(target: Array, source: Array) -> bool:
 
 
 def _copy_along(source: Array, target: Array) -> None:
-    """The same of matrices whose neighbours are of one line."""
-    is_plain = source.strides[2] in (0, source.itemsize) or target.strides[2] != target.itemsize
-    if is_plain or not _has_elements_of(target, source):
+    """target[...] = source, line by line of the last axis, as the source lies in memory."""
+    steps = source.strides[-1], target.strides[-1]
+    if 0 in steps or set(steps) == {source.itemsize} or not _has_elements_of(target, source):
         target[...] = source
-    else:
-        copy_lines.compiled(source.dtype)(storage_view(source), storage_view(target))
+        return
+    order = sorted(range(source.ndim - 1), key=[-abs(step) for step in source.strides].__getitem__)
+    source, target = (array.transpose(*order, source.ndim - 1) for array in (source, target))
+    kernel = copy_lines.compiled(source.dtype)
+    for of_source, of_target in _stacks(storage_view(source), storage_view(target)):
+        kernel(of_source, of_target)
 
 
 def _copy_by_tiles(source: Array, target: Array) -> None:
@@ -121,5 +143,5 @@ def _copy_by_tiles(source: Array, target: Array) -> None:
             part = of_target[:, first : first + at_once]
             read = of_source[:, first : first + at_once].astype(dtype, order="K")
             written = np.empty_like(part, dtype, order="K")
-            _copy_stack(read[None], written[None], False)
+            copy_rows(read, written)
             part[...] = written

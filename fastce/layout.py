@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array, kernel_dtype
-from fastce.copying import boxes, copy_rows
+from fastce.arguments import Array, kernel_dtype, memory_order
+from fastce.copying import EDGE, boxes, copy_rows
 from fastce.kernels.columns import NARROW
 from fastce.kernels.jit import storage_view
 from fastce.kernels.states import GROUP, LANES
@@ -98,8 +98,8 @@ class Rows:
 
     @property
     def is_across(self) -> bool:
-        """Whether it must be copied, and neighbours in memory are of different rows."""
-        rows = [abs(step) for step, n in zip(self.view.strides[: len(self.lead)], self.lead, strict=True) if n > 1]
+        """Whether it must be copied, and neighbours in memory are of different rows, more than a few."""
+        rows = [abs(step) for step, n in zip(self.view.strides[: len(self.lead)], self.lead, strict=True) if n >= EDGE]
         classes = [abs(step) for step in self.view.strides[len(self.lead) :]]
         return self.matrix is None and bool(rows and classes) and 0 < min(rows) < min(classes)
 
@@ -137,11 +137,24 @@ class Rows:
         for of_view, of_block in self._parts(rows, block):
             copy_rows(of_view, of_block)
 
+    @functools.cached_property
+    def _merged(self) -> Array:
+        """The view with axes of rows made one where they lie in memory as one."""
+        view, k = self.view, 0
+        for _ in self.lead[1:]:
+            size, stride = view.shape[k + 1], view.strides[k + 1]
+            if view.strides[k] == size * stride:
+                view = view.reshape(*view.shape[:k], view.shape[k] * size, *view.shape[k + 2 :], copy=False)
+            else:
+                k += 1
+        return view
+
     def _parts(self, rows: slice, block: Array) -> Iterator[tuple[Array, Array]]:
         """The parts of the view that make these rows, each with its part of a block of them."""
-        at = 0
-        for place, count in boxes(self.lead, rows.start, rows.stop):
-            of_view = self.view[(*place, ...)]  # a view, even of no dimensions
+        at, merged, number = 0, self._merged, len(self.lead)
+        number -= self.view.ndim - merged.ndim
+        for place, count in boxes(merged.shape[:number], rows.start, rows.stop):
+            of_view = merged[(*place, ...)]  # a view, even of no dimensions
             yield of_view, block[at : at + count].reshape(of_view.shape)
             at += count
 
@@ -269,12 +282,21 @@ class CopiedColumns:
         return block.reshape(*place.shape, self.rows.classes).transpose(0, 2, 1)
 
 
-def is_stirred(shape: tuple[int, ...], order: tuple[int, ...], axes: tuple[int, ...]) -> bool:
-    """Whether several axes make the rows, in another order in memory than C's, and are best read in that."""
+def reading_order(array: Array, axes: tuple[int, ...], out: Array | None = None) -> tuple[int, ...] | None:
+    """The order of the axes in which rows of several axes are best read; None for that of the array.
+
+    It is that of memory. Where the rows nearest in memory are too few for the lanes of a vector, their classes go last,
+    and lines of both are read; which lines follow each other is then as good for ``out`` as it can be.
+    """
+    order = memory_order(array)
     rows = [k for k in order if k not in axes]
     if len(axes) > 1 or rows == sorted(rows):
-        return False
-    return order[-1] in axes or shape[order[-1]] >= LANES  # fewer would leave most lanes of a vector empty
+        return None
+    nearest = order[order.index(axes[0]) + 1 :]
+    if not nearest or math.prod(array.shape[k] for k in nearest) >= LANES:
+        return order
+    of_lines = [k for k in (order if out is None else memory_order(out)) if k not in axes and k not in nearest]
+    return (*of_lines, *nearest, *axes)
 
 
 def columns_of(

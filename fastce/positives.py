@@ -21,6 +21,18 @@ class Positives:
     row_mass: Array
     column_mass: Array
 
+    def transposed(self, columns: int) -> "Positives":
+        """The same pairs of the transposed matrix, which has as many rows as this one has ``columns``."""
+        by_column = np.lexsort((self.rows, self.columns))
+        rows = self.columns[by_column]
+        return Positives(
+            _first_points(rows, columns),
+            rows,
+            self.rows[by_column],
+            self.column_mass[by_column],
+            self.row_mass[by_column],
+        )
+
 
 def positives_of(targets: Any, shape: tuple[int, int]) -> Positives:
     """The positives of a similarity matrix of this shape: the diagonal, one column for each row, or a sparse matrix."""
@@ -88,5 +100,10 @@ def _normalised(rows: Array, columns: Array, weight: Array, shape: tuple[int, in
     """Weights normalised in each row and in each column."""
     row_total = np.bincount(rows, weight, shape[0])
     column_total = np.bincount(columns, weight, shape[1])
-    first_points = np.searchsorted(rows, np.arange(shape[0] + 1)).astype(np.int64)
-    return Positives(first_points, rows, columns, weight / row_total[rows], weight / column_total[columns])
+    masses = weight / row_total[rows], weight / column_total[columns]
+    return Positives(_first_points(rows, shape[0]), rows, columns, *masses)
+
+
+def _first_points(owners: Array, rows: int) -> Array:
+    """Where the pairs of each row begin, and where those of the last one end."""
+    return np.searchsorted(owners, np.arange(rows + 1)).astype(np.int64)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array, memory_order
+from fastce.arguments import Array
 from fastce.extremes import Extremes, is_extreme
 from fastce.kernels.cross_entropy import cross_entropy_rows
 from fastce.kernels.cross_entropy_columns import cross_entropy_columns
@@ -20,7 +20,7 @@ from fastce.layout import (
     columns_to_write,
     cut_columns,
     goes_past_cache,
-    is_stirred,
+    reading_order,
 )
 from fastce.pieces import is_long
 from fastce.reductions import RowLosses
@@ -45,9 +45,9 @@ class CrossEntropyCall(NamedTuple):
 
 def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
     """The value of the loss, and its gradient in ``out`` if that is given."""
-    order = memory_order(call.array)
+    order = reading_order(call.array, (call.axis,), out)
     has_points = isinstance(call.targets, MassTargets) and call.targets.points is not None
-    if is_stirred(call.array.shape, order, (call.axis,)) and not has_points:
+    if order is not None and not has_points:
         return _as_memory_lies(call, order, upstream, out, n_threads)
     return row_losses(call, upstream, out, n_threads).value(call.targets.total_weight)
 
@@ -67,7 +67,8 @@ def _as_memory_lies(
     )
     if upstream is not None and upstream.size > 1:
         upstream = upstream[numbers]
-    value = run(in_order, upstream, None if out is None else out.transpose(order), n_threads)
+    out = None if out is None else out.transpose(order)
+    value = row_losses(in_order, upstream, out, n_threads).value(call.targets.total_weight)
     return np.ascontiguousarray(value.transpose(np.argsort(lead))) if call.reduction == "none" else value
 
 

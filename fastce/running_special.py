@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastce.arguments import Array, kernel_dtype, memory_order
+from fastce.arguments import Array, kernel_dtype
 from fastce.kernels.jit import storage_view
 from fastce.kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
@@ -17,7 +17,7 @@ from fastce.layout import (
     cut_columns,
     cut_for,
     goes_past_cache,
-    is_stirred,
+    reading_order,
 )
 from fastce.pieces import is_long, pieces
 from fastce.running_long_special import softmax_of_long_rows
@@ -31,8 +31,8 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
         array, axes = array.reshape(1), (0,)
     if not axes:
         return array.astype(np.float64).ravel()
-    order = memory_order(array)
-    if is_stirred(array.shape, order, axes):
+    order = reading_order(array, axes)
+    if order is not None:
         return _logsumexp_as_memory_lies(array, axes[0], order, n_threads)
     parts = [Rows(array[piece], axes) for piece in pieces(array.shape, axes)]
     rows = parts[0].rows
@@ -82,8 +82,8 @@ def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: 
 
 def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int | None, *, logarithm: bool) -> None:
     """Softmax over these axes, or its logarithm, into ``out``, which may be the array itself."""
-    order = memory_order(array)
-    if is_stirred(array.shape, order, axes):
+    order = reading_order(array, axes, out)
+    if order is not None:
         array, out, axes = array.transpose(order), out.transpose(order), (order.index(axes[0]),)
     dtype = kernel_dtype(array.dtype)
     rows, written = Rows(array, axes, dtype), Rows(out, axes, dtype)

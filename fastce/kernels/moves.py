@@ -99,11 +99,11 @@ def copy_line(source, at, step, out, to, count):
     """out[to + k] = source[at + k * step] for k below ``count``; nothing is read behind the last of them."""
     vector, k = _vector_of(source), 0
     if step == 1:
-        while k + vector < count:
+        while k + vector <= count:
             _forwards(source, at + k, out, to + k)
             k += vector
     elif step == -1:
-        while k + vector < count:
+        while k + vector <= count:
             _backwards(source, at - k, out, to + k)
             k += vector
     elif step == 2:
@@ -116,6 +116,13 @@ def copy_line(source, at, step, out, to, count):
             k += vector
     for i in range(k, count):
         out[to + i] = source[at + i * step]
+
+
+@inline
+def spread_line(source, at, step, out, to, out_step, count):
+    """out[to + k * out_step] = source[at + k * step] for k below ``count``."""
+    for k in range(count):
+        out[to + k * out_step] = source[at + k * step]
 
 
 @intrinsic

@@ -10,7 +10,7 @@ from numba import types
 
 from fastce.kernels.jit import inline, kernel, outlined
 from fastce.kernels.memory import finish_stores, prefetch, row_pointer
-from fastce.kernels.moves import copy_line, edge_of, line_of, put_line, transpose_square
+from fastce.kernels.moves import copy_line, edge_of, line_of, put_line, spread_line, transpose_square
 from fastce.kernels.rooms import storage_room
 
 STRETCH = 256  # elements of a line that are copied together at most
@@ -48,12 +48,16 @@ def _stack(storage):
 
 @kernel(lambda storage: (_stack(storage), _stack(storage)))
 def copy_lines(source, out):
-    """out[o, j, i] = source[o, j, i]; only in ``out`` must the elements of a line be adjacent."""
+    """out[o, j, i] = source[o, j, i], line by line."""
     stack, lines, length = source.shape
-    (stride, step), out_stride = steps_of(source), steps_of(out)[0]
+    (stride, step), (out_stride, out_step) = steps_of(source), steps_of(out)
     for o in range(stack):
+        line, to = row_pointer(source, o), row_pointer(out, o)
         for j in range(lines):
-            copy_line(row_pointer(source, o), j * stride, step, row_pointer(out, o), j * out_stride, length)
+            if out_step == 1:
+                copy_line(line, j * stride, step, to, j * out_stride, length)
+            else:
+                spread_line(line, j * stride, step, to, j * out_stride, out_step, length)
 
 
 @outlined
