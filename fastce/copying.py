@@ -63,7 +63,7 @@ def copy_rows(source: Array, target: Array, *, past_cache: bool = False) -> None
     if is_across(source) == is_across(target):
         _copy_along(*((source.mT, target.mT) if is_across(target) else (source, target)))
         return
-    for of_source, of_target in _stacks(source, target):
+    for of_source, of_target in _parts(source, target, 3):
         _transpose(of_source, of_target, past_cache)
 
 
@@ -73,13 +73,14 @@ def _is_of_kernels(dtype: np.dtype[Any]) -> bool:
     return kernel_dtype(dtype).name == dtype.name
 
 
-def _stacks(source: Array, target: Array) -> Iterator[tuple[Array, Array]]:
-    """The parts of both that have three dimensions."""
-    if source.ndim == 3:
-        yield source, target
+def _parts(source: Array, target: Array, dimensions: int) -> Iterator[tuple[Array, Array]]:
+    """The parts of both that have so many dimensions."""
+    if source.ndim <= dimensions:
+        missing = (None,) * (dimensions - source.ndim)
+        yield source[missing], target[missing]
         return
     for of_source, of_target in zip(source, target, strict=True):
-        yield from _stacks(of_source, of_target)
+        yield from _parts(of_source, of_target, dimensions)
 
 
 def _spread(array: Array) -> int:
@@ -123,15 +124,17 @@ def _has_elements_of(target: Array, source: Array) -> bool:
 
 
 def _copy_along(source: Array, target: Array) -> None:
-    """target[...] = source, line by line of the last axis, as the source lies in memory."""
+    """target[...] = source, line by line of the last axis, in the order of memory where lines have steps."""
     steps = source.strides[-1], target.strides[-1]
     if 0 in steps or set(steps) == {source.itemsize} or not _has_elements_of(target, source):
         target[...] = source
         return
-    order = sorted(range(source.ndim - 1), key=[-abs(step) for step in source.strides].__getitem__)
+    distances = [-abs(step) for step in (target if abs(steps[1]) > abs(steps[0]) else source).strides]
+    by_length = sorted(range(source.ndim - 1), key=source.shape.__getitem__)
+    order = by_length[:-3] + sorted(by_length[-3:], key=distances.__getitem__)
     source, target = (array.transpose(*order, source.ndim - 1) for array in (source, target))
     kernel = copy_lines.compiled(source.dtype)
-    for of_source, of_target in _stacks(storage_view(source), storage_view(target)):
+    for of_source, of_target in _parts(storage_view(source), storage_view(target), 4):
         kernel(of_source, of_target)
 
 

@@ -20,7 +20,7 @@ from fastce.kernels.states import GROUP, LANES
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows
 
 STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows
-PAD = 16  # elements between the rows of a copy, which would push each other out of the cache at powers of two
+PAD = 16  # elements between the lines of a copy, which would push each other out of the cache at powers of two
 SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory
 SIDE_BY_SIDE_BYTES = 4096  # of a row; so many longer ones are too much for a cache, where they are to be read twice
 LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
@@ -261,7 +261,7 @@ class CopiedColumns:
         if self.narrow:
             return self._as_cube(self.rows.room(place.start, place.stop), place)
         outer, rows = place.shape
-        return storage_view(self._memory.of((outer, self.rows.classes, rows), self.rows.dtype))
+        return storage_view(self._memory.of((outer, self.rows.classes, rows + PAD), self.rows.dtype)[:, :, :rows])
 
     def put_back(self, place: Place, block: Array) -> None:
         """Store what was written into `room`."""

@@ -312,13 +312,24 @@ def read_only(a):
 
 
 LAYOUTS = {
-    "fortran": np.asfortranarray,
     "reversed": lambda a: np.flip(np.flip(a).copy()),
     "spread": spread,
     "misaligned": misaligned,
     "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
     "read-only": read_only,
 }
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (90, 41), (300, 300)])
+def test_fortran_order_gives_the_bits_of_the_transposed_matrix(rng, shape):
+    matrix, targets = rng.normal(size=shape).astype(np.float32), rng.integers(0, shape[1], shape[0])
+    pairs = scipy.sparse.csr_array((np.ones(shape[0]), (targets, np.arange(shape[0]))), shape=shape[::-1])
+    for targets, transposed in ((targets, pairs), *([(None, None)] if shape[0] == shape[1] else [])):
+        ours = fastce.clip_loss_value_and_grad(np.asfortranarray(matrix), targets, logit_scale=3.0, label_smoothing=0.1)
+        same = fastce.clip_loss_value_and_grad(matrix.T.copy(), transposed, logit_scale=3.0, label_smoothing=0.1)
+        assert (ours.value, ours.grad_logit_scale) == (same.value, same.grad_logit_scale)
+        np.testing.assert_array_equal(ours.grad, same.grad.T)
+        assert ours.grad.flags.f_contiguous
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -67,6 +67,17 @@ def test_stacks_of_matrices(rng):
             assert (target == values).all()
 
 
+def test_stacks_of_stacks_with_steps(rng):
+    values = rng.normal(size=(3, 2, 5, 4, 40)).astype(np.float32)
+    for order in ((4, 3, 2, 1, 0), (1, 0, 2, 4, 3), (2, 4, 1, 3, 0), (3, 0, 4, 2, 1)):
+        wide = np.repeat(values, 2, 3).transpose(order).copy().transpose(np.argsort(order))
+        for source in (wide[:, :, :, ::2], wide[:, ::-1, :, ::2, ::-1][:, ::-1, ..., ::-1]):
+            for back in ((4, 3, 2, 1, 0), (0, 1, 2, 3, 4), (0, 2, 4, 3, 1)):
+                target = np.zeros([values.shape[k] for k in back], np.float32).transpose(np.argsort(back))
+                copy_rows(source, target)
+                assert (target == values).all()
+
+
 def test_repeated_rows_and_classes(rng):
     for shape in ((1, 300), (200, 1)):
         source = np.broadcast_to(rng.normal(size=shape), (200, 300))

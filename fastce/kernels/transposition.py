@@ -39,25 +39,32 @@ def send_for(source, at, step, count):
 @inline
 def steps_of(stack):
     """(stride, step): elements from line to line, and along a line."""
-    return stack.strides[1] // stack.itemsize, stack.strides[2] // stack.itemsize
+    return stack.strides[-2] // stack.itemsize, stack.strides[-1] // stack.itemsize
 
 
 def _stack(storage):
     return types.Array(storage, 3, "A")
 
 
-@kernel(lambda storage: (_stack(storage), _stack(storage)))
+def _stacks(storage):
+    return types.Array(storage, 4, "A")
+
+
+@kernel(lambda storage: (_stacks(storage), _stacks(storage)))
 def copy_lines(source, out):
-    """out[o, j, i] = source[o, j, i], line by line."""
-    stack, lines, length = source.shape
+    """out[s, o, j, i] = source[s, o, j, i], line by line."""
+    stacks, stack, lines, length = source.shape
+    apart, out_apart = source.strides[1] // source.itemsize, out.strides[1] // out.itemsize
     (stride, step), (out_stride, out_step) = steps_of(source), steps_of(out)
-    for o in range(stack):
-        line, to = row_pointer(source, o), row_pointer(out, o)
-        for j in range(lines):
-            if out_step == 1:
-                copy_line(line, j * stride, step, to, j * out_stride, length)
-            else:
-                spread_line(line, j * stride, step, to, j * out_stride, out_step, length)
+    for s in range(stacks):
+        line, place = row_pointer(source, s), row_pointer(out, s)
+        for o in range(stack):
+            for j in range(lines):
+                at, to = o * apart + j * stride, o * out_apart + j * out_stride
+                if out_step == 1:
+                    copy_line(line, at, step, place, to, length)
+                else:
+                    spread_line(line, at, step, place, to, out_step, length)
 
 
 @outlined
