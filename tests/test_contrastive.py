@@ -324,8 +324,8 @@ LAYOUTS = {
 def test_fortran_order_gives_the_bits_of_the_transposed_matrix(rng, shape):
     matrix, targets = rng.normal(size=shape).astype(np.float32), rng.integers(0, shape[1], shape[0])
     pairs = scipy.sparse.csr_array((np.ones(shape[0]), (targets, np.arange(shape[0]))), shape=shape[::-1])
-    for targets, transposed in ((targets, pairs), *([(None, None)] if shape[0] == shape[1] else [])):
-        ours = fastce.clip_loss_value_and_grad(np.asfortranarray(matrix), targets, logit_scale=3.0, label_smoothing=0.1)
+    for given, transposed in ((targets, pairs), *([(None, None)] if shape[0] == shape[1] else [])):
+        ours = fastce.clip_loss_value_and_grad(np.asfortranarray(matrix), given, logit_scale=3.0, label_smoothing=0.1)
         same = fastce.clip_loss_value_and_grad(matrix.T.copy(), transposed, logit_scale=3.0, label_smoothing=0.1)
         assert (ours.value, ours.grad_logit_scale) == (same.value, same.grad_logit_scale)
         np.testing.assert_array_equal(ours.grad, same.grad.T)
