@@ -169,3 +169,99 @@ def test_options_beyond_float32_in_compiled_kernels(launched):
         check_losses(launched, np.array([[1, 2, 0]], np.float32), np.array([0]), **options)
     similarity, targets = clip_checks.without_negatives("all positive", -743.5)
     clip_checks.assert_clip(similarity.astype(np.float32), targets)
+
+
+# ---------------------------------------------------------------------------------------------- confident rows
+def confident(rng, dtype, classes, margins):
+    """Rows whose other logits lie below the top by about so much: terms beside it that are hardly normal numbers."""
+    spread = np.rint(rng.uniform(0, 3, (len(margins), classes)) * 8) / 8  # differences of half precision are exact
+    tops = rng.integers(0, classes, len(margins))
+    rows = -np.rint(margins * 4)[:, None] / 4 - spread
+    rows[np.arange(len(rows)), tops] = 0
+    return rows.astype(dtype), tops
+
+
+def margins_of(name):
+    return np.linspace(700, 760, 13) if name == "float64" else np.linspace(84, 108, 13)
+
+
+@pytest.mark.parametrize(("name", "classes", "axis"), [
+    ("float32", 2, 1), ("float32", 10, 1), ("float32", 300, 1), ("float32", 33, 0), ("float16", 17, 1),
+    ("float16", 300, 1), ("bfloat16", 300, 1), ("bfloat16", 40, 0), ("float64", 10, 1), ("float64", 40, 1),
+])  # fmt: skip
+def test_losses_below_the_normal_numbers_keep_their_digits(on_device, rng, name, classes, axis):
+    rows, tops = confident(rng, dtype_of(name), classes, margins_of(name))
+    check_losses(on_device, rows if axis == 1 else rows.T.copy(), tops, axis)
+
+
+@pytest.mark.slow
+def test_losses_of_rows_in_parts_below_the_normal_numbers(on_device, rng, small_blocks):
+    for name in ("float32", "bfloat16", "float64"):
+        rows, tops = confident(rng, dtype_of(name), 1100, margins_of(name)[::4])
+        check_losses(on_device, rows, tops)
+
+
+def test_weights_raise_what_lies_below_the_normal_numbers(on_device, rng):
+    rows, tops = confident(rng, np.float32, 20, margins_of("float32"))
+    weight = np.float64(2.0**30)
+    plain = magnitudes.Softmax(rows).minus_log_p[np.arange(len(rows)), tops]
+    for options in ({"sample_weight": np.full(len(rows), weight)}, {"weight": np.full(20, weight)}):
+        ours = on_device.cross_entropy(rows, tops, reduction="none", **options)
+        exact = plain * weight
+        magnitudes.assert_near(ours, exact, 4 * magnitudes.ulp(exact, rows.dtype), "loss")
+    mean = on_device.cross_entropy(rows, tops, sample_weight=np.full(len(rows), weight), reduction="sum")
+    assert mean == pytest.approx(float((plain * weight).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float64"])
+def test_contrastive_losses_below_the_normal_numbers_keep_their_digits(on_device, rng, name):
+    similarity = np.full((13, 13), 0.0) - np.rint(rng.uniform(0, 3, (13, 13)) * 8) / 8
+    similarity[np.arange(13), np.arange(13)] = np.rint(margins_of(name))
+    similarity = similarity.astype(dtype_of(name))
+    ours = on_device.clip_loss(similarity, reduction="none")
+    both = [magnitudes.Softmax(s).minus_log_p[np.arange(13), np.arange(13)] for s in (similarity, similarity.T)]
+    exact = (both[0] + both[1]) / 2
+    magnitudes.assert_near(ours, exact, 4 * magnitudes.ulp(exact, magnitudes.computed_in(similarity.dtype)), "loss")
+    assert on_device.clip_loss(similarity) == pytest.approx(float(exact.mean()), rel=1e-6)
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize(("name", "classes", "axis"), [
+    ("float32", 33, 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("float32", 10, 1), ("float32", 300, 1), ("float32", 9000, 1), ("bfloat16", 300, 1),
+    )),
+])  # fmt: skip
+def test_losses_below_the_normal_numbers_in_compiled_kernels(launched, rng, name, classes, axis):
+    rows, tops = confident(rng, dtype_of(name), classes, margins_of(name)[:: 6 if classes > 1000 else 3])
+    check_losses(launched, rows if axis == 1 else rows.T.copy(), tops, axis)
+
+
+@pytest.mark.ptx
+@pytest.mark.slow
+def test_contrastive_losses_below_the_normal_numbers_in_compiled_kernels(launched, rng):
+    similarity = np.rint(rng.uniform(0, 3, (9, 9)) * 8).astype(np.float32) / -8
+    similarity[np.arange(9), np.arange(9)] = np.linspace(84, 100, 9).round()
+    ours = launched.clip_loss(similarity, reduction="none")
+    both = [magnitudes.Softmax(s).minus_log_p[np.arange(9), np.arange(9)] for s in (similarity, similarity.T)]
+    exact = (both[0] + both[1]) / 2
+    magnitudes.assert_near(ours, exact, 4 * magnitudes.ulp(exact, similarity.dtype), "loss")
+
+
+@pytest.mark.parametrize(("name", "classes", "axis"), [
+    ("float32", 32, 1), ("float32", 33, 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("float32", 500, 1), ("bfloat16", 1000, 1),
+    )),
+])  # fmt: skip
+def test_roundings_of_equal_terms_do_not_add_up(on_device, rng, name, classes, axis):
+    rows = np.zeros((24, classes))
+    rows[:, 1] = np.repeat([5, 18, 25, 92], 6) + rng.uniform(0, 3, 24)
+    rows = rows.astype(dtype_of(name))
+    check_losses(on_device, rows if axis == 1 else rows.T.copy(), np.ones(24, int), axis)
+    rows = (rows - wide_lse(rows)[:, None]).astype(np.float32)  # results near 0
+    exact = wide_lse(rows)
+    ours = on_device.logsumexp(rows if axis == 1 else rows.T.copy(), axis=axis)
+    magnitudes.assert_near(ours, exact, 2 * np.finfo(np.float32).eps, "logsumexp")
+
+
+def wide_lse(rows):
+    return np.log(np.exp(magnitudes.wide(rows)).sum(1))

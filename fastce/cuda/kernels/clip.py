@@ -36,7 +36,7 @@ from fastce.cuda.kernels.similarity_tiles import (
     place_of,
     store,
 )
-from fastce.cuda.kernels.states import MOST_WARPS, rough_exp_of
+from fastce.cuda.kernels.states import LOWERED, MOST_WARPS, rough_exp_of
 from fastce.cuda.kernels.sums import sum_of_block
 
 SIDE_THREADS = 128
@@ -94,7 +94,7 @@ def side_kernel(is_second: bool):
         first = end = np.int64(0)
         top, rest = math.nan, 0.0
         if i < count:
-            top, rest = tops[i], rests[i]
+            top, rest = tops[i], rests[i] * LOWERED
             first, end = i, i + 1
             if owners.first.size > 0:
                 first, end = owners.first[i], owners.first[i + 1]

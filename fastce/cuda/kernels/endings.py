@@ -8,7 +8,7 @@ import numpy as np
 
 from fastce.cuda.kernels.jobs import CROSS_ENTROPY, FACTOR, Job
 from fastce.cuda.kernels.primitives import device, to_real
-from fastce.cuda.kernels.states import reference_of
+from fastce.cuda.kernels.states import LOWERED, reference_of
 
 
 class Row(NamedTuple):
@@ -45,7 +45,8 @@ def ending_by(job: Job):
     @device
     def ending(state, weight, upstream, like, options):
         top, rest, distance, mass = state
-        tail = math.log1p(to_real(like, rest))
+        rest *= LOWERED
+        tail = rest if rest < LOWERED else np.float64(math.log1p(to_real(like, rest)))  # rest is log1p(rest)
         lse = top if math.isinf(top) else options.unit * top + tail
         result, multiplier = lse, 1.0
         if is_loss:
@@ -59,9 +60,9 @@ def ending_by(job: Job):
         if math.isinf(top) and (is_loss or is_written):
             result = multiplier = math.nan
             is_below = top > 0.0 and not is_loss  # log_softmax of what stands beside inf is -inf
-            tail = to_real(like, 0.0 if is_below else math.nan)
+            tail = 0.0 if is_below else math.nan
         reference = to_real(like, reference_of(top, 0.0))
         factor = to_real(like, multiplier) / (options.one + to_real(like, rest))
-        return np.float64(result), Row(reference, factor, to_real(like, upstream), tail)
+        return np.float64(result), Row(reference, factor, to_real(like, upstream), to_real(like, tail))
 
     return ending

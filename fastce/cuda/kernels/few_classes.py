@@ -39,7 +39,16 @@ from fastce.cuda.kernels.primitives import (
     store_real,
     to_real,
 )
-from fastce.cuda.kernels.states import MOST_WARPS, reference_of, weighed_distance, with_term
+from fastce.cuda.kernels.states import (
+    MOST_WARPS,
+    RAISED,
+    are_faint,
+    reference_of,
+    rest_of,
+    weighed_distance,
+    with_faint_term,
+    with_term,
+)
 from fastce.cuda.kernels.sums import sum_of_block
 
 BLOCK = 8  # elements that are added up before their sum is: fewer roundings for each
@@ -120,6 +129,15 @@ def state_by(job: Job, classes: int):
     distances_of = distances_by(job, element)
 
     @device
+    def faint_rest_of(room, first, reference, like, options):
+        lowest, zero = to_real(like, -math.inf), to_real(like, 0.0)
+        sums, k, end = (lowest, zero, zero), first, first + classes
+        while k < end:  # not unrolled, as it is rare
+            sums = with_faint_term(sums, element((room, like), k, options), reference, options)
+            k += 1
+        return rest_of(sums[1], zero, sums[2])
+
+    @device
     def state_of(ys, room, first, points, i, targets, like, options):
         top = to_real(like, -math.inf)
         for c in range(classes):
@@ -140,8 +158,11 @@ def state_by(job: Job, classes: int):
                 if mass != 0.0:
                     distance += weighed_distance(mass, reference, ys[c], like)
                     total += mass
-        rest = (powers + sums[1]) + sums[2] * options.ln2
-        return np.float64(top), np.float64(rest), np.float64(distance), np.float64(total)
+        powers += sums[1]
+        rest = rest_of(powers, zero, sums[2]) * RAISED
+        if not is_rough and are_faint(powers, top, reference, options):
+            rest = faint_rest_of(room, first, reference, like, options)
+        return np.float64(top), rest, np.float64(distance), np.float64(total)
 
     return state_of
 

@@ -144,6 +144,19 @@ def fma(typingctx, a, b, c):
     return a(a, a, a), generate
 
 
+@intrinsic
+def plus(typingctx, a, b):
+    """a + b, rounded for itself: not as a part of an fma."""
+
+    def generate(context, builder, signature, args):
+        letter, bits = {types.float32: ("f", 32), types.float64: ("d", 64)}[a]
+        return ptx(
+            builder, args[0].type, f"add.rn.f{bits} $0, $1, $2;", f"={letter},{letter},{letter}", args, stays=False
+        )
+
+    return a(a, a), generate
+
+
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 

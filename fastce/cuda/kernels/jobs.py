@@ -23,6 +23,7 @@ REPORT = 9
 
 LOG2E = Fraction("1.44269504088896340735992468100189213743")
 LN2 = 0.6931471805599453
+SPARE = 64  # powers of two by which sums of confident rows are held larger: see `fastce.cuda.kernels.states`
 
 
 class Job(NamedTuple):
@@ -42,7 +43,7 @@ class Options(NamedTuple):
     scale: Any  # unit / ln(2), with what its dtype cannot hold of it in scale_low
     scale_low: Any
     ln2: Any
-    furthest: Any  # exp is 0 beyond
+    furthest: Any  # exp is 0 beyond, also times 2**spare
     unit: Any
     logit_scale: Any
     softcap: Any
@@ -52,6 +53,8 @@ class Options(NamedTuple):
     zero: Any
     one: Any
     lowest: Any  # -inf
+    spare: Any
+    lowered: Any  # 2**-spare
 
 
 def options_of(
@@ -66,10 +69,10 @@ def options_of(
     unit = 1.0 if softcap > 0.0 else logit_scale
     kind, exact_scale = real.type, Fraction(unit) * LOG2E
     scale = kind(float(exact_scale))
-    furthest = (-160.0 if real.itemsize == 4 else -1100.0) / float(scale)
+    furthest = (-224.0 if real.itemsize == 4 else -1200.0) / float(scale)
     numbers = (
         scale, exact_scale - Fraction(float(scale)), LN2, furthest, unit, logit_scale, softcap, z_loss, keep, spread,
-        0.0, 1.0, -math.inf,
+        0.0, 1.0, -math.inf, SPARE, 2.0**-SPARE,
     )  # fmt: skip
     return Options(*(kind(float(number)) for number in numbers))
 

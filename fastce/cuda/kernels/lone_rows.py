@@ -18,7 +18,7 @@ from fastce.cuda.kernels.primitives import device, kernel, store_real, to_real
 from fastce.cuda.kernels.states import pushed, reference_of, weighed_distance, with_block
 
 THREADS = 256
-BLOCK = 32  # elements that are added up in the dtype of the reals
+BLOCK = 16  # elements that are added up in the dtype of the reals
 
 
 @device

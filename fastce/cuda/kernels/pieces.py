@@ -8,7 +8,7 @@ import numpy as np
 from numba import cuda
 
 from fastce.cuda.kernels.elements import has_one_point, mass_by, shown_by, slope_at_target_by, slope_by, written_by
-from fastce.cuda.kernels.jobs import CLASS_INDICES, CROSS_ENTROPY, LN2, LOGSUMEXP, NO_MASS, SOFTMAX, SPARSE, Job
+from fastce.cuda.kernels.jobs import CLASS_INDICES, CROSS_ENTROPY, LOGSUMEXP, NO_MASS, SOFTMAX, SPARSE, Job
 from fastce.cuda.kernels.points import mass_at_by
 from fastce.cuda.kernels.primitives import (
     ROOM_CHUNKS,
@@ -29,7 +29,16 @@ from fastce.cuda.kernels.primitives import (
     top_of_chunk,
     wait_for_fetched,
 )
-from fastce.cuda.kernels.states import HALF_LANES, weighed_distance, with_term
+from fastce.cuda.kernels.states import (
+    HALF_LANES,
+    RAISED,
+    added,
+    are_faint,
+    rest_of,
+    weighed_distance,
+    with_faint_term,
+    with_term,
+)
 
 
 class Piece(NamedTuple):
@@ -145,18 +154,42 @@ def top_by(job: Job):
 
 
 @functools.cache
+def faint_rest_by(job: Job):
+    """The rest of a piece whose terms are faint."""
+    y_of = y_by(job)
+
+    @device
+    def faint_rest_of(logits, room, piece, reference, shape, options):
+        lanes, k, nothing = lanes_of(logits), piece.first, to_real(logits, -0.0)
+        sums, powers, lost = (to_real(logits, -math.inf), nothing, nothing), nothing, nothing
+        while k < piece.end:
+            reals, first = reals_of(logits, held(room, piece.slot + k)), k * lanes - piece.before
+            sums = (sums[0], nothing, sums[2])
+            for lane in range(lanes):
+                y = y_of(reals[lane], first + lane, shape.classes, options)
+                sums = with_faint_term(sums, y, reference, options)
+            powers, lost = added(powers, lost, sums[1])
+            k += cuda.blockDim.x
+        return rest_of(powers, lost, sums[2])
+
+    return faint_rest_of
+
+
+@functools.cache
 def sums_by(job: Job):
     """(own top, rest, distance, mass) of a piece."""
-    y_of, mass_of, has_masses = y_by(job), mass_by(job), job.dense != NO_MASS
+    y_of, mass_of, has_masses, faint_rest_of = y_by(job), mass_by(job), job.dense != NO_MASS, faint_rest_by(job)
     is_rough = job.of in (LOGSUMEXP, SOFTMAX)
 
     @device
     def sums_of(logits, room, piece, reference, shape, targets, options):
         lanes, of_row, k = lanes_of(logits), piece.i * shape.probabilities_step, piece.first
-        sums = (to_real(logits, -math.inf), to_real(logits, 0.0), to_real(logits, 0.0))
-        distance, total = to_real(logits, 0.0), to_real(logits, 0.0)
+        nothing = to_real(logits, -0.0)  # x + -0.0 is x, which compilers know: it costs nothing
+        sums, powers, lost = (to_real(logits, -math.inf), nothing, nothing), nothing, nothing
+        distance, total = nothing, nothing
         while k < piece.end:
             reals, first = reals_of(logits, held(room, piece.slot + k)), k * lanes - piece.before
+            sums = (sums[0], nothing, sums[2])
             for lane in range(lanes):
                 y = y_of(reals[lane], first + lane, shape.classes, options)
                 sums = with_term(sums, y, reference, is_rough or lanes == HALF_LANES, options)
@@ -165,8 +198,12 @@ def sums_by(job: Job):
                     if mass != 0.0:
                         distance += weighed_distance(mass, reference, y, logits)
                         total += mass
+            powers, lost = added(powers, lost, sums[1])
             k += cuda.blockDim.x
-        return sums[0], np.float64(sums[1]) + np.float64(sums[2]) * LN2, np.float64(distance), np.float64(total)
+        rest = rest_of(powers, lost, sums[2]) * RAISED
+        if not is_rough and are_faint(powers, sums[0], reference, options):
+            rest = faint_rest_of(logits, room, piece, reference, shape, options)
+        return sums[0], rest, np.float64(distance), np.float64(total)
 
     return sums_of
 

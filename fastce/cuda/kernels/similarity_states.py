@@ -13,6 +13,7 @@ from numba import cuda
 
 from fastce.cuda.kernels.primitives import (
     device,
+    fma,
     from_lane,
     kernel,
     lanes_of,
@@ -23,7 +24,7 @@ from fastce.cuda.kernels.primitives import (
     smallest,
 )
 from fastce.cuda.kernels.similarity_tiles import MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
-from fastce.cuda.kernels.states import WARP, exp_of, pushed, reference_of, with_block
+from fastce.cuda.kernels.states import WARP, pushed, raised_exp_of, reference_of, with_block
 
 WARPS = THREADS // WARP
 MOST_LANES = MOST_WIDTH // WARP
@@ -34,9 +35,9 @@ MERGE_THREADS = 128
 def joined(one, other, options):
     """The (top, rest) of two sets of elements together, in the dtype of the reals."""
     high, low = largest(one[0], other[0]), smallest(one[0], other[0])
-    term = exp_of(low, reference_of(high, options.zero), options)
+    term = raised_exp_of(low, reference_of(high, options.zero), options)
     of_high, of_low = (one[1], other[1]) if one[0] >= other[0] else (other[1], one[1])
-    return high, of_high + (of_low + options.one) * term
+    return high, of_high + fma(of_low, options.lowered, options.one) * term
 
 
 @functools.cache
@@ -81,8 +82,8 @@ def of_four(a, b, c, d, options):
     other_high, other_low = largest(c, d), smallest(c, d)
     top, middle = largest(high, other_high), smallest(high, other_high)
     reference = reference_of(top, options.zero)
-    rest = exp_of(low, reference, options) + exp_of(other_low, reference, options)
-    return top, rest + exp_of(middle, reference, options)
+    rest = raised_exp_of(low, reference, options) + raised_exp_of(other_low, reference, options)
+    return top, rest + raised_exp_of(middle, reference, options)
 
 
 @functools.cache

@@ -148,6 +148,10 @@ def fma(a, b, c):
     return type(a)(np.longdouble(a) * np.longdouble(b) + np.longdouble(c))
 
 
+def plus(a, b):
+    return a + b
+
+
 def largest(a, b):
     return np.maximum(a, b)
 

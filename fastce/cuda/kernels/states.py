@@ -3,12 +3,13 @@
 With the elements y of the row (logits, or capped logits), a factor s and the masses q of its target, x = s y:
 
     top       the largest y, held back: its term, 1, is not in ``rest``
-    rest      sum of exp(s (y - top)) over all others, so that lse = s top + log1p(rest)
+    rest      sum of exp(s (y - top)) over all others, so that lse = s top + log1p(rest); held times 2**SPARE
     distance  sum of q (top - y)
     mass      sum of q, so that loss = sum of q (lse - x) = mass log1p(rest) + s distance
 
-Nothing cancels: a confident row, whose ``rest`` is far below 1, keeps its digits. A thread adds up a few dozen terms in
-the dtype of the reals; whatever goes beyond a thread is added in float64, always in the same order.
+Nothing cancels: a confident row, whose ``rest`` is far below 1, keeps its digits; and as ``rest`` is held raised, so do
+terms that lie below the normal numbers. A thread adds up a few dozen terms in the dtype of the reals; whatever goes
+beyond a thread is added in float64, always in the same order.
 """
 
 import math
@@ -16,12 +17,24 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda.kernels.primitives import device, exp2, fma, from_lane, largest, rough_exp2, smallest, to_real
+from fastce.cuda.kernels.jobs import LN2, SPARE
+from fastce.cuda.kernels.primitives import (
+    device,
+    exp2,
+    fma,
+    from_lane,
+    largest,
+    plus,
+    rough_exp2,
+    smallest,
+    to_real,
+)
 
 WARP = 32
 HALF_LANES = 8  # elements of half precision in a chunk
 MOST_WARPS = 32  # of a block
 FIELDS = 4  # of a state
+RAISED, LOWERED = 2.0**SPARE, 2.0**-SPARE
 
 
 @device
@@ -62,22 +75,78 @@ def exp_of(y, reference, options):
 
 
 @device
+def raised_power_of(d, e, options):
+    """(2**(t + SPARE), c) with exp(s (d + e)) = 2**t (1 + c ln(2)).
+
+    The sum is rounded, up = t + SPARE, unless t < -SPARE / 2; SPARE - up is exact then, too, and c makes up for it.
+    """
+    up = plus(d * options.scale, options.spare)
+    c = fma(d, options.scale_low, fma(d, options.scale, options.spare - up))
+    return rough_exp2(up), fma(e, options.scale, c)
+
+
+@device
+def raised_exp_of(y, reference, options):
+    """exp(s (y - reference)) 2**SPARE for y up to the reference."""
+    d, e = apart(y, reference, options.furthest)
+    power, c = raised_power_of(d, e, options)
+    return fma(power * c, options.ln2, power)
+
+
+@device
 def with_term(sums, y, reference, is_rough, options):
     """(top, sum of 2**t, sum of 2**t c) with one more element, or with the top if that is less; see `power_of`.
 
     Roughly: with the difference rounded once. Elements of half precision have hardly more digits; and half an ulp of
     the reference is nothing beside it in a logsumexp, while a confident row's loss hangs on it.
+
+    Terms below the normal numbers are 0; should all be that, `are_faint`, they are added up again by `with_faint_term`.
     """
     top, powers, corrections = sums
     lower = smallest(top, y)
     if is_rough:
         d = largest(lower - reference, options.furthest)
         t = d * options.scale
-        power, c = rough_exp2(t), correction_of(t, d, options)
+        c = correction_of(t, d, options)
     else:
         d, e = apart(lower, reference, options.furthest)
-        power, c = power_of(d, e, options)
+        t = d * options.scale
+        c = fma(e, options.scale, correction_of(t, d, options))
+    power = rough_exp2(t)
     return largest(top, y), powers + power, fma(power, c, corrections)
+
+
+@device
+def are_faint(powers, top, reference, options):
+    """Whether terms up to 2**-SPARE are all that there is beside the top, and some may be of account."""
+    return powers < options.lowered and top - reference > options.furthest
+
+
+@device
+def with_faint_term(sums, y, reference, options):
+    """`with_term`, raised: (top, sum of 2**(t + SPARE), sum of 2**(t + SPARE) c)."""
+    top, powers, corrections = sums
+    d, e = apart(smallest(top, y), reference, options.furthest)
+    power, c = raised_power_of(d, e, options)
+    return largest(top, y), powers + power, fma(power, c, corrections)
+
+
+@device
+def added(total, lost, some):
+    """(total + some, lost and what this sum has lost by its rounding): exact, but where the total is the smaller [1].
+
+    Terms of equal elements would all be rounded the same way. A total that is the smaller at least doubles.
+
+    [1] T. J. Dekker, "A floating-point technique for extending the available precision", Numer. Math. 18, 1971.
+    """
+    whole = total + some
+    return whole, lost + (some - (whole - total))
+
+
+@device
+def rest_of(powers, lost, corrections):
+    """What sums of a thread come to, in float64."""
+    return (np.float64(powers) + np.float64(lost)) + np.float64(corrections) * LN2
 
 
 @device
@@ -103,8 +172,8 @@ def reference_of(top, zero):
 def pushed(top, rest, y, options):
     """(top, rest) of a thread that has met one more element."""
     low, high = smallest(top, y), largest(top, y)
-    term = exp_of(low, reference_of(high, options.zero), options)
-    return high, (rest + options.one) * term if y > top else rest + term
+    term = raised_exp_of(low, reference_of(high, options.zero), options)
+    return high, fma(rest, options.lowered, options.one) * term if y > top else rest + term
 
 
 @device
@@ -120,12 +189,12 @@ def merged(one, other, like, options):
     reference = reference_of(high, 0.0)
     difference, more = apart(low, reference, np.float64(options.furthest))
     d = to_real(like, difference)
-    power, c = power_of(d, to_real(like, (difference - np.float64(d)) + more), options)
+    power, c = raised_power_of(d, to_real(like, (difference - np.float64(d)) + more), options)
     term = np.float64(fma(power * c, options.ln2, power))
     of_high, of_low = (one[1], other[1]) if one[0] >= other[0] else (other[1], one[1])
     distance = moved(one[2], one[3], reference - reference_of(one[0], 0.0))
     distance += moved(other[2], other[3], reference - reference_of(other[0], 0.0))
-    return high, of_high + (1.0 + of_low) * term, distance, one[3] + other[3]
+    return high, of_high + (1.0 + of_low * LOWERED) * term, distance, one[3] + other[3]
 
 
 @device
@@ -166,7 +235,7 @@ def sums_of_row(top, rest, distance, mass, reference, has_masses, lanes, tops, s
     step = 1
     while step < min(lanes, WARP):
         other = from_lane(top, step)
-        term = np.float64(exp_of(smallest(top, other), reference, options))
+        term = np.float64(raised_exp_of(smallest(top, other), reference, options))
         top = largest(top, other)
         rest += from_lane(rest, step) + term
         if has_masses:
@@ -182,7 +251,7 @@ def sums_of_row(top, rest, distance, mass, reference, has_masses, lanes, tops, s
         if cuda.threadIdx.x < WARP:
             warp = 1
             while warp < lanes // WARP:
-                rest += sums[0, warp] + np.float64(exp_of(smallest(top, tops[1, warp]), reference, options))
+                rest += sums[0, warp] + np.float64(raised_exp_of(smallest(top, tops[1, warp]), reference, options))
                 top = largest(top, tops[1, warp])
                 if has_masses:
                     distance += sums[1, warp]
