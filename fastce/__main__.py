@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import fastce
 from fastce.configuration import configuration
 from fastce.profile import command, inputs
+from fastce.profile.features_problem import DEFAULT, FEATURE_FUNCTIONS
 from fastce.profile.jobs import DEFAULT_FUNCTIONS, FUNCTIONS
 from fastce.profile.peers import PEERS
 
@@ -69,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         help="time, memory and errors of the functions on your machine, beside other libraries",
         description="Measure time, memory and errors of the functions on a matrix, beside other libraries; by default "
         "on similarities of real pairs.",
-        epilog=f"Functions F: {', '.join(FUNCTIONS)}. Without --op: {', '.join(DEFAULT_FUNCTIONS)}.",
+        epilog=f"Functions F of a matrix: {', '.join(FUNCTIONS)}. From features: {', '.join(FEATURE_FUNCTIONS)}. "
+        f"Without --op: {', '.join(DEFAULT_FUNCTIONS)}, or {DEFAULT} with --from-features.",
     )
     _add_profile_options(profile)
     profile.set_defaults(run=command.run)
@@ -80,17 +82,18 @@ def _add_profile_options(parser: argparse.ArgumentParser) -> None:
     def add(option: str, text: str, **settings: Any) -> None:
         parser.add_argument(option, help=text, **settings)
 
+    functions = (*FUNCTIONS, *FEATURE_FUNCTIONS)
     peers = f"other libraries beside it: {', '.join(PEERS)}, or none (default scipy)"
     limit = f"what the dense ways may use beside losses from features (default {command.MEMORY_LIMIT:g})"
     add("--batch", f"rows of the matrix, or the largest batch (default {command.BATCH})", type=_positive, metavar="N")
     add("--classes", "columns of the matrix (default: as many as rows)", type=_positive, metavar="C")
     add("--dtype", "of the matrix (default float32, or that of --input)", choices=inputs.DTYPES)
-    add("--op", "these functions (below)", action="extend", type=_names(FUNCTIONS), metavar="F[,F]")
+    add("--op", "these functions (below)", action="extend", type=_names(functions), metavar="F[,F]")
     add("--compare", peers, action="extend", type=_names((*PEERS, "none")), metavar="P[,P]")
     add("--input", "a .npy of a matrix, or a .npz of two arrays of features", type=Path, metavar="FILE")
     add("--targets", "the class of each row (default: the diagonal)", type=Path, metavar="FILE.npy")
     add("--label-smoothing", "default 0.1", type=_fraction, default=0.1, metavar="E")
-    add("--from-features", "CLIP's loss from features, for batches up to N", action="store_true")
+    add("--from-features", "losses from features, for batches up to N", action="store_true")
     add("--memory-limit", limit, type=_positive_number, metavar="GIB")
     add("--threads", "default: as fastce chooses", type=_positive, metavar="T")
     add("--repeat", "rounds; the median counts (default 5)", type=_positive, default=5, metavar="R")

@@ -14,7 +14,8 @@ from scripts import ROOT, run_script
 
 import fastce
 from fastce.__main__ import main
-from fastce.profile import pairs, peers
+from fastce.profile import command, pairs, peers
+from fastce.profile.features_problem import FEATURE_FUNCTIONS
 from fastce.profile.jobs import DEFAULT_FUNCTIONS, FUNCTIONS
 from fastce.profile.text import number
 
@@ -28,7 +29,7 @@ JOBS = [
 SMALL = ("--batch", "64", "--repeat", "1", "--compare", "none")
 
 
-def command(*arguments):
+def run_command(*arguments):
     """Run the command line as a program of its own."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
@@ -62,7 +63,7 @@ def refused(capsys, *arguments):
 @pytest.mark.slow
 def test_profile_measures_every_job_and_writes_the_figures(tmp_path):
     path = tmp_path / "figures.json"
-    done = command("profile", "--batch", 256, "--repeat", 1, "--json", path)
+    done = run_command("profile", "--batch", 256, "--repeat", 1, "--json", path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "real pairs" in done.stdout
@@ -401,7 +402,7 @@ def test_plot_without_matplotlib_says_what_to_install(tmp_path, capsys, monkeypa
 
 
 def test_a_wrong_option_ends_the_program_with_status_2():
-    done = command("profile", "--batch", "none")
+    done = run_command("profile", "--batch", "none")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -473,16 +474,36 @@ def test_from_features_leaves_the_dense_way_out_beyond_the_memory_limit(tmp_path
         ("numpy", 512),
         ("fastce", 1024),
     ]
-    assert "numpy: from batch 1024 on the dense way takes more than the memory limit" in out
+    said = "numpy: clip_loss_from_features from batch 1024 on takes more than the memory limit"
+    assert said in " ".join(out.split())
 
 
 @pytest.mark.slow
-def test_from_features_beside_pytorch(tmp_path, capsys):
-    pytest.importorskip("torch")
-    _, found = profiled(tmp_path, capsys, "--from-features", "--batch", 300, "--compare", "torch", "--dtype", "float64")
-    ours, theirs = found["rows"]
-    assert (ours["engine"], theirs["engine"]) == ("fastce", "torch")
-    assert theirs["difference"] < 1e-12
+@pytest.mark.parametrize("peer", ["scipy", "torch"])
+def test_op_takes_every_loss_from_features_and_the_dense_ways_agree(peer, tmp_path, capsys):
+    pytest.importorskip(peer)
+    options = ("--batch", 60, "--compare", peer, "--dtype", "float64", "--op", ",".join(FEATURE_FUNCTIONS))
+    out, found = profiled(tmp_path, capsys, *options)
+    rows = found["rows"]
+    assert max(map(len, out.splitlines())) <= 80
+    assert [row["function"] for row in rows[::2]] == [row["function"] for row in rows[1::2]] == list(FEATURE_FUNCTIONS)
+    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
+        assert (ours["engine"], theirs["engine"]) == ("fastce", command.DENSE[peer])
+        assert theirs["difference"] < (1e-9 if "siglip" in ours["function"] else 1e-12)  # PyTorch's softplus
+        assert theirs["times_faster"] == pytest.approx(theirs["seconds"] / ours["seconds"])
+        for row in (ours, theirs):
+            assert row["floor_seconds"] == ours["floor_seconds"]
+            assert row["times_floor"] == pytest.approx(row["seconds"] / row["floor_seconds"])
+
+
+def test_every_public_function_can_be_profiled():
+    others = {"get_num_threads", "set_num_threads", "show_config", "threads", "warmup"}
+    assert {*FUNCTIONS, *FEATURE_FUNCTIONS} == set(fastce.__all__) - others
+
+
+def test_functions_of_a_matrix_and_of_features_are_profiled_apart(capsys):
+    functions = "siglip_loss,softmax"
+    assert "--op softmax starts from a matrix and does not go with siglip_loss" in refused(capsys, "--op", functions)
 
 
 @pytest.mark.slow
@@ -505,11 +526,11 @@ def test_from_features_draws_memory_and_time(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--classes", 5), "--classes does not go with --from-features"),
-        (("--op", "logsumexp"), "--op does not go with --from-features"),
-        (("--compare", "jax"), "--compare jax does not go with --from-features"),
+        (("--classes", 5), "--classes does not go with losses from features"),
+        (("--op", "logsumexp"), "--op logsumexp starts from a matrix and does not go with --from-features"),
+        (("--compare", "jax"), "--compare jax does not go with losses from features; scipy, torch and none do"),
         (("--memory-limit", "0"), "must be a positive number"),
-        (("--dtype", "float16"), "takes float32 and float64"),
+        (("--dtype", "float16"), "--dtype float16 does not go with losses from features"),
     ],
 )
 def test_from_features_refuses_what_does_not_go_with_it(arguments, reason, capsys):
@@ -525,4 +546,4 @@ def test_from_features_refuses_files_that_are_no_pairs(tmp_path, capsys, rng):
 
 
 def test_a_memory_limit_goes_with_features_only(capsys):
-    assert "--memory-limit goes with --from-features" in refused(capsys, "--memory-limit", "1")
+    assert "--memory-limit goes with losses from features" in refused(capsys, "--memory-limit", "1")

@@ -2,12 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import fastce
 from fastce.profile import features, features_report, figure, inputs, report
+from fastce.profile.features_problem import DEFAULT as DEFAULT_FROM_FEATURES
+from fastce.profile.features_problem import FEATURE_FUNCTIONS, FeaturesProblem
 from fastce.profile.jobs import DEFAULT_FUNCTIONS, FUNCTIONS
 from fastce.profile.machine import cores
 from fastce.profile.pairs import LOGIT_SCALE
@@ -25,20 +27,22 @@ _CLEAR_LINE = "\r\x1b[K"
 def run(options: argparse.Namespace) -> None:
     """Measure what the options ask for, and print it."""
     _check_outputs(options)
-    peers = _peers(options)
+    functions = _functions(options)
+    starts_from_features = functions[0] in FEATURE_FUNCTIONS
+    peers = _peers(options, DENSE if starts_from_features else PACKAGES)
     _warn_of_threads(options)
-    if options.from_features:
-        _profile_features(options, peers)
+    if starts_from_features:
+        _profile_features(options, functions, peers)
         return
     if options.memory_limit:
-        raise inputs.InputError("--memory-limit goes with --from-features")
+        raise inputs.InputError("--memory-limit goes with losses from features")
     problem = _problem(options)
     found, progress = new_report(problem, options.repeat, peers), _progress()
     print(report.heading(found), flush=True)
     profile(
         problem,
         found,
-        functions=_functions(options),
+        functions=functions,
         peers=peers,
         progress=progress,
     )
@@ -47,18 +51,22 @@ def run(options: argparse.Namespace) -> None:
     _write(options, as_json(found), partial(figure.save_figure, found))
 
 
-def _profile_features(options: argparse.Namespace, peers: Sequence[str]) -> None:
-    for option in ("classes", "op", "targets"):
+def _profile_features(options: argparse.Namespace, functions: Sequence[str], peers: Sequence[str]) -> None:
+    for option in ("classes", "targets"):
         if getattr(options, option):
-            raise inputs.InputError(f"--{option} does not go with --from-features")
+            raise inputs.InputError(f"--{option} does not go with losses from features")
     if options.dtype in ("float16", "bfloat16"):
-        raise inputs.InputError("--from-features takes float32 and float64: NumPy multiplies half precision slowly")
+        raise inputs.InputError(
+            f"--dtype {options.dtype} does not go with losses from features; float32 and float64 do: NumPy multiplies "
+            "half precision slowly"
+        )
     if options.input:
         image, text, origin = inputs.features_from_file(options.input, options.dtype)
         image, text = image[: options.batch], text[: options.batch]
     else:
         image, text, origin = inputs.features_from_pairs(options.batch or BATCH, options.dtype or "float32")
-    problem = features.FeaturesProblem(
+    problem = FeaturesProblem(
+        functions[0],
         image,
         text,
         LOGIT_SCALE,
@@ -69,27 +77,36 @@ def _profile_features(options: argparse.Namespace, peers: Sequence[str]) -> None
     )
     found, progress = features.new_report(problem, options.repeat), _progress()
     print(features_report.heading(found), flush=True)
-    features.profile(problem, found, peers=[DENSE[peer] for peer in peers], progress=progress)
+    features.profile(problem, found, functions=functions, peers=[DENSE[peer] for peer in peers], progress=progress)
     progress("")
     print(f"\n{features_report.tables(found)}", flush=True)
     _write(options, as_json(found), partial(features_report.save_figure, found))
 
 
-def _peers(options: argparse.Namespace) -> list[str]:
+def _peers(options: argparse.Namespace, possible: Iterable[str]) -> list[str]:
     """The libraries to compare with, all of them installed."""
     peers = [peer for peer in dict.fromkeys(options.compare or ("scipy",)) if peer != "none"]
     for peer in peers:
-        if options.from_features and peer not in DENSE:
-            raise inputs.InputError(f"--compare {peer} does not go with --from-features; scipy, torch and none do")
+        if peer not in possible:
+            raise inputs.InputError(
+                f"--compare {peer} does not go with losses from features; {', '.join(possible)} and none do"
+            )
         if not is_installed(peer):
             raise inputs.InputError(f"--compare {peer} needs {PACKAGES[peer]}: pip install {PACKAGES[peer]}")
     return peers
 
 
 def _functions(options: argparse.Namespace) -> list[str]:
-    """In the order of `FUNCTIONS`, each once."""
-    asked = options.op or DEFAULT_FUNCTIONS
-    return [function for function in FUNCTIONS if function in asked]
+    """Those of a matrix, or those of features, each once."""
+    if not options.op:
+        return [DEFAULT_FROM_FEATURES] if options.from_features else list(DEFAULT_FUNCTIONS)
+    of_matrix, of_features = (
+        [function for function in known if function in options.op] for known in (FUNCTIONS, FEATURE_FUNCTIONS)
+    )
+    if of_matrix and (of_features or options.from_features):
+        other = of_features[0] if of_features else "--from-features"
+        raise inputs.InputError(f"--op {of_matrix[0]} starts from a matrix and does not go with {other}: run it alone")
+    return of_matrix or of_features
 
 
 def _warn_of_threads(options: argparse.Namespace) -> None:

@@ -1,39 +1,46 @@
-"""What `fastce profile --from-features` has found, as text and as a picture."""
+"""What `fastce profile` of losses from features has found, as text and as a picture."""
 
+from itertools import groupby
 from pathlib import Path
 
 from fastce.profile.features import FeaturesReport, FeaturesRow
-from fastce.profile.text import MIB, duration, machine_line, memory, number, table, wrapped
+from fastce.profile.text import MIB, counted, duration, machine_line, memory, nan_line, number, summary, table, wrapped
 
-HEADER = ("batch", "engine", "time", "GFLOP/s", "x products", "extra memory", "differs by")
+HEADER = ("", "time", "times faster", "x floor", "memory", "differs by")
 
 
 def heading(report: FeaturesReport) -> str:
     """The machine and the input, before anything is measured."""
     given = report.input
-    pairs = f"pairs of {given['width']} {given['dtype']}, batches up to {given['batch']}; {given['origin']}"
-    return f"{machine_line(report.machine)}\n{wrapped('input    ' + pairs, indent=9)}"
+    pairs = f"input    pairs of {given['width']} {given['dtype']}, batches up to {given['batch']}; {given['origin']}"
+    lines = [machine_line(report.machine), wrapped(pairs, indent=9), nan_line(given["rows_with_nan"], given["batch"])]
+    return "\n".join(filter(None, lines))
 
 
 def tables(report: FeaturesReport) -> str:
     """What was measured."""
+    rows: list[tuple[str, ...]] = [HEADER]
+    for name, group in groupby(report.rows, key=lambda row: f"{row.function}, batch {row.batch:,}"):
+        of_batch = list(group)
+        floor = ("  floor", duration(of_batch[0].floor_seconds), "", "1", "", "")
+        rows += [(name,), *map(_cells, of_batch), floor]
     lines = [
-        "clip_loss_from_features_value_and_grad beside the dense way, with the matrix of all products.",
-        "Time: the fastest of the rounds. x products: over the time that NumPy's matrix products take alone, 8 N N D "
-        "operations, of tiles as large as fastce's. Extra memory: how far resident memory rose during a call, the "
-        f"gradients included. The dense ways may use {report.input['memory_limit'] / 2**30:.3g} GiB. Differs by: the "
-        "largest difference of a gradient from fastce's, relative to its largest element.",
+        f"Time: the median of {counted(report.rounds, 'round')} in turns; one call of what takes two seconds.",
+        "Times faster: how many times as fast fastce is as the dense way, which holds the matrix of all products.",
+        "Floor: the time in which NumPy merely multiplies these matrices, in tiles. x floor: time over floor.",
+        f"Memory: what a call takes beyond its input, the gradients included; the dense ways may use "
+        f"{report.input['memory_limit'] / 2**30:.3g} GiB.",
+        "Differs by: the largest difference of a gradient (or value) from fastce's, relative to the largest element.",
     ]
     text = "\n".join(wrapped(line, indent=2) for line in lines + report.notes)
-    return f"{table([HEADER, *map(_cells, report.rows)])}\n\n{text}"
+    return "\n\n".join(filter(None, [table(rows), text, summary(report.rows)]))
 
 
 def _cells(row: FeaturesRow) -> tuple[str, ...]:
     return (
-        f"{row.batch:,}",
-        row.engine,
+        f"  {row.engine}",
         duration(row.seconds),
-        f"{row.gflop_per_s:.0f}",
+        "" if row.times_faster is None else number(row.times_faster),
         number(row.times_floor),
         memory(row.extra_bytes),
         "" if row.difference is None else f"{row.difference:.1e}",
@@ -46,13 +53,14 @@ def save_figure(report: FeaturesReport, path: Path) -> None:
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     memory, time = figure.subplots(1, 2)
-    for engine in dict.fromkeys(row.engine for row in report.rows):
-        rows = [row for row in report.rows if row.engine == engine]
-        label = engine if engine == "fastce" else f"{engine}, dense"
+    functions = list(dict.fromkeys(row.function for row in report.rows))
+    for function, engine in dict.fromkeys((row.function, row.engine) for row in report.rows):
+        rows = [row for row in report.rows if (row.function, row.engine) == (function, engine)]
+        way = engine if engine == "fastce" else f"{engine}, dense"
         measured = [row for row in rows if row.extra_bytes]
         memory.plot(
             [row.batch for row in measured], [row.extra_bytes / MIB for row in measured if row.extra_bytes], "o-",
-            label=label,
+            label=way if len(functions) == 1 else f"{function}: {way}",
         )  # fmt: skip
         time.plot([row.batch for row in rows], [row.seconds for row in rows], "o-")
     for axes, title in ((memory, "extra memory, MiB"), (time, "time, seconds")):
@@ -62,10 +70,9 @@ def save_figure(report: FeaturesReport, path: Path) -> None:
         axes.set_xlabel("batch")
         axes.set_title(title, fontsize=10)
     given, about = report.input, report.machine
+    what = functions[0] if len(functions) == 1 else "losses from features"
     figure.suptitle(
-        f"CLIP's loss and all gradients from features, width {given['width']}, {given['dtype']}, "
-        f"{about['threads']} threads, {about['cpu']}",
-        fontsize=10,
+        f"{what}, width {given['width']}, {given['dtype']}, {about['threads']} threads, {about['cpu']}", fontsize=10
     )
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3 if len(functions) == 1 else 1, fontsize=9)
     figure.savefig(path, dpi=150)

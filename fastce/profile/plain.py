@@ -36,20 +36,25 @@ def cross_entropies(logits: Array, targets: Array, smoothing: float) -> Array:
     """The smoothed loss of each row."""
     log_probs = special.log_softmax(logits, axis=1)
     at_target = log_probs[np.arange(len(targets)), targets]
+    if not smoothing:
+        return np.asarray(-at_target)
     return np.asarray(-(1 - smoothing) * at_target - smoothing * log_probs.mean(axis=1))
 
 
 def cross_entropy_value_and_grad(logits: Array, targets: Array, smoothing: float, out: Array) -> tuple[float, Array]:
     """The mean loss, and its gradient in `out`, which may be `logits`."""
     numbers, (rows, classes) = np.arange(len(logits)), logits.shape
-    at_target, mean = logits[numbers, targets], logits.mean(axis=1)
+    expected = logits[numbers, targets]
+    if smoothing:
+        expected = (1 - smoothing) * expected + smoothing * logits.mean(axis=1)
     highest = logits.max(axis=1, keepdims=True)
     np.subtract(logits, highest, out=out)
     np.exp(out, out=out)
     total = out.sum(axis=1, keepdims=True)
-    losses = (np.log(total) + highest)[:, 0] - (1 - smoothing) * at_target - smoothing * mean
+    losses = (np.log(total) + highest)[:, 0] - expected
     np.divide(out, total * rows, out=out)
-    np.subtract(out, smoothing / (classes * rows), out=out)
+    if smoothing:
+        np.subtract(out, smoothing / (classes * rows), out=out)
     out[numbers, targets] -= (1 - smoothing) / rows
     return float(losses.mean(dtype=np.float64)), out
 

@@ -4,7 +4,19 @@ from itertools import groupby
 
 from fastce.profile.accuracy import EPS, SAMPLED_ROWS, Error
 from fastce.profile.run import JobRow, Report
-from fastce.profile.text import MIB, counted, duration, machine_line, memory, number, table, width, wrapped
+from fastce.profile.text import (
+    MIB,
+    counted,
+    duration,
+    machine_line,
+    memory,
+    nan_line,
+    number,
+    summary,
+    table,
+    width,
+    wrapped,
+)
 
 HEADER = ("", "time", "times faster", "x floor", "memory", "worst row", "mean")
 
@@ -15,12 +27,8 @@ def heading(report: Report) -> str:
     shape = f"{given['rows']} x {given['classes']} {given['dtype']} ({given['nbytes'] / MIB:.4g} MiB)"
     matrix = f"input    {shape}, label smoothing {given['label_smoothing']:g}; {given['origin']}"
     lines = [machine_line(report.machine), wrapped(matrix, indent=9)]
-    if given["rows_with_nan"] == given["rows"]:
-        lines.append(wrapped("         Every row holds NaN: so does every result, and errors say nothing.", indent=9))
-    elif given["rows_with_nan"]:
-        rows = counted(given["rows_with_nan"], "row")
-        lines.append(wrapped(f"         NaN in {rows} of {given['rows']}: their results are NaN.", indent=9))
-    return "\n".join(lines)
+    lines.append(nan_line(given["rows_with_nan"], given["rows"]))
+    return "\n".join(filter(None, lines))
 
 
 def tables(report: Report) -> str:
@@ -34,7 +42,7 @@ def tables(report: Report) -> str:
         rows += map(_cells, jobs)
         if jobs[0].floor_seconds is not None:
             rows.append(("  floor", duration(jobs[0].floor_seconds), "", "1", "", "", ""))
-    return "\n\n".join([table(rows), _explanation(report), _summary(report)]).rstrip()
+    return "\n\n".join(filter(None, [table(rows), _explanation(report), summary(report.jobs)]))
 
 
 def _cells(row: JobRow) -> tuple[str, ...]:
@@ -66,17 +74,6 @@ def _explanation(report: Report) -> str:
         lines.append("~ measured on a block of the matrix and scaled up to all of it.")
     notes = dict.fromkeys(f"{row.engine}: {row.note}" for row in report.jobs if row.note)
     return "\n".join(wrapped(line, indent=2) for line in [*lines, *notes, *report.notes])
-
-
-def _summary(report: Report) -> str:
-    """One line for each library: how many times as fast fastce was."""
-    lines = []
-    for engine in dict.fromkeys(row.engine for row in report.jobs):
-        factors = sorted(row.times_faster for row in report.jobs if row.engine == engine and row.times_faster)
-        if factors:
-            span = " to ".join(dict.fromkeys(number(factor) for factor in (factors[0], factors[-1])))
-            lines.append(wrapped(f"fastce is {span} times as fast as {engine} here.", indent=2))
-    return "\n".join(lines)
 
 
 def _error(error: Error) -> str:

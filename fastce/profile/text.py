@@ -28,6 +28,26 @@ def machine_line(about: dict[str, Any]) -> str:
     return wrapped(f"machine  {about['cpu']}, {size}, {counted(about['threads'], 'thread')}; {versions}", indent=9)
 
 
+def nan_line(count: int, rows: int) -> str:
+    """What NaN in the input makes of the results; "" if there is none."""
+    if count == rows:
+        return wrapped("         Every row holds NaN: so does every result, and errors say nothing.", indent=9)
+    if count == 0:
+        return ""
+    return wrapped(f"         NaN in {counted(count, 'row')} of {rows}: their results are NaN.", indent=9)
+
+
+def summary(rows: Sequence[Any]) -> str:
+    """One line for each library: how many times as fast fastce was, from rows with `engine` and `times_faster`."""
+    lines = []
+    for engine in dict.fromkeys(row.engine for row in rows):
+        factors = sorted(row.times_faster for row in rows if row.engine == engine and row.times_faster)
+        if factors:
+            span = " to ".join(dict.fromkeys(number(factor) for factor in (factors[0], factors[-1])))
+            lines.append(wrapped(f"fastce is {span} times as fast as {engine} here.", indent=2))
+    return "\n".join(lines)
+
+
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns under the first row, set to the right but for the first; a row of one cell stands alone as a heading.
 
