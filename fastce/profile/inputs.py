@@ -1,13 +1,14 @@
 """What the user gives to `fastce profile`, as arrays; every mistake is an `InputError` of one line."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from fastce.profile import pairs
 from fastce.profile.machine import available_memory
 from fastce.profile.problem import Array
+from fastce.typing import FloatName
 
 _BEGINNINGS = (b"\x93NUMPY", b"PK")  # of a .npy, and of an archive
 _ACCEPTED = {
@@ -16,7 +17,7 @@ _ACCEPTED = {
 }
 _FROM_TEXT = "numpy.save('x.npy', numpy.loadtxt('x.csv', delimiter=',')) makes one of a text file"
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+DTYPES: tuple[FloatName, ...] = get_args(FloatName)
 
 
 class InputError(ValueError):
