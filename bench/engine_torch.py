@@ -16,9 +16,9 @@ def prepare(job: Job, problem: Problem, compiled: bool = False) -> Work:
     import torch
 
     torch.set_num_threads(problem.n_threads)
-    torch.compiler.reset()
     function = _function(torch, job, problem)
     if compiled:
+        torch.compiler.reset()
         function = torch.compile(function, dynamic=False)
     logits = _tensor(torch, problem.logits)
 

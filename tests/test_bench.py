@@ -107,10 +107,18 @@ def problem_of():
     return cache(lambda shape, dtype, axis: Problem(shape, dtype, axis, 1))
 
 
-TINY_CASES = dict.fromkeys((job.tiny(), engine) for job, engine in cases() if engine not in ("torch.compile", "jax"))
+def tiny_cases():
+    """Each job once, whatever its size; what is slow is one more job of a function that a peer has already done."""
+    done = set()
+    for job, engine in dict.fromkeys((job.tiny(), engine) for job, engine in cases()):
+        if engine in ("torch.compile", "jax"):  # which compile for seconds
+            continue
+        is_slow = engine != "fastce" and (engine, job.function) in done
+        done.add((engine, job.function))
+        yield pytest.param(job, engine, id=f"{job.id}-{engine}", marks=pytest.mark.slow if is_slow else ())
 
 
-@pytest.mark.parametrize(("job", "engine"), TINY_CASES, ids=lambda of_case: getattr(of_case, "id", of_case))
+@pytest.mark.parametrize(("job", "engine"), list(tiny_cases()))
 @pytest.mark.filterwarnings("ignore")  # of the peers
 def test_every_job_of_the_record_is_right(job, engine, problem_of):
     if not ENGINES[engine].is_installed:
@@ -135,6 +143,7 @@ def test_the_record_notices_a_wrong_result(problem_of):
             check(job, problem, found)
 
 
+@pytest.mark.slow
 def test_scaling_measures_and_draws(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(scaling, "SECONDS", 0)

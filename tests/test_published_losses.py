@@ -6,13 +6,13 @@ installed.
 
 import numpy as np
 import pytest
+from covering import covering
 
 import fastce
 from fastce.profile.pairs import load_pairs
 
 LARGE_NUM = 1e9
 TOLERANCE = {"float32": 3e-5, "float64": 1e-12}
-dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 # ------------------------------------------------------------------------------------------------- pieces
@@ -138,16 +138,14 @@ def widened(x):
     return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 
-@dtypes
-@pytest.mark.parametrize("name", cases("float64"))
+@covering({"name": cases("float64"), "dtype": TOLERANCE})
 def test_values_are_those_of_the_published_formula(name, dtype):
     published, inputs, ours = cases(dtype)[name]
     expected = published(np, *map(widened, inputs))
     assert ours(*inputs).value == pytest.approx(float(expected), rel=TOLERANCE[dtype])
 
 
-@dtypes
-@pytest.mark.parametrize("name", cases("float64"))
+@covering({"name": cases("float64"), "dtype": TOLERANCE}, quick=1)
 def test_gradients_are_the_automatic_ones_of_the_published_formula(name, dtype):
     torch = pytest.importorskip("torch")
     published, inputs, ours = cases(dtype)[name]
