@@ -11,6 +11,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+gc.set_threshold(50_000, 20, 20)  # collecting tests, and compiling kernels, makes many objects that stay
 hypothesis.settings.register_profile(
     "fastce",
     max_examples=50,
@@ -26,16 +27,16 @@ def pytest_configure(config):
 
     By turns, as is usual, both would import and load from disk all that any test needs.
     """
-    hypothesis.settings.load_profile("quick" if "not slow" in config.option.markexpr else "fastce")
     if config.getoption("dist", "no") == "load":
         config.option.dist = "worksteal"
+    is_quick = "not slow" in config.option.markexpr
+    hypothesis.settings.load_profile("quick" if is_quick else "fastce")
 
 
 def pytest_collection_finish():
     """Thousands of tests are in memory now, to stay: looks for garbage need not go through them again and again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)  # Numba's compiler makes many objects, too
 
 
 @pytest.fixture

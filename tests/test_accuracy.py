@@ -226,8 +226,7 @@ def test_cross_entropy_along_either_axis_is_within_4_ulp(classes, axis, rng):
     assert ulp_error(losses, exact) <= 4
 
 
-@pytest.mark.parametrize("margin", [0, 16, 25, 80, 300])
-@pytest.mark.parametrize("classes", [2, 10, 300])
+@covering({"margin": [0, 16, 25, 80, 300], "classes": [2, 10, 300]}, quick=1)
 def test_cross_entropy_of_float64_is_within_4_ulp_per_row(margin, classes, rng):
     x, y = confident(5, classes, margin, rng)
     x = x + 1e-3 * rng.standard_normal(x.shape)  # float64 with all its digits

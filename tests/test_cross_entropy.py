@@ -290,7 +290,9 @@ def test_a_confident_row_keeps_its_digits_where_lse_minus_logit_gives_zero():
     assert loss[0] == pytest.approx(1.387e-8, rel=1e-3)
 
 
-@covering({"dtype": [np.float32, np.float64], "margin": [10.0, 25.0, 80.0], "classes": [2, 10, 100, 1000, 5000]})
+@covering(
+    {"dtype": [np.float32, np.float64], "margin": [10.0, 25.0, 80.0], "classes": [2, 10, 100, 1000, 5000]}, quick=1
+)
 def test_confident_rows_are_right_to_4_ulp(rng, classes, margin, dtype):
     logits = rng.normal(size=(40, classes)).astype(dtype)
     labels = rng.integers(0, classes, 40)
@@ -762,9 +764,10 @@ def test_minus_infinity_at_the_target_costs_infinity(rng, at, classes, dtype):
     assert grad[2, at] == -1
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("classes", SPECIAL_SIZES)
-@pytest.mark.parametrize("targets", ["hard", "probability"])
+@covering(
+    {"dtype": [np.float16, np.float32, np.float64], "classes": SPECIAL_SIZES, "targets": ["hard", "probability"]},
+    quick=1,
+)
 def test_minus_infinity_off_the_target_costs_nothing_without_smoothing_and_infinity_with(rng, targets, classes, dtype):
     logits, labels = rng.normal(size=(3, classes)).astype(dtype), np.array([0, 1, 2])
     logits[1, 3], logits[2, :2] = -INF, -INF

@@ -81,8 +81,7 @@ def test_any_layout_gives_the_bits_of_a_plain_copy(small_tiles, rng, layout, for
         assert dense.bits(ours) == dense.bits(calls.call(form, half, **options))
 
 
-@every_loss
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@covering({"form": calls.ALL, "dtype": [np.float32, np.float64]}, quick=1)
 def test_no_layout_changes_the_way_in_which_whole_tiles_are_multiplied(rng, dtype, form):
     features = calls.features_of(form, rng, 150, 77, dtype)
     options = {"normalize": False} if form in calls.CONTRASTIVE else {}
@@ -91,8 +90,7 @@ def test_no_layout_changes_the_way_in_which_whole_tiles_are_multiplied(rng, dtyp
         assert dense.bits(calls.call(form, [LAYOUTS[layout](a) for a in features], **options)) == plain
 
 
-@every_loss
-@pytest.mark.parametrize("axis", [0, 1])
+@covering({"form": calls.ALL, "axis": [0, 1]}, quick=1)
 def test_zero_strides_give_the_bits_of_a_plain_copy(small_tiles, rng, axis, form):
     features = calls.features_of(form, rng, 39)
     stretched = [np.broadcast_to(np.take(a, [0], axis), a.shape) for a in features]
@@ -131,8 +129,9 @@ def test_inputs_are_not_written_to_and_results_are_new(small_tiles, rng, name, f
     assert [a.tobytes() for a in features] == before
 
 
-@pytest.mark.parametrize("form", ["clip_loss_from_features", "siglip_loss", "nt_xent", "info_nce"])
-@pytest.mark.parametrize("normalize", [False, True])
+@covering(
+    {"form": ["clip_loss_from_features", "siglip_loss", "nt_xent", "info_nce"], "normalize": [False, True]}, quick=1
+)
 def test_both_sides_may_be_the_same_array(small_tiles, rng, normalize, form):
     same = calls.features_of(form, rng, 39, dtype=np.float64)[0]
     check(form, [same, same], normalize=normalize)
@@ -210,8 +209,7 @@ def test_what_is_not_finite_makes_the_mean_nan_without_a_word(small_tiles, rng, 
                 assert np.isnan(ours.value)
 
 
-@every_loss
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@covering({"form": calls.ALL, "dtype": [np.float32, np.float64]}, quick=1)
 def test_products_beyond_the_largest_number_end_without_a_word(small_tiles, rng, dtype, form):
     size = np.sqrt(np.finfo(dtype).max)
     features = [a * dtype(size) for a in calls.features_of(form, rng, 20, dtype=dtype)]
@@ -233,8 +231,7 @@ def test_logits_beyond_all_measure_are_right(rng, power, dtype, form):
     assert dense.bits(calls.call(form, features, **(options | call)).value) == dense.bits(losses)
 
 
-@every_loss
-@pytest.mark.parametrize("normalize", [False, True])
+@covering({"form": calls.ALL, "normalize": [False, True]}, quick=1)
 def test_features_without_width_are_all_alike(rng, normalize, form):
     features = [np.ones((*a.shape[:-1], 0)) for a in calls.features_of(form, rng)]
     ours = calls.call(form, features, **({"normalize": normalize} if form in calls.CONTRASTIVE else {}))
@@ -244,8 +241,7 @@ def test_features_without_width_are_all_alike(rng, normalize, form):
         assert ours.value == pytest.approx(np.log(choices), rel=1e-14)
 
 
-@every_contrastive_loss
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@covering({"form": calls.CONTRASTIVE, "dtype": [np.float32, np.float64]}, quick=1)
 def test_products_that_vanish_leave_everyone_alike(small_tiles, rng, dtype, form):
     features = [a * dtype(np.finfo(dtype).tiny) for a in calls.features_of(form, rng, 20, dtype=dtype)]
     check(form, features, normalize=False)

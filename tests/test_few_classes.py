@@ -94,7 +94,7 @@ def test_rows_that_are_all_of_one_kind(rng, row_kind, name):
         check(logits, targets_of("probability", rng, labels, classes))
 
 
-@covering({"name": ["float32", "float64"], "kind": ["hard", "one-hot", "sparse"], "margin": [5, 25, 90, 200]})
+@covering({"name": ["float32", "float64"], "kind": ["hard", "one-hot", "sparse"], "margin": [5, 25, 90, 200]}, quick=1)
 def test_confident_rows_next_to_unsure_ones_keep_their_digits(rng, margin, kind, name):
     for rows, classes in [(140, 2), (140, 3), (300, 10), (33, 17), (70, 100), (20, 256)]:
         logits, labels = rng.normal(size=(rows, classes)), rng.integers(0, classes, rows)
@@ -117,8 +117,7 @@ def test_every_row_has_its_own_offset(rng, kind, name):
             check((logits + np.reshape(offsets, (-1, 1))).astype(name), targets)
 
 
-@pytest.mark.parametrize("jump", [150, 1000, 1e30])
-@pytest.mark.parametrize("classes", [2, 17, 33, 100, 257])
+@covering({"jump": [150, 1000, 1e30], "classes": [2, 17, 33, 100, 257]}, quick=1)
 def test_the_maximum_may_be_far_above_the_first_classes(rng, classes, jump):
     for position in sorted({0, 1, 15, 16, 17, 63, 64, 65, classes // 2, classes - 1} & set(range(classes))):
         logits = rng.normal(size=(140, classes)).astype(np.float32)
@@ -181,8 +180,7 @@ def test_losses_count_more_classes_that_are_each_too_small_to_change_the_sum(kin
     check(logits, [1000] if kind == "hard" else one_hot([1000], 1024))
 
 
-@pytest.mark.parametrize("name", ["float32", "float64"])
-@pytest.mark.parametrize("classes", [2, 3, 9, 10, 16, 17, 33, 60])
+@covering({"name": ["float32", "float64"], "classes": [2, 3, 9, 10, 16, 17, 33, 60]}, quick=1)
 def test_losses_count_many_classes_that_are_each_too_small_to_change_the_sum(rng, classes, name):
     for top in (0.0, 0.7, 1.0):
         logits = far_below_one(classes, top, np.dtype(name))
@@ -198,7 +196,8 @@ def test_losses_count_many_classes_that_are_each_too_small_to_change_the_sum(rng
         "kind": ["hard", "probability"],
         "value": [np.nan, np.inf, -np.inf, 3e4],
         "rows, classes": [(35, 2), (35, 10), (19, 17)],
-    }
+    },
+    quick=1,
 )
 def test_a_special_value_in_any_lane_and_class_changes_no_bit_of_another_row(rng, rows, classes, value, kind, name):
     logits = rng.normal(size=(rows, classes)).astype(dtype_of(name))
@@ -276,8 +275,7 @@ def test_rows_of_no_weight_are_exactly_zero_whatever_they_hold(rng, name):
 
 
 # -------------------------------------------------------------------------------------------- targets, options
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("of_targets", NAMES)
+@covering({"name": NAMES, "of_targets": NAMES}, quick=1)
 def test_probability_targets_of_every_float_dtype(rng, of_targets, name):
     for rows, classes in [(17, 2), (130, 10), (40, 33), (20, 257)]:
         logits = (rng.normal(size=(rows, classes)) * 3).astype(dtype_of(name))

@@ -210,8 +210,7 @@ def test_difficult_rows_in_pieces(small_pieces, dtype, kind, rng):
     checks.check(logits, TARGETS, label_smoothing=0.1, n_threads=2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("base", [0.0, 3e5, -3e5, 1e7])
+@covering({"dtype": ["float32", "float64"], "base": [0.0, 3e5, -3e5, 1e7]}, quick=1)
 def test_pieces_that_have_little_in_common(small_pieces, dtype, base, rng):
     # References are powers of two below 2**16 (2**40) in size, and maxima beyond, the pieces' own in either case.
     logits = (3 * rng.standard_normal((3, CLASSES))).astype(dtype)
@@ -226,8 +225,7 @@ def test_pieces_that_have_little_in_common(small_pieces, dtype, base, rng):
     assert_softmax(logits)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("at", [0, 3000, CLASSES - 1])
+@covering({"value": [np.nan, np.inf, -np.inf], "at": [0, 3000, CLASSES - 1]}, quick=1)
 def test_special_values_in_one_piece(small_pieces, value, at, rng):
     logits = rng.standard_normal((3, CLASSES), np.float32)
     logits[1, at] = value

@@ -46,8 +46,7 @@ def test_nt_xent_of_real_pairs_in_tiles_of_their_usual_size(dtype):
         dense.check("nt_xent", *real_pairs(150, dtype), reductions=["mean"], memory_budget=budget)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("temperature", [0.3, 2.0])
+@covering({"normalize": [False, True], "temperature": [0.3, 2.0]}, quick=1)
 def test_gradients_of_nt_xent_are_the_slopes_of_the_value(rng, temperature, normalize):
     first, second = views(rng, 3, np.float64, width=4)
     options = dict(temperature=temperature, normalize=normalize)
@@ -155,8 +154,7 @@ def test_sup_con_of_real_pairs_in_tiles_of_their_usual_size():
         dense.check("sup_con", features, np.arange(360) % 7, reductions=["mean"], memory_budget=budget)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("labels", [[0, 1, 0, 1, 0], [3, 3, 3, 3, 3], [-1, 5, -1, 2, 5]])
+@covering({"normalize": [False, True], "labels": [[0, 1, 0, 1, 0], [3, 3, 3, 3, 3], [-1, 5, -1, 2, 5]]}, quick=1)
 def test_gradients_of_sup_con_are_the_slopes_of_the_value(rng, labels, normalize):
     features, options = views(rng, 5, np.float64, width=3)[0], dict(temperature=0.7, normalize=normalize)
     ours = fastce.sup_con_value_and_grad(features, labels, **options)

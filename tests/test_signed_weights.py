@@ -248,7 +248,8 @@ def test_a_row_of_weight_zero_of_either_sign_is_absent():
         "kind": ["hard", "ignored", "dense"],
         "label_smoothing": [0.0, 0.2],
         "shape": [(19, 6), (19, 300), (4, 6, 5)],
-    }
+    },
+    quick=1,
 )
 def test_class_weights_of_any_sign_as_pytorch_takes_them(shape, label_smoothing, kind, reduction, seed):
     torch = pytest.importorskip("torch")

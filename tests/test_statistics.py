@@ -167,8 +167,7 @@ def test_the_target_is_in_the_top_one_exactly_if_it_is_the_argmax(rng, top_k):
 
 
 # ------------------------------------------------------------------------------------------ special values
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("length", [4, 300, 5000])
+@covering({"dtype": DTYPES, "length": [4, 300, 5000]}, quick=1)
 def test_special_values_concern_their_row_alone(rng, length, dtype):
     specials = [
         {0: NAN},

@@ -268,8 +268,7 @@ def test_progress_is_told_after_every_tile_in_order_from_the_calling_thread(smal
         assert told == [(done, total) for done in range(1, total + 1)]
 
 
-@every_loss
-@pytest.mark.parametrize("at", [1, 3])
+@covering({"form": calls.ALL, "at": [1, 3]}, quick=1)
 def test_what_progress_raises_ends_the_call_and_the_next_one_works(small_tiles, rng, at, form):
     features = calls.features_of(form, rng, 50)
     plain, told = calls.call(form, features), []
