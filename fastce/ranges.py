@@ -17,6 +17,8 @@ from fastce.threads import cut_rows
 
 LARGEST_LOGIT, LARGEST_PRODUCT = 2.0**20, 2.0**100  # that are computed in float32
 LEAST_SCALE = 2.0**-60  # by which gradients of float32 are multiplied
+LEAST_PRODUCT = 2.0**-80  # of features with each other and with the scale, likewise
+NOTHING = -1100  # the power of two of zeros: below that of any number
 LARGEST_POWER, LEAST_POWER = 900, -500  # of products, and gradients, in float64
 SMALLEST_SCALE, LARGEST_SCALE = 5e-324, float(np.finfo(np.float64).max)
 SCALE_POWERS = (-800, 450)  # that gradients may be multiplied by before they are added up
@@ -79,8 +81,8 @@ def range_of(
     dtype = dtype_of_products(left if left is right else [*left, *right], scale, bias, normalize)
     if dtype != np.float64:
         return Range(dtype, scale, scale, 0, 0, is_plain=True)
-    of_left = 0 if normalize else max(map(power_of_largest, left))
-    of_right = of_left if left is right or normalize else max(map(power_of_largest, right))
+    of_left = 0 if normalize else _power_of_side(left)
+    of_right = of_left if left is right or normalize else _power_of_side(right)
     of_products = of_left + of_right + math.frexp(left[0].shape[1])[1]
     powers = _powers(of_left, of_right, of_products - min(max(of_products, LEAST_POWER), LARGEST_POWER))
     moved = min(max(scale * 2.0 ** powers[0] * 2.0 ** powers[1], SMALLEST_SCALE), LARGEST_SCALE)
@@ -97,13 +99,16 @@ def dtype_of_products(
     """What products of these are computed in: float32, or float64 if anything is that.
 
     With the ``scale`` that they are multiplied by: also float64 if float32 does not hold that, or logits so large that
-    the rounding of a product would tell. That of losses is the one without.
+    the rounding of a product would tell, or products so small that it has no digits for them, of which gradients of the
+    scale are made. That of losses is the one without.
     """
     dtype = np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
     if scale is None or dtype == np.float64:
         return dtype
-    largest = 1.0 if normalize else max(map(_largest_square, arrays), default=0.0)
+    squares = [1.0] if normalize else [square for square in map(_largest_square, arrays) if square > 0.0]
+    largest, least = max(squares, default=0.0), min(squares, default=1.0)
     holds = LEAST_SCALE <= scale <= float(np.finfo(dtype).max) and largest < LARGEST_PRODUCT
+    holds = holds and math.sqrt(least) * min(math.sqrt(least), scale) >= LEAST_PRODUCT
     return dtype if holds and scale * largest + abs(bias) < LARGEST_LOGIT else np.dtype(np.float64)
 
 
@@ -127,12 +132,17 @@ def _powers(of_left: int, of_right: int, excess: int) -> tuple[int, int]:
     return power, max(excess - power, power if of_left == of_right else 0)
 
 
+def _power_of_side(arrays: Sequence[Array]) -> int:
+    """That of the largest element of all; arrays of zeros, or of nothing, have no say."""
+    return max((power for power in map(power_of_largest, arrays) if power > NOTHING), default=0)
+
+
 def power_of_largest(array: Array) -> int:
-    """The power of two above all finite elements; 0 for what cannot be large."""
+    """The power of two above all finite elements, `NOTHING` for zeros; that of float32 for what cannot be larger."""
     if array.dtype.kind != "f" or array.dtype.itemsize < 8:
         return 128
     largest = 0.0
     for start, stop in cut_rows(len(array), array.shape[1] * 8):
         sizes = np.abs(array[start:stop])
         largest = max(largest, float(sizes.max(initial=0.0, where=np.isfinite(sizes))))
-    return math.frexp(largest)[1]
+    return math.frexp(largest)[1] if largest > 0.0 else NOTHING

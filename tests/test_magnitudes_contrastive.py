@@ -199,26 +199,41 @@ def test_features_whose_products_are_beyond_float64_either_way(rng, form):
             assert_whole_features(form, rng, 6, left, right, power, ("none", "mean", "sum")[k % 3])
 
 
+@pytest.mark.slow
 @hypothesis.given(st.data())
 def test_any_features(data):
     """Whole numbers times powers of two: what is exact is the product, whatever its size."""
     form = data.draw(st.sampled_from(calls.CONTRASTIVE))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    left, right, power = (data.draw(st.integers(-1000, 1020)) for _ in range(3))
+    dtype = DTYPES[data.draw(st.sampled_from(["float64", *DTYPES]))]
+    left, right = (data.draw(st.integers(*POWERS[dtype.name])) for _ in range(2))
+    power = data.draw(st.integers(-1000, 1020))
     right = left if form in ONE_SIDED else right
     if data.draw(st.booleans()):
         power = data.draw(st.integers(-10, 0)) - left - right
     reduction = data.draw(st.sampled_from(["none", "mean", "sum"]))
     budget = data.draw(st.sampled_from([1, 1 << 28]))
-    assert_whole_features(form, rng, data.draw(st.integers(1, 20)), left, right, power, reduction, budget)
+    zeros = data.draw(st.sampled_from([None, None, None, 0, 1, 2]))
+    bias = data.draw(st.sampled_from([-2.0, 0.0, 90.0, -1e300]))
+    assert_whole_features(
+        form, rng, data.draw(st.integers(1, 20)), left, right, power, reduction, budget, dtype, zeros, bias
+    )
 
 
-def assert_whole_features(form, rng, n, left, right, power, reduction, memory_budget=1 << 28):
-    """Features times 2**left and 2**right, their products times 2**power."""
-    first, *others = (np.clip(np.rint(2 * a), -3, 3) for a in calls.features_of(form, rng, n, dtype=np.float64))
-    features = [np.ldexp(first, left), *(np.ldexp(a, right) for a in others)]
+POWERS = {"float64": (-1000, 1020), "float32": (-140, 125), "float16": (-22, 13), "bfloat16": (-130, 125)}
+
+
+def assert_whole_features(
+    form, rng, n, left, right, power, reduction, memory_budget=1 << 28, dtype=np.float64, zeros=None, bias=-2.0
+):
+    """Features times 2**left and 2**right, their products times 2**power; one of the arrays may be all zeros."""
+    whole = [np.clip(np.rint(2 * a), -3, 3) for a in calls.features_of(form, rng, n, dtype=np.float64)]
+    if zeros is not None:
+        whole[zeros % len(whole)] *= 0
+    features = [np.ldexp(a, left if k == 0 else right).astype(dtype) for k, a in enumerate(whole)]
     options = edge_batches.scaled_by(form, 2.0 ** min(max(power, -1020), 1020))
     options |= {"normalize": False, "reduction": reduction, "memory_budget": memory_budget}
+    options |= {"logit_bias": bias} if form == "siglip_loss" else {}
     edge_batches.check_against_formula(form, [*features, *calls.rest_of(form, n)], **options)
 
 
@@ -242,3 +257,40 @@ def test_a_scale_below_the_normal_numbers_keeps_the_digits_of_its_gradient(rng):
     ours = fastce.clip_loss_from_features_value_and_grad(images, texts, 5e-324)
     slope = dense.clip_loss_from_features(images, texts, np.longdouble(5e-324)).gradients[2]
     assert ours.grad_logit_scale == pytest.approx(float(slope), rel=1e-14)
+
+
+def test_features_of_zeros_have_no_say_in_what_the_others_need(rng):
+    """They counted as of size 1, beside which products of the others were below float64."""
+    for dtype in (np.float64, np.float32):
+        query, key = (np.ldexp(rng.integers(1, 4, (3, 5)), -560 if dtype == np.float64 else -140) for _ in range(2))
+        for negative in (np.zeros((2, 5)), np.zeros((0, 5)), np.zeros((3, 2, 5))):
+            arguments = [a.astype(dtype) for a in (query, key, negative)]
+            options = {"normalize": False, "temperature": 2.0**-1022 if dtype == np.float64 else 2.0**-300}
+            edge_batches.check_against_formula("info_nce", arguments, reduction="sum", **options)
+            ours = fastce.info_nce_value_and_grad(*arguments, **options).grad_temperature
+            options["temperature"] = np.longdouble(options["temperature"])
+            exact = dense.info_nce(*(a.astype(float) for a in arguments), **options).gradients[3]
+            assert ours == pytest.approx(float(exact), rel=1e-6)
+
+
+@pytest.mark.parametrize(("left", "right", "scale"), [(8, -102, 2.0**-60), (-80, -80, 1.0), (-140, -20, 2.0**60)])
+def test_products_too_small_for_float32_have_a_gradient_of_the_scale(rng, left, right, scale):
+    images, texts = (rng.integers(1, 4, (4, 5)).astype(np.float32) for _ in range(2))
+    features = [np.ldexp(images, left), np.ldexp(texts, right)]
+    for name, options in (("siglip_loss", {"logit_scale": scale, "logit_bias": 90.0}),
+                          ("clip_loss_from_features", {"logit_scale": scale})):  # fmt: skip
+        ours = getattr(fastce, f"{name}_value_and_grad")(*features, **options)
+        exact = getattr(dense, name)(*(a.astype(float) for a in features), **options)
+        assert ours.grad_logit_scale == pytest.approx(float(exact.gradients[2]), rel=1e-5)
+
+
+def test_a_bias_of_zeros_has_no_say_in_what_products_need(rng):
+    left, right = (rng.integers(1, 4, shape).astype(float) for shape in ((4, 5), (3, 5)))
+    targets, options = np.array([0, 1, 2, 1]), {"logit_scale": 2.0**1023, "reduction": "sum"}
+    features = np.ldexp(left, -530), np.ldexp(right, -500)
+    ours = fastce.linear_cross_entropy_value_and_grad(*features, targets, linear_bias=np.zeros(3), **options)
+    theirs = fastce.linear_cross_entropy_value_and_grad(*features, targets, **options)
+    exact = fastce.linear_cross_entropy(np.ldexp(left, -7), right, targets, reduction="sum")
+    assert ours.value == pytest.approx(exact, rel=1e-14)
+    for one, other in zip(ours[1:3], theirs[1:3], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13)
