@@ -70,77 +70,80 @@ OF_IMAGES: dict[str, Callable[[Array], Array]] = {
 SHAPES = [((100_000, 10), "f4"), ((4096, 1000), "f4"), ((4096, 2048), "f4"), ((2048, 2048), "f8"), ((4096, 2048), "f2")]
 IMAGES = [((4, 21, 160, 160), "f4"), ((2, 300, 80, 80), "f4")]
 
-Call = Callable[[Array, Array, Array], Any]
+Call = Callable[[Array, Array, Array, Array], Any]  # logits, class indices, probabilities that lie as logits do, out
 JOBS: dict[str, Call] = {
-    "logsumexp": lambda x, y, o: fastce.logsumexp(x, axis=1),
-    "softmax": lambda x, y, o: fastce.softmax(x, axis=1),
-    "log_softmax": lambda x, y, o: fastce.log_softmax(x, axis=1),
-    "softmax, out=C": lambda x, y, o: fastce.softmax(x, axis=1, out=o),
-    "cross_entropy": lambda x, y, o: fastce.cross_entropy(x, y),
-    "cross_entropy, smoothed": lambda x, y, o: fastce.cross_entropy(x, y, label_smoothing=0.1),
-    "value_and_grad": lambda x, y, o: fastce.cross_entropy_value_and_grad(x, y),
-    "value_and_grad, out=C": lambda x, y, o: fastce.cross_entropy_value_and_grad(x, y, out=o),
-    "grad_and_hess": lambda x, y, o: fastce.cross_entropy_grad_and_hess(x, y),
-    "row_stats": lambda x, y, o: fastce.row_stats(x, y),
-    "row_stats, more": lambda x, y, o: fastce.row_stats(x, y, outputs=("logsumexp", "entropy", "target_rank")),
-    "nll_loss": lambda x, y, o: fastce.nll_loss(x, y),
-    "nll_loss value_and_grad": lambda x, y, o: fastce.nll_loss_value_and_grad(x, y),
-    "binary": lambda x, y, o: fastce.binary_cross_entropy_with_logits(x, x),
-    "binary, none": lambda x, y, o: fastce.binary_cross_entropy_with_logits(x, x, reduction="none"),
-    "binary value_and_grad": lambda x, y, o: fastce.binary_cross_entropy_with_logits_value_and_grad(x, x),
+    "logsumexp": lambda x, y, p, o: fastce.logsumexp(x, axis=1),
+    "softmax": lambda x, y, p, o: fastce.softmax(x, axis=1),
+    "log_softmax": lambda x, y, p, o: fastce.log_softmax(x, axis=1),
+    "softmax, out=C": lambda x, y, p, o: fastce.softmax(x, axis=1, out=o),
+    "cross_entropy": lambda x, y, p, o: fastce.cross_entropy(x, y),
+    "cross_entropy, smoothed": lambda x, y, p, o: fastce.cross_entropy(x, y, label_smoothing=0.1),
+    "value_and_grad": lambda x, y, p, o: fastce.cross_entropy_value_and_grad(x, y),
+    "value_and_grad, out=C": lambda x, y, p, o: fastce.cross_entropy_value_and_grad(x, y, out=o),
+    "grad_and_hess": lambda x, y, p, o: fastce.cross_entropy_grad_and_hess(x, y),
+    "row_stats": lambda x, y, p, o: fastce.row_stats(x, y),
+    "row_stats, more": lambda x, y, p, o: fastce.row_stats(x, y, outputs=("logsumexp", "entropy", "target_rank")),
+    "nll_loss": lambda x, y, p, o: fastce.nll_loss(x, y),
+    "nll_loss value_and_grad": lambda x, y, p, o: fastce.nll_loss_value_and_grad(x, y),
+    "binary": lambda x, y, p, o: fastce.binary_cross_entropy_with_logits(x, p),
+    "binary, none": lambda x, y, p, o: fastce.binary_cross_entropy_with_logits(x, p, reduction="none"),
+    "binary value_and_grad": lambda x, y, p, o: fastce.binary_cross_entropy_with_logits_value_and_grad(x, p),
 }  # fmt: skip
 MATRIX_JOBS: dict[str, Call] = {
-    "probabilities": lambda x, y, o: fastce.cross_entropy_value_and_grad(x, x),
+    "probabilities": lambda x, y, p, o: fastce.cross_entropy_value_and_grad(x, p),
 }
 SQUARE_JOBS: dict[str, Call] = {
-    "clip_loss": lambda x, y, o: fastce.clip_loss(x, logit_scale=10.0),
-    "clip_loss value_and_grad": lambda x, y, o: fastce.clip_loss_value_and_grad(x, logit_scale=10.0),
+    "clip_loss": lambda x, y, p, o: fastce.clip_loss(x, logit_scale=10.0),
+    "clip_loss value_and_grad": lambda x, y, p, o: fastce.clip_loss_value_and_grad(x, logit_scale=10.0),
 }
 FEATURE_JOBS: dict[str, Call] = {
-    "clip_loss_from_features": lambda x, y, o: fastce.clip_loss_from_features_value_and_grad(x, x, 10.0),
-    "siglip_loss": lambda x, y, o: fastce.siglip_loss_value_and_grad(x, x, 10.0, -10.0),
-    "info_nce": lambda x, y, o: fastce.info_nce_value_and_grad(x, x),
-    "nt_xent": lambda x, y, o: fastce.nt_xent_value_and_grad(x, x),
-    "sup_con": lambda x, y, o: fastce.sup_con_value_and_grad(x, y),
-    "linear_cross_entropy": lambda x, y, o: fastce.linear_cross_entropy_value_and_grad(x, x, y),
+    "clip_loss_from_features": lambda x, y, p, o: fastce.clip_loss_from_features_value_and_grad(x, x, 10.0),
+    "siglip_loss": lambda x, y, p, o: fastce.siglip_loss_value_and_grad(x, x, 10.0, -10.0),
+    "info_nce": lambda x, y, p, o: fastce.info_nce_value_and_grad(x, x),
+    "nt_xent": lambda x, y, p, o: fastce.nt_xent_value_and_grad(x, x),
+    "sup_con": lambda x, y, p, o: fastce.sup_con_value_and_grad(x, y),
+    "linear_cross_entropy": lambda x, y, p, o: fastce.linear_cross_entropy_value_and_grad(x, x, y),
 }
 
 
-def _ratios(call: Call, variants: dict[str, Array], targets: Array, out: Array) -> tuple[float, dict[str, float]]:
+Variants = dict[str, tuple[Array, Array]]  # logits and probabilities of each layout
+
+
+def _ratios(call: Call, variants: Variants, targets: Array, out: Array) -> tuple[float, dict[str, float]]:
     """The least time in C order, and that of each layout as a multiple of it."""
     times = _times(call, variants, targets, out)
     ratios = {name: times[name] / times.get(f"{name}, C", times["C"]) for name in variants if not name.endswith(", C")}
     return times["C"], ratios
 
 
-def _variants(x: Array, layouts: dict[str, Callable[[Array], Array]]) -> dict[str, Array]:
-    """The array in all layouts, and copies of those that hold other numbers."""
-    variants = {name: change(x) for name, change in layouts.items()}
-    repeated = {f"{name}, C": a.copy() for name, a in variants.items() if 0 in a.strides}
+def _variants(x: Array, probabilities: Array, layouts: dict[str, Callable[[Array], Array]]) -> Variants:
+    """The arrays in all layouts, and copies of those that hold other numbers."""
+    variants = {name: (change(x), change(probabilities)) for name, change in layouts.items()}
+    repeated = {f"{name}, C": (a.copy(), p.copy()) for name, (a, p) in variants.items() if 0 in a.strides}
     return variants | repeated
 
 
-def _times(call: Call, variants: dict[str, Array], targets: Array, out: Array) -> dict[str, float]:
+def _times(call: Call, variants: Variants, targets: Array, out: Array) -> dict[str, float]:
     """The least time of each layout; rounds go through all of them in turn, after one that compiles."""
-    for x in variants.values():
-        call(x, targets, out)
+    for x, probabilities in variants.values():
+        call(x, targets, probabilities, out)
     least = {name: np.inf for name in variants}
     begin = time.process_time()
     for number in range(MOST_ROUNDS):
         if number >= LEAST_ROUNDS and time.process_time() - begin > BUDGET:
             break
-        for name, x in variants.items():
+        for name, (x, probabilities) in variants.items():
             start = time.process_time()
-            call(x, targets, out)
+            call(x, targets, probabilities, out)
             least[name] = min(least[name], time.process_time() - start)
     return least
 
 
 def _measure(jobs: dict[str, Call], shape: tuple[int, ...], dtype: str, layouts: Any, only: list[str]) -> list[Any]:
     rng = np.random.default_rng(0)
-    x = rng.random(shape, dtype=np.float32).astype(dtype)
+    x, probabilities = (rng.random(shape, dtype=np.float32).astype(dtype) for _ in range(2))
     targets = rng.integers(0, shape[1], (shape[0], *shape[2:]))
-    variants, rows = _variants(x, layouts), []
+    variants, rows = _variants(x, probabilities, layouts), []
     for name, call in jobs.items():
         label = f"{name} {' x '.join(map(str, shape))} {np.dtype(dtype).name}"
         if only and not any(part in label for part in only):

@@ -171,9 +171,9 @@ def _binary(
     gradient = None
     if want_gradient:
         gradient = checked_out(out, array.shape, dtype, array, [targets, weight, pos_weight, grad_output])
-    order = memory_order(array)  # element by element as memory lies
-    x, y, *factors = (a.transpose(order) for a in (array, labels, weight, pos_weight, above))
-    of_losses, of_gradient = (None if a is None else a.transpose(order) for a in (losses, gradient))
+    order, way = memory_order(array), _forwards(array)  # element by element as memory lies
+    x, y, *factors = (a[way].transpose(order) for a in (array, labels, weight, pos_weight, above))
+    of_losses, of_gradient = (None if a is None else a[way].transpose(order) for a in (losses, gradient))
     powers = [powers_of(_without_repeats(factor)) for factor in factors]
     together = of_gradient is not None and not _are_beyond(FLOAT32, powers) and not _is_lost(x, factors, of_gradient)
     if together:
@@ -271,6 +271,11 @@ def _largest(array: Array) -> float:
 
 def _is_finite(array: Array) -> bool:
     return math.isfinite(_largest(array))
+
+
+def _forwards(array: Array) -> tuple[slice, ...]:
+    """The index that reverses axes along which memory is gone through backwards."""
+    return tuple(slice(None, None, -1 if stride < 0 else None) for stride in array.strides)
 
 
 def _without_repeats(array: Array) -> Array:

@@ -20,6 +20,7 @@ from fastce.kernels.transposition import copy_lines, read_across, write_across
 TILE = 1 << 15  # elements of a tile, about
 LINE = 16  # elements of a line of the cache at least: stretches are not shorter
 SMALLEST = 256  # elements of a matrix that is worth a kernel
+LONG_LINE = 64  # elements
 EDGE = 8  # rows and classes of what is transposed, at least: a square's
 
 
@@ -51,11 +52,8 @@ def copy_rows(source: Array, target: Array, *, past_cache: bool = False) -> None
     """target[...] = source, of one shape whose last axis is the class axis; past the cache if that is of use."""
     if source.ndim == 2:
         source, target = source[None], target[None]
-    if source.size < SMALLEST or not _is_of_kernels(target.dtype):
-        target[...] = source
-        return
     rows = _axis_of_rows(source if _spread(source) >= _spread(target) else target)
-    if rows is None:
+    if rows is None or source.size < SMALLEST or not _is_of_kernels(target.dtype) or _is_for_numpy(source, target):
         target[...] = source
         return
     others = sorted({*range(source.ndim - 1)} - {rows}, key=source.shape.__getitem__)
@@ -83,18 +81,24 @@ def _parts(source: Array, target: Array, dimensions: int) -> Iterator[tuple[Arra
         yield from _parts(of_source, of_target, dimensions)
 
 
+def _is_for_numpy(source: Array, target: Array) -> bool:
+    """Whether lines are one number each, or both plain and so long that NumPy, which compiles nothing, is as fast."""
+    steps = source.strides[-1], target.strides[-1]
+    return 0 in steps or (steps == (source.itemsize, target.itemsize) and source.shape[-1] >= LONG_LINE)
+
+
 def _spread(array: Array) -> int:
     """How far apart the classes are; an array with classes far apart says which of its axes makes the rows."""
     return abs(array.strides[-1]) if array.ndim else 0
 
 
 def _axis_of_rows(array: Array) -> int | None:
-    """The axis that makes matrices together with the classes; None if NumPy copies from line to line as it is.
+    """The axis that makes matrices together with the classes; None if there is none.
 
     That nearest in memory, if it is not short; else, where the classes are nearer, the longest.
     """
     rows = [k for k in range(array.ndim - 1) if array.strides[k] != 0]
-    if array.ndim < 3 or not rows or array.strides[-1] in (0, array.itemsize):
+    if array.ndim < 3 or not rows:
         return None
     nearer = [k for k in rows if abs(array.strides[k]) < _spread(array) and array.shape[k] >= EDGE]
     return min(nearer, key=lambda k: abs(array.strides[k])) if nearer else max(rows, key=lambda k: array.shape[k])
@@ -125,11 +129,10 @@ def _has_elements_of(target: Array, source: Array) -> bool:
 
 def _copy_along(source: Array, target: Array) -> None:
     """target[...] = source, line by line of the last axis, in the order of memory where lines have steps."""
-    steps = source.strides[-1], target.strides[-1]
-    if 0 in steps or set(steps) == {source.itemsize} or not _has_elements_of(target, source):
+    if _is_for_numpy(source, target) or not _has_elements_of(target, source):
         target[...] = source
         return
-    distances = [-abs(step) for step in (target if abs(steps[1]) > abs(steps[0]) else source).strides]
+    distances = [-abs(step) for step in (target if _spread(target) > _spread(source) else source).strides]
     by_length = sorted(range(source.ndim - 1), key=source.shape.__getitem__)
     order = by_length[:-3] + sorted(by_length[-3:], key=distances.__getitem__)
     source, target = (array.transpose(*order, source.ndim - 1) for array in (source, target))
