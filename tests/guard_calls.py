@@ -341,23 +341,23 @@ def sizes(rng, group):
     return rows, classes
 
 
-def cases(name, dtypes, is_quick):
-    """(dtype, layout, end, seed): one of each, or for the quick selection one end or the other."""
+def cases(name, dtypes, is_quick, share):
+    """(dtype, layout, end, seed): one of each, or for the quick selection one end or the other; of so many a share."""
     for dtype in dtypes:
-        for layout in LAYOUTS:
+        for layout in LAYOUTS[zlib.crc32(name.encode()) % share :: share]:
             for end in ENDS:
                 seed = zlib.crc32(f"{name} {dtype} {layout} {end}".encode())
                 if not is_quick or end == ENDS[zlib.crc32(f"{name} {layout}".encode()) % 2]:
                     yield DTYPES[dtype], layout, end, seed
 
 
-def run(groups, report, dtypes=tuple(DTYPES), is_quick=False):
+def run(groups, report, dtypes=tuple(DTYPES), is_quick=False, share=1):
     """Go through the cases of these groups, each of which is first written into the file ``report``."""
     descriptor = os.open(report, os.O_CREAT | os.O_WRONLY)
     faulthandler.enable()
     for group in groups:
         for name, calls in GROUPS[group].items():
-            for dtype, layout, end, seed in cases(name, dtypes, is_quick):
+            for dtype, layout, end, seed in cases(name, dtypes, is_quick, share):
                 rows, classes = sizes(np.random.default_rng(seed), group)
                 case = f"{name}: {rows} x {classes} {dtype}, {layout}, closed {end}, seed {seed}"
                 os.pwrite(descriptor, case.ljust(200).encode(), 0)

@@ -28,7 +28,7 @@ def go_through(folder, program):
 
 
 def test_all_functions_and_layouts(tmp_path):
-    go_through(tmp_path, 'guard_calls.run(guard_calls.GROUPS, "case", ["float32"], is_quick=True)')
+    go_through(tmp_path, 'guard_calls.run(guard_calls.GROUPS, "case", ["float32"], is_quick=True, share=2)')
 
 
 @pytest.mark.slow
