@@ -69,6 +69,11 @@ Targets: TypeAlias = AnyArray | SupportsToCSR
 Axes: TypeAlias = Index | tuple[Index, ...]
 ProgressOption: TypeAlias = bool | Callable[[int, int], object] | None
 
+# --- options ---------------------------------------------------------------------------------------------------------
+
+# Each once for all functions that take it, as the `**options: Unpack[...]` of their overloads; the defaults stand in the
+# functions' own signatures. A test holds the ones against the others.
+
 
 class Threads(TypedDict, total=False):
     """What all functions take."""
@@ -88,7 +93,13 @@ class ScaledGradient(Gradient, total=False):
     grad_output: AnyArray | None
 
 
-class Weights(Threads, total=False):
+class Axis(TypedDict, total=False):
+    """Where the classes are."""
+
+    axis: Index | None
+
+
+class Weights(TypedDict, total=False):
     """What losses of rows with targets take."""
 
     weight: AnyArray | None
@@ -96,10 +107,8 @@ class Weights(Threads, total=False):
     ignore_index: Index
 
 
-class RowOptions(Weights, total=False):
+class RowOptions(Axis, Weights, Threads, total=False):
     """The options of `nll_loss`."""
-
-    axis: Index | None
 
 
 class RowGradOptions(RowOptions, ScaledGradient, total=False):
@@ -116,7 +125,7 @@ class Shape(TypedDict, total=False):
     z_loss: Number
 
 
-class CrossEntropyOptions(RowOptions, Shape, total=False):
+class CrossEntropyOptions(Axis, Weights, Shape, Threads, total=False):
     """The options of `cross_entropy`."""
 
 
@@ -153,7 +162,7 @@ class ClipGradOptions(ClipOptions, Gradient, total=False):
     """The options of `clip_loss_value_and_grad`."""
 
 
-class Sweep(Threads, total=False):
+class Sweep(TypedDict, total=False):
     """What all losses from features take."""
 
     memory_budget: int
@@ -173,7 +182,7 @@ class StatisticsOptions(Threads, total=False):
     top_k: Index
 
 
-class LinearOptions(Weights, Shape, Sweep, total=False):
+class LinearOptions(Weights, Shape, Sweep, Threads, total=False):
     """The options of `linear_cross_entropy`."""
 
     linear_bias: AnyArray | None
@@ -185,7 +194,7 @@ class LinearGradOptions(LinearOptions, total=False):
     grad_output: AnyArray | None
 
 
-class PairOptions(Sweep, total=False):
+class PairOptions(Sweep, Threads, total=False):
     """The options of `siglip_loss`."""
 
     targets: Targets | None
@@ -198,7 +207,7 @@ class ClipFromFeaturesOptions(PairOptions, total=False):
     label_smoothing: Number
 
 
-class ContrastiveOptions(Sweep, total=False):
+class ContrastiveOptions(Sweep, Threads, total=False):
     """The options of `info_nce`, `nt_xent` and `sup_con`."""
 
     temperature: Number
