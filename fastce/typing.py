@@ -71,8 +71,8 @@ ProgressOption: TypeAlias = bool | Callable[[int, int], object] | None
 
 # --- options ---------------------------------------------------------------------------------------------------------
 
-# Each once for all functions that take it, as the `**options: Unpack[...]` of their overloads; the defaults stand in the
-# functions' own signatures. A test holds the ones against the others.
+# Each stands here once for all functions that take it, as the `**options: Unpack[...]` of their overloads; the defaults
+# are in the functions' own signatures. A test holds the ones against the others.
 
 
 class Threads(TypedDict, total=False):
