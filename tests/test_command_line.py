@@ -152,7 +152,8 @@ def test_peers_are_measured_where_they_are_installed(peer, tmp_path, capsys, mon
         monkeypatch.setattr(peers, "torch_jobs", lambda *of, compiled=False: [] if compiled else eager(*of))
     out, figures = profiled(tmp_path, capsys, "--batch", "64", "--op", ",".join(FUNCTIONS), "--compare", peer)
     found = {job["function"]: job for job in figures["jobs"] if job["engine"] == peer}
-    assert f"{peer} {version(peers.PACKAGES[peer])}" in " ".join(out.split())
+    package = peers.PACKAGES[peer]
+    assert f"{package} {version(package)}" in " ".join(out.split())
     if peer == "sklearn":
         assert set(found) == {"cross_entropy", "cross_entropy_value_and_grad"}
         assert "sklearn has no logsumexp, softmax" in " ".join(out.split())
@@ -203,6 +204,15 @@ def test_no_line_is_wider_than_the_terminal(columns, capsys, monkeypatch):
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
+
+
+def test_without_other_libraries_nothing_is_said_of_them(capsys):
+    assert main(["profile", *SMALL, "--op", "logsumexp"]) == 0
+    assert main(["profile", *SMALL, "--op", "info_nce"]) == 0
+    out = capsys.readouterr().out
+    assert "fastce" in out
+    for absent in ("imes faster", "mean loss ", "iffers by", "numpy/scipy"):
+        assert absent not in out
 
 
 def test_more_threads_than_cores_are_warned_of(capsys):

@@ -75,9 +75,10 @@ def _profile_features(options: argparse.Namespace, functions: Sequence[str], pee
         options.threads or fastce.get_num_threads(),
         origin,
     )
-    found, progress = features.new_report(problem, options.repeat), _progress()
+    dense = [DENSE[peer] for peer in peers]
+    found, progress = features.new_report(problem, options.repeat, dense), _progress()
     print(features_report.heading(found), flush=True)
-    features.profile(problem, found, functions=functions, peers=[DENSE[peer] for peer in peers], progress=progress)
+    features.profile(problem, found, functions=functions, peers=dense, progress=progress)
     progress("")
     print(f"\n{features_report.tables(found)}", flush=True)
     _write(options, as_json(found), partial(features_report.save_figure, found))

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastce.profile.dense import dense_bytes, dense_call
 from fastce.profile.features_problem import FeaturesProblem, fastce_call, products_floor
-from fastce.profile.machine import machine
+from fastce.profile.machine import busy, machine
 from fastce.profile.measure import Call, Turn, extra_memory, medians_in_turns, seconds
 from fastce.profile.problem import Array
 
@@ -73,7 +73,7 @@ class FeaturesReport:
         return asdict(self)
 
 
-def new_report(problem: FeaturesProblem, rounds: int) -> FeaturesReport:
+def new_report(problem: FeaturesProblem, rounds: int, peers: Sequence[str] = ()) -> FeaturesReport:
     """A report in which nothing has been measured yet."""
     described = {
         "origin": problem.origin,
@@ -84,7 +84,8 @@ def new_report(problem: FeaturesProblem, rounds: int) -> FeaturesReport:
         "label_smoothing": problem.label_smoothing,
         "memory_limit": problem.memory_limit,
     }
-    return FeaturesReport(machine(problem.n_threads), described, rounds)
+    packages = [peer for peer in peers if peer != "numpy"]
+    return FeaturesReport(machine(problem.n_threads, packages), described, rounds, notes=busy())
 
 
 def batch_sizes(largest: int) -> list[int]:

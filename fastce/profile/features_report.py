@@ -24,15 +24,20 @@ def tables(report: FeaturesReport) -> str:
         of_batch = list(group)
         floor = ("  floor", duration(of_batch[0].floor_seconds), "", "1", "", "")
         rows += [(name,), *map(_cells, of_batch), floor]
+    is_compared = any(row.times_faster for row in report.rows)
     lines = [
         f"Time: the median of {counted(report.rounds, 'round')} in turns; one call of what takes two seconds.",
-        "Times faster: how many times as fast fastce is as the dense way, which holds the matrix of all products.",
+        "Times faster: how many times as fast as the dense way, with the matrix of all products, fastce is."
+        if is_compared
+        else "",
         "Floor: the time in which NumPy merely multiplies these matrices, in tiles. x floor: time over floor.",
         f"Memory: what a call takes beyond its input, the gradients included; the dense ways may use "
         f"{report.input['memory_limit'] / 2**30:.3g} GiB.",
-        "Differs by: the largest difference of a gradient (or value) from fastce's, relative to the largest element.",
+        "Differs by: the largest difference of a gradient (or value) from fastce's, relative to the largest element."
+        if is_compared
+        else "",
     ]
-    text = "\n".join(wrapped(line, indent=2) for line in lines + report.notes)
+    text = "\n".join(wrapped(line, indent=2) for line in lines + report.notes if line)
     return "\n\n".join(filter(None, [table(rows), text, summary(report.rows)]))
 
 
@@ -52,18 +57,18 @@ def save_figure(report: FeaturesReport, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    memory, time = figure.subplots(1, 2)
+    of_memory, of_time = figure.subplots(1, 2)
     functions = list(dict.fromkeys(row.function for row in report.rows))
     for function, engine in dict.fromkeys((row.function, row.engine) for row in report.rows):
         rows = [row for row in report.rows if (row.function, row.engine) == (function, engine)]
         way = engine if engine == "fastce" else f"{engine}, dense"
         measured = [row for row in rows if row.extra_bytes]
-        memory.plot(
+        of_memory.plot(
             [row.batch for row in measured], [row.extra_bytes / MIB for row in measured if row.extra_bytes], "o-",
             label=way if len(functions) == 1 else f"{function}: {way}",
         )  # fmt: skip
-        time.plot([row.batch for row in rows], [row.seconds for row in rows], "o-")
-    for axes, title in ((memory, "extra memory, MiB"), (time, "time, seconds")):
+        of_time.plot([row.batch for row in rows], [row.seconds for row in rows], "o-")
+    for axes, title in ((of_memory, "extra memory, MiB"), (of_time, "time, seconds")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.grid(alpha=0.3)

@@ -45,7 +45,7 @@ def features_from_file(path: Path, dtype: str | None) -> tuple[Array, Array, str
     """Two sides of features, normalised, and their origin, of an archive of two arrays of equal shape."""
     loaded = _load(path, "--input")
     if not isinstance(loaded, dict):
-        raise InputError(f"--input {path} must be a .npz of two arrays of features for --from-features")
+        raise InputError(f"--input {path} must be a .npz of two arrays of features for losses from features")
     first, second = _checked_features(path, loaded)
     if len(first) != len(second):
         raise InputError(f"--input {path} must hold pairs of features, not {first.shape} and {second.shape}")

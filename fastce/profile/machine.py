@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,8 +12,8 @@ from fastce.configuration import cpu_name, vector_bits
 _MEMORY_FILE = "/proc/meminfo"
 
 
-def machine(n_threads: int) -> dict[str, Any]:
-    """The processor, its cores, the threads in use, and the versions."""
+def machine(n_threads: int, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """The processor, its cores, the threads in use, and the versions, also of these packages."""
     return {
         "cpu": cpu_name(),
         "vector_bits": vector_bits(),
@@ -23,8 +24,17 @@ def machine(n_threads: int) -> dict[str, Any]:
             "fastce": fastce.__version__,
             "Python": platform.python_version(),
             **{name: installed_version(name.lower()) for name in ("NumPy", "SciPy", "Numba")},
+            **{name: installed_version(name) for name in packages if name != "scipy"},
         },
     }
+
+
+def busy() -> list[str]:
+    """What to say of a machine that others work on, too: one note, or none."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < cores():
+        return []
+    return [f"The machine was busy: a load of {load:.1f}, {cores()} cores. An idle one gives other times."]
 
 
 def cores() -> int:

@@ -60,10 +60,11 @@ def _cells(row: JobRow) -> tuple[str, ...]:
 
 def _explanation(report: Report) -> str:
     dtype = report.input["dtype"]
+    is_compared = any(row.times_faster for row in report.jobs)
     of_losses = "" if EPS[dtype] <= EPS["float32"] else ", of float32 for losses"
     lines = [
         f"Time: the median of {counted(report.rounds, 'round')} in turns; fewer for what takes a second.",
-        "Times faster: how many times as fast as this library fastce is.",
+        "Times faster: how many times as fast as this library fastce is." if is_compared else "",
         "Floor: the time in which this machine merely moves the same memory. x floor: time over floor.",
         "Memory: what a call takes beyond its input and a given out.",
         f"Worst row: the largest error in {min(SAMPLED_ROWS, report.input['rows'])} rows, against SciPy in float64 or "
@@ -73,7 +74,7 @@ def _explanation(report: Report) -> str:
     if any(row.extrapolated for row in report.jobs):
         lines.append("~ measured on a block of the matrix and scaled up to all of it.")
     notes = dict.fromkeys(f"{row.engine}: {row.note}" for row in report.jobs if row.note)
-    return "\n".join(wrapped(line, indent=2) for line in [*lines, *notes, *report.notes])
+    return "\n".join(wrapped(line, indent=2) for line in [*lines, *notes, *report.notes] if line)
 
 
 def _error(error: Error) -> str:

@@ -1,6 +1,5 @@
 """One run of `fastce profile`: every job of a problem, and its floor, measured."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
@@ -10,12 +9,11 @@ import numpy as np
 
 from fastce.profile.accuracy import Error, Reference
 from fastce.profile.jobs import DEFAULT_FUNCTIONS, Job, floor_bytes, floor_call
-from fastce.profile.machine import cores, installed_version, machine
+from fastce.profile.machine import busy, cores, machine
 from fastce.profile.measure import Turn, extra_memory, medians_in_turns
 from fastce.profile.ours import fastce_jobs
 from fastce.profile.peers import PACKAGES, peer_jobs
 from fastce.profile.problem import Problem
-from fastce.profile.text import counted
 
 _SETTLING = 0.005  # seconds in which the threads of other libraries come to rest
 _LONG = 1.0  # seconds; a peer that takes longer is measured in fewer rounds
@@ -93,17 +91,7 @@ def new_report(problem: Problem, rounds: int, peers: Sequence[str] = ()) -> Repo
         "rows_with_nan": int(np.isnan(problem.logits).any(axis=1).sum()),
         "label_smoothing": problem.label_smoothing,
     }
-    about = machine(problem.n_threads)
-    about["versions"] |= {peer: installed_version(PACKAGES[peer]) for peer in peers if peer != "scipy"}
-    return Report(about, described, rounds, notes=_busy())
-
-
-def _busy() -> list[str]:
-    """What to say of a machine that others work on, too."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load < cores():
-        return []
-    return [f"The machine was busy (load {load:.1f} on {counted(cores(), 'core')}): times are other on an idle one."]
+    return Report(machine(problem.n_threads, [PACKAGES[peer] for peer in peers]), described, rounds, notes=busy())
 
 
 def profile(

@@ -51,10 +51,12 @@ def summary(rows: Sequence[Any]) -> str:
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns under the first row, set to the right but for the first; a row of one cell stands alone as a heading.
 
-    The last columns are left out where the terminal is too narrow, and said to be.
+    Empty columns are left out, and so are the last ones where the terminal is too narrow, which is said.
     """
-    header = rows[0]
-    widths = [max(map(len, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
+    columns = list(zip(*(row for row in rows if len(row) > 1), strict=True))
+    kept = [number for number, column in enumerate(columns) if any(column[1:])]
+    rows = [tuple(row[number] for number in kept) if len(row) > 1 else row for row in rows]
+    header, widths = rows[0], [max(map(len, columns[number])) for number in kept]
     shown = len(header)
     while shown > 2 and sum(widths[:shown]) + 2 * (shown - 1) > width():
         shown -= 1
