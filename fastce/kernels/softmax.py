@@ -108,23 +108,6 @@ def logsumexp_rows(logits, results):
             results[first + k] = logsumexp_of_state(states, k)
 
 
-@kernel(lambda storage: (matrix(storage), types.float64, vector(types.float64), vector(types.float64)))
-def row_states(logits, scale, sums, exponents):
-    """The state of each row: sums[i] * 2**exponents[i] = sum(exp(scale * logits[i])).
-
-    NaN for rows beyond about 7e11, for which one power of two is not enough.
-    """
-    states = new_states()
-    room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
-    for i in range(logits.shape[0]):
-        look_at_row(row_pointer(logits, i), logits.shape[1], scale, -math.inf, states, 0, room, wide_room)
-        offset, exponent = states[OFFSET], states[EXPONENT]
-        total = states[REST] + exp_in_float64(states[TOP], exponent, scale)
-        beyond = math.nan if math.isfinite(offset) else math.exp(offset)
-        sums[i] = total if offset == 0.0 else beyond
-        exponents[i] = exponent if offset == 0.0 else 0.0
-
-
 @inline
 def probability(x, exponent, factor, scaled_by):
     """factor * exp(x) / 2**exponent, which roundings must not take above 1.
