@@ -5,7 +5,7 @@ from typing import Any
 from fastce.arguments import fraction, positive, reduction_of
 from fastce.clip_from_features import ClipFromFeaturesValueAndGrad, check_pairs
 from fastce.cuda.arrays import DeviceArray
-from fastce.cuda.features import Features, dtype_of_products, feature_arrays
+from fastce.cuda.features import Features, dtype_of_losses, dtype_of_products, feature_arrays
 from fastce.cuda.matrices import seen, working_in
 from fastce.cuda.panels import Panels
 from fastce.cuda.positives import device_positives
@@ -47,14 +47,14 @@ class _Call:
         positives = device_positives(given["targets"], shape, self.library)
         scale = positive(given["logit_scale"], "logit_scale")
         smoothing = fraction(given["label_smoothing"], "label_smoothing")
-        dtype = dtype_of_products(arrays, scale)
+        dtype = dtype_of_products(arrays, scale, normalize=given["normalize"])
         with working_in(self.library), quietly():
             self.left, self.right = (Features([array], dtype, given["normalize"]) for array in arrays)
             self.panels = Panels(self.left, self.right, given["memory_budget"])
         number = len(self.panels.row_cuts)
         self.similarity = Similarity(
             self.library, shape, dtype.name, positives, scale, smoothing, reduction, number,
-            of_losses=dtype_of_products(arrays).name,
+            of_losses=dtype_of_losses(arrays).name,
         )  # fmt: skip
         self.progress = Progress(given["progress"], sweeps * number, "clip_loss_from_features", "panel")
 

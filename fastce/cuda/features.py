@@ -4,6 +4,7 @@ Half precision, odd strides and rows to be normalised are made ready a panel at 
 it is. Rows of length 1 and what becomes of gradients by them are computed in float64.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy as np
 from fastce.cuda.arrays import DeviceArray, device_array, empty, zeros
 from fastce.cuda.layout import FLOATS, contiguous, copy
 from fastce.cuda.libraries import Library
-from fastce.cuda.matrices import array_module, as_reals, rows_between, seen
-from fastce.cuda.precision import check_factors, fits
-from fastce.features import check_widths, cut_panels
+from fastce.cuda.matrices import array_module, as_reals, rows_between, seen, working_in
+from fastce.cuda.precision import check_factors, fits, limits
+from fastce.features import check_widths, cut_panels, quietly
 
 BLOCK_BYTES = 1 << 24  # of rows that are made ready, or finished, at a time
 BYTES_OF_PAIRS = 1 << 24  # of features that are gathered at a time
@@ -35,12 +36,60 @@ def feature_arrays(values: Sequence[Any], names: Sequence[str]) -> list[DeviceAr
     return arrays
 
 
-def dtype_of_products(arrays: Sequence[DeviceArray], scale: float = 1.0, bias: float = 0.0) -> np.dtype[Any]:
-    """What products of these are computed in: float32, or float64 if anything is that or a number needs its range."""
+def dtype_of_losses(arrays: Sequence[DeviceArray]) -> np.dtype[Any]:
+    """What losses of these come in: float32, or float64 if anything is that."""
+    return np.dtype(np.float64 if any(array.dtype_name == "float64" for array in arrays) else np.float32)
+
+
+def dtype_of_products(
+    arrays: Sequence[DeviceArray],
+    scale: float = 1.0,
+    bias: float = 0.0,
+    normalize: bool = False,
+    is_one_side: bool = False,
+) -> np.dtype[Any]:
+    """What products of the first of these with the others (or of all with all) are computed in.
+
+    float64 where a product, or what is multiplied by the scale, leaves the range of float32; refused where it leaves
+    that of float64. Normalized features are 1 at most.
+    """
     check_factors(**{"logit_scale or 1 / temperature": scale})
-    single = np.dtype(np.float32)
-    is_single = fits(single, scale) and abs(bias) <= float(np.finfo(single).max)
-    return single if is_single and all(array.dtype_name != "float64" for array in arrays) else np.dtype(np.float64)
+    dtype, wide = dtype_of_losses(arrays), np.dtype(np.float64)
+    sizes = [] if normalize else [_size(array) for array in arrays]
+    left, right = (sizes, sizes) if is_one_side else (sizes[:1], sizes[1:])
+    factors = _factors([size for size in left if size > 0.0], [size for size in right if size > 0.0], scale)
+    if fits(dtype, *factors) and abs(bias) <= float(np.finfo(dtype).max):
+        return dtype
+    if not fits(wide, *factors):
+        low, high = limits(wide)
+        raise ValueError(
+            f"on a GPU, features, their products and both times the scale must be between {low} and {high} in size, "
+            f"got features of up to {max(sizes)} and a scale of {scale}"
+        )
+    return wide
+
+
+def _factors(left: list[float], right: list[float], scale: float) -> list[float]:
+    """The scale, and the ends of what else is multiplied for features of these sizes; nothing if all products are 0."""
+    if not (left and right):
+        return [scale]
+    powers = [math.log2(min(left)) + math.log2(min(right)), math.log2(max(left)) + math.log2(max(right))]
+    powers += map(math.log2, left + right)
+    powers += [power + math.log2(scale) for power in powers]
+    return [scale, *(2.0 ** min(max(power, -1074.0), 1023.0) for power in (min(powers), max(powers)))]
+
+
+def _size(array: DeviceArray) -> float:
+    """The size of the largest element that is finite; the host waits for it."""
+    if array.dtype_name == "float16" or array.size == 0:
+        return 1.0  # which is far from either end
+    with working_in(array.library), quietly():
+        xp = array_module()
+        largest = xp.zeros(())
+        for rows in cut_panels(np.array([0, array.shape[0]]), max(1, BLOCK_BYTES // (8 * array.shape[1]))):
+            sizes = xp.abs(as_reals(rows_between(array, rows.start, rows.stop), np.dtype(np.float64)))
+            largest = xp.maximum(largest, xp.where(xp.isfinite(sizes), sizes, 0.0).max())
+        return float(largest)
 
 
 class Features:

@@ -32,7 +32,7 @@ def info_nce_value_and_grad(**given: Any) -> InfoNceValueAndGrad:
 def _run(given: dict[str, Any], wants_gradients: bool) -> tuple[Any, tuple[Any, ...]]:
     arrays, shape = _checked_arrays(given)
     scale, reduction = inverse_temperature(given["temperature"]), reduction_of(given["reduction"])
-    dtype = dtype_of_products(arrays, scale)
+    dtype = dtype_of_products(arrays, scale, normalize=given["normalize"])
     with working_in(arrays[0].library), quietly():
         features = [Features([array], dtype, given["normalize"]) for array in arrays]
         call = _Call(features, shape, scale, reduction, given["memory_budget"], given["progress"])

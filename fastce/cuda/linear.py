@@ -65,8 +65,10 @@ class _Call:
         self.bias = None
         if given["linear_bias"] is not None:
             self.bias = self._checked_bias(float_features(given["linear_bias"], "linear_bias", self.library))
-        self.dtype = dtype_of_products(self.arrays if self.bias is None else [*self.arrays, self.bias])
-        if not has_range(self.dtype, *factors_of(given)):
+        factors = factors_of(given)
+        self.dtype = dtype_of_products(self.arrays, factors[0])
+        is_wide = self.bias is not None and self.bias.dtype_name == "float64"
+        if is_wide or not has_range(self.dtype, *factors):
             self.dtype = np.dtype(np.float64)
         lead = features.shape[:-1]
         strides = (0,) * (len(lead) + 1)
@@ -91,7 +93,7 @@ class _Call:
     def swept(self, upstream: tuple[float, DeviceArray | None], gradients: "_Gradients | None") -> Any:
         """The value; the gradients are added up if there is room for them."""
         entropy, targets = self.entropy, self.entropy.targets
-        check(targets, *self.shape, entropy.reduction == "mean", upstream[0])
+        check(targets, *self.shape, entropy.reduction == "mean", upstream[0], gradients is not None)
         verdict(targets, *self.shape)
         numbers = numbers_of_counted(targets)
         above = None if upstream[1] is None else upstream[1].flat()

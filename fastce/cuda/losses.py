@@ -103,7 +103,7 @@ class CrossEntropy:
         logits, library = self.logits, self.logits.library
         rows = math.prod(self.lead)
         results = empty(library, self.lead, self.dtype_of_losses) if self.reduction == "none" else None
-        check(self.targets, rows, self.classes, self.reduction == "mean", upstream[0])
+        check(self.targets, rows, self.classes, self.reduction == "mean", upstream[0], out is not None)
         job = Job(
             CROSS_ENTROPY, out is not None, self.targets.points, self.targets.dense, self.softcap > 0.0,
             self.real == np.float64,

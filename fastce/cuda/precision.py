@@ -14,6 +14,11 @@ def fits(dtype: np.dtype[Any], *factors: float) -> bool:
     return all(low <= size <= high for size in sizes) and (not sizes or max(sizes) / min(sizes) <= high)
 
 
+def limits(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The smallest and the largest factor of elements of this dtype."""
+    return _RANGE[dtype.itemsize]
+
+
 def check_factors(**factors: float) -> None:
     """Refuse numbers that are beyond the range of float64, too."""
     if not fits(np.dtype(np.float64), *factors.values()):

@@ -146,7 +146,8 @@ def _nt_xent(given: dict[str, Any], wants_gradients: bool) -> tuple[Any, list[An
         raise ValueError(f"first_views and second_views differ in shape: {arrays[0].shape} and {arrays[1].shape}")
     scale, reduction = inverse_temperature(given["temperature"]), reduction_of(given["reduction"])
     with working_in(arrays[0].library), quietly():
-        views = Features(arrays, dtype_of_products(arrays, scale), given["normalize"])
+        dtype = dtype_of_products(arrays, scale, normalize=given["normalize"], is_one_side=True)
+        views = Features(arrays, dtype, given["normalize"])
         call = _Call(views, _Partners(views, reduction), scale, reduction)
         return call.run(given["memory_budget"], given["progress"], "nt_xent", wants_gradients)
 
@@ -171,6 +172,7 @@ def _sup_con(given: dict[str, Any], wants_gradients: bool) -> tuple[Any, list[An
     classes = Classes(checked_labels(host_numbers(labels), arrays[0].shape[0]))
     scale, reduction = inverse_temperature(given["temperature"]), reduction_of(given["reduction"])
     with working_in(arrays[0].library), quietly():
-        features = Features(arrays, dtype_of_products(arrays, scale), given["normalize"])
+        dtype = dtype_of_products(arrays, scale, normalize=given["normalize"], is_one_side=True)
+        features = Features(arrays, dtype, given["normalize"])
         call = _Call(features, _Labels(labels, classes, features, reduction), scale, reduction)
         return call.run(given["memory_budget"], given["progress"], "sup_con", wants_gradients)

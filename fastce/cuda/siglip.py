@@ -74,7 +74,7 @@ class _Call:
         self.positives = device_positives(given["targets"], checked_shape(arrays, given["targets"]), self.library)
         self.scale, self.bias = positive(given["logit_scale"], "logit_scale"), finite(given["logit_bias"], "logit_bias")
         self.reduction = reduction_of(given["reduction"])
-        dtype = dtype_of_products(arrays, self.scale, self.bias)
+        dtype = dtype_of_products(arrays, self.scale, self.bias, given["normalize"])
         with working_in(self.library), quietly():
             self.left, self.right = (Features([array], dtype, given["normalize"]) for array in arrays)
             self.panels = Panels(self.left, self.right, given["memory_budget"])

@@ -1,5 +1,6 @@
 """The targets and weights of a call, made ready for kernels and checked on the device."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from fastce.cuda.kernels.jobs import (
 from fastce.cuda.kernels.sums import PER_BLOCK
 from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, launch, rows_of
 from fastce.cuda.libraries import Library
+from fastce.cuda.precision import limits
 from fastce.cuda.run import numbers_of, sums_of_blocks
 from fastce.dispatch import is_on_device
 from fastce.sparse_targets import mass_error
@@ -47,6 +49,7 @@ class DeviceTargets:
     mass_rows: Rows | None
     report: DeviceArray
     kept: list[DeviceArray]  # alive while kernels run
+    weights_given: Any = None  # of classes, in float64
 
 
 class _Reader:
@@ -84,8 +87,10 @@ def described_targets(
     """The targets of logits, whose shapes are checked here; their values `check` looks at."""
     reader = _Reader(logits)
     lead, classes = logits.shape[:axis] + logits.shape[axis + 1 :], logits.shape[axis]
-    per_class = None if weight is None else reader.keep(_class_weights(reader, weight, classes, real))
-    per_row = None
+    per_class = weights_given = per_row = None
+    if weight is not None:
+        weights = _class_weights(reader, weight, classes)
+        per_class, weights_given = (reader.keep(contiguous(weights, name)) for name in (real, "float64"))
     if sample_weight is not None:
         per_row = reader.keep(_row_weights(reader, sample_weight, lead))
     dense = NO_MASS if spread == 0.0 else SPREAD if per_class is None else CLASS_WEIGHTS
@@ -124,7 +129,8 @@ def described_targets(
         ignore_index,
     )  # fmt: skip
     report = reader.keep(zeros(logits.library, (REPORT,), "float64"))
-    return DeviceTargets(points, dense, arrays, mass_rows, report, reader.kept)
+    flat = None if weights_given is None else weights_given.flat()
+    return DeviceTargets(points, dense, arrays, mass_rows, report, reader.kept, flat)
 
 
 def _row_weights(reader: _Reader, value: Any, lead: tuple[int, ...]) -> DeviceArray:
@@ -140,11 +146,11 @@ def _row_weights(reader: _Reader, value: Any, lead: tuple[int, ...]) -> DeviceAr
     return contiguous(array, "float64")
 
 
-def _class_weights(reader: _Reader, value: Any, classes: int, dtype_name: str) -> DeviceArray:
+def _class_weights(reader: _Reader, value: Any, classes: int) -> DeviceArray:
     array = reader.read(value, "weight")
     if array.shape != (classes,):
         raise ValueError(f"weight has shape {array.shape}, expected {(classes,)}")
-    return contiguous(array, dtype_name)
+    return array
 
 
 def _probabilities(reader: _Reader, given: DeviceArray, logits: DeviceArray, axis: int) -> Rows:
@@ -170,13 +176,24 @@ def _check_sparse_shape(starts: DeviceArray, shape: tuple[int, ...], lead: tuple
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def check(described: DeviceTargets, rows: int, classes: int, is_mean: bool, upstream: float) -> None:
-    """Have the device look at all targets and weights, and find the total weight of the rows."""
+def check(
+    described: DeviceTargets, rows: int, classes: int, is_mean: bool, upstream: float, writes: bool = False
+) -> None:
+    """Have the device look at all targets and weights, and find the total weight of the rows.
+
+    Class weights must be of the range that elements are computed in. Those of rows are multiplied by in float64, but
+    for gradients; these are of ratios to the total weight in means.
+    """
     arrays, report = described.arrays, described.report
-    flat = report.flat()
-    for weights, bad in ((arrays.class_weight, BAD_CLASS_WEIGHT), (arrays.row_weight, BAD_ROW_WEIGHT)):
+    flat, (low, high) = report.flat(), _limits(arrays)
+    most = high if writes and not is_mean else math.inf
+    given = arrays.class_weight if described.weights_given is None else described.weights_given
+    for weights, least, largest, bad in (
+        (given, low, high, BAD_CLASS_WEIGHT), (arrays.row_weight, 0.0, most, BAD_ROW_WEIGHT)
+    ):  # fmt: skip
         if weights.size:
-            launch(check_weights, blocks_for(weights.size), THREADS, report, weights, weights.size, flat, bad)
+            count = weights.size
+            launch(check_weights, blocks_for(count), THREADS, report, weights, count, least, largest, flat, bad)
     blocks, known = 0, float(rows)
     totals = described.report
     if described.points == CLASS_INDICES:
@@ -195,11 +212,11 @@ def check(described: DeviceTargets, rows: int, classes: int, is_mean: bool, upst
 
 def verdict(described: DeviceTargets, rows: int, classes: int) -> tuple[float, float]:
     """(total loss, total weight), or the error of whatever was found wrong: the host waits for the device here."""
-    report = numbers_of(described.report)
+    report, limit = numbers_of(described.report), _limits(described.arrays)
     if report[BAD_CLASS_WEIGHT] > 0.0:
-        raise _weight_error("weight", described.arrays.class_weight, classes - int(report[BAD_CLASS_WEIGHT]))
+        raise _weight_error("weight", described.weights_given, classes - int(report[BAD_CLASS_WEIGHT]), limit)
     if report[BAD_ROW_WEIGHT] > 0.0:
-        raise _weight_error("sample_weight", described.arrays.row_weight, rows - int(report[BAD_ROW_WEIGHT]))
+        raise _weight_error("sample_weight", described.arrays.row_weight, rows - int(report[BAD_ROW_WEIGHT]), limit)
     if report[BAD_TARGET] > 0.0:
         row = rows - int(report[BAD_TARGET])
         raise class_index_error(row, _bad_index(described, row, classes), classes)
@@ -214,8 +231,16 @@ def verdict(described: DeviceTargets, rows: int, classes: int) -> tuple[float, f
     return float(report[TOTAL_LOSS]), float(report[TOTAL_WEIGHT])
 
 
-def _weight_error(name: str, weights: Any, k: int) -> ValueError:
-    return ValueError(f"{name} must be finite, got {float(weights[k : k + 1].copy_to_host()[0])}")
+def _limits(arrays: Targets) -> tuple[float, float]:
+    """The smallest and the largest weight that elements can be multiplied by."""
+    return limits(arrays.class_weight.dtype)
+
+
+def _weight_error(name: str, weights: Any, k: int, within: tuple[float, float]) -> ValueError:
+    weight, (low, high) = float(weights[k : k + 1].copy_to_host()[0]), within
+    if not math.isfinite(weight):
+        return ValueError(f"{name} must be finite, got {weight}")
+    return ValueError(f"on a GPU, sizes of {name} must be 0 or between {low} and {high}, got {weight}")
 
 
 def _bad_mass(described: DeviceTargets, row: int) -> float:

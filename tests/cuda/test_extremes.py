@@ -265,3 +265,44 @@ def test_roundings_of_equal_terms_do_not_add_up(on_device, rng, name, classes, a
 
 def wide_lse(rows):
     return np.log(np.exp(magnitudes.wide(rows)).sum(1))
+
+
+# ------------------------------------------------------------------------------------------- features out of range
+@pytest.mark.parametrize("form", calls.CONTRASTIVE)
+def test_products_that_float32_does_not_hold_are_those_of_float64(on_device, rng, form):
+    for power in (70, -60):
+        features = [np.ldexp(a, power) for a in calls.features_of(form, rng)]
+        options = calls.options_of(form) | {"normalize": False}
+        name = next(iter(calls.options_of(form)))
+        options[name] = options[name] * 4.0 ** (power if name == "temperature" else -power)
+        rest, function = calls.rest_of(form, len(features[0])), f"{calls.name_of(form)}_value_and_grad"
+        ours = getattr(on_device, function)(*features, *rest, **options)
+        exact = getattr(on_device, function)(*(a.astype(float) for a in features), *rest, **options)
+        for one, other in zip(ours, exact, strict=True):
+            if one is not None:
+                np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * np.abs(other).max())
+
+
+def test_logits_of_a_layer_that_float32_does_not_hold_are_those_of_float64(on_device, rng):
+    for power in (70, -60):
+        features = [np.ldexp(a, power) for a in calls.features_of("linear_cross_entropy", rng)]
+        rest, options = calls.rest_of("linear_cross_entropy", len(features[0])), {"logit_scale": 4.0**-power}
+        ours = on_device.linear_cross_entropy_value_and_grad(*features, *rest, **options)
+        exact = on_device.linear_cross_entropy_value_and_grad(*(a.astype(float) for a in features), *rest, **options)
+        for one, other in zip(ours[:3], exact[:3], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * np.abs(other).max())
+    with pytest.raises(ValueError, match=r"^on a GPU, features, their products"):
+        on_device.linear_cross_entropy(np.full((2, 3), 1e200), np.full((4, 3), 1e150), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("form", calls.CONTRASTIVE)
+def test_products_that_float64_does_not_hold_are_refused(on_device, rng, form):
+    words = (
+        r"^on a GPU, features, their products and both times the scale must be between 1e-290 and 1e\+290 in size, got "
+    )
+    for size in (1e150, 1e-150):
+        features = [a * size for a in calls.features_of(form, rng, dtype=np.float64)]
+        rest, options = calls.rest_of(form, len(features[0])), calls.options_of(form)
+        with pytest.raises(ValueError, match=words):
+            getattr(on_device, calls.name_of(form))(*features, *rest, **options, normalize=False)
+        assert np.isfinite(getattr(on_device, calls.name_of(form))(*features, *rest, **options, normalize=True))

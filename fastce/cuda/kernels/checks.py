@@ -23,10 +23,11 @@ def mark(report, field, k, count):
 
 
 @kernel(THREADS, 4)
-def check_weights(weights, count, report, field):
-    """Mark the first weight that is not finite."""
+def check_weights(weights, count, low, high, report, field):
+    """Mark the first weight that is not finite, or neither 0 nor of a size from low to high."""
     for k in range(cuda.grid(1), count, cuda.gridsize(1)):
-        if not math.isfinite(weights[k]):
+        size = abs(weights[k])
+        if not (low <= size <= high or size == 0.0) or math.isinf(size):
             mark(report, field, k, count)
 
 
