@@ -1,5 +1,6 @@
 """What `fastce profile` of losses from features has found, as text and as a picture."""
 
+import math
 from itertools import groupby
 from pathlib import Path
 
@@ -55,22 +56,32 @@ def _cells(row: FeaturesRow) -> tuple[str, ...]:
 def save_figure(report: FeaturesReport, path: Path) -> None:
     """Draw memory and time against the size of the batch; needs matplotlib, imported here when it is asked for."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     of_memory, of_time = figure.subplots(1, 2)
-    functions = list(dict.fromkeys(row.function for row in report.rows))
+    functions, ended = list(dict.fromkeys(row.function for row in report.rows)), False
     for function, engine in dict.fromkeys((row.function, row.engine) for row in report.rows):
         rows = [row for row in report.rows if (row.function, row.engine) == (function, engine)]
         way = engine if engine == "fastce" else f"{engine}, dense"
-        measured = [row for row in rows if row.extra_bytes]
-        of_memory.plot(
-            [row.batch for row in measured], [row.extra_bytes / MIB for row in measured if row.extra_bytes], "o-",
-            label=way if len(functions) == 1 else f"{function}: {way}",
-        )  # fmt: skip
-        of_time.plot([row.batch for row in rows], [row.seconds for row in rows], "o-")
+        label = way if len(functions) == 1 else f"{function}: {way}"
+        batches = [row.batch for row in rows]
+        colour = of_time.plot(batches, [row.seconds for row in rows], "o-", label=label)[0].get_color()
+        taken = [(row.extra_bytes or math.nan) / MIB for row in rows]
+        of_memory.plot(batches, taken, "o-", color=colour)
+        if batches[-1] < report.input["batch"]:
+            ended = True
+            of_memory.plot(batches[-1], taken[-1], "X", color=colour, markersize=11)
+            of_time.plot(batches[-1], rows[-1].seconds, "X", color=colour, markersize=11)
+    if ended:
+        of_time.plot([], [], "X", color="gray", markersize=11, label="ends at the memory limit")
     for axes, title in ((of_memory, "extra memory, MiB"), (of_time, "time, seconds")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:,.6g}")
+            axis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.set_xlabel("batch")
         axes.set_title(title, fontsize=10)
@@ -79,5 +90,5 @@ def save_figure(report: FeaturesReport, path: Path) -> None:
     figure.suptitle(
         f"{what}, width {given['width']}, {given['dtype']}, {about['threads']} threads, {about['cpu']}", fontsize=10
     )
-    figure.legend(loc="outside lower center", ncols=3 if len(functions) == 1 else 1, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4 if len(functions) == 1 else 1, fontsize=9)
     figure.savefig(path, dpi=150)

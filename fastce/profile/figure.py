@@ -16,7 +16,7 @@ def can_draw() -> bool:
 
 
 def save_figure(report: Report, path: Path) -> None:
-    """Draw the multiples of the floor, from 0 on, so that lengths are times: a group of bars for each job."""
+    """Draw the multiples of the floor from 0 on, so that lengths compare: a group of bars for each job."""
     from matplotlib.figure import Figure
 
     held = [row for row in report.jobs if row.times_floor is not None]
@@ -31,13 +31,13 @@ def save_figure(report: Report, path: Path) -> None:
         bars = axes.barh(heights, multiples, thickness, label=engine, color=_COLOURS[place % len(_COLOURS)])
         axes.bar_label(bars, [_label(row) for row in rows], padding=2, fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.margins(x=0.2, y=0.02)
-    axes.set_xlim(left=0)
+    axes.margins(y=0.02)
+    axes.set_xlim(0, 1.3 * max((row.times_floor or 0.0 for row in held), default=1.0))  # room for the labels
     axes.set_yticks([place + 0.4 - thickness / 2 for place in range(len(names))], names)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     given, about = report.input, report.machine
-    axes.set_xlabel("time, as a multiple of the floor (1): what this machine needs merely to move the same memory")
+    axes.set_xlabel("time over the floor (the line at 1)")
     axes.set_title(
         f"{given['rows']} x {given['classes']} {given['dtype']}, {about['threads']} threads, {about['cpu']}",
         fontsize=10,
@@ -47,5 +47,5 @@ def save_figure(report: Report, path: Path) -> None:
 
 
 def _label(row: JobRow) -> str:
-    beside = "" if row.times_faster is None else f" = {number(row.times_faster)} x fastce"
+    beside = "" if row.times_faster is None else f", {number(row.times_faster)} x fastce"
     return f"{number(row.times_floor or 0.0)}{beside}"
