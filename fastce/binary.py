@@ -24,11 +24,21 @@ from fastce.kernels.binary import binary_rows
 from fastce.kernels.jit import storage_view
 from fastce.kernels.simd import VECTOR_BYTES
 from fastce.layout import Rows, goes_past_cache
-from fastce.losses import ValueAndGrad, upstream_of
+from fastce.losses import upstream_of
 from fastce.reductions import reduced
 from fastce.silence import silently
 from fastce.threads import cut_rows, for_each
-from fastce.typing import AnyArray, BinaryGradOptions, BinaryOptions, Float, FloatArray, RealArray, Reduced, Reduction
+from fastce.typing import (
+    AnyArray,
+    BinaryGradOptions,
+    BinaryOptions,
+    Float,
+    FloatArray,
+    RealArray,
+    Reduced,
+    Reduction,
+    ValueAndGrad,
+)
 
 SHORT = 1024  # elements; shorter rows are merged, so that few vectors are partial
 VECTOR = VECTOR_BYTES // 4  # elements of the largest vector

@@ -1,6 +1,6 @@
 """Gradient and Hessian of the cross entropy of every row, as gradient boosting asks for them."""
 
-from typing import Any, Generic, NamedTuple, Unpack, get_args, overload
+from typing import Any, Unpack, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from fastce.typing import (
     AnyArray,
     BoostingOptions,
     Float,
-    Grad,
+    GradAndHess,
     Hessian,
     Index,
     Number,
@@ -26,13 +26,6 @@ from fastce.typing import (
     SmoothingOver,
     Targets,
 )
-
-
-class GradAndHess(NamedTuple, Generic[Grad]):
-    """The gradient and the diagonal of the Hessian with respect to the logits, both of their shape."""
-
-    grad: Grad
-    hess: Grad
 
 
 @overload

@@ -1,6 +1,6 @@
 """CLIP's loss from features: exact, with all gradients, in memory that does not grow with the square of the batch."""
 
-from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,27 +18,17 @@ from fastce.tiles import Tiles
 from fastce.typing import (
     AnyArray,
     ClipFromFeaturesOptions,
+    ClipFromFeaturesValueAndGrad,
     Float,
     FloatArray,
-    Grad,
     Number,
     ProgressOption,
     RealArray,
     Reduced,
     Reduction,
-    Value,
 )
 
 _NO_PAIRS = np.empty(0, np.int64), np.empty(0, np.int64)
-
-
-class ClipFromFeaturesValueAndGrad(NamedTuple, Generic[Value, Grad]):
-    """The CLIP loss, and its gradients with respect to both sides' features and the logit scale."""
-
-    value: Value
-    grad_image_features: Grad
-    grad_text_features: Grad
-    grad_logit_scale: float
 
 
 # fmt: off

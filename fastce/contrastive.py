@@ -1,6 +1,6 @@
 """Contrastive losses on a given similarity matrix: rows and columns from one read, the gradient from a second."""
 
-from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 from numpy.typing import NDArray
 
@@ -16,24 +16,15 @@ from fastce.typing import (
     AnyArray,
     ClipGradOptions,
     ClipOptions,
+    ClipValueAndGrad,
     Float,
     FloatArray,
-    Grad,
     Number,
     RealArray,
     Reduced,
     Reduction,
     Targets,
-    Value,
 )
-
-
-class ClipValueAndGrad(NamedTuple, Generic[Value, Grad]):
-    """The CLIP loss, its gradient with respect to the similarities, and to the logit scale."""
-
-    value: Value
-    grad: Grad
-    grad_logit_scale: float
 
 
 @overload

@@ -1,7 +1,7 @@
 """InfoNCE: each query is to be told its positive key among negative ones; a panel of queries at a time."""
 
 import math
-from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
+from typing import Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,24 +21,13 @@ from fastce.typing import (
     ContrastiveOptions,
     Float,
     FloatArray,
-    Grad,
+    InfoNceValueAndGrad,
     Number,
     ProgressOption,
     RealArray,
     Reduced,
     Reduction,
-    Value,
 )
-
-
-class InfoNceValueAndGrad(NamedTuple, Generic[Value, Grad]):
-    """The InfoNCE loss, and its gradients with respect to queries, keys (None: not given) and temperature."""
-
-    value: Value
-    grad_query: Grad
-    grad_positive_key: Grad
-    grad_negative_keys: Grad | None
-    grad_temperature: float
 
 
 # fmt: off

@@ -1,7 +1,7 @@
 """Cross entropy of a linear layer's outputs, from its inputs and weights: logits exist a panel of rows at a time."""
 
 import math
-from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from fastce.typing import (
     AnyArray,
     Float,
     FloatArray,
-    Grad,
     Index,
+    LinearCrossEntropyValueAndGrad,
     LinearGradOptions,
     LinearOptions,
     Number,
@@ -31,17 +31,7 @@ from fastce.typing import (
     Reduction,
     SmoothingOver,
     Targets,
-    Value,
 )
-
-
-class LinearCrossEntropyValueAndGrad(NamedTuple, Generic[Value, Grad]):
-    """The loss, and its gradients with respect to features, weights and bias (None if there is no bias)."""
-
-    value: Value
-    grad_features: Grad
-    grad_linear_weight: Grad
-    grad_linear_bias: Grad | None
 
 
 # fmt: off

@@ -1,6 +1,6 @@
 """Losses on a matrix of logits, and their gradients: validate, run one kernel over blocks of rows, reduce."""
 
-from typing import Any, Generic, Literal, NamedTuple, Unpack, get_args, overload
+from typing import Any, Literal, Unpack, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ from fastce.typing import (
     CrossEntropyOptions,
     Float,
     FloatArray,
-    Grad,
     Index,
     Number,
     RealArray,
@@ -37,7 +36,7 @@ from fastce.typing import (
     Reduction,
     SmoothingOver,
     Targets,
-    Value,
+    ValueAndGrad,
 )
 
 PLAIN_OPTIONS: dict[str, Any] = {
@@ -50,13 +49,6 @@ PLAIN_OPTIONS: dict[str, Any] = {
     "softcap": None,
     "z_loss": 0.0,
 }
-
-
-class ValueAndGrad(NamedTuple, Generic[Value, Grad]):
-    """A loss and its gradient with respect to the logits."""
-
-    value: Value
-    grad: Grad
 
 
 def cross_entropy_call(

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fastce.arguments import Array, checked_out, class_axis, real_array, reduction_of
 from fastce.layout import Rows
-from fastce.losses import ValueAndGrad, upstream_of
+from fastce.losses import upstream_of
 from fastce.reductions import RowLosses, product
 from fastce.silence import silently, store
 from fastce.targets import IndexTargets, for_mean, target_rows
@@ -23,6 +23,7 @@ from fastce.typing import (
     RowGradOptions,
     RowOptions,
     Targets,
+    ValueAndGrad,
 )
 
 

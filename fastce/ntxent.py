@@ -3,7 +3,7 @@
 Both sides of the products are the same features, so that tiles above the diagonal do for those below.
 """
 
-from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,23 +23,13 @@ from fastce.typing import (
     ContrastiveOptions,
     Float,
     FloatArray,
-    Grad,
+    NtXentValueAndGrad,
     Number,
     ProgressOption,
     RealArray,
     Reduced,
     Reduction,
-    Value,
 )
-
-
-class NtXentValueAndGrad(NamedTuple, Generic[Value, Grad]):
-    """The NT-Xent loss, and its gradients with respect to both sets of views and the temperature."""
-
-    value: Value
-    grad_first_views: Grad
-    grad_second_views: Grad
-    grad_temperature: float
 
 
 @overload

@@ -1,6 +1,6 @@
 """SigLIP's loss from features: every pair is a yes-or-no question of its own, so that one sweep over tiles does."""
 
-from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
+from typing import Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,25 +20,14 @@ from fastce.typing import (
     AnyArray,
     Float,
     FloatArray,
-    Grad,
     Number,
     PairOptions,
     ProgressOption,
     RealArray,
     Reduced,
     Reduction,
-    Value,
+    SiglipValueAndGrad,
 )
-
-
-class SiglipValueAndGrad(NamedTuple, Generic[Value, Grad]):
-    """The SigLIP loss, and its gradients with respect to both sides' features, the logit scale and the bias."""
-
-    value: Value
-    grad_image_features: Grad
-    grad_text_features: Grad
-    grad_logit_scale: float
-    grad_logit_bias: float
 
 
 class _Call(NamedTuple):

@@ -1,7 +1,7 @@
 """SupCon: the other rows with the same label are a row's positives, however many there are."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +23,13 @@ from fastce.typing import (
     ContrastiveOptions,
     Float,
     FloatArray,
-    Grad,
     Number,
     ProgressOption,
     RealArray,
     Reduced,
     Reduction,
-    Value,
+    SupConValueAndGrad,
 )
-
-
-class SupConValueAndGrad(NamedTuple, Generic[Value, Grad]):
-    """The SupCon loss, and its gradients with respect to the features and the temperature."""
-
-    value: Value
-    grad_features: Grad
-    grad_temperature: float
 
 
 @overload

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastce
-from fastce.typing import FloatArray, Reduction, Statistic
+from fastce.typing import FloatArray, Reduction, Statistic, ValueAndGrad
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -94,6 +94,16 @@ def gradients(x: Matrix, double: NDArray[np.float64], y: Labels) -> None:
     grad, hess = fastce.cross_entropy_grad_and_hess(x, y, hessian="xgboost", out=(None, x))
     assert_type(grad, Matrix)
     assert_type(hess, Matrix)
+
+
+def any_result(result: ValueAndGrad) -> FloatArray:
+    assert_type(result.value, float | FloatArray)
+    return result.grad
+
+
+def results(x: Matrix, y: Labels) -> ValueAndGrad[float, Matrix]:
+    any_result(fastce.nll_loss_value_and_grad(x, y, reduction="none"))
+    return fastce.cross_entropy_value_and_grad(x, y)
 
 
 def of_scipy(x: Matrix) -> None:

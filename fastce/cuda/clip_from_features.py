@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastce.arguments import fraction, positive, reduction_of
-from fastce.clip_from_features import ClipFromFeaturesValueAndGrad, check_pairs
+from fastce.clip_from_features import check_pairs
 from fastce.cuda.arrays import DeviceArray
 from fastce.cuda.features import Features, dtype_of_losses, dtype_of_products, feature_arrays
 from fastce.cuda.matrices import seen, working_in
@@ -12,6 +12,7 @@ from fastce.cuda.positives import device_positives
 from fastce.cuda.similarity import Similarity
 from fastce.features import checked_shape, quietly
 from fastce.progress import Progress
+from fastce.typing import ClipFromFeaturesValueAndGrad
 
 
 def clip_loss_from_features(**given: Any) -> Any:

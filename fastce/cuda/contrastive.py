@@ -3,13 +3,14 @@
 from typing import Any
 
 from fastce.arguments import fraction, positive, reduction_of
-from fastce.contrastive import ClipValueAndGrad, check_similarity
+from fastce.contrastive import check_similarity
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
 from fastce.cuda.layout import contiguous, copy
 from fastce.cuda.losses import float_array, real_of
 from fastce.cuda.positives import device_positives
 from fastce.cuda.precision import check_factors, fits
 from fastce.cuda.similarity import Similarity
+from fastce.typing import ClipValueAndGrad
 
 
 def clip_loss(**given: Any) -> Any:

@@ -12,10 +12,10 @@ from fastce.cuda.matrices import array_module, finish, on_device, reshaped, rows
 from fastce.cuda.panel_losses import PanelLosses, own_targets
 from fastce.cuda.panels import Panels
 from fastce.features import quietly
-from fastce.infonce import InfoNceValueAndGrad
 from fastce.panels import QUERIES_AT_A_TIME
 from fastce.products import checked_memory_budget
 from fastce.progress import Progress
+from fastce.typing import InfoNceValueAndGrad
 
 
 def info_nce(**given: Any) -> Any:

@@ -29,8 +29,8 @@ from fastce.cuda.panels import Panels
 from fastce.cuda.targets import DeviceTargets, check, verdict
 from fastce.dispatch import is_on_device
 from fastce.features import quietly
-from fastce.linear import LinearCrossEntropyValueAndGrad
 from fastce.progress import Progress
+from fastce.typing import LinearCrossEntropyValueAndGrad
 
 
 def linear_cross_entropy(**given: Any) -> Any:

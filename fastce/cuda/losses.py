@@ -13,10 +13,9 @@ from fastce.cuda.precision import check_factors, fits
 from fastce.cuda.run import Call, run
 from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
 from fastce.dispatch import is_on_device
-from fastce.losses import ValueAndGrad
 from fastce.reductions import reduced
 from fastce.targets import smoothing
-from fastce.typing import SmoothingOver
+from fastce.typing import SmoothingOver, ValueAndGrad
 
 
 def float_array(value: Any, name: str) -> DeviceArray:

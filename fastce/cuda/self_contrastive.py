@@ -18,10 +18,10 @@ from fastce.cuda.panel_losses import PanelLosses, own_targets
 from fastce.cuda.panels import Panels
 from fastce.cuda.targets import DeviceTargets
 from fastce.features import quietly
-from fastce.ntxent import NtXentValueAndGrad
 from fastce.progress import Progress
-from fastce.supcon import Classes, SupConValueAndGrad, checked_labels
+from fastce.supcon import Classes, checked_labels
 from fastce.targets import mean_factor
+from fastce.typing import NtXentValueAndGrad, SupConValueAndGrad
 
 
 class _Partners:

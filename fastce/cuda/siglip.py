@@ -20,7 +20,7 @@ from fastce.cuda.panels import Panels
 from fastce.cuda.positives import DevicePositives, device_positives
 from fastce.features import checked_shape, quietly
 from fastce.progress import Progress
-from fastce.siglip import SiglipValueAndGrad
+from fastce.typing import SiglipValueAndGrad
 
 
 def siglip_loss(**given: Any) -> Any:
