@@ -29,6 +29,12 @@ JOBS = [
 SMALL = ("--batch", "64", "--repeat", "1", "--compare", "none")
 
 
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
+    """The same width wherever the tests are run."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 def run_command(*arguments):
     """Run the command line as a program of its own."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -67,7 +73,7 @@ def test_profile_measures_every_job_and_writes_the_figures(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "real pairs" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80  # as in a file of others
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
     figures = json.loads(path.read_text())
     assert figures["input"]["rows"] == figures["input"]["classes"] == 256
@@ -341,6 +347,9 @@ def test_a_refused_run_leaves_no_output_behind_and_harms_none(tmp_path, capsys):
     (tmp_path / "old.json").write_text("kept")
     assert "no such file" in refused(capsys, "--json", tmp_path / "new.json", "--input", "missing.npy")
     assert "no such file" in refused(capsys, "--json", tmp_path / "old.json", "--input", "missing.npy")
+    (tmp_path / "link.json").symlink_to(tmp_path / "new.json")
+    assert "no such file" in refused(capsys, "--json", tmp_path / "link.json", "--input", "missing.npy")
+    assert (tmp_path / "link.json").is_symlink()
     assert not (tmp_path / "new.json").exists()
     assert (tmp_path / "old.json").read_text() == "kept"
 

@@ -162,12 +162,13 @@ def _check_outputs(options: argparse.Namespace) -> None:
 def _check_writable(option: str, path: Path) -> None:
     """Open a file for writing, and leave it as it was."""
     try:
-        is_new = not path.exists()
-        path.open("ab").close()
+        file = path.resolve()  # what a link points to
+        is_new = not file.exists()
+        file.open("ab").close()
     except OSError as error:
         raise inputs.InputError(f"{option} {path} cannot be written: {error.strerror}") from None
     if is_new:
-        path.unlink()
+        file.unlink()
 
 
 def _progress() -> Callable[[str], None]:
