@@ -179,15 +179,30 @@ def _signed_logsumexp(
 
     @np.errstate(all="ignore")
     def work(start: int, stop: int) -> None:
-        of_block = None if of_factors is None else of_factors.copy(slice(start, stop))
-        block = rows.copy(slice(start, stop))
-        results[start:stop], signs[start:stop] = scipys(block, axis=1, b=of_block, return_sign=True)
+        block, of_block, powers = rows.copy(slice(start, stop)), None, 0
+        if of_factors is not None:
+            of_block = of_factors.copy(slice(start, stop))
+            block[of_block == 0] = -np.inf  # as SciPy does, but where all factors are 0 and exp(a) is infinite
+            powers = _moderated(of_block)
+        of_rows, signs[start:stop] = scipys(block, axis=1, b=of_block, return_sign=True)
+        results[start:stop] = of_rows + powers * np.log(2.0)
 
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
     if return_sign:
         return tuple(_as_scipy_shapes(part, array, axes, keepdims) for part in (results, signs))
-    negative = (signs < 0) & (results > -np.inf)  # SciPy calls the sum of nothing negative
+    with np.errstate(invalid="ignore"):  # a sign that is NaN
+        negative = (signs < 0) & (results > -np.inf)  # SciPy calls the sum of nothing negative
     return _as_scipy_shapes(np.where(negative, dtype.type(np.nan), results), array, axes, keepdims)
+
+
+def _moderated(factors: Array) -> Any:
+    """The powers of two that rows of factors are divided by here, lest sums overflow or products have no digits."""
+    largest = np.abs(factors).max(axis=1, initial=0, where=np.isfinite(factors))
+    powers = np.frexp(largest)[1]
+    powers[np.abs(powers) <= np.finfo(factors.dtype).maxexp // 2] = 0
+    if powers.any():
+        factors[...] = np.ldexp(factors, -powers[:, None])
+    return powers
 
 
 @overload

@@ -280,3 +280,49 @@ def test_the_sum_of_nothing_with_factors_is_that_of_scipy():
         np.testing.assert_array_equal(
             fastce.logsumexp(a, axis=1, b=2.0), scipy.special.logsumexp(a, axis=1, b=2.0), strict=True
         )
+
+
+# ---------------------------------------------------------------------------------------------- factors
+FACTORS = (1e-300, 1e-42, 1e-30, 1.0, 1e30, 1e38, 1e300)
+
+
+def assert_right_with_factors(x, b):
+    """Within some roundings of the terms' sizes; signs too."""
+    with np.errstate(all="raise"):
+        ours, signs = fastce.logsumexp(x, axis=1, b=b, return_sign=True)
+        alone = fastce.logsumexp(x, axis=1, b=b)
+    x, b, real = magnitudes.wide(x), magnitudes.wide(b), x.dtype
+    with np.errstate(all="ignore"):
+        top = np.where(b != 0, x, -np.inf).max(1, keepdims=True)
+        top[~np.isfinite(top)] = 0
+        terms = np.where(b == 0, 0, b * np.exp(x - top))
+        total = terms.sum(1)
+        exact = top[:, 0] + np.log(np.abs(total))
+        loss = np.abs(terms).sum(1) / np.abs(total)
+    bound = 4 * eps(real) * (np.abs(exact) + np.abs(exact - top[:, 0]) + loss * np.log2(x.shape[1] + 2))
+    is_sound = ~(loss > 1e3)  # else the sum cancels
+    magnitudes.assert_near(ours[is_sound], exact[is_sound], bound[is_sound], "logsumexp")
+    something = is_sound & (total != 0)
+    assert np.array_equal(signs[something].astype(float), np.sign(total[something]).astype(float))
+    with np.errstate(invalid="ignore"):
+        positive = is_sound & (total >= 0)
+    assert np.array_equal(alone[positive].astype(float), ours[positive].astype(float), equal_nan=True)
+
+
+@wide_only
+@pytest.mark.parametrize("dtype", magnitudes.DTYPES.values(), ids=str)
+def test_factors_of_every_magnitude(rng, dtype):
+    for size in (s for s in FACTORS if s < magnitudes.largest(dtype)):
+        for classes in (1, 3, 33, 300):
+            x = magnitudes.sweep(dtype, classes)
+            b = rng.uniform(-0.5 if classes > 3 else 0.5, 1, x.shape) * size
+            b[:, 0] *= rng.choice([0, 1], len(b))
+            assert_right_with_factors(x, magnitudes.rounded(b, dtype))
+
+
+def test_factors_whose_sum_overflows_and_factors_of_0():
+    assert fastce.logsumexp(np.zeros(3), b=np.full(3, 1e308)) == pytest.approx(np.log(3) + 308 * np.log(10), rel=1e-15)
+    assert fastce.logsumexp(np.full(900, 80, np.float32), b=np.full(900, 1e38, np.float32)) == pytest.approx(174.300604)
+    assert fastce.logsumexp(np.array([1e3, 2e3]), b=np.zeros(2)) == -np.inf
+    assert fastce.logsumexp(np.array([1e3, 1.0]), b=np.array([0.0, 1.0])) == 1.0
+    assert fastce.logsumexp(np.array([np.inf, 1.0]), b=np.array([0.0, 1.0])) == 1.0
