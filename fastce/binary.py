@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import EllipsisType
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
@@ -283,9 +284,9 @@ def _is_finite(array: Array) -> bool:
     return math.isfinite(_largest(array))
 
 
-def _forwards(array: Array) -> tuple[slice, ...]:
-    """The index that reverses axes along which memory is gone through backwards."""
-    return tuple(slice(None, None, -1 if stride < 0 else None) for stride in array.strides)
+def _forwards(array: Array) -> tuple[slice | EllipsisType, ...]:
+    """The index that reverses axes along which memory is gone through backwards; a view where there are no axes."""
+    return (*(slice(None, None, -1 if stride < 0 else None) for stride in array.strides), ...)
 
 
 def _without_repeats(array: Array) -> Array:
