@@ -16,7 +16,7 @@ from fastce.profile.pairs import LOGIT_SCALE
 from fastce.profile.peers import PACKAGES, is_installed
 from fastce.profile.problem import Problem
 from fastce.profile.run import new_report, profile
-from fastce.profile.text import as_json, counted
+from fastce.profile.text import as_json, counted, width
 
 BATCH = 4096
 MEMORY_LIMIT = 4.0  # GiB
@@ -39,13 +39,7 @@ def run(options: argparse.Namespace) -> None:
     problem = _problem(options)
     found, progress = new_report(problem, options.repeat, peers), _progress()
     print(report.heading(found), flush=True)
-    profile(
-        problem,
-        found,
-        functions=functions,
-        peers=peers,
-        progress=progress,
-    )
+    profile(problem, found, functions=functions, peers=peers, progress=progress)
     progress("")
     print(f"\n{report.tables(found)}", flush=True)
     _write(options, as_json(found), partial(figure.save_figure, found))
@@ -175,4 +169,4 @@ def _progress() -> Callable[[str], None]:
     """Write what is being done over one line of a terminal; nowhere else."""
     if not sys.stderr.isatty():
         return lambda text: None
-    return lambda text: print(f"{_CLEAR_LINE}{text}", end="", file=sys.stderr, flush=True)
+    return lambda text: print(f"{_CLEAR_LINE}{text[: width() - 1]}", end="", file=sys.stderr, flush=True)

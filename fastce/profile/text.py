@@ -12,7 +12,7 @@ _NARROWEST = 40
 
 
 def width() -> int:
-    """Columns of the terminal; 80 where the output goes into a file."""
+    """Columns of the terminal, but at least 40; 80 where the output goes into a file."""
     return max(_NARROWEST, shutil.get_terminal_size().columns)
 
 
