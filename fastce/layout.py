@@ -285,18 +285,21 @@ class CopiedColumns:
 def reading_order(array: Array, axes: tuple[int, ...], out: Array | None = None) -> tuple[int, ...] | None:
     """The order of the axes in which rows of several axes are best read; None for that of the array.
 
-    It is that of memory. Where the rows nearest in memory are too few for the lanes of a vector, their classes go last,
-    and lines of both are read; which lines follow each other is then as good for ``out`` as it can be.
+    It is that of memory, or of the memory of ``out`` where classes are few: their blocks are so long that stretches of
+    either are read. Where the rows nearest in memory are too few for the lanes of a vector, their classes go last, and
+    lines of both are read; which of these follow each other is then as good for ``out`` as it can be.
     """
     order = memory_order(array)
     rows = [k for k in order if k not in axes]
     if len(axes) > 1 or rows == sorted(rows):
         return None
+    of_out = order if out is None else memory_order(out)
+    if array.shape[axes[0]] <= NARROW:
+        order = of_out
     nearest = order[order.index(axes[0]) + 1 :]
     if not nearest or math.prod(array.shape[k] for k in nearest) >= LANES:
         return order
-    of_lines = [k for k in (order if out is None else memory_order(out)) if k not in axes and k not in nearest]
-    return (*of_lines, *nearest, *axes)
+    return (*(k for k in of_out if k not in axes and k not in nearest), *nearest, *axes)
 
 
 def columns_of(

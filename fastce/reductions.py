@@ -89,25 +89,34 @@ def reduced(total: float, reduction: str, total_weight: float, exponent: int = 0
     return float(silently(np.ldexp, total, exponent)) if exponent else total
 
 
+EACH = "each"  # a reduction of our own: losses are kept as they are, to be added in another order
+
+
 class RowLosses:
-    """Where the row losses go: kept for "none", else summed block by block."""
+    """Where the row losses go: kept for "none" and EACH, else summed block by block."""
 
     def __init__(self, rows: Rows, reduction: str, blocks: int) -> None:
         self.rows = rows
         self.reduction = reduction
         self.sums: list[tuple[float, int]] = [(0.0, 0)] * blocks
         self.kept: Array | None = np.empty(rows.rows, compute_dtype(rows.dtype)) if reduction == "none" else None
+        self.each = (np.empty(rows.rows), np.zeros(rows.rows, np.int32)) if reduction == EACH else None
 
     def put(self, block: int, rows: slice | Array, losses: Array, exponents: Array | int = 0) -> None:
         """Take the losses of these rows, which belong to this block; each is to be multiplied by 2**exponent."""
-        if self.kept is None:
+        if self.each is not None:
+            self.each[0][rows], self.each[1][rows] = losses, exponents
+        elif self.kept is None:
             self.sums[block] = silently(_sum, losses, exponents)
         else:
             store(self.kept, rows, losses if isinstance(exponents, int) else silently(np.ldexp, losses, exponents))
 
-    def total(self) -> tuple[float, int]:
-        """The sum of all losses, which are not kept, as a pair."""
-        return sum_in_order(self.sums)
+    def total(self, axes: tuple[int, ...] | None = None) -> tuple[float, int]:
+        """The sum of all losses, which are not kept, as a pair; of EACH in the order that these axes have."""
+        if self.each is None:
+            return sum_in_order(self.sums)
+        losses, exponents = (part.reshape(self.rows.lead).transpose(axes).ravel() for part in self.each)
+        return silently(_sum, losses, exponents if exponents.any() else 0)
 
     def value(self, total_weight: float) -> Any:
         """What the reduction asks for."""

@@ -23,7 +23,7 @@ from fastce.layout import (
     reading_order,
 )
 from fastce.pieces import is_long
-from fastce.reductions import RowLosses
+from fastce.reductions import EACH, RowLosses, reduced
 from fastce.running_long import cross_entropy_of_long_rows
 from fastce.targets import MassTargets, TargetRows
 from fastce.threads import cut_rows, in_turn
@@ -55,7 +55,7 @@ def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_thr
 def _as_memory_lies(
     call: CrossEntropyCall, order: tuple[int, ...], upstream: Array | None, out: Array | None, n_threads: int | None
 ) -> Any:
-    """The same with the axes of the logits in this order."""
+    """The same with the axes of the logits in this order; losses are added in that of C whatever it is."""
     lead = [k - (k > call.axis) for k in order if k != call.axis]
     numbers = np.arange(call.logits.rows).reshape(call.logits.lead).transpose(lead).ravel()
     array, axis = call.array.transpose(order), order.index(call.axis)
@@ -67,9 +67,12 @@ def _as_memory_lies(
     )
     if upstream is not None and upstream.size > 1:
         upstream = upstream[numbers]
-    out = None if out is None else out.transpose(order)
-    value = row_losses(in_order, upstream, out, n_threads).value(call.targets.total_weight)
-    return np.ascontiguousarray(value.transpose(np.argsort(lead))) if call.reduction == "none" else value
+    out, back = None if out is None else out.transpose(order), tuple(np.argsort(lead))
+    if call.reduction == "none":
+        losses = row_losses(in_order, upstream, out, n_threads).value(0.0)
+        return np.ascontiguousarray(losses.transpose(back))
+    total, exponent = row_losses(in_order._replace(reduction=EACH), upstream, out, n_threads).total(back)
+    return reduced(total, call.reduction, call.targets.total_weight, exponent)
 
 
 def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
