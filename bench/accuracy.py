@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny import IS_TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 Array = np.ndarray[Any, Any]
@@ -189,7 +190,7 @@ def examine(x: Array, kind: str, dtype: np.dtype[Any], rng: np.random.Generator,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_010_000, help="of float32, for each target")
+    parser.add_argument("--rows", type=int, default=1000 if IS_TINY else 1_010_000, help="of float32, for each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", nargs="*", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--json", type=Path, default=ROOT / "bench" / "results" / "accuracy.json")

@@ -2,12 +2,20 @@
 
 import pytest
 from engines import ENGINES, cases
+from jobs import JOBS, of_matrix
 from measure import measure
+from own_matrix import own_matrix
 
-CASES = [pytest.param(job, engine, id=f"{job.id}-{engine}") for job, engine in cases()]
+
+def pytest_generate_tests(metafunc):
+    """The jobs of the record, or those of the matrix that is given by --logits."""
+    logits = own_matrix(metafunc.config)
+    jobs = JOBS if logits is None else of_matrix(logits.shape, logits.dtype.name)
+    metafunc.parametrize(
+        ("job", "engine"), [pytest.param(job, engine, id=f"{job.id}-{engine}") for job, engine in cases(jobs)]
+    )
 
 
-@pytest.mark.parametrize(("job", "engine"), CASES)
 def test_job(benchmark, problem_of, job, engine):
     if not ENGINES[engine].is_installed:
         pytest.skip(f"{ENGINES[engine].package} is not installed")

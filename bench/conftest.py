@@ -2,8 +2,10 @@
 
 import gc
 import warnings
+from pathlib import Path
 
 import pytest
+from own_matrix import own_matrix
 from problem import Problem
 
 import fastce
@@ -13,8 +15,12 @@ PEERS = ("scikit-learn", "torch", "jax")
 _latest = {}
 
 
+def pytest_addoption(parser):
+    parser.addoption("--logits", type=Path, metavar="FILE", help="measure this matrix (.npy) in place of the record's")
+
+
 @pytest.fixture
-def problem_of():
+def problem_of(request):
     """The data of a job; jobs that share theirs come one after the other."""
 
     def problem_of(job):
@@ -23,6 +29,9 @@ def problem_of():
             _latest.clear()
             gc.collect()
             _latest[key] = Problem(*key, fastce.get_num_threads())
+            logits = own_matrix(request.config)
+            if logits is not None:
+                _latest[key].logits = logits
         return _latest[key]
 
     return problem_of

@@ -1,6 +1,6 @@
-"""The JSON of cuda_record.py as the table of the README.
+"""The JSON of cuda_record.py as a table, see bench/README.md.
 
-python bench/cuda_report.py bench/results/cuda.json --readme README.md
+python bench/cuda_report.py bench/results/cuda.json --readme bench/README.md
 """
 
 import argparse

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from tiny import IS_TINY
 
 import fastce
 from fastce.products import MEMORY_BUDGET
@@ -94,6 +95,8 @@ JOBS = [
     job("linear_cross_entropy_value_and_grad", 4_096, 768, 50_257),
 ]
 SLOW_JOBS = [job("clip_loss_from_features_value_and_grad", 65_536, 256)]
+if IS_TINY:
+    JOBS, SLOW_JOBS = [some.of(256) for some in JOBS], []
 
 
 @dataclass

@@ -1,8 +1,4 @@
-"""The JSON of bench_from_features.py as the table of the README.
-
-python -m pytest bench/bench_from_features.py --benchmark-enable --benchmark-only --benchmark-json features.json
-python bench/features_report.py features.json --readme README.md
-"""
+"""The JSON of bench_from_features.py as a table, see bench/README.md: python bench/features_report.py features.json"""
 
 import argparse
 import sys

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from tiny import IS_TINY
+
 STATS = ("logsumexp", "argmax", "entropy", "target_log_prob", "target_rank")
 
 
@@ -123,3 +125,11 @@ JOBS = [
     *losses(SQUARE, ("out",), axis=0),
     *losses((8, 21, 512, 512), ("out",)),
 ]
+if IS_TINY:
+    JOBS = list(dict.fromkeys(job.tiny() for job in JOBS))
+
+
+def of_matrix(shape: tuple[int, int], dtype: str) -> list[Job]:
+    """What a matrix of the user's own is measured with."""
+    softmaxes = [Job(function, shape, dtype, place="out") for function in ("softmax", "log_softmax")]
+    return [*losses(shape, dtype=dtype), *softmaxes, *(contrastive(shape, dtype=dtype) if shape[0] == shape[1] else [])]

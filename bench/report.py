@@ -1,13 +1,11 @@
-"""The JSON of a run as a table and a figure; see README.md, "Measured".
-
-python -m pytest bench --benchmark-enable --benchmark-only --benchmark-json record.json
-python bench/report.py record.json --figure record.png --readme README.md
-"""
+"""The JSON of a run as a table and a picture: python bench/report.py record.json --figure record.png"""
 
 import argparse
 import json
 import sys
 from pathlib import Path
+
+import record_picture
 
 ENGINES = ("fastce", "torch.compile", "jax", "torch", "sklearn", "numpy", "scipy")
 MARKERS = ("<!-- bench:start -->\n", "<!-- bench:end -->")
@@ -68,31 +66,8 @@ def versions_line(machine_info):
     )
 
 
-def draw(cases, path):
-    """One line for each job, one mark for each engine."""
-    from matplotlib.figure import Figure
-
-    table = table_of(cases)
-    figure = Figure(figsize=(10, 1.5 + 0.19 * len(table)), layout="constrained")
-    axes = figure.add_subplot()
-    for number, engine in enumerate(engines_of(cases)):
-        found = [(place, row[engine]["times_floor"]) for place, row in enumerate(table.values()) if engine in row]
-        places, multiples = zip(*found, strict=True)
-        axes.plot(
-            multiples, places, "o" if engine == "fastce" else "|x+1v^"[number % 6], label=engine, color=f"C{number}"
-        )
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_yticks(range(len(table)), [f"{problem}: {job}" for problem, job in table], fontsize=6)
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.grid(alpha=0.3)
-    axes.set_xlabel("time, as a multiple of what the machine needs to move the same bytes")
-    figure.legend(loc="outside upper center", ncols=len(ENGINES), fontsize=8)
-    figure.savefig(path, dpi=150)
-
-
 def write_between_markers(path, text, markers=MARKERS):
-    """Replace what the markers of the README enclose."""
+    """Replace what the markers of a document enclose."""
     before, found, rest = path.read_text().partition(markers[0])
     _, found_end, after = rest.partition(markers[1])
     if not (found and found_end):
@@ -112,7 +87,7 @@ def main(argv=None):
     text = f"{markdown(cases)}\n\n{footnote(machine_info, cases)}"
     print(text)
     if options.figure:
-        draw(cases, options.figure)
+        record_picture.draw(table_of(cases), engines_of(cases), options.figure)
     if options.readme:
         write_between_markers(options.readme, text)
 

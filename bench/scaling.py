@@ -1,4 +1,4 @@
-"""How the cost grows with rows and with classes: python bench/scaling.py scaling.json scaling.png
+"""How the cost grows with rows and with classes: python bench/scaling.py FILE; redraw.py draws the picture.
 
 Shapes from a thousand to a thousand million elements, as far as memory goes: square ones, more and more rows of 1000
 classes, and 1000 rows of more and more classes. In turns: the loss, the loss with its gradient, and their floors, on
@@ -16,7 +16,9 @@ import engine_fastce
 import numpy as np
 from floor import floor_of
 from jobs import Job
+from pictures import COLOURS, GREY, new_figure, quiet, save
 from problem import Problem
+from tiny import IS_TINY
 
 import fastce
 from fastce.profile.machine import available_memory, machine
@@ -29,7 +31,7 @@ SWEEPS = {
     f"{FIXED} rows": lambda size: (FIXED, size // FIXED),
 }
 FUNCTIONS = {"loss": "cross_entropy", "gradient": "cross_entropy_value_and_grad"}
-LARGEST = 10**9  # elements
+LARGEST = 10**4 if IS_TINY else 10**9  # elements
 SHORTEST = 1e-3  # seconds that are timed together
 SECONDS = 0.5  # for each point of a line
 ROUNDS = (3, 15)
@@ -109,41 +111,41 @@ def measure(largest):
 
 
 def draw(record, path):
-    """Times above, speeds below, a column for each sweep; fastce in full lines, the floors dashed."""
-    from matplotlib.figure import Figure
-
-    points = record["points"]
-    all_threads = sorted({point["threads"] for point in points})
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    axes = figure.subplots(2, len(SWEEPS), sharex=True, sharey="row")
-    for column, sweep in enumerate(SWEEPS):
-        for number, (what, threads) in enumerate((what, threads) for what in FUNCTIONS for threads in all_threads):
-            for engine, style in (("fastce", "-o"), ("floor", "--")):
-                wanted = (sweep, what, engine, threads)
-                line = [p for p in points if (p["sweep"], p["what"], p["engine"], p["threads"]) == wanted]
+    """Multiples of the floor against the size: a column for each sweep, a line for each number of threads."""
+    found = {_key(point): point for point in record["points"]}
+    all_threads = sorted({point["threads"] for point in record["points"]})
+    figure = new_figure(11, 6)
+    panels = figure.subplots(len(FUNCTIONS), len(SWEEPS), sharex=True, sharey="row", squeeze=False)
+    for row, what in zip(panels, FUNCTIONS, strict=True):
+        for axes, sweep in zip(row, SWEEPS, strict=True):
+            for threads, colour in zip(all_threads, (GREY, COLOURS["fastce"]), strict=False):
+                line = [point for point in record["points"] if _key(point)[:4] == (sweep, what, "fastce", threads)]
                 elements = [point["rows"] * point["classes"] for point in line]
-                label = f"{what}, {engine}, {threads} thread{'s' if threads > 1 else ''}"
-                for row, quantity in enumerate(("seconds", "gb_per_s")):
-                    values = [point[quantity] for point in line]
-                    axes[row, column].loglog(
-                        elements, values, style, color=f"C{number}", markersize=3, linewidth=1, label=label
-                    )
-        axes[0, column].set_title(sweep)
-        axes[1, column].set_xlabel("elements of the logits")
-    for row, label in enumerate(("seconds", "GB/s")):
-        axes[row, 0].set_ylabel(label)
-        for one in axes[row]:
-            one.grid(alpha=0.3)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+                floors = [found[sweep, what, "floor", threads, *_key(point)[4:]]["seconds"] for point in line]
+                multiples = [point["seconds"] / floor for point, floor in zip(line, floors, strict=True)]
+                label = f"{threads} thread{'s' if threads > 1 else ''}"
+                axes.plot(elements, multiples, "-o", color=colour, markersize=3.5, linewidth=1.5, label=label)
+            axes.axhline(1, color="black", linewidth=1)
+            axes.set_title(f"{FUNCTIONS[what]}\n{sweep}", fontsize=9, loc="left")
+            axes.set_xscale("log")
+            quiet(axes, "y")
+        row[0].set_ylim(bottom=0)
+        row[0].set_ylabel("time over the floor (1)", fontsize=8.5)
+    for axes in panels[-1]:
+        axes.set_xlabel("elements of the logits", fontsize=8.5)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=9)
     about = record["machine"]
-    figure.supxlabel(f"float32, label smoothing 0.1; {about['cpu']}, {about['cores']} cores", fontsize=8)
-    figure.savefig(path, dpi=150)
+    figure.supxlabel(f"float32, label smoothing 0.1; {about['cpu']}, {about['cores']} cores", fontsize=8.5)
+    save(figure, path)
+
+
+def _key(point):
+    return tuple(point[name] for name in ("sweep", "what", "engine", "threads", "rows", "classes"))
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path, help="written")
-    parser.add_argument("figure", type=Path, help="drawn (needs matplotlib)")
     parser.add_argument(
         "--memory", type=float, help="GiB that logits and gradient may take (default: half of what is free)"
     )
@@ -152,7 +154,6 @@ def main(argv=None):
     largest = sizes(min(LARGEST, room / 8))[-1]  # four bytes for the logit, four for its gradient
     record = {"machine": machine(fastce.get_num_threads()), "points": measure(largest)}
     options.json.write_text(json.dumps(record, indent=1))
-    draw(record, options.figure)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from tiny import IS_TINY
+
 ROOT = Path(__file__).resolve().parent.parent
 
 IMPORT = """
@@ -70,7 +72,7 @@ def run(script, cache):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=5, help="processes of each kind (default 5)")
+    parser.add_argument("--repeat", type=int, default=1 if IS_TINY else 5, help="processes of each kind")
     repeat = parser.parse_args(argv).repeat
     with tempfile.TemporaryDirectory() as folder:
         caches = [Path(folder) / f"cache{number}" for number in range(repeat)]

@@ -122,8 +122,8 @@ def profile(
     """
     for function in functions:
         whole = replace(problem, function=function)
-        for _, call in _calls(whole.first(2), peers, report):
-            call()  # compiles, and imports
+        for _, call in _calls(whole.first(SMALLEST_BATCH), peers, report):
+            call()  # compiles, imports, and makes the threads and pools of a library, which are not a call's memory
         for batch in batch_sizes(problem.batch):
             progress(f"{function}: batch {batch}")
             report.rows += _measured(whole.first(batch), peers, report)
