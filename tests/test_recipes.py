@@ -1,0 +1,119 @@
+"""The recipes of the README, each as it is printed, and what it computes beside the library's own."""
+
+import re
+
+import numpy as np
+import pytest
+from scripts import ROOT
+
+import fastce
+
+README = ROOT / "README.md"
+pytestmark = pytest.mark.skipif(not README.is_file(), reason="the README is not installed with the package")
+HEADING = re.compile(r"^### ([^\n]+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def recipes():
+    """Heading -> code."""
+    section = README.read_text().partition("\n## Recipes\n")[2].partition("\n## ")[0]
+    return {name: "\n".join(BLOCK.findall(text)) for name, text in HEADING.findall(section)}
+
+
+def cooked(name, **given):
+    """The names that a recipe leaves behind."""
+    names = {"np": np, "fastce": fastce, **given}
+    exec(compile(recipes()[name], f"README.md, {name}", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def logits(rng):
+    return 4 * rng.standard_normal((50, 7), np.float32)
+
+
+@pytest.fixture
+def targets(rng):
+    return rng.integers(0, 7, 50)
+
+
+@pytest.fixture
+def classified(rng):
+    """Features, and labels that they tell."""
+    features = rng.standard_normal((300, 4))
+    return features, (features @ rng.standard_normal((4, 3))).argmax(axis=1)
+
+
+def test_every_recipe_has_code_and_a_test():
+    tests = {name for name in globals() if name.startswith("test_")}
+    assert {f"test_{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}" for name in recipes()} <= tests
+    assert all(recipes().values())
+
+
+def test_numpy_a_training_loop():
+    losses = cooked("NumPy: a training loop")["losses"]
+    assert losses[0] == pytest.approx(np.log(5))
+    assert losses[-1] < 0.4
+
+
+def test_pytorch_an_autograd_function(logits, targets):
+    torch = pytest.importorskip("torch")
+    function = cooked("PyTorch: an `autograd.Function`", torch=torch)["CrossEntropy"].apply
+    ours, theirs = (torch.tensor(logits, requires_grad=True) for _ in range(2))
+    labels = torch.tensor(targets)
+    value, expected = function(ours, labels), torch.nn.functional.cross_entropy(theirs, labels)
+    (3 * value).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_pytorch_bfloat16(logits, targets):
+    torch, ml_dtypes = pytest.importorskip("torch"), pytest.importorskip("ml_dtypes")
+    half, labels = torch.tensor(logits, dtype=torch.bfloat16), torch.tensor(targets)
+    names = cooked("PyTorch: bfloat16", torch=torch, ml_dtypes=ml_dtypes, logits=half, targets=labels)
+    wide = half.float().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(wide, labels)
+    expected.backward()
+    assert names["value"] == pytest.approx(expected.item())
+    assert names["grad"].dtype == torch.bfloat16
+    torch.testing.assert_close(names["grad"].float(), wide.grad, rtol=2**-8, atol=1e-6)
+    assert np.shares_memory(names["as_numpy"](half).view(np.uint16), half.view(torch.uint16).numpy())
+
+
+def test_jax(logits, targets):
+    jax = pytest.importorskip("jax")
+    function = cooked("JAX", jax=jax)["cross_entropy"]
+    value, grad = jax.jit(jax.value_and_grad(lambda x, y: 3 * function(x, y)))(logits, targets)
+    expected = fastce.cross_entropy_value_and_grad(logits, targets, grad_output=3.0)
+    assert float(value) == pytest.approx(3 * expected.value)
+    np.testing.assert_allclose(grad, expected.grad, atol=1e-7)
+
+
+def test_lightgbm(classified):
+    lightgbm = pytest.importorskip("lightgbm")
+    features, labels = classified
+    names = cooked("LightGBM", lightgbm=lightgbm, features=features, labels=labels)
+    assert_learned(names["probabilities"], labels)
+
+
+def test_xgboost(classified):
+    xgboost = pytest.importorskip("xgboost")
+    features, labels = classified
+    names = cooked("XGBoost", xgboost=xgboost, features=features, labels=labels)
+    assert_learned(names["probabilities"], labels)
+
+
+def assert_learned(probabilities, labels):
+    assert probabilities.shape == (len(labels), 3)
+    assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
+
+
+def test_dask_map_blocks(logits, targets):
+    array = pytest.importorskip("dask.array")
+    import dask
+
+    chunked = array.from_array(logits, chunks=(20, 7)), array.from_array(targets, chunks=20)
+    names = cooked("Dask: `map_blocks`", dask=dask, logits=chunked[0], targets=chunked[1])
+    assert names["losses"].chunks == ((20, 20, 10),)
+    assert names["mean"] == pytest.approx(fastce.cross_entropy(logits, targets))
