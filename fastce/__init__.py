@@ -28,6 +28,40 @@ Beside the losses:
 - `warmup`: compile ahead of the first call
 - `show_config`: what fastce runs on
 
+All functions take arrays of these kinds, also mixed. Results that are arrays are of the kind of the first argument;
+sums and means are floats of Python.
+
+====================================  ===============================================  ==========================
+Given                                 Read                                             Results
+====================================  ===============================================  ==========================
+NumPy arrays, memory-mapped, lists    as they lie; lists are copied                    NumPy arrays
+Arrays of no dimensions, numbers      as SciPy reads them                              scalars of NumPy
+Tensors of PyTorch on the CPU         as they lie; bfloat16 needs the package          tensors; `out` may be one
+                                      ml_dtypes
+Arrays of JAX on the CPU              as they lie                                      JAX arrays; without x64,
+                                                                                       of 32 bits at most
+Arrays of the array API standard      as NumPy reads them                              of their library
+DLPack or buffers, on the CPU         as they lie                                      NumPy arrays
+Data of pandas and polars             converted: names, index and units are lost,      NumPy arrays
+                                      rows count as they stand, a missing value is
+                                      NaN (as a class index an error)
+DataArrays of xarray                  converted: dimensions go by their place, their   NumPy arrays
+                                      names, coordinates and attributes are lost
+Arrays on an NVIDIA GPU               there, where a function says so                  on it, of PyTorch, CuPy or
+                                                                                       Numba
+Tensors that require grad             TypeError: detach, or torch.autograd.Function    -
+Arrays traced by JAX                  TypeError: jax.pure_callback                     -
+Arrays of Dask, also in xarray        TypeError: map_blocks, or compute                -
+LazyFrames of polars                  TypeError: collect                               -
+Masked arrays, objects, strings       TypeError                                        -
+====================================  ===============================================  ==========================
+
+>>> import array, fastce
+>>> fastce.softmax(array.array("d", [0.0, 0.0]))
+array([0.5, 0.5])
+>>> fastce.softmax(3.0)
+np.float64(1.0)
+
 `fastce.typing` has the types of arguments and results. All other modules are fastce's own: they may change at any time.
 
 Importing fastce is quick and compiles nothing: each function is loaded when it is first used, and its kernels are

@@ -135,12 +135,14 @@ def is_one_number(shape: tuple[int, ...]) -> bool:
 def _only_element(value: Any) -> Any:
     """The element of an array of a single one, of any library; None if that is no real number."""
     dtype = getattr(value, "dtype", None)
-    if dtype is None or not hasattr(value, "item") or not is_one_number(value.shape):
+    if dtype is None or not is_one_number(value.shape):
         return value
     if isinstance(value, ma.MaskedArray):
         return None
     is_real = not isinstance(dtype, np.dtype) or dtype.kind in "fiu" or dtype.name == "bfloat16"
-    return value.item() if is_real else None
+    if not is_real:
+        return None
+    return value.item() if hasattr(value, "item") else value[(0,) * len(value.shape)]
 
 
 def flag(value: Any, name: str) -> bool:
@@ -279,7 +281,7 @@ def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_repl
     if out is None:
         return new_like(may_replace, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, (ma.MaskedArray, np.matrix)):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+        raise TypeError(f"out must be a NumPy array or a tensor of PyTorch, got {type(out).__name__}")
     check_receiver(Receiver(out.shape, out.dtype, out.strides, out.itemsize, out.flags.writeable), shape, dtype)
     if not _same_memory(out, may_replace) and overlap(out, may_replace):
         raise ValueError(PARTLY_REPLACES)

@@ -20,6 +20,7 @@ from fastce.arguments import (
     weights_like,
 )
 from fastce.binary_extremes import fill_in_pairs
+from fastce.dispatch import on_cpu
 from fastce.extremes import powers_of
 from fastce.kernels.binary import binary_rows
 from fastce.kernels.jit import storage_view
@@ -53,8 +54,13 @@ def binary_cross_entropy_with_logits(
 ) -> float: ...
 @overload
 def binary_cross_entropy_with_logits(
-    logits: AnyArray, targets: AnyArray, *, reduction: Literal["none"], **options: Unpack[BinaryOptions]
+    logits: RealArray, targets: AnyArray, *, reduction: Literal["none"], **options: Unpack[BinaryOptions]
 ) -> FloatArray: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: AnyArray, targets: AnyArray, *, reduction: Literal["none"], **options: Unpack[BinaryOptions]
+) -> Any: ...
+@on_cpu
 def binary_cross_entropy_with_logits(
     logits: Any,
     targets: Any,
@@ -110,12 +116,9 @@ def binary_cross_entropy_with_logits_value_and_grad(
 ) -> ValueAndGrad[FloatArray, NDArray[Float]]: ...
 @overload
 def binary_cross_entropy_with_logits_value_and_grad(
-    logits: AnyArray, targets: AnyArray, *, reduction: Reduced = "mean", **options: Unpack[BinaryGradOptions]
-) -> ValueAndGrad[float, FloatArray]: ...
-@overload
-def binary_cross_entropy_with_logits_value_and_grad(
-    logits: AnyArray, targets: AnyArray, *, reduction: Literal["none"], **options: Unpack[BinaryGradOptions]
-) -> ValueAndGrad[FloatArray, FloatArray]: ...
+    logits: AnyArray, targets: AnyArray, *, reduction: Reduction = "mean", **options: Unpack[BinaryGradOptions]
+) -> ValueAndGrad[Any, Any]: ...
+@on_cpu
 def binary_cross_entropy_with_logits_value_and_grad(
     logits: Any,
     targets: Any,

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastce.arguments import checked_out, choice, overlap, plain_array, real_array
+from fastce.dispatch import on_cpu
 from fastce.extremes import Extremes, is_extreme
 from fastce.kernels.boosting import gradient_and_hessian_rows
 from fastce.kernels.targets import Curvature
@@ -35,7 +36,8 @@ def cross_entropy_grad_and_hess(
 @overload
 def cross_entropy_grad_and_hess(
     logits: AnyArray, targets: Targets, **options: Unpack[BoostingOptions]
-) -> GradAndHess: ...
+) -> GradAndHess[Any]: ...
+@on_cpu
 def cross_entropy_grad_and_hess(
     logits: Any,
     targets: Any,

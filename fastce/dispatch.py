@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 
 from fastce.apart import apart, here
+from fastce.libraries import given_by, giver_of, is_torch, read, refuse_without_values
 from fastce.words import asked
 
 P = ParamSpec("P")
@@ -78,10 +79,36 @@ def by_device(function: Callable[P, R]) -> Callable[P, R]:
         Zero-dimensional arrays are numbers, and so are options as arrays of one element: they may be anywhere.
     """
     names = tuple(inspect.signature(function).parameters)
+    of_libraries = _with_arrays_of_libraries(function)
 
-    def chosen(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[P, R]:
-        given = dict(zip(names, args, strict=False)) | kwargs  # too many: the function itself complains
-        return cast(Callable[P, R], _cuda_function(function.__name__)) if _are_on_device(given) else function
+    def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
+        if any(map(is_on_device, args)) or any(map(is_on_device, kwargs.values())):
+            given = dict(zip(names, args, strict=False)) | kwargs  # too many: the function itself complains
+            if _are_on_device(given):
+                return cast(Callable[P, R], _cuda_function(function.__name__))(*args, **kwargs)
+        return of_libraries(*args, **kwargs)
+
+    return _unless_plain(function, chosen)
+
+
+def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a public function, which has no namesake in `fastce.cuda`, read and give arrays of other libraries.
+
+    Parameters
+    ----------
+    function : callable
+        The function for arrays of NumPy.
+
+    Returns
+    -------
+    callable
+        The same for arrays of any library, in the memory of the CPU.
+    """
+    return _unless_plain(function, _with_arrays_of_libraries(function))
+
+
+def _unless_plain(function: Callable[P, R], chosen: Callable[P, R]) -> Callable[P, R]:
+    """The function itself for arrays of NumPy and what Python has, `chosen` for anything else."""
 
     @functools.wraps(function)
     def on_either(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -89,14 +116,52 @@ def by_device(function: Callable[P, R]) -> Callable[P, R]:
             return apart(functools.partial(on_either, *args, **kwargs))
         # Plain loops, because nothing else is as quick: this is all that is added to a call for arrays of NumPy.
         for value in args:
-            if type(value) not in _HOST_TYPES and is_on_device(value):
-                return chosen(args, kwargs)(*args, **kwargs)
+            if type(value) not in _HOST_TYPES:
+                return chosen(*args, **kwargs)
         for value in kwargs.values():
-            if type(value) not in _HOST_TYPES and is_on_device(value):
-                return chosen(args, kwargs)(*args, **kwargs)
+            if type(value) not in _HOST_TYPES:
+                return chosen(*args, **kwargs)
         return function(*args, **kwargs)
 
     return on_either
+
+
+def _with_arrays_of_libraries(function: Callable[P, R]) -> Callable[P, R]:
+    """The function for arrays of any library in the memory of the CPU; results are of that of its first argument."""
+    names = tuple(inspect.signature(function).parameters)
+
+    def on_libraries(*args: P.args, **kwargs: P.kwargs) -> R:
+        if all(map(_is_numpys, args)) and all(map(_is_numpys, kwargs.values())):
+            return function(*args, **kwargs)
+        given = dict(zip(names, args, strict=False)) | kwargs
+        arrays = {name: _read(value, name) for name, value in given.items()}
+        known = [arrays[name] for name, _ in zip(names, args, strict=False)]
+        named = {name: arrays[name] for name in kwargs}
+        result = function(*known, *args[len(known) :], **named)  # type: ignore[arg-type]
+        return cast(R, given_by(giver_of(given.get(names[0])), result, _outs(given.get("out"), arrays.get("out"))))
+
+    return on_libraries
+
+
+def _is_numpys(value: Any) -> bool:
+    """Whether it is read as it is: an array of NumPy, one of its subclasses, a sparse matrix of SciPy."""
+    return type(value) in _HOST_TYPES or isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "tocsr")
+
+
+def _read(value: Any, name: str) -> Any:
+    """What the functions are given for an argument; a number may be a tensor that requires grad (a learned scale)."""
+    if name == "out" and isinstance(value, tuple):  # of a gradient and a Hessian
+        return tuple(_read(part, name) for part in value)
+    if _is_numpys(value):
+        return value
+    refuse_without_values(value, name)
+    return value if name in _NUMBERS and is_torch(value) else read(value, name)
+
+
+def _outs(given: Any, read: Any) -> dict[int, Any]:
+    """What the caller gave for each array that results are written into, by the array's id."""
+    pairs = zip(read, given, strict=True) if isinstance(read, tuple) else [(read, given)]
+    return {id(array): out for array, out in pairs if array is not None}
 
 
 def _are_on_device(given: dict[str, Any]) -> bool:

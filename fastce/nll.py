@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastce.arguments import Array, checked_out, class_axis, real_array, reduction_of
+from fastce.dispatch import on_cpu
 from fastce.layout import Rows
 from fastce.losses import upstream_of
 from fastce.reductions import RowLosses, product
@@ -94,8 +95,13 @@ def nll_loss(
 ) -> float: ...
 @overload
 def nll_loss(
-    log_probs: AnyArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowOptions]
+    log_probs: RealArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowOptions]
 ) -> FloatArray: ...
+@overload
+def nll_loss(
+    log_probs: AnyArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowOptions]
+) -> Any: ...
+@on_cpu
 def nll_loss(
     log_probs: Any,
     targets: Any,
@@ -148,12 +154,9 @@ def nll_loss_value_and_grad(
 ) -> ValueAndGrad[FloatArray, NDArray[Float]]: ...
 @overload
 def nll_loss_value_and_grad(
-    log_probs: AnyArray, targets: Targets, *, reduction: Reduced = "mean", **options: Unpack[RowGradOptions]
-) -> ValueAndGrad[float, FloatArray]: ...
-@overload
-def nll_loss_value_and_grad(
-    log_probs: AnyArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowGradOptions]
-) -> ValueAndGrad[FloatArray, FloatArray]: ...
+    log_probs: AnyArray, targets: Targets, *, reduction: Reduction = "mean", **options: Unpack[RowGradOptions]
+) -> ValueAndGrad[Any, Any]: ...
+@on_cpu
 def nll_loss_value_and_grad(
     log_probs: Any,
     targets: Any,

@@ -28,6 +28,12 @@ def _is_scipys(array: Array) -> bool:
     return bool(array.dtype.kind == "c" or (array.dtype.kind == "f" and array.dtype.itemsize > 8))
 
 
+def _readable(value: Any, name: str) -> Array:
+    """``value`` as an array of numbers, complex ones and those of longdouble too."""
+    array = plain_array(value, name)
+    return array if _is_scipys(array) else real_array(array, name)
+
+
 # fmt: off
 @overload
 def logsumexp(
@@ -105,9 +111,8 @@ def logsumexp(
     array([1.3862944, 1.3862944], dtype=float32)
     """
     keepdims, return_sign = flag(keepdims, "keepdims"), flag(return_sign, "return_sign")
-    array = plain_array(a, "a")
+    array, factors = _readable(a, "a"), None if b is None else _readable(b, "b")
     array = array if array.ndim else array[None]  # as SciPy does
-    factors = None if b is None else plain_array(b, "b")
     if n_threads is not None:
         checked_num_threads(n_threads)
     if factors is not None:
@@ -118,10 +123,8 @@ def logsumexp(
 
         return scipys(array, axis=axes, b=factors, keepdims=keepdims, return_sign=return_sign)
     if factors is not None or return_sign:
-        array, factors = real_array(array, "a"), None if factors is None else real_array(factors, "b")
         dtype = _common_dtype((a, array), (b, factors))
         return _signed_logsumexp(array, axes, factors, dtype, keepdims, return_sign, n_threads)
-    array = real_array(array, "a")
     result = cast(logsumexp_over(array, axes, n_threads), kernel_dtype(array.dtype))
     return _as_scipy_shapes(result, array, axes, keepdims)
 
@@ -278,13 +281,12 @@ def log_softmax(
 
 
 def _softmax(x: Any, axis: Any, out: Array | None, n_threads: int | None, *, logarithm: bool) -> Any:
-    array = plain_array(x, "x")
+    array = _readable(x, "x")
     if n_threads is not None:
         checked_num_threads(n_threads)
     axes = reduced_axes(array, axis)
     if _is_scipys(array):
         return _scipys_softmax(array, axes, out, logarithm)
-    array = real_array(array, "x")
     dtype = kernel_dtype(array.dtype)
     result = checked_out(out, array.shape, dtype, array, [])
     if array.size:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastce.arguments import Array, chosen, class_axis, compute_dtype, integer, plain_array, real_array
+from fastce.dispatch import on_cpu
 from fastce.kernels.statistics import Statistics, statistics_rows
 from fastce.layout import Rows, cut_for
 from fastce.silence import cast
@@ -19,6 +20,7 @@ from fastce.typing import (
     FloatStatistic,
     Index,
     IntegerStatistic,
+    RealArray,
     Statistic,
     StatisticsOptions,
 )
@@ -36,29 +38,35 @@ _Boolean = TypeVar("_Boolean", bound=BooleanStatistic)
 # fmt: off
 @overload
 def row_stats(
-    logits: AnyArray, targets: AnyArray | None = None, **options: Unpack[StatisticsOptions]
+    logits: RealArray, targets: AnyArray | None = None, **options: Unpack[StatisticsOptions]
 ) -> dict[Literal["logsumexp"], FloatArray]: ...
 @overload
 def row_stats(
-    logits: AnyArray, targets: AnyArray | None = None,
+    logits: RealArray, targets: AnyArray | None = None,
     *, outputs: _Float | tuple[_Float, ...], **options: Unpack[StatisticsOptions]
 ) -> dict[_Float, FloatArray]: ...
 @overload
 def row_stats(
-    logits: AnyArray, targets: AnyArray | None = None,
+    logits: RealArray, targets: AnyArray | None = None,
     *, outputs: _Integer | tuple[_Integer, ...], **options: Unpack[StatisticsOptions]
 ) -> dict[_Integer, NDArray[np.int64]]: ...
 @overload
 def row_stats(
-    logits: AnyArray, targets: AnyArray | None = None,
+    logits: RealArray, targets: AnyArray | None = None,
     *, outputs: _Boolean | tuple[_Boolean, ...], **options: Unpack[StatisticsOptions]
 ) -> dict[_Boolean, NDArray[np.bool]]: ...
 @overload
 def row_stats(
-    logits: AnyArray, targets: AnyArray | None = None,
+    logits: RealArray, targets: AnyArray | None = None,
     *, outputs: Statistic | Iterable[Statistic], **options: Unpack[StatisticsOptions]
 ) -> dict[Statistic, NDArray[Any]]: ...
+@overload
+def row_stats(
+    logits: AnyArray, targets: AnyArray | None = None,
+    *, outputs: Statistic | Iterable[Statistic] = ("logsumexp",), **options: Unpack[StatisticsOptions]
+) -> dict[Statistic, Any]: ...
 # fmt: on
+@on_cpu
 def row_stats(
     logits: Any,
     targets: Any = None,

@@ -1,7 +1,8 @@
 """The types of arguments and results, for annotations; every choice of an option is listed here.
 
-Arrays of PyTorch, JAX and CuPy give results of their own kind where they lie on a GPU: those are typed as Any. A result
-without dimensions, such as the loss "none" of one-dimensional logits, is a scalar of NumPy; types call it an array.
+Arrays of PyTorch, JAX, CuPy and others give results of their own kind, as the table of `help(fastce)` says: those are
+typed as Any. A result without dimensions, such as the loss "none" of one-dimensional logits, is a scalar of NumPy;
+types call it an array.
 """
 
 from collections.abc import Callable, Sequence
@@ -227,7 +228,7 @@ class BoostingOptions(CrossEntropyOptions, total=False):
     """The options of `cross_entropy_grad_and_hess`."""
 
     hessian: Hessian
-    out: tuple[FloatArray | None, FloatArray | None] | None
+    out: tuple[FloatArray | SupportsDLPack | None, FloatArray | SupportsDLPack | None] | None
 
 
 class BinaryOptions(Threads, total=False):

@@ -37,15 +37,21 @@ def shown(value: Any) -> str:
     return text if text and len(text) <= LONGEST and text.isprintable() else name
 
 
+def of_autograd(name: str) -> TypeError:
+    """Return the complaint about a tensor that requires grad, wherever it is, and the ways out."""
+    return TypeError(
+        f"{name} requires grad, but fastce records nothing for autograd: give {name}.detach(), or call fastce in a "
+        f"torch.autograd.Function, as {recipe('PyTorch')}"
+    )
+
+
+def recipe(library: str) -> str:
+    """Where it is shown how fastce is called from a library."""
+    return f"the README's recipe for {library} does"
+
+
 def unreadable(value: Any, name: str, error: Exception) -> Exception:
     """Return the complaint about what NumPy cannot read, and the way out."""
-    if getattr(value, "requires_grad", None) is True:
-        return TypeError(f"{name} requires grad, but fastce records nothing for autograd: give {name}.detach()")
-    if str(getattr(value, "dtype", None)) == "torch.bfloat16":
-        return TypeError(
-            f"{name} is a bfloat16 tensor of PyTorch, which NumPy cannot read: give "
-            f"{name}.view(torch.int16).numpy().view(ml_dtypes.bfloat16) or {name}.float()"
-        )
     if isinstance(value, (list, tuple)) and "inhomogeneous" in str(error):
         return ValueError(
             f"{name} must be an array, got an inhomogeneous {type(value).__name__}: its elements differ in shape"

@@ -133,6 +133,13 @@ def others(x: Tensor, y: Tensor) -> None:
     result: Tensor = fastce.cross_entropy_value_and_grad(x, y, out=x).grad
     result = fastce.clip_loss_from_features_value_and_grad(x, y, x, reduction="sum").grad_text_features
     result = fastce.softmax(x)
+    result = fastce.nll_loss(x, y, reduction="none")
+    result = fastce.nll_loss_value_and_grad(x, y, out=x).grad
+    result = fastce.binary_cross_entropy_with_logits(x, y, reduction="none")
+    result = fastce.binary_cross_entropy_with_logits_value_and_grad(x, y).grad
+    result = fastce.cross_entropy_grad_and_hess(x, y, out=(None, x)).hess
+    result = fastce.row_stats(x, y)["logsumexp"]
+    result = fastce.row_stats(x, y, outputs=("argmax", "max"))["argmax"]
     assert_type(result, Tensor)
 
 

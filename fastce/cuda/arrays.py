@@ -9,8 +9,10 @@ import numpy as np
 from numba import cuda
 
 from fastce.arguments import PARTLY_REPLACES, SHARES_MEMORY, Array, Receiver, check_receiver
-from fastce.cuda.libraries import CuPy, Library, Torch, has_known_stream, is_numba, is_torch, library_of
+from fastce.cuda.libraries import CuPy, Library, Torch, has_known_stream, is_numba, library_of
 from fastce.dispatch import UNKNOWN_DEVICE, device_of
+from fastce.libraries import is_torch
+from fastce.words import of_autograd
 
 _PLAIN_DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 _FLAT_DTYPES = {name: np.dtype(name) for name in _PLAIN_DTYPES.split()}
@@ -191,7 +193,7 @@ def _refuse_unlike_its_memory(tensor: Any, name: str) -> None:
     if str(tensor.layout) != "torch.strided":
         raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
     if tensor.requires_grad:
-        raise TypeError(f"{name} requires grad, but fastce records nothing for autograd: give {name}.detach()")
+        raise of_autograd(name)
     if tensor.is_neg():  # its elements are the negative of what is in memory; DLPack passes that over
         raise TypeError(f"{name} is a lazily negated view: give {name}.resolve_neg()")
 

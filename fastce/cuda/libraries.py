@@ -11,6 +11,7 @@ import numpy as np
 from numba import config, cuda
 
 from fastce.dispatch import UNKNOWN_DEVICE, device_of
+from fastce.libraries import is_torch
 
 _LEGACY_STREAM = 1  # how DLPack, and the driver, call the default stream, whose pointer is 0
 
@@ -152,11 +153,6 @@ class Numba(Library):
 def _handle(stream: Any) -> int:
     """The driver's handle of a stream of Numba, which calls the default one 0."""
     return int(getattr(stream, "handle", 0) or 0)
-
-
-def is_torch(value: Any) -> bool:
-    """Whether this is a PyTorch tensor."""
-    return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
 
 
 def is_cupy(value: Any) -> bool:
