@@ -45,6 +45,8 @@ from fastce.typing import (
 SHORT = 1024  # elements; shorter rows are merged, so that few vectors are partial
 VECTOR = VECTOR_BYTES // 4  # elements of the largest vector
 FLOAT32, FLOAT64 = (30.0, 100.0), (400.0, 900.0)  # powers of two that these may be multiplied by: of one, of all
+# powers of two that both weights may have, and exp(-|x|) be below all numbers even with what exp has to spare
+LOST32, LOST64, FAR = 36.0, 7.0, 740.0
 LARGEST = 2.0**64  # logit that such factors cannot make too large
 
 
@@ -189,7 +191,7 @@ def _binary(
     x, y, *factors = (a[way].transpose(order) for a in (array, labels, weight, pos_weight, above))
     of_losses, of_gradient = (None if a is None else a[way].transpose(order) for a in (losses, gradient))
     powers = [powers_of(_without_repeats(factor)) for factor in factors]
-    together = of_gradient is not None and not _are_beyond(FLOAT32, powers) and not _is_lost(x, factors, of_gradient)
+    together = of_gradient is not None and not _is_beyond_float32(powers) and not _is_lost(x, factors, of_gradient)
     if together:
         total, exponent = _fill(x, y, factors, powers, [of_losses, of_gradient], n_threads)
     else:  # the value is that of the twin
@@ -215,8 +217,9 @@ def _fill(
     ``powers`` are those of the factors, see `powers_of`. The sum of all losses is returned, as a pair.
     """
     dtype, wide = compute_dtype(kernel_dtype(x.dtype)), np.dtype(np.float64)
-    real = wide if _are_beyond(FLOAT32, powers) else dtype
-    if not _are_beyond(FLOAT64, powers):
+    real = wide if _is_beyond_float32(powers) else dtype
+    is_lost = real == wide and _power_of_weights(powers) > LOST64 and _largest(x) > FAR
+    if not is_lost and not _are_beyond(FLOAT64, powers):
         total = _fill_by_kernel(x, y, factors, outputs, real, n_threads=n_threads)
         is_replaced = outputs[1] is not None and np.may_share_memory(outputs[1], x)
         if math.isfinite(total) or is_replaced or not (_is_finite(x) and _is_finite(y)):
@@ -276,6 +279,15 @@ def _are_beyond(limits: tuple[float, float], powers: list[tuple[float, float]]) 
     low, high = zip(*powers, strict=True)
     small, large = sum(min(power, 0.0) for power in low), sum(max(power, 0.0) for power in high)  # in any order
     return bool(max(high) > of_one or min(low[:2]) < -of_one or large > of_all or small < -of_all)
+
+
+def _is_beyond_float32(powers: list[tuple[float, float]]) -> bool:
+    return _are_beyond(FLOAT32, powers) or _power_of_weights(powers) > LOST32
+
+
+def _power_of_weights(powers: list[tuple[float, float]]) -> float:
+    """Of both together, as far as they make a loss larger."""
+    return sum(max(high, 0.0) for _, high in powers[:2])
 
 
 def _largest(array: Array) -> float:

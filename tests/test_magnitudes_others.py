@@ -239,6 +239,29 @@ def test_binary_cross_entropy_of_every_magnitude(name, reduction):
         check_binary(np.asfortranarray(logits), weight, pos_weight, grad_output, reduction)
 
 
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_weights_raise_binary_losses_that_are_subnormal_numbers(name, rng):
+    """exp(-|x|) has lost its digits where a weight makes a normal number of it."""
+    real = np.dtype(name)
+    lowest = 150.0 if real.itemsize == 4 else 1040.0
+    x = -np.linspace(80.0, lowest, 999).astype(real)
+    for weight, pos_weight in (
+        (1e3, 1.0),
+        (2.0**29, 2.0**29),
+        (1e-3, 1e20),
+        (2.0**70, 1.0),
+        (2.0**399, 1.0),
+        (1.0, 1e300),
+    ):
+        w = np.minimum([weight, pos_weight], float(np.finfo(real).max) / 2).astype(real)
+        for sign in (1.0, -1.0):
+            y = np.full(x.shape, 0.0 if sign > 0 else 1.0, real)
+            with np.errstate(all="ignore"):
+                expected = wide(w[0]) * (wide(w[1]) if sign < 0 else 1) * np.log1p(np.exp(wide(x)))
+            ours = fastce.binary_cross_entropy_with_logits(sign * x, y, weight=w[0], pos_weight=w[1], reduction="none")
+            assert_near(ours, expected, 6 * ulp(expected, real), "losses")
+
+
 def test_binary_products_that_leave_float64_and_come_back():
     assert fastce.binary_cross_entropy_with_logits([1.7e308], [0.0], weight=[0.5]) == 0.85e308
     assert fastce.binary_cross_entropy_with_logits([-1e308], [1.0], weight=[1e-5], pos_weight=1e3) == pytest.approx(

@@ -32,6 +32,8 @@ from fastce.kernels.simd import copysign, fma, where_less, where_zero
 from fastce.kernels.vector import log1p
 from fastce.kernels.wide import add_wide, sum_wide, zeros_wide
 
+TINY = 2.0**-100  # of e: far from the numbers that it loses digits to, and no summand beside 1
+
 
 @inline
 def times(factor, value, zero):
@@ -66,8 +68,9 @@ def add_vector(rows, i, count, rooms, place, plain, constants, sums):
     zero, one, minus_one, share, (spare, to_normal, scaled_by) = constants
     product, sizes, total = sums
     x, y = elements(x_row, i, count, to_real(x_row, math.inf)), elements(y_row, i, count, to_real(x_row, 1.0))
-    # the detour over 2**spare lets e be subnormal
-    e = exp(copysign(x, minus_one), zero - spare, scaled_by) * to_normal
+    # the detour over 2**spare lets e be subnormal, and keeps the digits that it loses by that
+    raised = exp(copysign(x, minus_one), zero - spare, scaled_by)
+    e = raised * to_normal
     positive, factor = y, elements(upstream, i * upstream_step, count, zero)
     if not plain:
         positive = y * elements(positive_weight, i * positive_step, count, zero)
@@ -79,7 +82,10 @@ def add_vector(rows, i, count, rooms, place, plain, constants, sums):
     else:
         w = elements(weight, i * weight_step, count, zero)
         factor = factor * w
-        loss = times(w, fma(against, size, (against + along) * log1p(e)), zero)
+        tiny = to_real(x_row, TINY)
+        rest = where_less(e, tiny, zero, (against + along) * log1p(e))  # log1p(e) is e where that is tiny
+        loss = times(w, fma(against, size, rest), zero)
+        loss = loss + where_less(e, tiny, times(w * to_normal, (against + along) * raised, zero), zero)
         total = add_wide(total, loss)
         if wants_losses:
             store(losses, place, loss)
