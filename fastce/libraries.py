@@ -35,8 +35,9 @@ def _is_of(value: Any, library: str, name: str) -> bool:
 def refuse_without_values(value: Any, name: str) -> None:
     """Complain about what has no values yet: reading it would compute all of it, or cannot be done."""
     if hasattr(value, "__dask_graph__") and asked(lambda lazy: lazy.__dask_graph__(), value) is not None:
+        by_parts = "blocks by map_blocks" if hasattr(value, "map_blocks") else "parts by map_partitions"
         raise TypeError(
-            f"{name} is computed by Dask, all of it if it were read here: call fastce on its blocks by map_blocks, "
+            f"{name} is computed by Dask, all of it if it were read here: call fastce on its {by_parts}, "
             f"as {recipe('Dask')}, or give {name}.compute()"
         )
     if is_jax(value) and any(base.__name__ == "Tracer" for base in type(value).__mro__):
@@ -129,7 +130,8 @@ def giver_of(value: Any) -> Giver | None:
     if is_torch(value):
         return _as_torch
     if is_jax(value):
-        return functools.partial(sys.modules["jax"].device_put, device=next(iter(value.devices())))
+        device = min(value.devices(), key=lambda device: device.id)
+        return functools.partial(sys.modules["jax"].device_put, device=device)
     if hasattr(value, "__array_namespace__"):  # of the array API standard
         return functools.partial(value.__array_namespace__().asarray, device=value.device)
     return None

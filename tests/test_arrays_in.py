@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import scipy.special
 from public_calls import CALLS as ALL_CALLS
+from scripts import ROOT, run_script
 
 import fastce
-from fastce import libraries
+from fastce import libraries, words
 
 NOT_OF_ARRAYS = {"get_num_threads", "set_num_threads", "show_config", "threads", "warmup"}
 CALLS = {name: given for name, given in ALL_CALLS.items() if name not in NOT_OF_ARRAYS}
@@ -215,6 +216,33 @@ def test_a_missing_class_index_is_an_error():
             fastce.cross_entropy(LOGITS, series)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("logsumexp", {"b": LOGITS, "axis": 1}),
+        ("cross_entropy", {"weight": LOGITS[0], "sample_weight": LOGITS[:, 0]}),
+        (
+            "cross_entropy_value_and_grad",
+            {"reduction": "none", "grad_output": LOGITS[:, 1], "sample_weight": LOGITS[:, 0]},
+        ),
+        ("cross_entropy_grad_and_hess", {"weight": abs(LOGITS[0])}),
+        ("nll_loss_value_and_grad", {"reduction": "none", "weight": LOGITS[0], "grad_output": LOGITS[:, 1]}),
+        (
+            "binary_cross_entropy_with_logits_value_and_grad",
+            {"weight": LOGITS, "pos_weight": LOGITS[0], "grad_output": 2.0},
+        ),
+        ("linear_cross_entropy_value_and_grad", {"linear_bias": LOGITS[0], "weight": LOGITS[1]}),
+    ],
+)
+def test_what_is_given_beside_the_logits_may_be_of_any_library(name, options):
+    of_logits = {"logsumexp": [LOGITS], "linear_cross_entropy_value_and_grad": [LOGITS, LOGITS[:4], LABELS]}
+    positional = of_logits.get(name, [LOGITS, LOGITS > 0 if "binary" in name else LABELS])
+    expected = getattr(fastce, name)(*positional, **options)
+    for make in (of("torch", "tensor"), on_cpu, of("xarray", "DataArray"), OfDLPack):
+        made = {k: make(v.copy()) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        assert_same(getattr(fastce, name)(*positional, **made), expected, np.ndarray)
+
+
 # ------------------------------------------------------------------------------------------------- out
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_a_tensor_receives_what_is_written_and_is_returned(dtype):
@@ -352,6 +380,23 @@ def test_the_way_out_of_an_array_of_dask_is_one():
     np.testing.assert_array_equal(softmax, fastce.softmax(LOGITS, axis=1))
 
 
+def test_the_parts_of_a_data_frame_of_dask_are_named():
+    dask, pandas = pytest.importorskip("dask.dataframe"), pytest.importorskip("pandas")
+    frame = dask.from_pandas(pandas.DataFrame(LOGITS), npartitions=2)
+    with pytest.raises(TypeError, match=r"^logits is computed by Dask.*on its parts by map_partitions.*\.compute\(\)"):
+        fastce.cross_entropy(frame, LABELS)
+
+
+@pytest.mark.parametrize("library", ["PyTorch", "JAX", "Dask"])
+def test_recipes_that_errors_name_are_in_the_readme(library):
+    readme = ROOT / "README.md"
+    if not readme.is_file():
+        pytest.skip("the README is not installed with the package")
+    assert words.recipe(library) == f"the README's recipe for {library} does"
+    recipes = readme.read_text().partition("\n## Recipes\n")[2].partition("\n## ")[0]
+    assert f"\n### {library}" in recipes
+
+
 def test_lazy_frames_are_not_collected():
     polars = pytest.importorskip("polars")
     with pytest.raises(TypeError, match=r"^x is a LazyFrame, which has no values yet: give x\.collect\(\)"):
@@ -421,3 +466,24 @@ def test_wrong_calls_with_other_arrays_are_told_as_by_the_function_itself():
         fastce.nll_loss(x, LABELS, weights=1)
     with pytest.raises(TypeError, match="multiple values for argument 'x'"):
         fastce.softmax(x, x=x)
+
+
+@pytest.mark.slow
+def test_arrays_of_jax_spread_over_devices_are_read(tmp_path):
+    pytest.importorskip("jax")
+    out, _ = run_script(
+        """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["JAX_PLATFORMS"] = "cpu"
+import jax, numpy as np, fastce
+x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+rows = jax.sharding.NamedSharding(jax.make_mesh((2,), ("rows",)), jax.sharding.PartitionSpec("rows"))
+result = fastce.softmax(jax.device_put(x, rows), axis=1)
+on_second = fastce.softmax(jax.device_put(x, jax.devices()[1]), axis=1)
+assert np.array_equal(result, fastce.softmax(x, axis=1)) and np.array_equal(on_second, result)
+print(type(result).__name__, on_second.devices() == {jax.devices()[1]})
+""",
+        tmp_path,
+    )
+    assert out.split() == ["ArrayImpl", "True"]
