@@ -31,30 +31,33 @@ Beside the losses:
 All functions take arrays of these kinds, also mixed. Results that are arrays are of the kind of the first argument;
 sums and means are floats of Python.
 
-====================================  ===============================================  ==========================
-Given                                 Read                                             Results
-====================================  ===============================================  ==========================
-NumPy arrays, memory-mapped, lists    as they lie; lists are copied                    NumPy arrays
-Arrays of no dimensions, numbers      as SciPy reads them                              scalars of NumPy
-Tensors of PyTorch on the CPU         as they lie; bfloat16 needs the package          tensors; `out` may be one
-                                      ml_dtypes
-Arrays of JAX on the CPU              as they lie                                      JAX arrays; without x64,
-                                                                                       of 32 bits at most
-Arrays of the array API standard      as NumPy reads them                              of their library
-DLPack or buffers, on the CPU         as they lie                                      NumPy arrays
-Data of pandas and polars             converted: names, index and units are lost,      NumPy arrays
-                                      rows count as they stand, a missing value is
-                                      NaN (as a class index an error)
-DataArrays of xarray                  converted: dimensions go by their place, their   NumPy arrays
-                                      names, coordinates and attributes are lost
-Arrays on an NVIDIA GPU               there, where a function says so                  on it, of PyTorch, CuPy or
-                                                                                       Numba
-Tensors that require grad             TypeError: detach, or torch.autograd.Function    -
-Arrays traced by JAX                  TypeError: jax.pure_callback                     -
-Arrays of Dask, also in xarray        TypeError: map_blocks, or compute                -
-LazyFrames of polars                  TypeError: collect                               -
-Masked arrays, objects, strings       TypeError                                        -
-====================================  ===============================================  ==========================
+=======================  ===================================  =======================
+Given                    Read                                 Results
+=======================  ===================================  =======================
+NumPy arrays, memmaps    as they lie                          NumPy arrays
+Lists, buffers, DLPack   lists are copied, others not         NumPy arrays
+Numbers, no dimensions   as in SciPy                          scalars of NumPy
+PyTorch, on the CPU      as they lie; bfloat16 needs the      tensors; `out` may be one
+                         package ml_dtypes
+JAX, on the CPU          as they lie                          JAX arrays, of at most 32
+                                                              bits unless x64 is on
+Array API standard       as NumPy reads them                  of their library
+pandas, polars           converted: names, index and units    NumPy arrays
+                         are lost, rows count as they stand,
+                         a missing value is NaN (among class
+                         indices an error)
+xarray                   converted: axes go by their place,   NumPy arrays
+                         their names, coordinates and
+                         attributes are lost
+On an NVIDIA GPU         there, by most functions             there: of PyTorch, CuPy
+                                                              or Numba
+Tensor, requires grad    TypeError: detach it, or write a
+                         torch.autograd.Function
+Traced by JAX            TypeError: jax.pure_callback
+Dask, also in xarray     TypeError: map_blocks, or compute
+LazyFrame of polars      TypeError: collect
+Masked, object, strings  TypeError
+=======================  ===================================  =======================
 
 >>> import array, fastce
 >>> fastce.softmax(array.array("d", [0.0, 0.0]))
