@@ -38,6 +38,10 @@ def test_ci_runs_every_command_as_printed(document):
             assert not [command for command in commands(text) if command not in run]
 
 
+def test_a_failure_of_joined_commands_ends_ci():
+    assert not re.findall(r"^(?!#|\[).* && .*$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)  # but in parentheses
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_and_pictures_of_the_documents_exist(document):
     path = ROOT / document
