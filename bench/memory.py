@@ -1,10 +1,12 @@
 """The extra memory of each job on a matrix of 512 MiB, as a Markdown table: python bench/memory.py"""
 
 import argparse
+from pathlib import Path
 
 from engines import ENGINES
 from jobs import Job, contrastive, losses
 from problem import Problem
+from report import write_between_markers
 from tiny import IS_TINY
 
 import fastce
@@ -12,6 +14,7 @@ from fastce.profile.measure import extra_memory
 
 ROWS = 33 if IS_TINY else 11585  # 11585 x 11585 float32 are 512 MiB
 MIB = 1 << 20
+MARKERS = ("<!-- memory:start -->\n", "<!-- memory:end -->")
 
 
 def extra_mebibytes(engine: str, job: Job, problem: Problem) -> str:
@@ -33,14 +36,20 @@ def main(argv=None):
     parser.add_argument("--rows", type=int, default=ROWS, help=f"and columns (default {ROWS})")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--engine", action="append", choices=ENGINES, help="default: fastce; repeatable")
+    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file")
     options = parser.parse_args(argv)
     engines = options.engine or ["fastce"]
     problem = Problem((options.rows, options.rows), options.dtype, 1, fastce.get_num_threads())
     size = problem.logits.nbytes / MIB
-    print(f"Extra memory in MiB. Logits: {options.rows} x {options.rows} {options.dtype}, {size:.0f} MiB\n")
-    print(f"| job | {' | '.join(engines)} |\n|---|{'--:|' * len(engines)}")
+    lines = [
+        f"Extra memory in MiB. Logits: {options.rows} x {options.rows} {options.dtype}, {size:.0f} MiB\n",
+        f"| job | {' | '.join(engines)} |\n|---|{'--:|' * len(engines)}",
+    ]
     for job in [*losses(problem.shape, dtype=options.dtype), *contrastive(problem.shape, dtype=options.dtype)]:
-        print(f"| {job.name} | {' | '.join(extra_mebibytes(engine, job, problem) for engine in engines)} |", flush=True)
+        lines.append(f"| {job.name} | {' | '.join(extra_mebibytes(engine, job, problem) for engine in engines)} |")
+    print("\n".join(lines))
+    if options.readme:
+        write_between_markers(options.readme, "\n".join(lines), MARKERS)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from statistics import median
 
+from report import write_between_markers
 from tiny import IS_TINY
 
+MARKERS = ("<!-- startup:start -->\n", "<!-- startup:end -->")
 ROOT = Path(__file__).resolve().parent.parent
 
 IMPORT = """
@@ -73,7 +75,9 @@ def run(script, cache):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=1 if IS_TINY else 5, help="processes of each kind")
-    repeat = parser.parse_args(argv).repeat
+    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file")
+    options = parser.parse_args(argv)
+    repeat = options.repeat
     with tempfile.TemporaryDirectory() as folder:
         caches = [Path(folder) / f"cache{number}" for number in range(repeat)]
         cold = [run(FIRST_CALL, cache)[0] for cache in caches]
@@ -81,15 +85,20 @@ def main(argv=None):
         imports = [json.loads(run(IMPORT, caches[0])[1]) for _ in range(repeat)]
         small = json.loads(run(SMALL_CALL, caches[0])[1])
     numpy_seconds, fastce_seconds = (median(column) for column in zip(*imports, strict=True))
-    print("| what, in a fresh process | time |\n|---|--:|")
-    print(f"| import numpy | {1e3 * numpy_seconds:.0f} ms |")
-    print(f"| import fastce, beyond it | {1e3 * fastce_seconds:.1f} ms |")
-    print(f"| start, import and first cross_entropy, kernels in the cache | {median(warm):.2f} s |")
-    print(f"| start, import and first cross_entropy, nothing in the cache | {median(cold):.2f} s |")
-    print(f"| cross_entropy of 32 x 10 float32, smoothing 0.1 | {1e6 * small['fastce']:.1f} us |")
+    lines = [
+        "| what, in a fresh process | time |\n|---|--:|",
+        f"| import numpy | {1e3 * numpy_seconds:.0f} ms |",
+        f"| import fastce, beyond it | {1e3 * fastce_seconds:.1f} ms |",
+        f"| start, import and first cross_entropy, kernels in the cache | {median(warm):.2f} s |",
+        f"| start, import and first cross_entropy, nothing in the cache | {median(cold):.2f} s |",
+        f"| cross_entropy of 32 x 10 float32, smoothing 0.1 | {1e6 * small['fastce']:.1f} us |",
+    ]
     if "torch" in small:
         ratio = small["fastce"] / small["torch"]
-        print(f"| the same in PyTorch | {1e6 * small['torch']:.1f} us (fastce: {ratio:.2f} times) |")
+        lines.append(f"| the same in PyTorch | {1e6 * small['torch']:.1f} us (fastce: {ratio:.2f} times) |")
+    print("\n".join(lines))
+    if options.readme:
+        write_between_markers(options.readme, "\n".join(lines), MARKERS)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from scripts import ROOT
 
@@ -63,3 +64,18 @@ def test_a_pattern_that_finds_nothing_ends_as_pytest_ends(run_bench, tmp_path):
     status, printed = run_bench("-k", "no_such_job", "--benchmark-json", str(tmp_path / "record.json"))
     assert status == pytest.ExitCode.NO_TESTS_COLLECTED
     assert "deselected" in printed
+
+
+def test_a_matrix_of_ones_own_is_measured_in_place_of_the_record(run_bench, tmp_path):
+    np.save(tmp_path / "mine.npy", np.zeros((40, 50)))
+    options = ["--logits", str(tmp_path / "mine.npy"), "--benchmark-json", str(tmp_path / "record.json")]
+    status, _ = run_bench(*options, "-k", "fastce and logsumexp and 40x50")
+    assert status == 0
+    (benchmark,) = json.loads((tmp_path / "record.json").read_text())["benchmarks"]
+    assert benchmark["extra_info"]["problem"] == "40 x 50 float64"
+
+
+def test_a_matrix_that_cannot_be_read_is_said_in_a_line(run_bench, tmp_path):
+    status, printed = run_bench("--logits", str(tmp_path / "none.npy"))
+    assert status == pytest.ExitCode.INTERRUPTED
+    assert "none.npy: no such file" in printed

@@ -5,6 +5,7 @@ from itertools import groupby
 from pathlib import Path
 
 from fastce.profile.features import FeaturesReport, FeaturesRow
+from fastce.profile.figure import COLOURS
 from fastce.profile.text import MIB, counted, duration, machine_line, memory, nan_line, number, summary, table, wrapped
 
 HEADER = ("", "time", "times faster", "x floor", "memory", "differs by")
@@ -60,6 +61,7 @@ def save_figure(report: FeaturesReport, path: Path) -> None:
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     of_memory, of_time = figure.subplots(1, 2)
+    of_time.set_prop_cycle(color=COLOURS)
     functions, ended = list(dict.fromkeys(row.function for row in report.rows)), False
     for function, engine in dict.fromkeys((row.function, row.engine) for row in report.rows):
         rows = [row for row in report.rows if (row.function, row.engine) == (function, engine)]
@@ -74,7 +76,8 @@ def save_figure(report: FeaturesReport, path: Path) -> None:
             of_memory.plot(batches[-1], taken[-1], "X", color=colour, markersize=11)
             of_time.plot(batches[-1], rows[-1].seconds, "X", color=colour, markersize=11)
     if ended:
-        of_time.plot([], [], "X", color="gray", markersize=11, label="ends at the memory limit")
+        limit = f"{report.input['memory_limit'] / 2**30:.3g} GiB"
+        of_time.plot([], [], "X", color="gray", markersize=11, label=f"ends: the next would take more than {limit}")
     for axes, title in ((of_memory, "extra memory, MiB"), (of_time, "time, seconds")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -82,7 +85,10 @@ def save_figure(report: FeaturesReport, path: Path) -> None:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:,.6g}")
             axis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3)
+        axes.grid(color="#e5e7eb")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(which="minor", length=0)
+        axes.tick_params(labelsize=8)
         axes.set_xlabel("batch")
         axes.set_title(title, fontsize=10)
     given, about = report.input, report.machine
@@ -90,5 +96,5 @@ def save_figure(report: FeaturesReport, path: Path) -> None:
     figure.suptitle(
         f"{what}, width {given['width']}, {given['dtype']}, {about['threads']} threads, {about['cpu']}", fontsize=10
     )
-    figure.legend(loc="outside lower center", ncols=4 if len(functions) == 1 else 1, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4 if len(functions) == 1 else 1, fontsize=9, frameon=False)
     figure.savefig(path, dpi=150)

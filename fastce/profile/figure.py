@@ -7,7 +7,7 @@ from fastce.profile.run import JobRow, Report
 from fastce.profile.text import number
 
 FORMATS = (".png", ".pdf", ".svg")
-_COLOURS = ("#d1495b", "#8d99ae", "#30638e", "#66a182", "#edae49", "#b8c0cc")  # the first is fastce's
+COLOURS = ("#d1495b", "#8d99ae", "#30638e", "#66a182", "#edae49", "#b8c0cc")  # the first is fastce's
 
 
 def can_draw() -> bool:
@@ -28,7 +28,7 @@ def save_figure(report: Report, path: Path) -> None:
         rows = [row for row in held if row.engine == engine]
         heights = [names.index(row.name) + place * thickness for row in rows]
         multiples = [row.times_floor or 0.0 for row in rows]
-        bars = axes.barh(heights, multiples, thickness, label=engine, color=_COLOURS[place % len(_COLOURS)])
+        bars = axes.barh(heights, multiples, thickness, label=engine, color=COLOURS[place % len(COLOURS)])
         axes.bar_label(bars, [_label(row) for row in rows], padding=2, fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.margins(y=0.02)

@@ -1,0 +1,94 @@
+"""The tables and pictures of the documents are those of the records."""
+
+import json
+import shutil
+
+import accuracy_report
+import headline
+import layouts_report
+import pytest
+from scripts import ROOT
+
+MACHINE = {"fastce": {"cpu": "A CPU", "vector_bits": 256, "cores": 2, "threads": 2, "versions": {"fastce": "1"}}}
+
+
+def case(problem, job, engine, times_floor, seconds=0.0123):
+    return {"problem": problem, "job": job, "engine": engine, "times_floor": times_floor, "seconds": seconds}
+
+
+@pytest.fixture
+def cases():
+    problem, job = headline.JOBS[0]
+    times = {"fastce": 2.0, "torch.compile": 5.0, "torch": 1.8, "scipy": 100.0, "numpy": 7.0}
+    small, cross_entropy = headline.JOBS[-1]
+    return [
+        *(case(problem, job, engine, time) for engine, time in times.items()),
+        case(small, cross_entropy, "fastce", 1.0),
+        case(small, cross_entropy, "numpy", 3.0),
+        case("9 x 9 float64", "logsumexp", "fastce", 1.0),
+        case("9 x 9 float64", "logsumexp", "jax", 1.0),
+    ]
+
+
+def test_the_first_figure_is_of_times_over_those_of_fastce(cases):
+    found = list(headline.chosen(cases))
+    assert [(problem, job) for problem, job, *_ in found] == [headline.JOBS[0], headline.JOBS[-1]]
+    assert found[0][3] == {"torch.compile": 2.5, "torch": 0.9, "scipy": 50.0}
+    assert found[1][3] == {"scipy": 3.0}  # NumPy's, for want of one
+
+
+def test_bars_of_letters_are_as_long_as_times(cases):
+    lines = headline.as_text(cases).splitlines()
+    bars = {line.split()[0]: line.count("#") for line in lines[2:6]}
+    assert bars == {"fastce": 1, "torch.compile": 2, "PyTorch": 1, "SciPy": 50}
+    assert lines[2].endswith("1 = 12.3 ms")
+    assert "One # is 1.0 times" in lines[-2]
+
+
+def test_the_caption_says_how_far_the_bars_reach(cases):
+    caption = headline.caption(MACHINE, cases)
+    assert "2.5 to 2.5 times as fast as torch.compile, 0.9 to 0.9 times as fast as PyTorch, 3.0 to 50 times" in caption
+    assert "A CPU, 256-bit vectors" in caption
+
+
+def test_the_largest_errors_are_of_all_targets():
+    found = [
+        {"what": what, "dtype": "float32", "target": target, "worst": worst, "rows": 1000}
+        for target, worsts in {"host": (0.5, 1.25, 1.0), "AVX2": (0.75, 1.0, 2.0)}.items()
+        for what, worst in zip(("logsumexp, rows", "cross_entropy, ulp", "gradient, eps"), worsts, strict=True)
+    ]
+    sentence = accuracy_report.sentence({"found": found})
+    assert "in float32, among up to 1,000 rows: logsumexp 0.75 ulp; losses 1.25 ulp; gradients" in sentence
+    assert "2.00 eps" in sentence
+
+
+def test_the_table_of_layouts():
+    ratios = dict.fromkeys(layouts_report.SHOWN, 1.0) | {"Fortran": 2.75}
+    jobs = [
+        {"job": f"softmax {layouts_report.PROBLEM}", "ms": 3.0, "ratios": ratios},
+        {"job": "softmax 1 x 1 float32", "ms": 1.0, "ratios": {"Fortran": 1.5}},
+    ]
+    text = layouts_report.text({"allowed": 2.5, "jobs": jobs})
+    assert "| softmax | 3.0 | 2.8 | 1.0 |" in text
+    assert "Of 9 multiples of all functions, shapes and dtypes 1 are above 2.5; the largest is 2.8 (`Fortran`" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / "CONTRIBUTING.md").is_file(), reason="documents are not installed with the package")
+def test_the_documents_hold_what_the_records_say(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    import redraw
+
+    (tmp_path / "bench").mkdir()
+    for name in ("README.md", "bench/README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    results = shutil.copytree(
+        ROOT / "bench" / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.txt")
+    )
+    redraw.main(["--results", str(results), "--root", str(tmp_path)])
+    for name in ("README.md", "bench/README.md"):
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text()
+    assert (results / "headline.txt").read_text() == (ROOT / "bench" / "results" / "headline.txt").read_text()
+    pictures = {path.name for path in results.glob("*.png")}
+    assert pictures == {path.name for path in (ROOT / "bench" / "results").glob("*.png")}
+    assert json.loads((results / "record.json").read_text())["benchmarks"]
