@@ -29,14 +29,18 @@ def plain_array(value: Any, name: str) -> Array:
         return value
     if isinstance(value, ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost: fill or select its elements first")
-    if is_on_device(value):
-        raise TypeError(f"{name} is on a GPU; this function computes on the CPU only: copy it to a NumPy array first")
+    _refuse_on_device(value, name)
     try:
         return np.asarray(value)
     except ODD as error:
         if is_of_handler(error):
             raise
         raise unreadable(value, name, error) from error
+
+
+def _refuse_on_device(value: Any, name: str) -> None:
+    if is_on_device(value):
+        raise TypeError(f"{name} is on a GPU; this function computes on the CPU only: copy it to a NumPy array first")
 
 
 def real_array(value: Any, name: str) -> Array:
@@ -281,6 +285,7 @@ def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_repl
     if out is None:
         return new_like(may_replace, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, (ma.MaskedArray, np.matrix)):
+        _refuse_on_device(out, "out")
         raise TypeError(f"out must be a NumPy array or a tensor of PyTorch, got {type(out).__name__}")
     check_receiver(Receiver(out.shape, out.dtype, out.strides, out.itemsize, out.flags.writeable), shape, dtype)
     if not _same_memory(out, may_replace) and overlap(out, may_replace):

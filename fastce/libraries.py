@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastce.words import asked, of_autograd, recipe, shown
+from fastce.words import asked, is_of_handler, of_autograd, recipe, shown
 
 Giver: TypeAlias = Callable[[Any], Any]  # of an array of a library, from one of NumPy or a scalar
 
@@ -73,15 +73,19 @@ def _of_torch(tensor: Any, name: str) -> Any:
         return _of_sparse(tensor, name)
     try:
         if tensor.dtype is torch.bfloat16:
-            return tensor.view(torch.int16).numpy().view(bfloat16(name))
+            return tensor.view(torch.int16).numpy().view(_bfloat16(name))
         return (tensor if name == "out" else tensor.resolve_conj().resolve_neg()).numpy()
-    except TypeError:  # a dtype that NumPy does not have
-        raise TypeError(f"{name} must hold real numbers in memory, got {shown(tensor)} on {tensor.device}") from None
-    except RuntimeError:
-        raise TypeError(
-            f"{name} is a tensor without elements in memory (in torch.func, vmap or torch.export): call fastce in a "
-            f"torch.autograd.Function, as {recipe('PyTorch')}"
-        ) from None
+    except (TypeError, RuntimeError) as error:
+        if is_of_handler(error):
+            raise
+        if isinstance(error, TypeError):  # a dtype that NumPy does not have, or the device meta
+            complaint = f"{name} must hold real numbers in memory, got {shown(tensor)} on {tensor.device}"
+        else:
+            complaint = (
+                f"{name} is a tensor without elements in memory (in torch.func, vmap or torch.export): call fastce in "
+                f"a torch.autograd.Function, as {recipe('PyTorch')}"
+            )
+        raise TypeError(complaint) from error
 
 
 def _of_sparse(tensor: Any, name: str) -> Any:
@@ -94,7 +98,7 @@ def _of_sparse(tensor: Any, name: str) -> Any:
     return coo_array((read(points.values(), name), points.indices().numpy()), shape=tuple(points.shape))
 
 
-def bfloat16(name: str) -> Any:
+def _bfloat16(name: str) -> Any:
     """NumPy's dtype for bfloat16."""
     try:
         import ml_dtypes  # gives NumPy the dtype

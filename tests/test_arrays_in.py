@@ -6,6 +6,7 @@ Libraries are imported by the tests that need them: some of them start threads, 
 import functools
 import inspect
 import re
+import signal
 import sys
 
 import numpy as np
@@ -449,6 +450,22 @@ def test_without_ml_dtypes_bfloat16_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(ImportError, match=r"^x holds bfloat16, for which NumPy needs the package ml_dtypes"):
         fastce.softmax(torch.zeros(3, dtype=torch.bfloat16))
+
+
+def test_what_a_signal_handler_raises_while_a_tensor_is_read_comes_out(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    def handler(number, frame):
+        raise RuntimeError("late")
+
+    x = torch.tensor(LOGITS)
+    monkeypatch.setattr(torch.Tensor, "numpy", lambda tensor: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(RuntimeError, match="late"):
+            fastce.softmax(x, axis=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_dlpack_that_numpy_does_not_read_is_refused():
