@@ -4,6 +4,7 @@ import functools
 import math
 import numbers
 import operator
+from types import EllipsisType
 from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args
 
 import numpy as np
@@ -270,6 +271,11 @@ def memory_order(array: Array) -> tuple[int, ...]:
         for place, axis in zip(places, sorted(places, key=lambda k: -abs(array.strides[k])), strict=True):
             order[place] = axis
     return tuple(order)
+
+
+def forwards(array: Array) -> tuple[slice | EllipsisType, ...]:
+    """The index that reverses axes along which memory is gone through backwards; a view where there are no axes."""
+    return (*(slice(None, None, -1 if stride < 0 else None) for stride in array.strides), ...)
 
 
 def new_like(array: Array, dtype: np.dtype[Any]) -> Array:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from types import EllipsisType
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
@@ -12,6 +11,7 @@ from fastce.arguments import (
     Array,
     checked_out,
     compute_dtype,
+    forwards,
     kernel_dtype,
     memory_order,
     new_like,
@@ -187,7 +187,7 @@ def _binary(
     gradient = None
     if want_gradient:
         gradient = checked_out(out, array.shape, dtype, array, [targets, weight, pos_weight, grad_output])
-    order, way = memory_order(array), _forwards(array)  # element by element as memory lies
+    order, way = memory_order(array), forwards(array)  # element by element as memory lies
     x, y, *factors = (a[way].transpose(order) for a in (array, labels, weight, pos_weight, above))
     of_losses, of_gradient = (None if a is None else a[way].transpose(order) for a in (losses, gradient))
     powers = [powers_of(_without_repeats(factor)) for factor in factors]
@@ -297,11 +297,6 @@ def _largest(array: Array) -> float:
 
 def _is_finite(array: Array) -> bool:
     return math.isfinite(_largest(array))
-
-
-def _forwards(array: Array) -> tuple[slice | EllipsisType, ...]:
-    """The index that reverses axes along which memory is gone through backwards; a view where there are no axes."""
-    return (*(slice(None, None, -1 if stride < 0 else None) for stride in array.strides), ...)
 
 
 def _without_repeats(array: Array) -> Array:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastce.arguments import Array, kernel_dtype
+from fastce.arguments import Array, forwards, kernel_dtype
 from fastce.kernels.jit import storage_view
 from fastce.kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
@@ -32,8 +32,8 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
     if not axes:
         return array.astype(np.float64).ravel()
     order = reading_order(array, axes)
-    if order is not None:
-        return _logsumexp_as_memory_lies(array, axes[0], order, n_threads)
+    if order is not None or any(step < 0 for k, step in enumerate(array.strides) if k not in axes):
+        return _logsumexp_as_memory_lies(array, axes, order or tuple(range(array.ndim)), n_threads)
     parts = [Rows(array[piece], axes) for piece in pieces(array.shape, axes)]
     rows = parts[0].rows
     if n_threads is not None:
@@ -54,10 +54,15 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
     return results[0] if len(parts) == 1 else logsumexp_over(results, (0,), n_threads)
 
 
-def _logsumexp_as_memory_lies(array: Array, axis: int, order: tuple[int, ...], n_threads: int | None) -> Array:
-    rows = [k for k in order if k != axis]
-    results = logsumexp_over(array.transpose(order), (order.index(axis),), n_threads)
-    return results.reshape([array.shape[k] for k in rows]).transpose(np.argsort(rows)).ravel()
+def _logsumexp_as_memory_lies(
+    array: Array, axes: tuple[int, ...], order: tuple[int, ...], n_threads: int | None
+) -> Array:
+    """The same with the axes in this order, and forwards through all rows."""
+    way = tuple(slice(None) if k in axes else step for k, step in enumerate(forwards(array)))
+    results = logsumexp_over(array[way].transpose(order), tuple(order.index(k) for k in axes), n_threads)
+    rows = [k for k in order if k not in axes]
+    results = results.reshape([array.shape[k] for k in rows]).transpose(np.argsort(rows))
+    return results[tuple(way[k] for k in sorted(rows))].ravel()
 
 
 def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: int | None) -> Array:
