@@ -96,16 +96,21 @@ _forwards, _backwards, _every_second, _every_second_backwards = (_every(step) fo
 
 @inline
 def copy_line(source, at, step, out, to, count):
-    """out[to + k] = source[at + k * step] for k below ``count``; nothing is read behind the last of them."""
+    """out[to + k] = source[at + k * step] for k below ``count``; nothing is read behind the last of them.
+
+    The last vector of what has no gaps begins where it ends with the line, and overlaps the one before.
+    """
     vector, k = _vector_of(source), 0
-    if step == 1:
-        while k + vector <= count:
-            _forwards(source, at + k, out, to + k)
-            k += vector
-    elif step == -1:
-        while k + vector <= count:
-            _backwards(source, at - k, out, to + k)
-            k += vector
+    if step == 1 and count >= vector:
+        for i in range(0, count, vector):
+            here = min(i, count - vector)
+            _forwards(source, at + here, out, to + here)
+        k = count
+    elif step == -1 and count >= vector:
+        for i in range(0, count, vector):
+            here = min(i, count - vector)
+            _backwards(source, at - here, out, to + here)
+        k = count
     elif step == 2:
         while k + vector < count:
             _every_second(source, at + 2 * k, out, to + k)
