@@ -45,12 +45,12 @@ class Config:
     def apply(self) -> None:
         """Change fastce; before fastce.cuda is imported for anything else."""
         if self.room_chunks is not None:
-            _set("kernels.chunk_intrinsics", ROOM_CHUNKS=self.room_chunks)
+            _set("_kernels.chunk_intrinsics", ROOM_CHUNKS=self.room_chunks)
         if self.threads is not None:
-            _set("kernels.rows", THREADS=self.threads)
+            _set("_kernels.rows", THREADS=self.threads)
         if self.blocks is not None:
-            kernel, blocks = import_module("fastce.cuda.kernels.rows").kernel, self.blocks
-            _set("kernels.rows", kernel=lambda threads, _: kernel(threads, blocks))
+            kernel, blocks = import_module("fastce.cuda._kernels.rows").kernel, self.blocks
+            _set("_kernels.rows", kernel=lambda threads, _: kernel(threads, blocks))
         if self.chunks_of_thread is not None:
             most = import_module("fastce.cuda.run").CHUNKS_OF_THREAD
             if self.chunks_of_thread > most:
@@ -59,7 +59,7 @@ class Config:
         if self.fewest_lanes is not None:
             _set("run", FEWEST_LANES=self.fewest_lanes)
         if self.waits is not None:
-            jobs, waits = import_module("fastce.cuda.kernels.jobs"), self.waits
+            jobs, waits = import_module("fastce.cuda._kernels.jobs"), self.waits
 
             def stages(job, parts, library):
                 is_whole = parts == 1 or not job.writes or waits

@@ -7,6 +7,9 @@ from typing import Any, Literal, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fastce._kernels.binary import binary_rows
+from fastce._kernels.jit import storage_view
+from fastce._kernels.simd import VECTOR_BYTES
 from fastce.arguments import (
     Array,
     checked_out,
@@ -22,9 +25,6 @@ from fastce.arguments import (
 from fastce.binary_extremes import fill_in_pairs
 from fastce.dispatch import on_cpu
 from fastce.extremes import powers_of
-from fastce.kernels.binary import binary_rows
-from fastce.kernels.jit import storage_view
-from fastce.kernels.simd import VECTOR_BYTES
 from fastce.layout import Rows, goes_past_cache
 from fastce.losses import upstream_of
 from fastce.reductions import reduced

@@ -5,11 +5,11 @@ from typing import Any, Unpack, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fastce._kernels.boosting import gradient_and_hessian_rows
+from fastce._kernels.targets import Curvature
 from fastce.arguments import checked_out, choice, overlap, plain_array, real_array
 from fastce.dispatch import on_cpu
 from fastce.extremes import Extremes, is_extreme
-from fastce.kernels.boosting import gradient_and_hessian_rows
-from fastce.kernels.targets import Curvature
 from fastce.layout import Rows, cut_for, goes_past_cache
 from fastce.losses import cross_entropy_call
 from fastce.running import CrossEntropyCall

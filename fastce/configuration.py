@@ -29,7 +29,7 @@ def cpu_name() -> str:
 
 def vector_bits() -> int:
     """The width of the widest vector registers that kernels are compiled for."""
-    from fastce.kernels import target
+    from fastce._kernels import target
 
     return target.vector_bits()
 
@@ -62,8 +62,8 @@ def cuda_devices() -> str:
 
 def configuration() -> dict[str, Any]:
     """What `show_config` prints, by names, in the types of JSON."""
-    from fastce.kernels import target
-    from fastce.kernels.cache import cache_folder
+    from fastce._kernels import target
+    from fastce._kernels.cache import cache_folder
 
     folder = cache_folder()
     return {

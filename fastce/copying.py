@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from fastce._kernels.jit import storage_view
+from fastce._kernels.transposition import copy_lines, read_across, write_across
 from fastce.arguments import Array, kernel_dtype
-from fastce.kernels.jit import storage_view
-from fastce.kernels.transposition import copy_lines, read_across, write_across
 
 TILE = 1 << 15  # elements of a tile, about
 LINE = 16  # elements of a line of the cache at least: stretches are not shorter

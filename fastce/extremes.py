@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastce._kernels.targets import Curvature, Options
 from fastce.apart import load
 from fastce.arguments import Array
-from fastce.kernels.targets import Curvature, Options
 from fastce.layout import Rows
 from fastce.silence import cast
 from fastce.targets import TargetRows
@@ -28,7 +28,7 @@ NO_CURVATURE = Curvature(1.0, -np.inf)
 @functools.cache
 def _kernel() -> Any:
     """Loaded when the first such row comes: rare, and many small functions to make ready."""
-    return load(partial(import_module, "fastce.kernels.extremes")).extreme_rows.compiled(_FLOAT64)
+    return load(partial(import_module, "fastce._kernels.extremes")).extreme_rows.compiled(_FLOAT64)
 
 
 class _Range(NamedTuple):

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastce._kernels.floors import copy_elements, read_elements, scale_elements, write_elements
+from fastce._kernels.jit import storage_view
 from fastce.arguments import Array
-from fastce.kernels.floors import copy_elements, read_elements, scale_elements, write_elements
-from fastce.kernels.jit import storage_view
 from fastce.layout import goes_past_cache
 from fastce.threads import cut_rows, for_each
 

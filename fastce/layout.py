@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastce._kernels.columns import NARROW
+from fastce._kernels.jit import storage_view
+from fastce._kernels.states import GROUP, LANES
 from fastce.arguments import Array, kernel_dtype, memory_order
 from fastce.copying import EDGE, boxes, copy_rows
-from fastce.kernels.columns import NARROW
-from fastce.kernels.jit import storage_view
-from fastce.kernels.states import GROUP, LANES
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows
 
 STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastce._kernels.targets import Options
 from fastce.arguments import Array
 from fastce.extremes import powers_of
 from fastce.features import quietly
-from fastce.kernels.targets import Options
 from fastce.ranges import power_of_largest
 from fastce.reductions import ROOM
 from fastce.silence import silently

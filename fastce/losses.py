@@ -5,6 +5,7 @@ from typing import Any, Literal, Unpack, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fastce._kernels.targets import Options
 from fastce.arguments import (
     Array,
     checked_out,
@@ -18,7 +19,6 @@ from fastce.arguments import (
     reduction_of,
 )
 from fastce.dispatch import by_device
-from fastce.kernels.targets import Options
 from fastce.layout import Rows
 from fastce.running import CrossEntropyCall, run
 from fastce.silence import silently

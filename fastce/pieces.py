@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fastce._kernels.blocks import BLOCK
+from fastce._kernels.exponential import LN2, SPARE
+from fastce._kernels.states import GROUP
 from fastce.arguments import Array
-from fastce.kernels.blocks import BLOCK
-from fastce.kernels.exponential import LN2, SPARE
-from fastce.kernels.states import GROUP
 from fastce.silence import silently
 from fastce.threads import checked_num_threads, get_num_threads
 

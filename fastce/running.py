@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastce._kernels.cross_entropy import cross_entropy_rows
+from fastce._kernels.cross_entropy_columns import cross_entropy_columns
+from fastce._kernels.jit import storage_view
+from fastce._kernels.narrow import Narrow
+from fastce._kernels.targets import Options
 from fastce.arguments import Array
 from fastce.extremes import Extremes, is_extreme
-from fastce.kernels.cross_entropy import cross_entropy_rows
-from fastce.kernels.cross_entropy_columns import cross_entropy_columns
-from fastce.kernels.jit import storage_view
-from fastce.kernels.narrow import Narrow
-from fastce.kernels.targets import Options
 from fastce.layout import (
     Columns,
     CopiedColumns,

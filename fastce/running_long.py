@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array
-from fastce.extremes import Extremes
-from fastce.kernels.jit import storage_view
-from fastce.kernels.long_rows import (
+from fastce._kernels.jit import storage_view
+from fastce._kernels.long_rows import (
     add_points_of_piece,
     finish_long_gradient,
     finish_long_row,
@@ -26,7 +24,7 @@ from fastce.kernels.long_rows import (
     target_to_leave_out,
     write_gradient_of_piece,
 )
-from fastce.kernels.states import (
+from fastce._kernels.states import (
     DISTANCES,
     EXPONENT,
     FIELDS,
@@ -42,7 +40,9 @@ from fastce.kernels.states import (
     UPSTREAM,
     X_TARGET,
 )
-from fastce.kernels.targets import Options, Targets
+from fastce._kernels.targets import Options, Targets
+from fastce.arguments import Array
+from fastce.extremes import Extremes
 from fastce.layout import Rows, goes_past_cache
 from fastce.pieces import groups, leader_of, merged_sum, odd_ones, pieces, rounded_sum
 from fastce.silence import silently

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from fastce._kernels.long_rows import look_at_softmax_piece, write_softmax_of_piece
 from fastce.arguments import Array
-from fastce.kernels.long_rows import look_at_softmax_piece, write_softmax_of_piece
 from fastce.layout import Rows, goes_past_cache
 from fastce.pieces import groups, leader_of, merged_sum, odd_ones, pieces, rounded_sum
 from fastce.silence import silently

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from fastce._kernels.jit import storage_view
+from fastce._kernels.softmax import logsumexp_rows, softmax_rows
+from fastce._kernels.softmax_columns import logsumexp_columns, softmax_columns
 from fastce.arguments import Array, forwards, kernel_dtype
-from fastce.kernels.jit import storage_view
-from fastce.kernels.softmax import logsumexp_rows, softmax_rows
-from fastce.kernels.softmax_columns import logsumexp_columns, softmax_columns
 from fastce.layout import (
     SIDE_BY_SIDE_BYTES,
     Columns,

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastce._kernels.exponential import LN2
 from fastce.arguments import Array, compute_dtype
-from fastce.kernels.exponential import LN2
 from fastce.positives import Positives
 from fastce.sums import Means, Sums, above_power, exp_of_difference, half_difference
 

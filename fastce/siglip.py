@@ -5,10 +5,10 @@ from typing import Any, Literal, NamedTuple, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fastce._kernels.tiles import sigmoid_tile
 from fastce.arguments import Array, finite, positive, reduction_of
 from fastce.dispatch import by_device
 from fastce.features import Features, checked_shape, feature_arrays, products_of_pairs, quietly
-from fastce.kernels.tiles import sigmoid_tile
 from fastce.positives import Positives, positives_of
 from fastce.products import MEMORY_BUDGET, Gradient
 from fastce.progress import Progress

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastce._kernels.centred import centred_sums
+from fastce._kernels.clip import clip_gradient, clip_sums
+from fastce._kernels.exponential import LN2, SPARE
 from fastce.arguments import Array, compute_dtype
 from fastce.features import quietly
-from fastce.kernels.centred import centred_sums
-from fastce.kernels.clip import clip_gradient, clip_sums
-from fastce.kernels.exponential import LN2, SPARE
 from fastce.layout import Rows, goes_past_cache
 from fastce.positives import Positives
 from fastce.sides import Factors, Side, is_plain, side_of

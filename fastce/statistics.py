@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeVar, Unpack, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fastce._kernels.statistics import Statistics, statistics_rows
 from fastce.arguments import Array, chosen, class_axis, compute_dtype, integer, plain_array, real_array
 from fastce.dispatch import on_cpu
-from fastce.kernels.statistics import Statistics, statistics_rows
 from fastce.layout import Rows, cut_for
 from fastce.silence import cast
 from fastce.targets import class_indices, not_class_indices

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastce._kernels.exponential import LN2
 from fastce.arguments import Array
-from fastce.kernels.exponential import LN2
 
 LN2_PARTS = (0.6931471787393093, 1.8206359961303598e-09, 2.373786426741311e-18)  # 28 digits: exact times up to 2**24
 SPLITTER = 2.0**27 + 1.0

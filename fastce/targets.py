@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastce._kernels.cross_entropy_columns import ColumnTargets
+from fastce._kernels.targets import Targets
 from fastce.arguments import (
     Array,
     class_index_error,
@@ -20,8 +22,6 @@ from fastce.arguments import (
     real_array,
     weights,
 )
-from fastce.kernels.cross_entropy_columns import ColumnTargets
-from fastce.kernels.targets import Targets
 from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of
 from fastce.masses import Masses
 from fastce.reductions import product, sum_of

@@ -85,7 +85,7 @@ def test_the_same_bits_at_every_offset(past_cache, rng, writer, kind, name):
 
 @pytest.mark.parametrize("name", ["float32", "float64"])
 def test_a_tile_of_siglip_has_the_same_bits_at_every_offset(rng, name):
-    from fastce.kernels.tiles import sigmoid_tile
+    from fastce._kernels.tiles import sigmoid_tile
 
     products = rng.normal(size=(3, 103)).astype(name)
     kernel, results = sigmoid_tile.compiled(products.dtype), set()

@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 from llvmlite import binding
 
-from fastce.kernels import jit, target
+from fastce._kernels import jit, target
 
 FEATURES = binding.get_host_cpu_features()
 pytestmark = pytest.mark.skipif(
@@ -74,7 +74,7 @@ def innermost_loops(assembly: str) -> Iterator[Loop]:
 
 def loops(name: str, dtype: str) -> list[Loop]:
     """The innermost loops of a kernel that hold exp."""
-    kernel = getattr(import_module(f"fastce.kernels.{HOMES[name]}"), name)
+    kernel = getattr(import_module(f"fastce._kernels.{HOMES[name]}"), name)
     dispatcher = kernel.dispatcher(dtype)
     dispatcher.compile(kernel.signature(jit._STORAGE[dtype]))
     (assembly,) = dispatcher.inspect_asm().values()

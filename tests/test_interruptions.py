@@ -189,7 +189,7 @@ assert np.array_equal(fastce.log_softmax(x, axis=1, n_threads=3), expected)
 KERNELS = """
 import os, signal, sys, threading, time
 import numpy as np
-from fastce.kernels.jit import kernel, vector
+from fastce._kernels.jit import kernel, vector
 
 def new_kernel():
     @kernel(lambda storage: (vector(storage),))

@@ -17,9 +17,9 @@ from numba import types
 from scripts import ROOT
 
 import fastce
-from fastce.kernels import exponential, powers
-from fastce.kernels.jit import inline, kernel, matrix
-from fastce.kernels.memory import lanes_of, load, row_pointer, store, to_real
+from fastce._kernels import exponential, powers
+from fastce._kernels.jit import inline, kernel, matrix
+from fastce._kernels.memory import lanes_of, load, row_pointer, store, to_real
 
 sys.path.append(str(ROOT / "bench"))
 import accuracy
@@ -189,7 +189,7 @@ TABLE = """
 import sys
 import numpy as np
 import accuracy, test_magnitudes_special as t
-from fastce.kernels import powers
+from fastce._kernels import powers
 if "table" in sys.argv:
     accuracy.use_table()
 if "anywhere" in sys.argv:

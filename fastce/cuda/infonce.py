@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fastce.arguments import inverse_temperature, reduction_of
+from fastce.cuda._kernels.jobs import options_of
 from fastce.cuda.arrays import DeviceArray, empty
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays, float_features
-from fastce.cuda.kernels.jobs import options_of
 from fastce.cuda.layout import contiguous
 from fastce.cuda.matrices import array_module, finish, on_device, reshaped, rows_between, seen, working_in
 from fastce.cuda.panel_losses import PanelLosses, own_targets

@@ -7,9 +7,9 @@ from typing import Any
 
 from numba import config
 
+from fastce.cuda._kernels.copies import AXES, THREADS, copy_kernel
+from fastce.cuda._kernels.jobs import Cube
 from fastce.cuda.arrays import DeviceArray, empty
-from fastce.cuda.kernels.copies import AXES, THREADS, copy_kernel
-from fastce.cuda.kernels.jobs import Cube
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 MOST_BLOCKS = 1 << 12  # of kernels whose threads go round

@@ -6,8 +6,8 @@ from typing import Any, get_args
 import numpy as np
 
 from fastce.arguments import choice, class_axis, fraction, integer, not_negative, number, positive, reduction_of
+from fastce.cuda._kernels.jobs import CROSS_ENTROPY, Job, Options, options_of
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
-from fastce.cuda.kernels.jobs import CROSS_ENTROPY, Job, Options, options_of
 from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
 from fastce.cuda.precision import check_factors, fits
 from fastce.cuda.run import Call, run

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.kernels.jobs import (
+from fastce.cuda._kernels.jobs import (
     CLASS_INDICES,
     CROSS_ENTROPY,
     NO_MASS,
@@ -18,6 +17,7 @@ from fastce.cuda.kernels.jobs import (
     Options,
     Targets,
 )
+from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.layout import Rows, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.matrices import array_module, as_reals, on_device, reshaped, rows_between, seen, seen_flat

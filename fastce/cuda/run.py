@@ -5,9 +5,8 @@ from typing import Any
 
 from numba import config, cuda
 
-from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.kernels.few_classes import REGISTER_BYTES, few_classes_kernel
-from fastce.cuda.kernels.jobs import (
+from fastce.cuda._kernels.few_classes import REGISTER_BYTES, few_classes_kernel
+from fastce.cuda._kernels.jobs import (
     KNOWN_STATES,
     STATES_ONLY,
     TOTAL_LOSS,
@@ -18,13 +17,14 @@ from fastce.cuda.kernels.jobs import (
     Shape,
     Targets,
 )
-from fastce.cuda.kernels.lone_rows import THREADS as LONE_THREADS
-from fastce.cuda.kernels.lone_rows import lone_rows_kernel
-from fastce.cuda.kernels.primitives import ROOM_CHUNKS
-from fastce.cuda.kernels.rows import THREADS, rows_kernel
-from fastce.cuda.kernels.states import FIELDS, WARP
-from fastce.cuda.kernels.sums import PER_BLOCK, sum_up
-from fastce.cuda.kernels.sums import THREADS as SUM_THREADS
+from fastce.cuda._kernels.lone_rows import THREADS as LONE_THREADS
+from fastce.cuda._kernels.lone_rows import lone_rows_kernel
+from fastce.cuda._kernels.primitives import ROOM_CHUNKS
+from fastce.cuda._kernels.rows import THREADS, rows_kernel
+from fastce.cuda._kernels.states import FIELDS, WARP
+from fastce.cuda._kernels.sums import PER_BLOCK, sum_up
+from fastce.cuda._kernels.sums import THREADS as SUM_THREADS
+from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.layout import Rows, lanes_of, launch
 from fastce.cuda.libraries import Library
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import inverse_temperature, reduction_of
+from fastce.cuda._kernels.jobs import PROBABILITIES, options_of
 from fastce.cuda.arrays import DeviceArray, device_array, empty
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays
-from fastce.cuda.kernels.jobs import PROBABILITIES, options_of
 from fastce.cuda.layout import contiguous, rows_of
 from fastce.cuda.matrices import array_module, host_numbers, on_device, rows_between, seen, working_in
 from fastce.cuda.panel_losses import PanelLosses, own_targets

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import finite, positive, reduction_of
+from fastce.cuda._kernels.jobs import options_of
+from fastce.cuda._kernels.states import WARP
+from fastce.cuda._kernels.tiles import THREADS, add_points, sigmoid_rows
 from fastce.cuda.arrays import DeviceArray, zeros
 from fastce.cuda.features import Features, dtype_of_products, feature_arrays, products_of_pairs
-from fastce.cuda.kernels.jobs import options_of
-from fastce.cuda.kernels.states import WARP
-from fastce.cuda.kernels.tiles import THREADS, add_points, sigmoid_rows
 from fastce.cuda.layout import lanes_of, launch
 from fastce.cuda.matrices import array_module, on_device, rows_between, seen, seen_flat, working_in
 from fastce.cuda.panels import Panels

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.kernels.clip import (
+from fastce.cuda._kernels.clip import (
     LANES,
     SIDE_THREADS,
     Factors,
@@ -20,10 +19,11 @@ from fastce.cuda.kernels.clip import (
     gradient_kernel,
     side_kernel,
 )
-from fastce.cuda.kernels.jobs import Options, options_of
-from fastce.cuda.kernels.similarity_states import MERGE_THREADS, merge, states_kernel
-from fastce.cuda.kernels.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
-from fastce.cuda.kernels.states import WARP
+from fastce.cuda._kernels.jobs import Options, options_of
+from fastce.cuda._kernels.similarity_states import MERGE_THREADS, merge, states_kernel
+from fastce.cuda._kernels.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
+from fastce.cuda._kernels.states import WARP
+from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.layout import lanes_of, launch
 from fastce.cuda.libraries import Library
 from fastce.cuda.positives import DevicePositives

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import reduced_axes
+from fastce.cuda._kernels.jobs import LOG_SOFTMAX, LOGSUMEXP, REPORT, SOFTMAX, Job, options_of
 from fastce.cuda.arrays import DeviceArray, checked_out, empty, zeros
-from fastce.cuda.kernels.jobs import LOG_SOFTMAX, LOGSUMEXP, REPORT, SOFTMAX, Job, options_of
 from fastce.cuda.layout import Rows, copy, rows_of, rows_over
 from fastce.cuda.losses import float_array, real_of
 from fastce.cuda.run import Call, run

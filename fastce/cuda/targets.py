@@ -8,9 +8,8 @@ import numpy as np
 from numba import cuda
 
 from fastce.arguments import class_index_error, number
-from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse, zeros
-from fastce.cuda.kernels.checks import THREADS, check_class_indices, check_sparse, check_weights, finish_checks
-from fastce.cuda.kernels.jobs import (
+from fastce.cuda._kernels.checks import THREADS, check_class_indices, check_sparse, check_weights, finish_checks
+from fastce.cuda._kernels.jobs import (
     BAD_CLASS_WEIGHT,
     BAD_MASS,
     BAD_ROW_WEIGHT,
@@ -28,7 +27,8 @@ from fastce.cuda.kernels.jobs import (
     TOTAL_WEIGHT,
     Targets,
 )
-from fastce.cuda.kernels.sums import PER_BLOCK
+from fastce.cuda._kernels.sums import PER_BLOCK
+from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse, zeros
 from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, launch, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import limits

@@ -122,7 +122,7 @@ def data_of_its_own(request):
 def small_blocks(monkeypatch):
     """Blocks of 64 threads, which hold 128 chunks: rows of a few hundred classes take all of a block, or several."""
     threads, chunks = 64, 128
-    names = ("kernels.checks", "kernels.rows", "kernels.sums", "layout", "run", "targets")
+    names = ("_kernels.checks", "_kernels.rows", "_kernels.sums", "layout", "run", "targets")
     modules = [import_module(f"fastce.cuda.{name}") for name in names]
     for module in modules:
         for name in ("THREADS", "SUM_THREADS", "LONE_THREADS"):

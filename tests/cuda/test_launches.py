@@ -14,8 +14,8 @@ def test_few_blocks_are_no_warning_of_ours_and_stay_one_of_others(monkeypatch):
     from numba import config, cuda
     from numba.cuda import dispatcher
 
+    from fastce.cuda._kernels.sums import sum_up
     from fastce.cuda.arrays import device_array
-    from fastce.cuda.kernels.sums import sum_up
     from fastce.cuda.layout import launch
 
     launched = []

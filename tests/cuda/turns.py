@@ -15,10 +15,10 @@ import numpy as np
 from numba import cuda
 from numba.cuda.simulator import kernel, kernelapi
 
-from fastce.cuda.kernels import simulated
+from fastce.cuda._kernels import simulated
 
 WARP = 32
-KERNELS = "fastce.cuda.kernels."
+KERNELS = "fastce.cuda._kernels."
 IDLE = []  # threads of Python that belong to no block
 
 
@@ -83,7 +83,7 @@ class _Thread(kernel.BlockThread):
 
 
 def meet_warp():
-    """For `fastce.cuda.kernels.simulated`."""
+    """For `fastce.cuda._kernels.simulated`."""
     thread = threading.current_thread()
     thread.meet(thread.thread_id // WARP)
 

@@ -1,0 +1,119 @@
+"""A row for each thread: for class axes that are not the last, and whatever else has strides of its own.
+
+Threads that are side by side take rows that are, so that they read and write stretches of memory. A row is read twice,
+or three times where its classes have masses; the second time it mostly comes from a cache.
+"""
+
+import functools
+import math
+
+import numpy as np
+from numba import cuda
+
+from fastce.cuda._kernels.elements import element_by, has_one_point, mass_by, slope_at_target_by, value_by
+from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_row
+from fastce.cuda._kernels.jobs import IS_BAD, NO_MASS, SPREAD, Job
+from fastce.cuda._kernels.points import distances_by, points_by
+from fastce.cuda._kernels.primitives import device, kernel, store_real, to_real
+from fastce.cuda._kernels.states import pushed, reference_of, weighed_distance, with_block
+
+THREADS = 256
+BLOCK = 16  # elements that are added up in the dtype of the reals
+
+
+@device
+def first_of_row(i, inner, cube):
+    """Where class 0 of row i is; ``inner`` rows follow each other before the next outer one."""
+    return cube.origin + (i // inner) * cube.outer_step + (i % inner) * cube.inner_step
+
+
+@functools.cache
+def state_by(job: Job, element):
+    """The state of a row that one thread looks at; its element c is number first + c * step."""
+    distances_of, mass_of, has_masses = distances_by(job, element), mass_by(job), job.dense != NO_MASS
+    all_alike = job.dense == SPREAD
+
+    @device
+    def of_block(logits, first, step, begin, end, like, options):
+        top, rest = to_real(like, -math.inf), options.zero
+        for c in range(begin, end):
+            top, rest = pushed(top, rest, element(logits, first + c * step, options), options)
+        return top, rest
+
+    @device
+    def of_masses(logits, first, step, begin, end, of_row, mass_step, reference, targets, like, options):
+        """(distance, mass); a mass that all classes have is not added up, but multiplied by their number."""
+        distance, total = np.float64(0.0), np.float64(0.0)
+        for c in range(begin, end):
+            mass = mass_of(c, of_row + c * mass_step, targets, like, options)
+            if mass != 0.0:
+                y = element(logits, first + c * step, options)
+                distance += weighed_distance(mass, reference, y, like)
+                if not all_alike:
+                    total += mass
+        return distance, total
+
+    @device
+    def state_of(logits, first, step, classes, points, of_row, mass_step, targets, like, options):
+        top, rest = of_block(logits, first, step, 0, min(BLOCK, classes), like, options)
+        whole = (np.float64(top), np.float64(rest))
+        for begin in range(BLOCK, classes, BLOCK):
+            top, rest = of_block(logits, first, step, begin, min(begin + BLOCK, classes), like, options)
+            whole = with_block(whole, top, rest, like, options)
+        reference = to_real(like, reference_of(whole[0], 0.0))
+        distance, total = distances_of(logits, first, step, points, 0, classes, reference, 0, 1, targets, like, options)
+        if has_masses:
+            for begin in range(0, classes, BLOCK):
+                more = of_masses(
+                    logits, first, step, begin, min(begin + BLOCK, classes), of_row, mass_step, reference, targets,
+                    like, options,
+                )  # fmt: skip
+                distance += more[0]
+                total += more[1]
+        if all_alike:
+            total += np.float64(options.spread) * classes
+        return whole[0], whole[1], np.float64(distance), np.float64(total)
+
+    return state_of
+
+
+@functools.cache
+def lone_rows_kernel(job: Job):
+    """The kernel for rows of any strides."""
+    element, value_of = element_by(job), value_by(job)
+    state_of, points_of, ending = state_by(job, element), points_by(job), ending_by(job)
+    writes, slope_at_target, is_alone = job.writes, slope_at_target_by(job), has_one_point(job)
+
+    @kernel(THREADS, 2 if job.is_float64 else 3)
+    def lone_rows(
+        logits, out, rows, classes, inner, cube, out_cube, mass_cube, targets, options, upstream, report, results
+    ):
+        i = cuda.grid(1)
+        if i >= rows or report[IS_BAD] > 0.0:
+            return
+        weight = weight_of_row(i, targets)
+        first_out, step = first_of_row(i, inner, out_cube), out_cube.class_step
+        if weight == 0.0:
+            store_real(results, i, 0.0)
+            if writes:
+                for c in range(classes):
+                    store_real(out, first_out + c * step, 0.0)
+            return
+        first, of_row = first_of_row(i, inner, cube), first_of_row(i, inner, mass_cube)
+        points = points_of(i, logits, targets, options)
+        state = state_of(
+            logits, first, cube.class_step, classes, points, of_row, mass_cube.class_step, targets, logits, options
+        )
+        above = upstream_of_row(i, upstream, report) if writes else 1.0
+        result, row = ending(state, weight, above, logits, options)
+        store_real(results, i, result)
+        if writes:
+            y_target = element(logits, first + points.first * cube.class_step, options) if is_alone else options.zero
+            for c in range(classes):
+                y, at = element(logits, first + c * cube.class_step, options), of_row + c * mass_cube.class_step
+                store_real(out, first_out + c * step, value_of(y, c, at, row, points, targets, logits, options))
+            if is_alone and options.z_loss == 0.0:
+                slope = slope_at_target(y_target, row, points.mass, options)
+                store_real(out, first_out + points.first * step, slope)
+
+    return lone_rows

@@ -1,0 +1,78 @@
+"""Rows cut in parts, each taken by a block: their states meet in global memory.
+
+Blocks take parts in order of a ticket, not of their number. So whatever part a block waits for has been taken by a
+block that runs already, as long as a row has no more parts than blocks run at once.
+"""
+
+import math
+
+import numpy as np
+from numba import cuda
+
+from fastce.cuda._kernels.jobs import KNOWN_STATES
+from fastce.cuda._kernels.primitives import device, from_lane, load_fresh, pause
+from fastce.cuda._kernels.states import FIELDS, WARP, merged
+
+
+@device
+def take_part(posted, ticket, shape):
+    """(row, part) of the next ticket, the same for all threads of a block; the last of ``posted`` counts tickets."""
+    if cuda.threadIdx.x == 0:
+        ticket[0] = cuda.blockIdx.x  # nobody waits where states are known
+        if shape.stage != KNOWN_STATES:
+            ticket[0] = cuda.atomic.add(posted, shape.rows, 1)
+    cuda.syncthreads()
+    number, parts = np.uint32(ticket[0]), np.uint32(shape.parts)  # divided in 32 bits, which is much faster
+    return np.int64(number // parts), np.int64(number % parts)
+
+
+@device
+def post(state, states, posted, row, part, parts):
+    """Tell the others the state of a part; returns whether it was the row's last. One thread does it."""
+    first = (row * parts + part) * FIELDS
+    states[first], states[first + 1], states[first + 2], states[first + 3] = state
+    cuda.threadfence()
+    is_last = cuda.atomic.add(posted, row, 1) == parts - 1
+    cuda.threadfence()
+    return is_last
+
+
+@device
+def wait_for_row(posted, row, parts):
+    """Wait until all parts of the row have been posted."""
+    while load_fresh(posted, row) < parts:
+        pause()
+
+
+@device
+def any_of_warp(flag):
+    """Whether any thread of the warp says so; all of them take part."""
+    found, step = np.int32(flag), 1
+    while step < WARP:
+        found = max(found, from_lane(found, step))
+        step *= 2
+    return found != 0
+
+
+@device
+def merged_parts(states, row, parts, like, options):
+    """The state of a row from those of its parts, in the same order always; all threads of a warp take part."""
+    whole = (-math.inf, 0.0, 0.0, 0.0)
+    part = cuda.threadIdx.x % WARP
+    while part < parts:
+        first = (row * parts + part) * FIELDS
+        other = (
+            load_fresh(states, first),
+            load_fresh(states, first + 1),
+            load_fresh(states, first + 2),
+            load_fresh(states, first + 3),
+        )
+        whole = merged(whole, other, like, options)
+        part += WARP
+    step = 1
+    while step < WARP:
+        top, rest, distance, mass = whole
+        other = (from_lane(top, step), from_lane(rest, step), from_lane(distance, step), from_lane(mass, step))
+        whole = merged(whole, other, like, options)
+        step *= 2
+    return whole
