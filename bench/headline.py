@@ -5,6 +5,7 @@ floor, and their multiples of it are what is divided: the machine's speed may ha
 """
 
 from pathlib import Path
+from statistics import median
 
 from pictures import COLOURS, multiple, name_of, new_figure, quiet, save
 from report import table_of, versions_line, write_between_markers
@@ -21,7 +22,8 @@ JOBS = (  # of the record, and what they are to a reader
     ("1,000,000 x 10 float32", "cross_entropy_value_and_grad, no smoothing, each row"),
     ("1,024 x 1,024 float32", "cross_entropy"),
 )
-ENGINES = ("torch.compile", "jax", "torch", "scipy")
+ENGINES = ("torch.compile", "jax", "torch", "numpy", "scipy")  # NumPy where SciPy has nothing
+LINES = {"scipy": 4, "numpy": 4}  # in a panel; the others have their own
 COLUMNS = 60  # of the longest bar of the text
 
 
@@ -32,9 +34,10 @@ def chosen(cases):
         row = table.get((problem, job), {})
         if "fastce" not in row:
             continue
-        row = {**row, "scipy": row.get("scipy", row.get("numpy"))}
         own = row["fastce"]
-        times = {name: row[name]["times_floor"] / own["times_floor"] for name in ENGINES if row.get(name)}
+        times = {name: row[name]["times_floor"] / own["times_floor"] for name in ENGINES if name in row}
+        if "scipy" in times:
+            del times["numpy"]
         yield problem, job.split(",")[0], own["seconds"], times
 
 
@@ -48,23 +51,22 @@ def draw(cases, path):
     engines = ("fastce", *ENGINES)
     for axes, (problem, job, seconds, times) in zip(panels, found, strict=False):
         lengths = {"fastce": 1.0, **times}
-        for place, engine in enumerate(engines):
+        for number, engine in enumerate(engines):
             if engine in lengths:
-                axes.barh(place, lengths[engine], 0.72, color=COLOURS[engine])
-                label = f" {1e3 * seconds:.3g} ms" if engine == "fastce" else f" {multiple(lengths[engine])}"
-                axes.text(lengths[engine], place, label, va="center", fontsize=8, color="#111827")
-        axes.set_xlim(0, 1.25 * max(lengths.values()))
-        axes.set_yticks(range(len(engines)), [_label(engine) for engine in engines], fontsize=8)
+                place, length = LINES.get(engine, number), lengths[engine]
+                axes.barh(place, length, 0.72, color=COLOURS["scipy" if engine == "numpy" else engine])
+                label = f" {1e3 * seconds:.3g} ms" if engine == "fastce" else f" {multiple(length)}x"
+                label += f" ({name_of(engine)})" if engine in LINES else ""
+                axes.text(length, place, label, va="center", fontsize=8, color="#111827")
+        axes.axvline(1, color=COLOURS["fastce"], linewidth=0.8, linestyle="--", zorder=0)
+        axes.set_xlim(0, 1.45 * max(lengths.values()))
+        axes.set_yticks(range(5), [*map(name_of, engines[:4]), "SciPy / NumPy"], fontsize=8)
         axes.set_title(f"{_title(job)}\n{problem}", fontsize=8.5, loc="left", color="#111827")
         axes.locator_params(axis="x", integer=True, nbins=5)
         quiet(axes)
     panels[0].invert_yaxis()  # of all
     figure.supxlabel("time, as a multiple of fastce's (whose milliseconds are given); less is better", fontsize=8.5)
     save(figure, path)
-
-
-def _label(engine):
-    return "SciPy / NumPy" if engine == "scipy" else name_of(engine)
 
 
 def _title(job):
@@ -83,7 +85,7 @@ def as_text(cases):
         for engine, length in {"fastce": 1.0, **times}.items():
             bar = "#" * max(1, round(length / unit))
             value = f"1 = {1e3 * seconds:.3g} ms" if engine == "fastce" else multiple(length)
-            lines.append(f"  {_label(engine):14} {bar} {value}")
+            lines.append(f"  {name_of(engine):14} {bar} {value}")
     scale = f"One # is {multiple(unit)} times fastce's time (rounded up to one)."
     return "\n".join(["```text", *lines, "", scale, "```"]) + "\n"
 
@@ -95,11 +97,11 @@ def caption(machine_info, cases):
     for engine in ENGINES:
         own = [times[engine] for times in found if engine in times]
         if own:
-            name = "SciPy (NumPy where it has none)" if engine == "scipy" else name_of(engine)
-            ranges.append(f"{multiple(min(own))} to {multiple(max(own))} times as fast as {name}")
+            ranges.append(f"{name_of(engine)} {multiple(min(own))} to {multiple(max(own))} ({multiple(median(own))})")
     return (
-        f"Bars: time as a multiple of fastce's, which is 1, on axes from 0; less is better. On these jobs fastce "
-        f"is {', '.join(ranges)}.\n{versions_line(machine_info)}"
+        "Bars: time of a call, warm and compiled, as a multiple of fastce's, which is 1 (below it, fastce is slower), "
+        f"on axes from 0. Least to most, and the median, of these jobs: {'; '.join(ranges)}.\n"
+        f"{versions_line(machine_info)}"
     )
 
 
