@@ -100,7 +100,9 @@ class RowLosses:
         self.reduction = reduction
         self.sums: list[tuple[float, int]] = [(0.0, 0)] * blocks
         self.kept: Array | None = np.empty(rows.rows, compute_dtype(rows.dtype)) if reduction == "none" else None
-        self.each = (np.empty(rows.rows), np.zeros(rows.rows, np.int32)) if reduction == EACH else None
+        self.each: tuple[Array, Array] | None = None
+        if reduction == EACH:
+            self.each = np.empty(rows.rows), np.zeros(rows.rows, np.int32)
 
     def put(self, block: int, rows: slice | Array, losses: Array, exponents: Array | int = 0) -> None:
         """Take the losses of these rows, which belong to this block; each is to be multiplied by 2**exponent."""
