@@ -25,14 +25,15 @@ LARGEST_SIMILARITY = {"float32": 2.0**60, "float64": 2.0**900}  # of which sums 
 class Side:
     """One direction of the loss, for each row (or column): exp(lse) as total * exp(scale top), share of the mean.
 
-    A quarter of a loss cannot overflow, nor can sums of them with weights that sum to 1. ``of_points`` is lse - x of
-    each positive. Rows without any have no share. ``means``, over all similarities of a row, are there for smoothing
-    alone.
+    A quarter of a loss times 2**-shift cannot overflow, nor can sums of them with weights that sum to 1: the shift is 0
+    unless the scale takes similarities beyond the largest number. ``of_points`` is lse - x of each positive. Rows
+    without any have no share. ``means``, over all similarities of a row, are there for smoothing alone.
     """
 
     total: Array
     tops: Array
     quarter_losses: Array
+    shift: int
     share: Array
     of_points: Array
     means: Means | None
@@ -78,20 +79,28 @@ def side_of(
     largest[owner[leads]] = x[leads]
     tops = np.maximum(negatives.tops, largest)
     tops[np.isinf(tops)] = np.nan  # of +inf, or of nothing but -inf
-    half_above, exps = half_difference(x, tops[owner], scale), exp_of_difference(x, tops[owner], scale)
+    shift = shift_of(scale, x, tops)
+    unit, exps = 2.0**-shift, exp_of_difference(x, tops[owner], scale)
+    half_above = half_difference(x, tops[owner], scale * unit)
     rest = negatives.relative_to(tops, scale) + np.bincount(owner, np.where(leads, 0.0, exps), number)
     total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
-    half_log = 0.5 * np.log(total)
+    half_log = 0.5 * unit * np.log(total)
     dominates = leads & (rest[owner] < 1e15 * exps)
-    halves = np.where(dominates, 0.5 * np.log1p(rest[owner] / exps), half_log[owner] - half_above)
+    halves = np.where(dominates, 0.5 * unit * np.log1p(rest[owner] / exps), half_log[owner] - half_above)
     quarter_losses = np.zeros(number)
     if smoothing < 1.0:
         quarter_losses += (1.0 - smoothing) * np.bincount(owner, mass * (0.5 * halves), number)
     if means is not None:
-        distances = half_difference(tops, means.near, scale) - scale * means.half_distances
+        distances = half_difference(tops, means.near, scale * unit) - scale * unit * means.half_distances
         quarter_losses += smoothing * 0.5 * (half_log + distances)
     quarter_losses[~present] = 0.0
-    return Side(total, tops, quarter_losses, shares(present, reduction), 2.0 * halves, means)
+    return Side(total, tops, quarter_losses, shift, shares(present, reduction), np.ldexp(2.0 * halves, shift), means)
+
+
+def shift_of(scale: float, *similarities: Array) -> int:
+    """The power of two that scale times the difference of two similarities must be divided by, not to overflow."""
+    size = _largest(*similarities)
+    return max(0, math.frexp(scale)[1] + math.frexp(size)[1] - 1023)
 
 
 def shares(present: Array, reduction: str) -> Array:
@@ -113,10 +122,12 @@ def _largest_of_each(owner: Array, x: Array, number: int) -> Array:
 def value_of(by_row: Side, by_column: Side, reduction: str, dtype: np.dtype[Any]) -> Any:
     """What the reduction asks for, of both directions."""
     if reduction == "none":
-        return (2.0 * (by_row.quarter_losses + by_column.quarter_losses)).astype(compute_dtype(dtype))
+        row, column = (np.ldexp(side.quarter_losses, side.shift) for side in (by_row, by_column))
+        return (2.0 * (row + column)).astype(compute_dtype(dtype))
     if reduction == "mean" and not by_row.share.any():
         return math.nan
-    return 2.0 * float(sum((side.quarter_losses * side.share).sum() for side in (by_row, by_column)))
+    halves = [2.0 * (side.quarter_losses * side.share).sum() for side in (by_row, by_column)]
+    return float(sum(np.ldexp(half, side.shift) for half, side in zip(halves, (by_row, by_column), strict=True)))
 
 
 def slopes_of_points(by_row: Side, by_column: Side, points: Positives, smoothing: float, weight: float = 0.5) -> Array:

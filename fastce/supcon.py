@@ -245,7 +245,8 @@ def _sides(call: TilesCall, classes: Classes, keep: bool) -> tuple[Side, Side]:
 
     _for_each_class(call, classes, work)
     for side in sides:
-        quarters = 0.5 * (0.5 * np.log(side.total) + half_difference(side.tops, mean, call.scale))
+        unit = 2.0**-side.shift
+        quarters = 0.5 * (0.5 * unit * np.log(side.total) + half_difference(side.tops, mean, call.scale * unit))
         side.quarter_losses = np.where(classes.others > 1, quarters, side.quarter_losses)
         side.share = shares(classes.others > 0, call.reduction)
     return sides

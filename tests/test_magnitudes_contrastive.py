@@ -134,6 +134,20 @@ def test_any_matrix(data):
     assert_right(similarity, positives, reduction, scale, data.draw(st.sampled_from([0.0, 0.0, 0.1, 1.0])))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("scale", [2.0, 37.0, 1e4])
+def test_scaled_similarities_beyond_the_largest_number(rng, scale, smoothing):
+    """Their losses may be beyond it, too, and a mean over more rows not; or they are equal, and all is well."""
+    for n, m in ((3, 2.0**1023), (300, 2.0**1020), (3, 1e307)):
+        similarity = np.full((n, n), -m)
+        similarity[1:, 0] = -0.5 * m
+        similarity[np.arange(n), np.arange(n)] = m
+        similarity[0, :2] = -0.9 * m, 0.97 * m
+        for reduction in ("mean", "sum", "none"):
+            assert_right(similarity, np.eye(n), reduction, scale, smoothing)
+        assert_right(np.full((n, n), m), np.eye(n), "mean", scale, smoothing)
+
+
 @pytest.mark.parametrize("name", DTYPES)
 def test_finite_masks_are_as_good_as_infinite_ones(name):
     similarity = np.array([[0.3, 0, 0], [0.2, 0.4, 0.2], [0.1, 0.2, 0.5]]).astype(DTYPES[name])
