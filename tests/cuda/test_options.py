@@ -10,14 +10,14 @@ import fastce
 
 pytest.importorskip("numba_cuda")
 
-NOT_ON_DEVICE = {"row_stats", "nll_loss", "cross_entropy_grad_and_hess", "threads"}
+NOT_ON_DEVICE = {"row_stats", "cross_entropy_grad_and_hess", "threads"}
 NAMES = [
     name
     for name in fastce.__all__
     if inspect.isfunction(getattr(fastce, name))
     and hasattr(getattr(fastce, name), "__wrapped__")
     and name not in NOT_ON_DEVICE
-    and not name.startswith("binary")
+    and not name.startswith(("binary", "nll"))
 ]
 SHARED = ("losses", "features", "targets", "panels", "special")  # modules that look at options for others
 
