@@ -97,9 +97,9 @@ def _axis_of_rows(array: Array) -> int | None:
 
     That nearest in memory, if it is not short; else, where the classes are nearer, the longest.
     """
-    rows = [k for k in range(array.ndim - 1) if array.strides[k] != 0]
-    if array.ndim < 3 or not rows:
+    if array.ndim < 3:
         return None
+    rows = [k for k in range(array.ndim - 1) if array.strides[k] != 0] or [*range(array.ndim - 1)]
     nearer = [k for k in rows if abs(array.strides[k]) < _spread(array) and array.shape[k] >= EDGE]
     return min(nearer, key=lambda k: abs(array.strides[k])) if nearer else max(rows, key=lambda k: array.shape[k])
 
@@ -132,7 +132,10 @@ def _copy_along(source: Array, target: Array) -> None:
     if _is_for_numpy(source, target) or not _has_elements_of(target, source):
         target[...] = source
         return
-    distances = [-abs(step) for step in (target if _spread(target) > _spread(source) else source).strides]
+    if target.strides[-1] < 0:
+        source, target = source[..., ::-1], target[..., ::-1]
+    far = target if _spread(target) > _spread(source) else source
+    distances = [-abs(step) if n > 1 else -math.inf for step, n in zip(far.strides, far.shape, strict=True)]
     by_length = sorted(range(source.ndim - 1), key=source.shape.__getitem__)
     order = by_length[:-3] + sorted(by_length[-3:], key=distances.__getitem__)
     source, target = (array.transpose(*order, source.ndim - 1) for array in (source, target))

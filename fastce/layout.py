@@ -6,7 +6,6 @@ Nothing is copied but blocks of rows that a kernel cannot read as they lie in me
 import copy
 import functools
 import math
-import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,9 +16,10 @@ from fastce._kernels.jit import storage_view
 from fastce._kernels.states import GROUP, LANES
 from fastce.arguments import Array, kernel_dtype, memory_order
 from fastce.copying import EDGE, boxes, copy_rows
+from fastce.rooms import Room
 from fastce.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows
 
-STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows
+STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows; twice as many short ones
 PAD = 16  # elements between the lines of a copy, which would push each other out of the cache at powers of two
 SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory
 SIDE_BY_SIDE_BYTES = 4096  # of a row; so many longer ones are too much for a cache, where they are to be read twice
@@ -30,24 +30,6 @@ PAST_CACHE_BYTES = 1 << 23
 def goes_past_cache(out: Array, source: Array | None = None) -> bool:
     """Whether a result is written past the cache, which it would only sweep; not over its source, which is in there."""
     return out.nbytes > PAST_CACHE_BYTES and (source is None or not np.may_share_memory(out, source))
-
-
-class _Room:
-    """Memory for blocks, one in each thread: its next block replaces its last.
-
-    New memory for each would be in no cache, and the system would map it page by page.
-    """
-
-    def __init__(self) -> None:
-        self._of_threads: dict[int, Array] = {}
-
-    def of(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """A block of this shape, at the start of what the thread has."""
-        thread, size = threading.get_ident(), math.prod(shape)
-        room = self._of_threads.get(thread)
-        if room is None or room.size < size:
-            room = self._of_threads[thread] = np.empty(size, dtype)
-        return room[:size].reshape(shape)
 
 
 class Rows:
@@ -71,14 +53,13 @@ class Rows:
         self.lead: tuple[int, ...] = self.view.shape[: len(kept)]
         self.rows: int = math.prod(self.lead)
         self.classes: int = math.prod(self.view.shape[len(kept) :])
-        self._memory = _Room()
 
     def in_dtype(self, dtype: np.dtype[Any]) -> "Rows":
         """The same rows, for a kernel that takes another dtype."""
         rows = copy.copy(self)
-        rows.__dict__.pop("matrix", None)
+        for of_dtype in ("matrix", "memory"):
+            rows.__dict__.pop(of_dtype, None)
         rows.dtype = dtype
-        rows._memory = _Room()
         return rows
 
     @functools.cached_property
@@ -134,7 +115,7 @@ class Rows:
 
     def copy_into(self, rows: slice, block: Array) -> None:
         """Copy these rows into a matrix of any strides."""
-        for of_view, of_block in self._parts(rows, block):
+        for of_view, of_block in self.parts(rows, block):
             copy_rows(of_view, of_block)
 
     @functools.cached_property
@@ -149,7 +130,7 @@ class Rows:
                 k += 1
         return view
 
-    def _parts(self, rows: slice, block: Array) -> Iterator[tuple[Array, Array]]:
+    def parts(self, rows: slice, block: Array) -> Iterator[tuple[Array, Array]]:
         """The parts of the view that make these rows, each with its part of a block of them."""
         at, merged, number = 0, self._merged, len(self.lead)
         number -= self.view.ndim - merged.ndim
@@ -169,7 +150,8 @@ class Rows:
         if rows == 1:
             return np.empty((1, self.classes), self.dtype)
         gap = PAD if self.classes > NARROW else 0
-        return self._memory.of((rows, self.classes + gap), self.dtype)[:, : self.classes]
+        memory: Room = self.__dict__.setdefault("memory", Room())  # at once, whichever thread is first
+        return memory.of((rows, self.classes + gap), self.dtype)[:, : self.classes]
 
     def room_for(self, source: "Rows", block: Array, start: int, stop: int) -> Array:
         """As `room`, for results of this block of another: in its place if both are copies, to stay in the cache."""
@@ -185,7 +167,7 @@ class Rows:
         """Store these rows."""
         if isinstance(rows, slice):
             matrix = block.view(self.dtype).reshape(rows.stop - rows.start, self.classes)  # it may be merged to one row
-            for of_view, of_block in self._parts(rows, matrix):
+            for of_view, of_block in self.parts(rows, matrix):
                 copy_rows(of_block, of_view, past_cache=goes_past_cache(self.view))
             return
         place = self._place(rows)
@@ -199,7 +181,8 @@ def cut_for(*arrays: Rows) -> list[tuple[int, int]]:
     """
     rows, row_bytes = arrays[0].rows, arrays[0].row_bytes
     blocks = cut_rows(rows, row_bytes)
-    size = min(STRETCH, LARGEST_BLOCK_BYTES // max(row_bytes, 1))
+    of_small, of_large = (size // max(row_bytes, 1) for size in (INLINE_BYTES, LARGEST_BLOCK_BYTES))
+    size = min(max(STRETCH, min(2 * STRETCH, of_small)), of_large)
     if len(blocks) == 1 or blocks[0][1] >= size or not any(array.is_across for array in arrays):
         return blocks
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
@@ -245,15 +228,15 @@ class CopiedColumns:
         self.rows = rows
         self.shape = shape
         self.narrow = narrow
-        self._memory = _Room()
+        self._memory = Room()
 
     def block(self, place: Place) -> Array:
         """A copy of this part."""
         if self.narrow:
             return self._as_cube(self.rows.block(place.start, place.stop), place)
         room = self.room(place)
-        for rows, of_outer in self._outers(place, room):
-            self.rows.copy_into(rows, of_outer)
+        for of_view, of_room in self._parts(place, room):
+            copy_rows(of_view, of_room)
         return room
 
     def room(self, place: Place) -> Array:
@@ -268,15 +251,23 @@ class CopiedColumns:
         if self.narrow:
             self.rows.put_back(place.start, place.stop, block.transpose(0, 2, 1).reshape(-1, self.rows.classes))
             return
-        for rows, of_outer in self._outers(place, block):
-            self.rows.put(rows, of_outer)
+        past_cache = goes_past_cache(self.rows.view)
+        for of_view, of_block in self._parts(place, block):
+            copy_rows(of_block, of_view, past_cache=past_cache)
 
-    def _outers(self, place: Place, block: Array) -> Iterator[tuple[slice, Array]]:
-        """The rows of each outer, and the matrix of them in a block that has them adjacent."""
-        count = place.shape[1]
-        for k, of_outer in enumerate(block.view(self.rows.dtype)):
+    def _parts(self, place: Place, block: Array) -> Iterator[tuple[Array, Array]]:
+        """The parts of the view that make this one, each with its part of a block that has rows adjacent.
+
+        Whole outers go together: they may be what is nearest in memory.
+        """
+        matrices, count = block.view(self.rows.dtype).mT, place.shape[1]
+        if count == self.shape[2] and self.rows.lead[:1] == self.shape[:1]:
+            of_view = self.rows.view[place.outer]
+            yield of_view, matrices.reshape(of_view.shape)
+            return
+        for k, matrix in enumerate(matrices):
             start = place.start + k * count
-            yield slice(start, start + count), of_outer.T
+            yield from self.rows.parts(slice(start, start + count), matrix)
 
     def _as_cube(self, block: Array, place: Place) -> Array:
         return block.reshape(*place.shape, self.rows.classes).transpose(0, 2, 1)

@@ -94,7 +94,8 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
     rows, written = Rows(array, axes, dtype), Rows(out, axes, dtype)
     if len(axes) == 1:
         cube = columns_of(array, axes[0], dtype)
-        is_too_long = rows.row_bytes > SIDE_BY_SIDE_BYTES and rows.is_across and cube is not None and cube.shape[0] == 1
+        is_read_twice = isinstance(cube, CopiedColumns) or rows.row_bytes > SIDE_BY_SIDE_BYTES
+        is_too_long = is_read_twice and rows.is_across and cube is not None and cube.shape[0] == 1
         if cube is not None and not is_too_long:
             target = columns_to_write(out, axes[0], cube, dtype)
             _softmax_of_columns(cube, target, rows, written, n_threads, logarithm=logarithm)

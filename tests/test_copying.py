@@ -8,7 +8,7 @@ from covering import covering
 
 from fastce.copying import copy_rows
 
-SHAPES = [(8, 8), (9, 33), (17, 300), (257, 41), (265, 9), (2, 700)]
+SHAPES = [(8, 8), (9, 33), (17, 300), (257, 41), (265, 9), (2, 700), (150, 2), (100, 3), (70, 5), (40, 13)]
 STEPS = (1, -1, 2, -2, 3, -5)
 DTYPES = [np.float64, np.float32, np.float16]
 

@@ -3,6 +3,7 @@
 Vectors have 32 bytes here, so that a square of them fits the registers of AVX2.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastce._kernels.jit import inline
-from fastce._kernels.memory import _INDEX, _element_pointer
+from fastce._kernels.jit import inline, outlined
+from fastce._kernels.memory import _INDEX, _element_pointer, prefetch
 
 VECTOR_BITS = 256
 LINE_BYTES = 64  # of the cache
+AHEAD = 32  # elements of a line between those that are copied and those that memory is asked for
 
 
 def _edge(storage: Any) -> int:
@@ -46,7 +48,11 @@ def _constant(function: Callable[[Any], int]) -> Any:
 
 edge_of = _constant(_edge)
 line_of = _constant(lambda storage: LINE_BYTES * 8 // storage.bitwidth)  # elements of a line of the cache
-_vector_of = _constant(lambda storage: VECTOR_BITS // storage.bitwidth)
+
+
+def _part_of(storage: Any, part: int) -> int:
+    """Elements of a part of a vector."""
+    return max(1, VECTOR_BITS // storage.bitwidth // part)
 
 
 @intrinsic
@@ -64,70 +70,105 @@ def elements_to_line(typingctx, row, i):
 # --- along a line ----------------------------------------------------------------------------------------------------
 
 
-def _every(step: int) -> Any:
-    """An intrinsic: elements ``at``, ``at + step``, ... of ``source``, as many as a vector has, from ``to`` on.
+def _load_every(builder: Any, context: Any, row: Any, pointer: Any, at: Any, step: int, number: int) -> Any:
+    """Elements ``at``, ``at + step``, ... of a row as a vector of so many.
 
-    One element beyond the last is read, in the direction of the step, if that is not 1 or -1.
+    Of steps of two a second load begins at the last element of the first: nothing is read behind the last.
     """
+    backwards, distance = step < 0, abs(step)
+    reach, vector = (number - 1) * distance, _words(row.dtype, number)
+
+    def loaded(ahead: int) -> Any:
+        i = builder.add(at, ir.Constant(at.type, ahead - reach if backwards else ahead))
+        place = _place(builder, context, row, pointer, i, vector)
+        return builder.load(place, align=row.dtype.bitwidth // 8, typ=vector)
+
+    first = loaded(0)
+    if step == 1:
+        return first
+    lanes = [k if k < number else k + 1 for k in range(0, reach + 1, distance)]
+    return _shuffled(builder, first, loaded(reach - number + 1), lanes[::-1] if backwards else lanes)
+
+
+def _every(step: int, part: int) -> Any:
+    """An intrinsic: elements ``at``, ``at + step``, ... of ``source`` to ``to`` and on, a part of a vector."""
 
     @intrinsic
-    def copy(typingctx, source, at, out, to):
+    def move(typingctx, source, at, out, to):
         storage = source.dtype
-        number = VECTOR_BITS // storage.bitwidth
-        reach = number * abs(step)
+        number = _part_of(storage, part)
 
         def codegen(context, builder, sig, args):
             source, at, out, to = args
-            first = at if step > 0 else builder.sub(at, ir.Constant(at.type, reach - 1))
-            align, wide = storage.bitwidth // 8, _words(storage, reach)
-            value = builder.load(_place(builder, context, sig.args[0], source, first, wide), align=align, typ=wide)
-            lanes = [k * step if step > 0 else reach - 1 + k * step for k in range(number)]
+            value = _load_every(builder, context, sig.args[0], source, at, step, number)
             place = _place(builder, context, sig.args[2], out, to, _words(storage, number))
-            builder.store(_shuffled(builder, value, value, lanes), place, align=align)
+            builder.store(value, place, align=storage.bitwidth // 8)
             return context.get_dummy_value()
 
         return types.void(source, types.int64, out, types.int64), codegen
 
-    return copy
+    return move
 
 
-_forwards, _backwards, _every_second, _every_second_backwards = (_every(step) for step in (1, -1, 2, -2))
+_whole, _half, _quarter = (_constant(functools.partial(_part_of, part=part)) for part in (1, 2, 4))
 
 
 @inline
-def copy_line(source, at, step, out, to, count):
-    """out[to + k] = source[at + k * step] for k below ``count``; nothing is read behind the last of them.
+def in_moves(move, number, source, at, stride, step, out, to, out_stride, lines, length):
+    """out[to + j * out_stride + k] = source[at + j * stride + k * step], ``number`` elements a move.
 
-    The last vector of what has no gaps begins where it ends with the line, and overlaps the one before.
+    A line has as many at least: its last move ends with it, and overlaps the one before.
     """
-    vector, k = _vector_of(source), 0
-    if step == 1 and count >= vector:
-        for i in range(0, count, vector):
-            here = min(i, count - vector)
-            _forwards(source, at + here, out, to + here)
-        k = count
-    elif step == -1 and count >= vector:
-        for i in range(0, count, vector):
-            here = min(i, count - vector)
-            _backwards(source, at - here, out, to + here)
-        k = count
-    elif step == 2:
-        while k + vector < count:
-            _every_second(source, at + 2 * k, out, to + k)
-            k += vector
-    elif step == -2:
-        while k + vector < count:
-            _every_second_backwards(source, at - 2 * k, out, to + k)
-            k += vector
-    for i in range(k, count):
-        out[to + i] = source[at + i * step]
+    for j in range(lines):
+        i, line, place = 0, at + j * stride, to + j * out_stride
+        while i < length - number:
+            move(source, line + i * step, out, place + i)
+            i += number
+        move(source, line + (length - number) * step, out, place + length - number)
 
 
 @inline
-def spread_line(source, at, step, out, to, out_step, count):
-    """out[to + k * out_step] = source[at + k * step] for k below ``count``."""
-    for k in range(count):
-        out[to + k * out_step] = source[at + k * step]
+def spread(source, at, stride, step, out, to, out_stride, out_step, lines, length):
+    """out[to + j * out_stride + k * out_step] = source[at + j * stride + k * step], an element at a time."""
+    for j in range(lines):
+        for k in range(length):
+            out[to + j * out_stride + k * out_step] = source[at + j * stride + k * step]
+
+
+def _gather(step: int) -> Any:
+    """The same for lines without gaps of a ``source`` of this step, in parts of a vector where they are short."""
+    of_whole, of_half, of_quarter = (_every(step, part) for part in (1, 2, 4))
+
+    @inline
+    def gather(source, at, stride, out, to, out_stride, lines, length):
+        if length >= _whole(source):
+            in_moves(of_whole, _whole(source), source, at, stride, step, out, to, out_stride, lines, length)
+        elif length >= _half(source):
+            in_moves(of_half, _half(source), source, at, stride, step, out, to, out_stride, lines, length)
+        elif length >= _quarter(source):
+            in_moves(of_quarter, _quarter(source), source, at, stride, step, out, to, out_stride, lines, length)
+        else:
+            spread(source, at, stride, step, out, to, out_stride, 1, lines, length)
+
+    return gather
+
+
+_forwards, _backwards, _every_second, _every_second_backwards = map(_gather, (1, -1, 2, -2))
+
+
+@outlined
+def copy_matrix(source, at, stride, step, out, to, out_stride, out_step, lines, length):
+    """The same, a vector at a time where the steps allow."""
+    if step == 1 and out_step == 1:
+        _forwards(source, at, stride, out, to, out_stride, lines, length)
+    elif step == -1 and out_step == 1:
+        _backwards(source, at, stride, out, to, out_stride, lines, length)
+    elif step == 2 and out_step == 1:
+        _every_second(source, at, stride, out, to, out_stride, lines, length)
+    elif step == -2 and out_step == 1:
+        _every_second_backwards(source, at, stride, out, to, out_stride, lines, length)
+    else:
+        spread(source, at, stride, step, out, to, out_stride, out_step, lines, length)
 
 
 @intrinsic
@@ -198,24 +239,55 @@ def _transposed(builder: Any, vectors: list[Any], half: int) -> list[Any]:
     return [vectors[order.index(k)] for k in range(width)]
 
 
-@intrinsic
-def transpose_square(typingctx, source, at, stride, out, to, out_stride):
-    """Lines of a square, ``stride`` apart, become columns of lines ``out_stride`` apart."""
-    storage = source.dtype
-    edge = _edge(storage)
-    half = min(edge, 128 // storage.bitwidth)
+def _square(step: int) -> Any:
+    """An intrinsic: lines of a square, ``stride`` apart, become columns of lines ``out_stride`` apart."""
 
-    def codegen(context, builder, sig, args):
-        source, at, stride, out, to, out_stride = args
-        line, align = _words(storage, edge), storage.bitwidth // 8
+    @intrinsic
+    def transpose(typingctx, source, at, stride, out, to, out_stride):
+        storage = source.dtype
+        edge = _edge(storage)
+        half = min(edge, 128 // storage.bitwidth)
 
-        def place(which: int, pointer: Any, start: Any, step: Any, k: int) -> Any:
-            i = builder.add(start, builder.mul(step, ir.Constant(step.type, k)))
-            return _place(builder, context, sig.args[which], pointer, i, line)
+        def codegen(context, builder, sig, args):
+            source, at, stride, out, to, out_stride = args
+            line, align = _words(storage, edge), storage.bitwidth // 8
 
-        lines = [builder.load(place(0, source, at, stride, k), align=align, typ=line) for k in range(edge)]
-        for k, column in enumerate(_transposed(builder, lines, half)):
-            builder.store(column, place(3, out, to, out_stride, k), align=align)
-        return context.get_dummy_value()
+            def start(first: Any, distance: Any, k: int) -> Any:
+                return builder.add(first, builder.mul(distance, ir.Constant(distance.type, k)))
 
-    return types.void(source, types.int64, types.int64, out, types.int64, types.int64), codegen
+            lines = [
+                _load_every(builder, context, sig.args[0], source, start(at, stride, k), step, edge)
+                for k in range(edge)
+            ]
+            for k, column in enumerate(_transposed(builder, lines, half)):
+                place = _place(builder, context, sig.args[3], out, start(to, out_stride, k), line)
+                builder.store(column, place, align=align)
+            return context.get_dummy_value()
+
+        return types.void(source, types.int64, types.int64, out, types.int64, types.int64), codegen
+
+    return transpose
+
+
+transpose_square = _square(1)
+
+
+def lines_of_squares(step: int) -> Any:
+    """Lines whose elements are ``step`` apart transposed square by square."""
+    square = _square(step)
+
+    @inline
+    def transpose(source, at, stride, out, to, out_stride, count):
+        """out[i, j] = source[j, i], of as many lines as a square has; the last square overlaps the one before."""
+        edge, of_line = edge_of(source), max(1, line_of(source) // abs(step))
+        for i in range(0, count, edge):
+            here = min(i, count - edge)
+            if i % of_line < edge:  # once for a line of the cache; at the end, for those of the next square
+                next_one = at + (i + AHEAD) * step
+                if i + AHEAD >= count:
+                    next_one += edge * stride - count * step
+                for k in range(edge):
+                    prefetch(source, next_one + k * stride)
+            square(source, at + here * step, stride, out, to + here * out_stride, out_stride)
+
+    return transpose

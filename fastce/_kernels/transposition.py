@@ -9,31 +9,34 @@ are under way, and each is done with before the next begins.
 from numba import types
 
 from fastce._kernels.jit import inline, kernel, outlined
-from fastce._kernels.memory import finish_stores, prefetch, row_pointer
-from fastce._kernels.moves import copy_line, edge_of, line_of, put_line, spread_line, transpose_square
+from fastce._kernels.memory import finish_stores, row_pointer
+from fastce._kernels.moves import copy_matrix, edge_of, lines_of_squares, put_line, transpose_square
 from fastce._kernels.rooms import storage_room
 
 STRETCH = 256  # elements of a line that are copied together at most
 APART = STRETCH + 16  # lines of the room, for the same reason
-AHEAD = 8  # lines that come before the one that memory is asked for
 
 _new_room = storage_room(8 * APART)
 
 
-@inline
-def transpose_lines(source, at, stride, out, to, out_stride, count):
-    """out[i, j] = source[j, i], of as many lines as a square has; the last square overlaps the one before."""
-    edge = edge_of(source)
-    for i in range(0, count, edge):
-        here = min(i, count - edge)
-        transpose_square(source, at + here, stride, out, to + here * out_stride, out_stride)
+_along, _back, _along_seconds, _back_seconds = map(lines_of_squares, (1, -1, 2, -2))
 
 
 @inline
-def send_for(source, at, step, count):
-    """Ask for a stretch of a line."""
-    for i in range(0, count, max(1, line_of(source) // max(1, abs(step)))):
-        prefetch(source, at + i * step)
+def transpose_lines(source, at, stride, step, out, to, out_stride, count):
+    """out[i, j] = source[j, i], of as many lines as a square has."""
+    if step == 1:
+        _along(source, at, stride, out, to, out_stride, count)
+    elif step == -1:
+        _back(source, at, stride, out, to, out_stride, count)
+    elif step == 2:
+        _along_seconds(source, at, stride, out, to, out_stride, count)
+    elif step == -2:
+        _back_seconds(source, at, stride, out, to, out_stride, count)
+    else:
+        edge, room = edge_of(source), _new_room(source)
+        copy_matrix(source, at, stride, step, room, 0, APART, 1, edge, count)
+        _along(room, 0, APART, out, to, out_stride, count)
 
 
 @inline
@@ -59,32 +62,21 @@ def copy_lines(source, out):
     for s in range(stacks):
         line, place = row_pointer(source, s), row_pointer(out, s)
         for o in range(stack):
-            for j in range(lines):
-                at, to = o * apart + j * stride, o * out_apart + j * out_stride
-                if out_step == 1:
-                    copy_line(line, at, step, place, to, length)
-                else:
-                    spread_line(line, at, step, place, to, out_step, length)
+            at, to = o * apart, o * out_apart
+            copy_matrix(line, at, stride, step, place, to, out_stride, out_step, lines, length)
 
 
 @outlined
 def read_matrix(line, stride, step, row, out_stride, lines, length):
     """`read_across` for one of the stack."""
-    edge, room = edge_of(line), _new_room(line)
+    edge = edge_of(line)
     for start in range(0, length, STRETCH):
         first = min(start, length - edge)
         count, to = min(STRETCH, length - first), first * out_stride
         for number in range(0, lines, edge):
             j = min(number, lines - edge)
             at = j * stride + first * step
-            for k in range(edge):
-                send_for(line, at + (k + AHEAD) * stride, step, count)
-                if step != 1:
-                    copy_line(line, at + k * stride, step, room, k * APART, count)
-            if step == 1:
-                transpose_lines(line, at, stride, row, to + j, out_stride, count)
-            else:
-                transpose_lines(room, 0, APART, row, to + j, out_stride, count)
+            transpose_lines(line, at, stride, step, row, to + j, out_stride, count)
 
 
 @outlined
