@@ -47,15 +47,16 @@ def dtype_of_products(
     bias: float = 0.0,
     normalize: bool = False,
     is_one_side: bool = False,
+    numbers: Any = None,
 ) -> np.dtype[Any]:
     """What products of the first of these with the others (or of all with all) are computed in.
 
     float64 where a product, or what is multiplied by the scale, leaves the range of float32; refused where it leaves
-    that of float64. Normalized features are 1 at most.
+    that of float64. Normalized features are 1 at most. With ``numbers``, only these rows of the first array count.
     """
     check_factors(**{"logit_scale or 1 / temperature": scale})
     dtype, wide = dtype_of_losses(arrays), np.dtype(np.float64)
-    sizes = [] if normalize else [_size(array) for array in arrays]
+    sizes = [] if normalize else [_size(arrays[0], numbers), *map(_size, arrays[1:])]
     left, right = (sizes, sizes) if is_one_side else (sizes[:1], sizes[1:])
     factors = _factors([size for size in left if size > 0.0], [size for size in right if size > 0.0], scale)
     if fits(dtype, *factors) and abs(bias) <= float(np.finfo(dtype).max):
@@ -79,15 +80,17 @@ def _factors(left: list[float], right: list[float], scale: float) -> list[float]
     return [scale, *(2.0 ** min(max(power, -1074.0), 1023.0) for power in (min(powers), max(powers)))]
 
 
-def _size(array: DeviceArray) -> float:
-    """The size of the largest element that is finite; the host waits for it."""
+def _size(array: DeviceArray, numbers: Any = None) -> float:
+    """The size of the largest element that is finite, of the rows of these numbers or of all; the host waits for it."""
     if array.dtype_name == "float16" or array.size == 0:
         return 1.0  # which is far from either end
     with working_in(array.library), quietly():
         xp = array_module()
         largest = xp.zeros(())
-        for rows in cut_panels(np.array([0, array.shape[0]]), max(1, BLOCK_BYTES // (8 * array.shape[1]))):
-            sizes = xp.abs(as_reals(rows_between(array, rows.start, rows.stop), np.dtype(np.float64)))
+        count = array.shape[0] if numbers is None else numbers.size
+        for rows in cut_panels(np.array([0, count]), max(1, BLOCK_BYTES // (8 * array.shape[1]))):
+            block = array if numbers is not None else rows_between(array, rows.start, rows.stop)
+            sizes = xp.abs(as_reals(block, np.dtype(np.float64), None if numbers is None else numbers[rows]))
             largest = xp.maximum(largest, xp.where(xp.isfinite(sizes), sizes, 0.0).max())
         return float(largest)
 

@@ -4,6 +4,8 @@ Rows that are ignored or have no weight take part in nothing: neither do they co
 whatever they are, show in the gradients.
 """
 
+import contextlib
+import dataclasses
 import math
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from fastce.arguments import number
 from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.features import Features, dtype_of_products, feature_arrays, float_features
+from fastce.cuda.features import Features, dtype_of_losses, dtype_of_products, feature_arrays, float_features
 from fastce.cuda.layout import contiguous
 from fastce.cuda.losses import CrossEntropy, factors_of, has_range, upstream_of
 from fastce.cuda.matrices import (
@@ -26,6 +28,7 @@ from fastce.cuda.matrices import (
 )
 from fastce.cuda.panel_losses import PanelLosses, numbers_of_counted, picked, picked_probabilities
 from fastce.cuda.panels import Panels
+from fastce.cuda.precision import with_range
 from fastce.cuda.targets import DeviceTargets, check, verdict
 from fastce.dispatch import is_on_device
 from fastce.features import quietly
@@ -35,14 +38,21 @@ from fastce.typing import LinearCrossEntropyValueAndGrad
 
 def linear_cross_entropy(**given: Any) -> Any:
     """See `fastce.linear_cross_entropy`."""
-    call = _Call(given)
-    with working_in(call.library), quietly():
-        return call.swept((1.0, None), None)
+
+    def value(is_wide: bool) -> Any:
+        call = _Call(given, is_wide)
+        with working_in(call.library), quietly():
+            return call.swept((1.0, None), None)
+
+    return with_range(value)
 
 
 def linear_cross_entropy_value_and_grad(**given: Any) -> LinearCrossEntropyValueAndGrad:
     """See `fastce.linear_cross_entropy_value_and_grad`."""
-    call = _Call(given)
+    return with_range(lambda is_wide: _value_and_grad(given, _Call(given, is_wide)))
+
+
+def _value_and_grad(given: dict[str, Any], call: "_Call") -> LinearCrossEntropyValueAndGrad:
     upstream = upstream_of(given["grad_output"], call.entropy)
     with working_in(call.library), quietly():
         gradients = _Gradients(call)
@@ -51,9 +61,9 @@ def linear_cross_entropy_value_and_grad(**given: Any) -> LinearCrossEntropyValue
 
 
 class _Call:
-    """A checked call, but for what the targets and weights hold."""
+    """A checked call, but for what the targets and weights hold; computed in float64 if it ``is_wide``."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: dict[str, Any], is_wide: bool = False) -> None:
         features = float_features(given["features"], "features")
         if features.ndim == 0:
             raise ValueError("features must have at least one dimension, got a scalar")
@@ -65,24 +75,37 @@ class _Call:
         self.bias = None
         if given["linear_bias"] is not None:
             self.bias = self._checked_bias(float_features(given["linear_bias"], "linear_bias", self.library))
-        factors = factors_of(given)
-        self.dtype = dtype_of_products(self.arrays, factors[0])
-        is_wide = self.bias is not None and self.bias.dtype_name == "float64"
-        if is_wide or not has_range(self.dtype, *factors):
-            self.dtype = np.dtype(np.float64)
-        lead = features.shape[:-1]
-        strides = (0,) * (len(lead) + 1)
-        # of the logits only their shape and dtype are known, and where they will be
-        logits = DeviceArray(
-            features.given, (*lead, self.shape[1]), strides, self.dtype.name, features.pointer, False, self.library
-        )
+        factors, lead = factors_of(given), features.shape[:-1]
         sample_weight = given["sample_weight"]
         if sample_weight is not None and np.ndim(sample_weight) == 0 and not is_on_device(sample_weight):
             weights = np.full(lead, number(sample_weight, "sample_weight"))  # the same for all rows
             with working_in(self.library):
                 given = given | {"sample_weight": on_device(weights, self.library).given}
-        self.entropy = CrossEntropy(given | {"logits": logits, "axis": -1})
+        # of the logits only their shape and dtype are known, and where they will be
+        shape, strides = (*lead, self.shape[1]), (0,) * (len(lead) + 1)
+        logits = DeviceArray(features.given, shape, strides, "float64", features.pointer, False, self.library)
+        given = given | {"logits": logits, "axis": -1}
+        self.dtype = np.dtype(np.float64)
+        is_wide = is_wide or (self.bias is not None and self.bias.dtype_name == "float64")
+        dtype = self._dtype_of_products(given, factors[0])
+        if not is_wide and has_range(dtype, *factors):
+            self.dtype = dtype
+        given["logits"] = dataclasses.replace(logits, dtype_name=self.dtype.name)
+        self.entropy = CrossEntropy(given)
         self.budget, self.wanted_progress = given["memory_budget"], given["progress"]
+
+    def _dtype_of_products(self, given: dict[str, Any], scale: float) -> np.dtype[Any]:
+        """Features beyond the range of their dtype are of no account in rows that do not count."""
+        with contextlib.suppress(ValueError):
+            dtype = dtype_of_products(self.arrays, scale)
+            if dtype == dtype_of_losses(self.arrays):
+                return dtype
+        targets = CrossEntropy(given).targets
+        check(targets, *self.shape, False, 1.0)
+        verdict(targets, *self.shape)
+        with working_in(self.library):
+            numbers = numbers_of_counted(targets)
+        return dtype_of_products(self.arrays, scale, numbers=numbers)
 
     def _checked_bias(self, bias: DeviceArray) -> DeviceArray:
         classes = self.shape[1]
@@ -93,10 +116,10 @@ class _Call:
     def swept(self, upstream: tuple[float, DeviceArray | None], gradients: "_Gradients | None") -> Any:
         """The value; the gradients are added up if there is room for them."""
         entropy, targets = self.entropy, self.entropy.targets
-        check(targets, *self.shape, entropy.reduction == "mean", upstream[0], gradients is not None)
+        above = None if upstream[1] is None else upstream[1].flat()
+        check(targets, *self.shape, entropy.reduction == "mean", upstream[0], gradients is not None, above)
         verdict(targets, *self.shape)
         numbers = numbers_of_counted(targets)
-        above = None if upstream[1] is None else upstream[1].flat()
         if numbers is not None:
             targets = picked(targets, numbers)
             if above is not None and above.size > 1:
@@ -121,7 +144,10 @@ class _Call:
 
         with progress:
             panels.sweep(work, progress)
-        return self._of_all_rows(losses.value(), losses, numbers)
+        value = losses.value()
+        if entropy.reduction == "none":
+            verdict(targets, *self.shape)  # that no row was beyond the range of the dtype
+        return self._of_all_rows(value, losses, numbers)
 
     def _of_all_rows(self, value: Any, losses: PanelLosses, numbers: Any) -> Any:
         """The value; for "none" with 0 for the rows that do not count."""

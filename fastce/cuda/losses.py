@@ -9,7 +9,7 @@ from fastce.arguments import choice, class_axis, fraction, integer, not_negative
 from fastce.cuda._kernels.jobs import CROSS_ENTROPY, Job, Options, options_of
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
 from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
-from fastce.cuda.precision import check_factors, fits
+from fastce.cuda.precision import BeyondRange, check_factors, fits, with_range
 from fastce.cuda.run import Call, run
 from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
 from fastce.dispatch import is_on_device
@@ -67,9 +67,9 @@ def has_range(dtype: np.dtype[Any], scale: float, softcap: float, z_loss: float)
 
 
 class CrossEntropy:
-    """A checked call of cross_entropy."""
+    """A checked call of cross_entropy, computed in float64 if it ``is_wide``."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: dict[str, Any], is_wide: bool = False) -> None:
         self.given: DeviceArray = float_array(given["logits"], "logits")
         self.logits: DeviceArray = self.given
         self.axis: int = class_axis(self.logits, given["axis"], "logits")  # type: ignore[arg-type]  # ndim and shape do
@@ -82,7 +82,8 @@ class CrossEntropy:
         self.softcap: float = softcap
         self.dtype_of_losses = real_of(self.logits).name
         above = size_of_number(given.get("grad_output")) * scale * max(z_loss, 1.0)
-        if not (has_range(real_of(self.logits), scale, self.softcap, z_loss) and fits(real_of(self.logits), above)):
+        has_all = has_range(real_of(self.logits), scale, self.softcap, z_loss) and fits(real_of(self.logits), above)
+        if is_wide or not has_all:
             self.logits = contiguous(self.logits, "float64")
         self.real: np.dtype[Any] = real_of(self.logits)
         self.options: Options = options_of(self.real, scale, self.softcap, z_loss, keep, spread)
@@ -102,22 +103,28 @@ class CrossEntropy:
         logits, library = self.logits, self.logits.library
         rows = math.prod(self.lead)
         results = empty(library, self.lead, self.dtype_of_losses) if self.reduction == "none" else None
-        check(self.targets, rows, self.classes, self.reduction == "mean", upstream[0], out is not None)
+        per_row = None if upstream[1] is None else upstream[1].flat()
+        check(self.targets, rows, self.classes, self.reduction == "mean", upstream[0], out is not None, per_row)
         job = Job(
             CROSS_ENTROPY, out is not None, self.targets.points, self.targets.dense, self.softcap > 0.0,
             self.real == np.float64,
         )  # fmt: skip
-        above = self.targets.arrays.row_weight[:0] if upstream[1] is None else upstream[1].flat()
+        above = self.targets.arrays.row_weight[:0] if per_row is None else per_row
         call = Call(job, self.options, self.targets.arrays, self.targets.mass_rows, above, self.targets.report)
+        written = None if out is None or not rows else rows_of(out, self.axis)
         if rows:
-            written = None if out is None else rows_of(out, self.axis)
             if out is not None and out.dtype_name != logits.dtype_name:
                 written = None
             room = written
             if out is not None and written is None:
                 room = rows_of(empty(library, out.shape, logits.dtype_name), self.axis)
             run(call, readable_rows(logits, self.axis), room, results)
-        total_loss, total_weight = verdict(self.targets, rows, self.classes)
+        try:
+            total_loss, total_weight = verdict(self.targets, rows, self.classes)
+        except BeyondRange as error:
+            if not error.is_written or out is None or written is None or not out.is_same_memory(self.given):
+                raise
+            raise BeyondRange(error.is_float64, is_written=True, is_in_place=True) from None
         if rows and out is not None and written is None and room is not None:
             copy(room.array, out)
         return results.given if results is not None else reduced(total_loss, self.reduction, total_weight)
@@ -125,12 +132,15 @@ class CrossEntropy:
 
 def cross_entropy(**given: Any) -> Any:
     """See `fastce.cross_entropy`."""
-    return CrossEntropy(given).run((1.0, None), None)
+    return with_range(lambda is_wide: CrossEntropy(given, is_wide).run((1.0, None), None))
 
 
 def cross_entropy_value_and_grad(**given: Any) -> ValueAndGrad:
     """See `fastce.cross_entropy_value_and_grad`."""
-    call = CrossEntropy(given)
+    return with_range(lambda is_wide: _value_and_grad(given, CrossEntropy(given, is_wide)))
+
+
+def _value_and_grad(given: dict[str, Any], call: CrossEntropy) -> ValueAndGrad:
     upstream = upstream_of(given["grad_output"], call)
     inputs: list[DeviceArray | None] = [
         device_array(given[name], name, call.logits.library)

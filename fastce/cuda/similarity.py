@@ -158,7 +158,9 @@ class Similarity:
 
     def _take_side(self, number: int, states: States, owners: Any, at: int) -> None:
         share = 1.0 / max(self.positives.present[number], 1) if self.reduction == "mean" else 1.0
-        weights = Weights(self.scale, self.smoothing, 0.5 * share, float(self.shape[1 - number]))
+        weights = Weights(
+            self.scale, self.smoothing, 0.5 * share, float(self.shape[1 - number]), float(self.options.lowered)
+        )
         count = self.shape[number]
         self._launch(
             side_kernel(number == 1), count * LANES, SIDE_THREADS,

@@ -8,15 +8,24 @@ import numpy as np
 from numba import cuda
 
 from fastce.arguments import class_index_error, number
-from fastce.cuda._kernels.checks import THREADS, check_class_indices, check_sparse, check_weights, finish_checks
+from fastce.cuda._kernels.checks import (
+    THREADS,
+    check_class_indices,
+    check_factors,
+    check_sparse,
+    check_weights,
+    finish_checks,
+)
 from fastce.cuda._kernels.jobs import (
     BAD_CLASS_WEIGHT,
     BAD_MASS,
     BAD_ROW_WEIGHT,
     BAD_STRUCTURE,
     BAD_TARGET,
+    BEYOND,
     CLASS_INDICES,
     CLASS_WEIGHTS,
+    IS_BAD,
     NO_MASS,
     NO_TARGETS,
     PROBABILITIES,
@@ -31,7 +40,7 @@ from fastce.cuda._kernels.sums import PER_BLOCK
 from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse, zeros
 from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, launch, rows_of
 from fastce.cuda.libraries import Library
-from fastce.cuda.precision import limits
+from fastce.cuda.precision import BeyondRange, limits
 from fastce.cuda.run import numbers_of, sums_of_blocks
 from fastce.dispatch import is_on_device
 from fastce.sparse_targets import mass_error
@@ -50,6 +59,7 @@ class DeviceTargets:
     report: DeviceArray
     kept: list[DeviceArray]  # alive while kernels run
     weights_given: Any = None  # of classes, in float64
+    masses_given: Any = None  # of sparse targets, in float64 if they were that
 
 
 class _Reader:
@@ -96,13 +106,15 @@ def described_targets(
     dense = NO_MASS if spread == 0.0 else SPREAD if per_class is None else CLASS_WEIGHTS
     nothing = no_targets(logits.library, real)
     indices, first_points, masses, probabilities = nothing[:4]
-    points, mass_rows = NO_TARGETS, None
+    points, mass_rows, masses_given = NO_TARGETS, None, None
     if is_sparse(targets):
         points = SPARSE
         of_masses, of_columns, of_starts = (
             reader.keep(part) for part in csr_arrays(targets, "targets", reader.library)
         )
         _check_sparse_shape(of_starts, tuple(targets.shape), lead, classes)
+        is_wide = of_masses.dtype_name == "float64"
+        masses_given = reader.keep(contiguous(of_masses, "float64" if is_wide else real)).flat()
         masses = reader.keep(contiguous(of_masses, real)).flat()
         indices, first_points = reader.keep(contiguous(of_columns)).flat(), reader.keep(contiguous(of_starts)).flat()
     else:
@@ -130,7 +142,7 @@ def described_targets(
     )  # fmt: skip
     report = reader.keep(zeros(logits.library, (REPORT,), "float64"))
     flat = None if weights_given is None else weights_given.flat()
-    return DeviceTargets(points, dense, arrays, mass_rows, report, reader.kept, flat)
+    return DeviceTargets(points, dense, arrays, mass_rows, report, reader.kept, flat, masses_given)
 
 
 def _row_weights(reader: _Reader, value: Any, lead: tuple[int, ...]) -> DeviceArray:
@@ -177,23 +189,33 @@ def _check_sparse_shape(starts: DeviceArray, shape: tuple[int, ...], lead: tuple
 
 
 def check(
-    described: DeviceTargets, rows: int, classes: int, is_mean: bool, upstream: float, writes: bool = False
+    described: DeviceTargets,
+    rows: int,
+    classes: int,
+    is_mean: bool,
+    upstream: float,
+    writes: bool = False,
+    above: Any = None,
 ) -> None:
     """Have the device look at all targets and weights, and find the total weight of the rows.
 
-    Class weights must be of the range that elements are computed in. Those of rows are multiplied by in float64, but
-    for gradients; these are of ratios to the total weight in means.
+    Class weights and masses must be of the range that elements are computed in. Rows are multiplied by their weights
+    and by ``above`` in float64, but for gradients; these are of ratios to the total weight in means.
     """
-    arrays, report = described.arrays, described.report
+    arrays, report, is_wide = described.arrays, described.report, is_float64(described)
     flat, (low, high) = report.flat(), _limits(arrays)
-    most = high if writes and not is_mean else math.inf
     given = arrays.class_weight if described.weights_given is None else described.weights_given
-    for weights, least, largest, bad in (
-        (given, low, high, BAD_CLASS_WEIGHT), (arrays.row_weight, 0.0, most, BAD_ROW_WEIGHT)
-    ):  # fmt: skip
+    for weights, least, most, bad, beyond in (
+        (given, low, high, BAD_CLASS_WEIGHT, BAD_CLASS_WEIGHT if is_wide else BEYOND),
+        (arrays.row_weight, 0.0, math.inf, BAD_ROW_WEIGHT, BEYOND),
+    ):
         if weights.size:
             count = weights.size
-            launch(check_weights, blocks_for(count), THREADS, report, weights, count, least, largest, flat, bad)
+            launch(check_weights, blocks_for(count), THREADS, report, weights, count, least, most, flat, bad, beyond)
+    above = arrays.row_weight[:0] if above is None else above
+    if writes and not is_wide and (above.size or arrays.row_weight.size):
+        most = high / max(abs(upstream), 1.0)
+        launch(check_factors, blocks_for(rows), THREADS, report, arrays, above, rows, is_mean, most, flat)
     blocks, known = 0, float(rows)
     totals = described.report
     if described.points == CLASS_INDICES:
@@ -202,7 +224,11 @@ def check(
         launch(check_class_indices, blocks, THREADS, report, arrays, rows, classes, PER_BLOCK, flat, totals.flat())
     elif described.points == SPARSE:
         stored = arrays.classes.size
-        launch(check_sparse, blocks_for(rows), THREADS, report, arrays, rows, classes, stored, flat)
+        masses, most = described.masses_given, math.inf if is_wide else high
+        launch(
+            check_sparse, blocks_for(rows), THREADS, report,
+            arrays, masses, rows, classes, stored, 0.0 if is_wide else low, most, flat,
+        )  # fmt: skip
     if described.points != CLASS_INDICES and arrays.row_weight.size:
         known = 0.0
         totals, blocks = sums_of_blocks(report.library, arrays.row_weight, rows)
@@ -211,7 +237,10 @@ def check(
 
 
 def verdict(described: DeviceTargets, rows: int, classes: int) -> tuple[float, float]:
-    """(total loss, total weight), or the error of whatever was found wrong: the host waits for the device here."""
+    """(total loss, total weight), or the error of whatever was found wrong: the host waits for the device here.
+
+    Where float32 has not the range for the numbers of a call, that is a `BeyondRange`.
+    """
     report, limit = numbers_of(described.report), _limits(described.arrays)
     if report[BAD_CLASS_WEIGHT] > 0.0:
         raise _weight_error("weight", described.weights_given, classes - int(report[BAD_CLASS_WEIGHT]), limit)
@@ -228,7 +257,14 @@ def verdict(described: DeviceTargets, rows: int, classes: int) -> tuple[float, f
     if report[BAD_MASS] > 0.0:
         row = rows - int(report[BAD_MASS])
         raise mass_error(_bad_mass(described, row), row)
+    if report[BEYOND] > 0.0:
+        raise BeyondRange(is_float64(described), is_written=report[IS_BAD] == 0.0)
     return float(report[TOTAL_LOSS]), float(report[TOTAL_WEIGHT])
+
+
+def is_float64(described: DeviceTargets) -> bool:
+    """Whether elements are computed in float64."""
+    return bool(described.arrays.class_weight.dtype == np.float64)
 
 
 def _limits(arrays: Targets) -> tuple[float, float]:
@@ -246,7 +282,7 @@ def _weight_error(name: str, weights: Any, k: int, within: tuple[float, float]) 
 def _bad_mass(described: DeviceTargets, row: int) -> float:
     """The first mass of this row of a sparse matrix that is none."""
     first, end = (int(k) for k in described.arrays.first_points[row : row + 2].copy_to_host())
-    masses = described.arrays.masses[first:end].copy_to_host()
+    masses = described.masses_given[first:end].copy_to_host()
     return next(float(mass) for mass in masses if not 0.0 <= mass < np.inf)
 
 

@@ -8,7 +8,8 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda._kernels.jobs import BAD_MASS, BAD_STRUCTURE, BAD_TARGET, FACTOR, IS_BAD, TOTAL_WEIGHT
+from fastce.cuda._kernels.endings import weight_of_row
+from fastce.cuda._kernels.jobs import BAD_MASS, BAD_STRUCTURE, BAD_TARGET, BEYOND, FACTOR, IS_BAD, TOTAL_WEIGHT
 from fastce.cuda._kernels.primitives import device, kernel
 from fastce.cuda._kernels.states import MOST_WARPS
 from fastce.cuda._kernels.sums import sum_of_block
@@ -23,12 +24,24 @@ def mark(report, field, k, count):
 
 
 @kernel(THREADS, 4)
-def check_weights(weights, count, low, high, report, field):
-    """Mark the first weight that is not finite, or neither 0 nor of a size from low to high."""
+def check_weights(weights, count, low, high, report, field, beyond):
+    """Mark the first weight that is not finite; and, as ``beyond``, one neither 0 nor of a size from low to high."""
     for k in range(cuda.grid(1), count, cuda.gridsize(1)):
         size = abs(weights[k])
-        if not (low <= size <= high or size == 0.0) or math.isinf(size):
+        if not size < math.inf:
             mark(report, field, k, count)
+        elif not (low <= size <= high or size == 0.0):
+            mark(report, beyond, k, count)
+
+
+@kernel(THREADS, 4)
+def check_factors(targets, upstream, rows, is_mean, high, report):
+    """Mark what gradients of a row that counts are multiplied by, if it is above ``high``; infinite, it may be."""
+    for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
+        weight = weight_of_row(i, targets)
+        factor = upstream[i if upstream.size > 1 else 0] if upstream.size > 0 else 1.0
+        if weight != 0.0 and high < abs(factor if is_mean else weight * factor) < math.inf:
+            mark(report, BEYOND, i, rows)
 
 
 @kernel(THREADS, 4)
@@ -55,14 +68,17 @@ def check_class_indices(targets, rows, classes, per_block, report, totals):
 
 
 @kernel(THREADS, 4)
-def check_sparse(targets, rows, classes, stored, report):
-    """Mark the first row of a sparse matrix that is not in canonical form, or has an index or a mass out of range."""
+def check_sparse(targets, masses, rows, classes, stored, low, high, report):
+    """Mark the first row of a sparse matrix that is not in canonical form, or has an index or a mass out of range.
+
+    A row whose largest mass is not of a size from low to high is marked, too, if it counts.
+    """
     for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
         first, end = np.int64(targets.first_points[i]), np.int64(targets.first_points[i + 1])
         if first < 0 or end < first or end > stored or (i == 0 and first != 0):
             mark(report, BAD_STRUCTURE, i, rows)
             continue
-        before = np.int64(-1)
+        before, most = np.int64(-1), 0.0
         for k in range(first, end):
             c = np.int64(targets.classes[k])
             if c < 0 or c >= classes:
@@ -71,10 +87,12 @@ def check_sparse(targets, rows, classes, stored, report):
             if c <= before:
                 mark(report, BAD_STRUCTURE, i, rows)
                 break
-            if not 0.0 <= targets.masses[k] < math.inf:
+            if not 0.0 <= masses[k] < math.inf:
                 mark(report, BAD_MASS, i, rows)
                 break
-            before = c
+            before, most = c, max(most, np.float64(masses[k]))
+        if most > 0.0 and not low <= most <= high and weight_of_row(i, targets) != 0.0:
+            mark(report, BEYOND, i, rows)
 
 
 @kernel(THREADS, 4)
@@ -95,3 +113,5 @@ def finish_checks(totals, count, known, is_mean, upstream, report):
     for field in range(IS_BAD):
         if report[field] > 0.0:
             report[IS_BAD] = 1.0
+    if report[BEYOND] > 0.0:
+        report[IS_BAD] = 1.0

@@ -36,7 +36,7 @@ from fastce.cuda._kernels.similarity_tiles import (
     place_of,
     store,
 )
-from fastce.cuda._kernels.states import LOWERED, MOST_WARPS, rough_exp_of
+from fastce.cuda._kernels.states import MOST_WARPS, rough_exp_of
 from fastce.cuda._kernels.sums import sum_of_block
 
 SIDE_THREADS = 128
@@ -59,6 +59,7 @@ class Weights(NamedTuple):
     smoothing: float
     factor: float  # of the losses of rows that have positives
     classes: float
+    lowered: float  # 2**-spare
 
 
 @kernel(SIDE_THREADS, 4)
@@ -94,7 +95,7 @@ def side_kernel(is_second: bool):
         first = end = np.int64(0)
         top, rest = math.nan, 0.0
         if i < count:
-            top, rest = tops[i], rests[i] * LOWERED
+            top, rest = tops[i], rests[i] * weights.lowered
             first, end = i, i + 1
             if owners.first.size > 0:
                 first, end = owners.first[i], owners.first[i + 1]

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.cuda._kernels.jobs import CROSS_ENTROPY, FACTOR, Job
+from fastce.cuda._kernels.jobs import BEYOND, CROSS_ENTROPY, FACTOR, PROBABILITIES, Job
 from fastce.cuda._kernels.primitives import device, to_real
-from fastce.cuda._kernels.states import LOWERED, reference_of
+from fastce.cuda._kernels.states import raised_by, reference_of
+
+ALONE = 2.0**-64  # log1p(x) is x below
 
 
 class Row(NamedTuple):
@@ -38,23 +40,51 @@ def upstream_of_row(i, upstream, report):
 
 
 @functools.cache
-def ending_by(job: Job):
-    """(result, row): the loss or logsumexp in float64, and the `Row`."""
-    is_loss, is_written = job.of == CROSS_ENTROPY, job.writes
+def is_beyond_by(job: Job):
+    """Whether the dtype of elements does not hold what those of a row are multiplied by: they would be nan, inf or 0.
+
+    ``given`` is what the caller multiplies by, which may be infinite itself.
+    """
+    is_float64, real = job.is_float64, np.float64 if job.is_float64 else np.float32
+    least, infinite = np.finfo(real).tiny, real(np.inf)
 
     @device
-    def ending(state, weight, upstream, like, options):
-        top, rest, distance, mass = state
-        rest *= LOWERED
-        tail = rest if rest < LOWERED else np.float64(math.log1p(to_real(like, rest)))  # rest is log1p(rest)
+    def is_beyond(row, given, mass, upstream, multiplier):
+        if abs(row.factor) < infinite and least <= abs(row.upstream) < infinite:
+            return False
+        if math.isinf(given) or math.isinf(mass):
+            return not is_float64 and math.isinf(mass)
+        is_raised = 0.0 < abs(upstream) < least <= abs(multiplier)
+        return math.isinf(row.factor) or math.isinf(row.upstream) or is_raised
+
+    return is_beyond
+
+
+@functools.cache
+def ending_by(job: Job):
+    """(result, row): the loss or logsumexp in float64, and the `Row`."""
+    is_loss, is_written, is_float64 = job.of == CROSS_ENTROPY, job.writes, job.is_float64
+    is_beyond, only_masses = is_beyond_by(job), job.dense == PROBABILITIES and not is_float64 and not is_written
+    lowered, half_lowered = 1.0 / raised_by(job), raised_by(job) ** -0.5
+
+    @device
+    def ending(state, weight, upstream, like, options, report):
+        top, raised_rest, distance, mass = state
+        rest, given = raised_rest * lowered, upstream
+        tail = rest if rest < ALONE else np.float64(math.log1p(to_real(like, rest)))  # rest is log1p(rest)
         lse = top if math.isinf(top) else options.unit * top + tail
         result, multiplier = lse, 1.0
         if is_loss:
-            result, multiplier = mass * tail + options.unit * distance, mass
+            is_faint = is_float64 and raised_rest < 1.0  # what the weight makes of the tail may be a normal number
+            result, multiplier = (0.0 if is_faint else mass * tail) + options.unit * distance, mass
             if options.z_loss > 0.0:
                 result += options.z_loss * lse * lse
                 multiplier += 2.0 * options.z_loss * lse
             result *= weight
+            if is_faint:
+                result += (mass * half_lowered) * (weight * half_lowered) * raised_rest
+            if only_masses and math.isinf(mass):
+                report[BEYOND] = 1.0
             upstream *= weight * options.logit_scale
             multiplier *= upstream
         if math.isinf(top) and (is_loss or is_written):
@@ -63,6 +93,9 @@ def ending_by(job: Job):
             tail = 0.0 if is_below else math.nan
         reference = to_real(like, reference_of(top, 0.0))
         factor = to_real(like, multiplier) / (options.one + to_real(like, rest))
-        return np.float64(result), Row(reference, factor, to_real(like, upstream), to_real(like, tail))
+        row = Row(reference, factor, to_real(like, upstream), to_real(like, tail))
+        if is_loss and is_written and is_beyond(row, given, mass, upstream, multiplier):
+            report[BEYOND] = 1.0
+        return np.float64(result), row
 
     return ending

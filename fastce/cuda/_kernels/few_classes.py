@@ -41,11 +41,11 @@ from fastce.cuda._kernels.primitives import (
 )
 from fastce.cuda._kernels.states import (
     MOST_WARPS,
-    RAISED,
     are_faint,
+    half_distance,
+    raised_by,
     reference_of,
     rest_of,
-    weighed_distance,
     with_faint_term,
     with_term,
 )
@@ -120,7 +120,7 @@ def empty_by(classes: int):
 def state_by(job: Job, classes: int):
     """The state of a row in registers; its elements stand in shared memory too, from ``first`` on."""
     shown, mass_of, has_masses = shown_by(job), mass_by(job), job.dense != NO_MASS
-    is_rough = job.of in (LOGSUMEXP, SOFTMAX)
+    is_rough, raised = job.of in (LOGSUMEXP, SOFTMAX), raised_by(job)
 
     @device
     def element(room_and_like, k, options):
@@ -156,13 +156,13 @@ def state_by(job: Job, classes: int):
             for c in range(classes):
                 mass = mass_of(c, i * classes + c, targets, like, options)
                 if mass != 0.0:
-                    distance += weighed_distance(mass, reference, ys[c], like)
+                    distance += half_distance(mass, reference, ys[c], like)
                     total += mass
         powers += sums[1]
-        rest = rest_of(powers, zero, sums[2]) * RAISED
+        rest = rest_of(powers, zero, sums[2]) * raised
         if not is_rough and are_faint(powers, top, reference, options):
             rest = faint_rest_of(room, first, reference, like, options)
-        return np.float64(top), rest, np.float64(distance), np.float64(total)
+        return np.float64(top), rest, 2.0 * np.float64(distance), np.float64(total)
 
     return state_of
 
@@ -196,7 +196,7 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
             points = points_of(i, logits, targets, options)
             state = state_of(ys, room, first, points, i, targets, logits, options)
             above = upstream_of_row(i, upstream, report) if writes else 1.0
-            result, row = ending(state, weight, above, logits, options)
+            result, row = ending(state, weight, above, logits, options, report)
             if writes:
                 y = shown(get_real(room, logits, first + points.first), options) if is_alone else options.zero
                 for c in range(classes):

@@ -19,11 +19,13 @@ BAD_TARGET, BAD_STRUCTURE, BAD_MASS, BAD_ROW_WEIGHT, BAD_CLASS_WEIGHT = range(
 IS_BAD = 5  # whether any is
 TOTAL_WEIGHT, TOTAL_LOSS = 6, 7
 FACTOR = 8  # of gradients: 1, or for means 1 / total weight
-REPORT = 9
+BEYOND = 9  # whether numbers are beyond the range that elements are computed in
+REPORT = 10
 
 LOG2E = Fraction("1.44269504088896340735992468100189213743")
 LN2 = 0.6931471805599453
-SPARE = 64  # powers of two by which sums of confident rows are held larger: see `fastce.cuda._kernels.states`
+SPARES = {4: 64, 8: 960}  # powers of two by which sums of confident rows are held larger, by the size of a float: see
+# `fastce.cuda._kernels.states`; with them, float64 has the losses that a weight makes normal numbers
 
 
 class Job(NamedTuple):
@@ -69,10 +71,11 @@ def options_of(
     unit = 1.0 if softcap > 0.0 else logit_scale
     kind, exact_scale = real.type, Fraction(unit) * LOG2E
     scale = kind(float(exact_scale))
-    furthest = (-224.0 if real.itemsize == 4 else -1200.0) / float(scale)
+    spare = SPARES[real.itemsize]
+    furthest = (-224.0 if real.itemsize == 4 else -2040.0) / float(scale)
     numbers = (
         scale, exact_scale - Fraction(float(scale)), LN2, furthest, unit, logit_scale, softcap, z_loss, keep, spread,
-        0.0, 1.0, -math.inf, SPARE, 2.0**-SPARE,
+        0.0, 1.0, -math.inf, spare, 2.0**-spare,
     )  # fmt: skip
     return Options(*(kind(float(number)) for number in numbers))
 

@@ -15,7 +15,7 @@ from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_r
 from fastce.cuda._kernels.jobs import IS_BAD, NO_MASS, SPREAD, Job
 from fastce.cuda._kernels.points import distances_by, points_by
 from fastce.cuda._kernels.primitives import device, kernel, store_real, to_real
-from fastce.cuda._kernels.states import pushed, reference_of, weighed_distance, with_block
+from fastce.cuda._kernels.states import half_distance, pushed, reference_of, with_block
 
 THREADS = 256
 BLOCK = 16  # elements that are added up in the dtype of the reals
@@ -42,13 +42,13 @@ def state_by(job: Job, element):
 
     @device
     def of_masses(logits, first, step, begin, end, of_row, mass_step, reference, targets, like, options):
-        """(distance, mass); a mass that all classes have is not added up, but multiplied by their number."""
+        """(half the distance, mass); a mass that all classes have is not added up, but multiplied by their number."""
         distance, total = np.float64(0.0), np.float64(0.0)
         for c in range(begin, end):
             mass = mass_of(c, of_row + c * mass_step, targets, like, options)
             if mass != 0.0:
                 y = element(logits, first + c * step, options)
-                distance += weighed_distance(mass, reference, y, like)
+                distance += half_distance(mass, reference, y, like)
                 if not all_alike:
                     total += mass
         return distance, total
@@ -72,7 +72,7 @@ def state_by(job: Job, element):
                 total += more[1]
         if all_alike:
             total += np.float64(options.spread) * classes
-        return whole[0], whole[1], np.float64(distance), np.float64(total)
+        return whole[0], whole[1], 2.0 * distance, total
 
     return state_of
 
@@ -105,7 +105,7 @@ def lone_rows_kernel(job: Job):
             logits, first, cube.class_step, classes, points, of_row, mass_cube.class_step, targets, logits, options
         )
         above = upstream_of_row(i, upstream, report) if writes else 1.0
-        result, row = ending(state, weight, above, logits, options)
+        result, row = ending(state, weight, above, logits, options, report)
         store_real(results, i, result)
         if writes:
             y_target = element(logits, first + points.first * cube.class_step, options) if is_alone else options.zero

@@ -31,11 +31,11 @@ from fastce.cuda._kernels.primitives import (
 )
 from fastce.cuda._kernels.states import (
     HALF_LANES,
-    RAISED,
     added,
     are_faint,
+    half_distance,
+    raised_by,
     rest_of,
-    weighed_distance,
     with_faint_term,
     with_term,
 )
@@ -177,9 +177,9 @@ def faint_rest_by(job: Job):
 
 @functools.cache
 def sums_by(job: Job):
-    """(own top, rest, distance, mass) of a piece."""
+    """(own top, rest, half the distance, mass) of a piece."""
     y_of, mass_of, has_masses, faint_rest_of = y_by(job), mass_by(job), job.dense != NO_MASS, faint_rest_by(job)
-    is_rough = job.of in (LOGSUMEXP, SOFTMAX)
+    is_rough, raised = job.of in (LOGSUMEXP, SOFTMAX), raised_by(job)
 
     @device
     def sums_of(logits, room, piece, reference, shape, targets, options):
@@ -196,11 +196,11 @@ def sums_by(job: Job):
                 if has_masses and 0 <= first + lane < shape.classes:
                     mass = mass_of(first + lane, of_row + first + lane, targets, logits, options)
                     if mass != 0.0:
-                        distance += weighed_distance(mass, reference, y, logits)
+                        distance += half_distance(mass, reference, y, logits)
                         total += mass
             powers, lost = added(powers, lost, sums[1])
             k += cuda.blockDim.x
-        rest = rest_of(powers, lost, sums[2]) * RAISED
+        rest = rest_of(powers, lost, sums[2]) * raised
         if not is_rough and are_faint(powers, sums[0], reference, options):
             rest = faint_rest_of(logits, room, piece, reference, shape, options)
         return sums[0], rest, np.float64(distance), np.float64(total)

@@ -8,7 +8,6 @@ import numpy as np
 from fastce.cuda._kernels.jobs import CLASS_INDICES, NO_TARGETS, SPARSE, Job
 from fastce.cuda._kernels.primitives import device, load_real, to_real
 from fastce.cuda._kernels.search import first_not_below
-from fastce.cuda._kernels.states import weighed_distance
 
 
 class Points(NamedTuple):
@@ -83,7 +82,7 @@ def mass_at_by(job: Job):
 
 @functools.cache
 def distances_by(job: Job, element):
-    """(distance, mass) of the row's points that fall to this thread; ``element`` is how a class's y is found.
+    """(half the distance, mass) of the row's points that fall to this thread; ``element`` is how a class's y is found.
 
     Only points of classes ``begin`` to ``end`` count: those of the part of the row whose top is the reference. Against
     the top of another part, distances would be of either sign and cancel.
@@ -92,11 +91,16 @@ def distances_by(job: Job, element):
     is_sparse = job.points == SPARSE
 
     @device
+    def of_point(mass, reference, y):
+        """Half of mass * (reference - y) in float64, which holds such products of float32."""
+        return np.float64(mass) * (0.5 * np.float64(reference) - 0.5 * np.float64(y))
+
+    @device
     def distances(source, first, step, points, begin, end, reference, lane, lanes, targets, like, options):
         distance, total = np.float64(0.0), np.float64(0.0)
         if is_index and lane == 0 and points.mass != 0.0 and begin <= points.first < end:
             y = element(source, first + points.first * step, options)
-            distance += weighed_distance(points.mass, reference, y, like)
+            distance += of_point(points.mass, reference, y)
             total += points.mass
         if is_sparse:
             for k in range(points.first + lane, points.end, lanes):
@@ -104,7 +108,7 @@ def distances_by(job: Job, element):
                 c = np.int64(targets.classes[k])
                 if mass != 0.0 and begin <= c < end:
                     y = element(source, first + c * step, options)
-                    distance += weighed_distance(mass, reference, y, like)
+                    distance += of_point(mass, reference, y)
                     total += mass
         return distance, total
 

@@ -49,7 +49,7 @@ def state_by(job: Job):
         )
         if is_index and has_points and not all_have_masses and begin <= points.first < end:
             mass = np.float64(points.mass)  # which all know; the distance is lane 0's, as is the result
-        return np.float64(top), rest, distance, mass
+        return np.float64(top), rest, 2.0 * distance, mass
 
     return state_of
 
@@ -75,7 +75,7 @@ def rows_kernel(job: Job):
             if is_first or writes:
                 state = merged_parts(states, i, shape.parts, logits, options)
         above = upstream_of_row(i, upstream, report) if writes else 1.0
-        result, row = ending(state, weight, above, logits, options)
+        result, row = ending(state, weight, above, logits, options, report)
         if is_first and cuda.threadIdx.x == 0:
             store_real(results, i, result if weight != 0.0 else 0.0)
         return row

@@ -3,7 +3,7 @@
 With the elements y of the row (logits, or capped logits), a factor s and the masses q of its target, x = s y:
 
     top       the largest y, held back: its term, 1, is not in ``rest``
-    rest      sum of exp(s (y - top)) over all others, so that lse = s top + log1p(rest); held times 2**SPARE
+    rest      sum of exp(s (y - top)) over all others, so that lse = s top + log1p(rest); held times 2**spare
     distance  sum of q (top - y)
     mass      sum of q, so that loss = sum of q (lse - x) = mass log1p(rest) + s distance
 
@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from fastce.cuda._kernels.jobs import LN2, SPARE
+from fastce.cuda._kernels.jobs import LN2, SPARES, Job
 from fastce.cuda._kernels.primitives import (
     device,
     exp2,
@@ -34,7 +34,11 @@ WARP = 32
 HALF_LANES = 8  # elements of half precision in a chunk
 MOST_WARPS = 32  # of a block
 FIELDS = 4  # of a state
-RAISED, LOWERED = 2.0**SPARE, 2.0**-SPARE
+
+
+def raised_by(job: Job) -> float:
+    """2**spare."""
+    return 2.0 ** SPARES[8 if job.is_float64 else 4]
 
 
 @device
@@ -76,9 +80,9 @@ def exp_of(y, reference, options):
 
 @device
 def raised_power_of(d, e, options):
-    """(2**(t + SPARE), c) with exp(s (d + e)) = 2**t (1 + c ln(2)).
+    """(2**(t + spare), c) with exp(s (d + e)) = 2**t (1 + c ln(2)).
 
-    The sum is rounded, up = t + SPARE, unless t < -SPARE / 2; SPARE - up is exact then, too, and c makes up for it.
+    The sum is rounded, up = t + spare, unless t < -spare / 2; spare - up is exact then, too, and c makes up for it.
     """
     up = plus(d * options.scale, options.spare)
     c = fma(d, options.scale_low, fma(d, options.scale, options.spare - up))
@@ -87,7 +91,7 @@ def raised_power_of(d, e, options):
 
 @device
 def raised_exp_of(y, reference, options):
-    """exp(s (y - reference)) 2**SPARE for y up to the reference."""
+    """exp(s (y - reference)) 2**spare for y up to the reference."""
     d, e = apart(y, reference, options.furthest)
     power, c = raised_power_of(d, e, options)
     return fma(power * c, options.ln2, power)
@@ -118,13 +122,13 @@ def with_term(sums, y, reference, is_rough, options):
 
 @device
 def are_faint(powers, top, reference, options):
-    """Whether terms up to 2**-SPARE are all that there is beside the top, and some may be of account."""
+    """Whether terms up to 2**-spare are all that there is beside the top, and some may be of account."""
     return powers < options.lowered and top - reference > options.furthest
 
 
 @device
 def with_faint_term(sums, y, reference, options):
-    """`with_term`, raised: (top, sum of 2**(t + SPARE), sum of 2**(t + SPARE) c)."""
+    """`with_term`, raised: (top, sum of 2**(t + spare), sum of 2**(t + spare) c)."""
     top, powers, corrections = sums
     d, e = apart(smallest(top, y), reference, options.furthest)
     power, c = raised_power_of(d, e, options)
@@ -150,10 +154,10 @@ def rest_of(powers, lost, corrections):
 
 
 @device
-def weighed_distance(mass, reference, y, like):
-    """mass * (reference - y), though the difference alone may be too large a number."""
+def half_distance(mass, reference, y, like):
+    """Half of mass * (reference - y), which may be too large a number."""
     half = to_real(like, 0.5)
-    return (mass + mass) * (half * reference - half * y)
+    return mass * (half * reference - half * y)
 
 
 @device
@@ -194,7 +198,7 @@ def merged(one, other, like, options):
     of_high, of_low = (one[1], other[1]) if one[0] >= other[0] else (other[1], one[1])
     distance = moved(one[2], one[3], reference - reference_of(one[0], 0.0))
     distance += moved(other[2], other[3], reference - reference_of(other[0], 0.0))
-    return high, of_high + (1.0 + of_low * LOWERED) * term, distance, one[3] + other[3]
+    return high, of_high + (1.0 + of_low * np.float64(options.lowered)) * term, distance, one[3] + other[3]
 
 
 @device
