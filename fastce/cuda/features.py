@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastce.arguments import flag
 from fastce.cuda.arrays import DeviceArray, device_array, empty, zeros
 from fastce.cuda.layout import FLOATS, contiguous, copy
 from fastce.cuda.libraries import Library
@@ -56,7 +57,7 @@ def dtype_of_products(
     """
     check_factors(**{"logit_scale or 1 / temperature": scale})
     dtype, wide = dtype_of_losses(arrays), np.dtype(np.float64)
-    sizes = [] if normalize else [_size(arrays[0], numbers), *map(_size, arrays[1:])]
+    sizes = [] if flag(normalize, "normalize") else [_size(arrays[0], numbers), *map(_size, arrays[1:])]
     left, right = (sizes, sizes) if is_one_side else (sizes[:1], sizes[1:])
     factors = _factors([size for size in left if size > 0.0], [size for size in right if size > 0.0], scale)
     if fits(dtype, *factors) and abs(bias) <= float(np.finfo(dtype).max):
@@ -114,7 +115,7 @@ class Features:
         self.rows: int = int(self.starts[-1])
         self.width: int = arrays[0].shape[1]
         self.library: Library = arrays[0].library
-        self.normalized = normalized
+        self.normalized: bool = flag(normalized, "normalize")
         self.inverse_lengths: Any
         self.powers: Any
         if normalized:

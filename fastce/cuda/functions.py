@@ -8,6 +8,7 @@ from typing import Any
 
 import fastce
 from fastce.cuda.arrays import wait_for_readers
+from fastce.threads import checked_num_threads
 
 # Modules have the names of those for the CPU, but for these.
 _HOME = {"ntxent": "self_contrastive", "supcon": "self_contrastive"}
@@ -23,6 +24,8 @@ def named(name: str) -> Callable[..., Any]:
     def on_device(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
+        if given.arguments["n_threads"] is not None:
+            checked_num_threads(given.arguments["n_threads"], "n_threads")  # of the CPU, which has nothing to do here
         result = function(**given.arguments)
         wait_for_readers(given.arguments.values())
         return result

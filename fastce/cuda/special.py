@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import reduced_axes
+from fastce.arguments import flag, reduced_axes
 from fastce.cuda._kernels.jobs import LOG_SOFTMAX, LOGSUMEXP, REPORT, SOFTMAX, Job, options_of
 from fastce.cuda.arrays import DeviceArray, checked_out, empty, zeros
 from fastce.cuda.layout import Rows, copy, rows_of, rows_over
@@ -16,12 +16,13 @@ from fastce.cuda.targets import no_targets
 
 def logsumexp(**given: Any) -> Any:
     """See `fastce.logsumexp`."""
-    if given["b"] is not None or given["return_sign"]:
+    keepdims = flag(given["keepdims"], "keepdims")
+    if given["b"] is not None or flag(given["return_sign"], "return_sign"):
         raise TypeError("logsumexp of arrays on a GPU takes neither b nor return_sign: copy them to NumPy arrays first")
     array = float_array(given["a"], "a")
     axes = reduced_axes(array, given["axis"])  # type: ignore[arg-type]  # it has ndim
     kept = [1 if axis in axes else n for axis, n in enumerate(array.shape)]
-    shape = kept if given["keepdims"] else [n for axis, n in enumerate(array.shape) if axis not in axes]
+    shape = kept if keepdims else [n for axis, n in enumerate(array.shape) if axis not in axes]
     results = empty(array.library, tuple(shape), array.dtype_name)
     rows, _ = _rows(array, axes)
     _run(LOGSUMEXP, rows, None, results)
