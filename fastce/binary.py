@@ -2,6 +2,7 @@
 
 import functools
 import math
+from functools import partial
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
@@ -24,10 +25,9 @@ from fastce.arguments import (
 )
 from fastce.binary_extremes import fill_in_pairs
 from fastce.dispatch import on_cpu
-from fastce.extremes import powers_of
 from fastce.layout import Rows, goes_past_cache
 from fastce.losses import upstream_of
-from fastce.reductions import reduced
+from fastce.reductions import powers_of, reduced
 from fastce.silence import silently
 from fastce.threads import cut_rows, for_each
 from fastce.typing import (
@@ -179,7 +179,7 @@ def _binary(
     weight = weights_like(weight, "weight", array)
     pos_weight = weights_like(pos_weight, "pos_weight", array)
     reduction = reduction_of(reduction)
-    upstream = upstream_of(grad_output, reduction, array.shape, float(array.size))
+    upstream, exponent = upstream_of(grad_output, reduction, array.shape, float(array.size))
     above = np.broadcast_to(upstream.reshape(array.shape if upstream.size > 1 else ()), array.shape)
 
     dtype = kernel_dtype(array.dtype)
@@ -191,17 +191,21 @@ def _binary(
     x, y, *factors = (a[way].transpose(order) for a in (array, labels, weight, pos_weight, above))
     of_losses, of_gradient = (None if a is None else a[way].transpose(order) for a in (losses, gradient))
     powers = [powers_of(_without_repeats(factor)) for factor in factors]
-    together = of_gradient is not None and not _is_beyond_float32(powers) and not _is_lost(x, factors, of_gradient)
+    is_plain = not exponent and not _is_beyond_float32(powers)
+    together = of_gradient is not None and is_plain and not _is_lost(x, factors, of_gradient)
     if together:
-        total, exponent = _fill(x, y, factors, powers, [of_losses, of_gradient], n_threads)
+        total, more = _fill(x, y, factors, powers, [of_losses, of_gradient], n_threads)
     else:  # the value is that of the twin
         plain = [*factors[:2], np.broadcast_to(1.0, x.shape)]
-        total, exponent = _fill(x, y, plain, [*powers[:2], (0.0, 0.0)], [of_losses, None], n_threads)
+        total, more = _fill(x, y, plain, [*powers[:2], (0.0, 0.0)], [of_losses, None], n_threads)
     if of_gradient is not None and not together:
-        _fill(x, y, factors, powers, [None, of_gradient], n_threads)
+        if exponent:
+            fill_in_pairs(x, y, factors, [None, of_gradient], n_threads, exponent)
+        else:
+            _fill(x, y, factors, powers, [None, of_gradient], n_threads)
     if losses is not None:
         return losses[()], gradient
-    return reduced(total, reduction, float(array.size), exponent), gradient
+    return reduced(total, reduction, float(array.size), more), gradient
 
 
 def _fill(
@@ -218,11 +222,11 @@ def _fill(
     """
     dtype, wide = compute_dtype(kernel_dtype(x.dtype)), np.dtype(np.float64)
     real = wide if _is_beyond_float32(powers) else dtype
-    is_lost = real == wide and _power_of_weights(powers) > LOST64 and _largest(x) > FAR
+    is_lost = real == wide and _power_of_weights(powers) > LOST64 and _largest(_heard(x, factors[0])) > FAR
     if not is_lost and not _are_beyond(FLOAT64, powers):
         total = _fill_by_kernel(x, y, factors, outputs, real, n_threads=n_threads)
         is_replaced = outputs[1] is not None and np.may_share_memory(outputs[1], x)
-        if math.isfinite(total) or is_replaced or not (_is_finite(x) and _is_finite(y)):
+        if math.isfinite(total) or is_replaced or not all(_is_finite(_heard(a, factors[0])) for a in (x, y)):
             return total, 0
         if real != wide:  # losses beyond float32 have a sum in float64
             return _fill_by_kernel(x, y, factors, [None, None], wide, n_threads=n_threads), 0
@@ -235,7 +239,12 @@ def _is_lost(x: Array, factors: list[Array], of_gradient: Array) -> bool:
     if not np.may_share_memory(x, of_gradient):
         return False
     has_weights = not all(_is_one_number(factor) and _first(factor) == 1.0 for factor in factors[:2])
-    return (has_weights or x.dtype.itemsize == 8) and not _largest(x) < LARGEST
+    return (has_weights or x.dtype.itemsize == 8) and not _largest(_heard(x, factors[0])) < LARGEST
+
+
+def _heard(array: Array, weight: Array) -> Array:
+    """The same with 0 where the weight is: what is there does not matter."""
+    return array if _is_one_number(weight) or weight.all() else np.where(weight == 0.0, 0.0, array)
 
 
 class _Number:
@@ -332,6 +341,7 @@ def _fill_by_kernel(
     plain = not varies and outputs[0] is None and all(_first(a) == 1.0 for a in factors[:2])
     past_cache = any(a is not None and goes_past_cache(a) for a in outputs)
     kernel = binary_rows.compiled(dtype)
+    labels_of = y.block if labels.dtype.itemsize <= real.itemsize else partial(silently, y.block)
 
     def work(first: int, end: int) -> None:
         for k in range(first, end):
@@ -340,7 +350,13 @@ def _fill_by_kernel(
             row_losses = np.empty(len(block))
             rooms = [none if a is None else a.room(start, stop) for a, none in zip(written, absent, strict=True)]
             kernel(
-                block, y.block(start, stop), *(a.block(start, stop) for a in by), row_losses, *rooms, plain, past_cache
+                block,
+                labels_of(start, stop),
+                *(a.block(start, stop) for a in by),
+                row_losses,
+                *rooms,
+                plain,
+                past_cache,
             )
             sums[k] = silently(np.add.reduce, row_losses)
             for rows, room in zip(written, rooms, strict=True):

@@ -20,11 +20,17 @@ Pairs = tuple[Array, Array | int]
 
 
 def fill_in_pairs(
-    logits: Array, labels: Array, factors: list[Array], outputs: list[Array | None], n_threads: int | None
+    logits: Array,
+    labels: Array,
+    factors: list[Array],
+    outputs: list[Array | None],
+    n_threads: int | None,
+    exponent: int = 0,
 ) -> tuple[float, int]:
     """Store losses and gradient where there is room for them; the sum of all losses is returned, as a pair.
 
-    ``factors`` are weights, weights of positives and what is above, all in the shape of the logits.
+    ``factors`` are weights, weights of positives and what is above, all in the shape of the logits; the last is still
+    to be multiplied by 2**exponent.
     """
     arrays = [array if array.ndim else array.reshape(1) for array in (logits, labels, *factors)]
     rooms = [None if room is None else room if room.ndim else room.reshape(1) for room in outputs]
@@ -34,7 +40,8 @@ def fill_in_pairs(
 
     def work(k: int, start: int, stop: int) -> None:
         of_block = [np.array(array[start:stop], np.float64) for array in arrays]
-        losses, gradient = silently(_losses_and_gradient, *of_block)
+        losses, (fractions, exponents) = silently(_losses_and_gradient, *of_block)
+        gradient = fractions, exponents + exponent
         sums[k] = silently(sum_of, losses)
         for room, pairs in zip(rooms, (losses, gradient), strict=True):
             if room is not None:

@@ -16,6 +16,7 @@ from fastce._kernels.targets import Curvature, Options
 from fastce.apart import load
 from fastce.arguments import Array
 from fastce.layout import Rows
+from fastce.reductions import powers_of
 from fastce.silence import cast
 from fastce.targets import TargetRows
 
@@ -35,13 +36,15 @@ class _Range(NamedTuple):
     """Powers of two that bound what the kernels of a dtype multiply by; zeros are always within."""
 
     scale: float  # of logit_scale, and of softcap, either way
+    spread: float  # the least that label smoothing may give each class
     weight: float  # of class weights, either way
     gradient: float  # of upstream times all weights times scale**degree
     degree: int  # of the polynomial in exp, whose coefficients are multiplied by powers of the scale
 
 
 _PLAIN = (1.0, 0.0, 0.0)  # logit_scale, softcap, z_loss
-_RANGES = {4: _Range(12.0, 30.0, 100.0, 6), 8: _Range(30.0, 200.0, 500.0, 11)}
+LEAST_SPREAD = 2.0**-60  # that float32 is good for
+_RANGES = {4: _Range(12.0, LEAST_SPREAD, 30.0, 100.0, 6), 8: _Range(30.0, 2.0**-700, 200.0, 500.0, 11)}
 
 
 def _is_within(options: Options, limits: _Range, low: float, high: float) -> bool:
@@ -51,28 +54,15 @@ def _is_within(options: Options, limits: _Range, low: float, high: float) -> boo
     return (
         most <= limits.scale
         and options.z_loss <= 2.0**30
+        and not 0.0 < options.spread < limits.spread
         and max(-low, high) + scale * limits.degree <= limits.gradient
     )
-
-
-def powers_of(factors: Array | None) -> tuple[float, float]:
-    """The powers of two of the smallest and the largest factor that is not 0."""
-    if factors is None:
-        return 0.0, 0.0
-    if factors.size == 1:
-        size = abs(float(factors.item()))
-        power = math.log2(size) if 0.0 < size < math.inf else 0.0
-        return power, power
-    sizes = np.abs(factors)
-    low, high = float(sizes.min(initial=np.inf)), float(sizes.max(initial=0.0))
-    if low == 0.0:
-        low = float(sizes.min(initial=np.inf, where=sizes > 0.0))
-    return (math.log2(low), math.log2(high)) if high > 0.0 and low < math.inf else (0.0, 0.0)
 
 
 def is_extreme(options: Options, targets: TargetRows, itemsize: int, upstream: Array | None) -> bool:
     """Whether a call is beyond the range of the kernels that compute in floats of this size."""
     is_plain = options[:3] == _PLAIN and targets.per_class is None and targets.per_row is None
+    is_plain = is_plain and not 0.0 < options.spread < LEAST_SPREAD
     if is_plain and (upstream is None or (upstream.size == 1 and 1e-30 < upstream.item() < 1e30)):
         return False  # told quickly
     limits = _RANGES[max(itemsize, 4)]
@@ -88,12 +78,13 @@ class Extremes:
 
     def __init__(
         self, logits: Rows, targets: TargetRows, options: Options, upstream: Array | None,
-        outputs: tuple[Rows | None, Rows | None] = (None, None), curvature: Curvature = NO_CURVATURE,
+        outputs: tuple[Rows | None, Rows | None] = (None, None), curvature: Curvature = NO_CURVATURE, exponent: int = 0,
     ) -> None:  # fmt: skip
         self.logits: Rows = logits.in_dtype(_FLOAT64)
         self.targets: TargetRows = targets.in_float64()
         self.options = options
         self.upstream: Array = _ONE if upstream is None else upstream
+        self.exponent = exponent  # of the upstream, as a power of two
         self.outputs = outputs
         self.curvature = curvature
 
@@ -107,8 +98,9 @@ class Extremes:
         rooms = [_NO_MATRIX if rows is None else np.empty(block.shape) for rows in self.outputs]
         above = self.upstream[start:stop] if self.upstream.size > 1 else self.upstream
         _kernel()(
-            block, self.targets.block(start, stop), self.options, self.curvature, losses, exponents, above, *rooms
-        )
+            block, self.targets.block(start, stop), self.options, self.curvature, losses, exponents, above,
+            self.exponent, *rooms,
+        )  # fmt: skip
         for rows, room in zip(self.outputs, rooms, strict=True):
             if rows is not None:
                 rows.put(slice(start, stop), cast(room, rows.dtype))

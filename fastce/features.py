@@ -223,21 +223,38 @@ class Features:
         def work(k: int, rows: slice, result: Array) -> None:
             of_rows = gradient[rows]
             if wants_sum or self.normalized:
-                of_rows, totals[k] = self.through_normalization(rows, of_rows)
+                of_rows, totals[k] = self._across(rows, of_rows)
             if self.normalized or rest != NO_REST or result.dtype != self.dtype:  # else it is there already
-                result[...] = of_rows if rest == NO_REST else np.ldexp(of_rows * rest[0], rest[1])
+                result[...] = self._times_rest(rows, of_rows, rest)
 
         in_turn([(k, *block) for k, block in enumerate(blocks)], work, self.n_threads)
         return results, float(totals.sum())
 
-    def through_normalization(self, rows: slice, gradient: Array) -> tuple[Array, float]:
-        """(g - u (u . g)) / |row| with the unit vector u, if rows are normalized; and the sum of all u . g."""
+    def _across(self, rows: slice, gradient: Array) -> tuple[Array, float]:
+        """(g - u (u . g) with the unit vector u, if rows are normalized, else g; the sum of all u . g)."""
         unit = self.panel(rows)
         along = np.einsum("ij,ij->i", unit, gradient, dtype=np.float64)
         if self.normalized:
-            gradient = (gradient - unit * along[:, None].astype(self.dtype)) * self._factor(rows)
-            gradient = self._times_powers(gradient, rows)
+            gradient = gradient - unit * along[:, None].astype(self.dtype)
         return gradient, float(along.sum())
+
+    def _times_rest(self, rows: slice, gradient: Array, rest: tuple[float, int]) -> Array:
+        """The gradient, divided by the lengths of normalized rows, times f * 2**e.
+
+        All powers of two at once: one may be as large as another is small.
+        """
+        power: Any = rest[1]
+        if self.normalized:
+            inverse = self._factor(rows)
+            if rest != NO_REST:
+                inverse, own = np.frexp(inverse)
+                power = power + own
+            gradient = gradient * inverse
+            power = power if self.powers is None else power + self.powers[rows, None]
+        if rest != NO_REST:
+            gradient = gradient * rest[0]
+        result: Array = np.ldexp(gradient, power) if np.any(power) else gradient
+        return result
 
 
 def products_of_pairs(left: Features, rows: Array, right: Features, columns: Array, n_threads: int | None) -> Array:

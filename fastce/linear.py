@@ -11,7 +11,7 @@ from fastce.dispatch import by_device
 from fastce.features import feature_arrays
 from fastce.layout import Rows
 from fastce.linear_panels import LinearCall, value_and_gradients
-from fastce.losses import cross_entropy_call, upstream_of
+from fastce.losses import cross_entropy_call, of_counted, upstream_of
 from fastce.products import MEMORY_BUDGET, checked_memory_budget
 from fastce.progress import checked_progress
 from fastce.ranges import dtype_of_products
@@ -198,8 +198,9 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
         smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress, n_threads,
     )  # fmt: skip
     described = call.described
-    upstream = upstream_of(grad_output, described.reduction, described.logits.lead, described.targets.total_weight)
-    value, gradients = value_and_gradients(call, upstream)
+    lead, total = described.logits.lead, described.targets.total
+    upstream, exponent = upstream_of(grad_output, described.reduction, lead, *total)
+    value, gradients = value_and_gradients(call, of_counted(upstream, described.targets), exponent)
     assert gradients is not None
     return LinearCrossEntropyValueAndGrad(value, *gradients)
 

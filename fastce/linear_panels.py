@@ -13,6 +13,7 @@ from fastce.panels import PanelLosses, Panels
 from fastce.products import Gradient
 from fastce.progress import Progress
 from fastce.running import CrossEntropyCall
+from fastce.silence import silently
 from fastce.threads import cut_rows, for_each
 
 
@@ -43,13 +44,16 @@ class LinearGradients:
         self.of_features: Array = np.zeros((len(call.features), panels.left.width), kernel_dtype(call.features.dtype))
         self.of_weight: Gradient = Gradient(panels.right.rows, panels.right)
         self.of_bias: Array = np.zeros(panels.right.rows)
-        self.rest_of_left: int = slopes.rest + within.right_power
-        self.rest_of_right: int = slopes.rest + within.left_power
+        self.right_power: int = within.right_power
+        self.rest_of_right: int = slopes.unit + within.left_power
 
     def add(self, rows: slice, numbers: slice | Array, slopes: Array) -> None:
         """Add what a panel's slopes, the gradient of its logits, contribute."""
-        self.slopes.shrink(slopes, self.call.n_threads)
-        self.of_features[numbers] = _times_power(self.panels.gradient_of_left(slopes), self.rest_of_left)
+        self.slopes.shrink(slopes, numbers, self.call.n_threads)
+        rest = self.slopes.rest_of(numbers)
+        self.of_features[numbers] = _times_power(self.panels.gradient_of_left(slopes), rest + self.right_power)
+        if (rest != self.slopes.unit).any():
+            np.ldexp(slopes, rest - self.slopes.unit, out=slopes)
         self.panels.add_to_right(rows, slopes, self.of_weight)
         if self.call.bias is not None:
             self.of_bias += np.ones(len(slopes), slopes.dtype) @ slopes
@@ -59,46 +63,54 @@ class LinearGradients:
         right, bias, of_bias = self.panels.right, self.call.bias, None
         (of_weight,), _ = right.finished(self.of_weight.total, wants_sum=False, rest=(1.0, self.rest_of_right))
         if bias is not None:
-            of_bias = _times_power(self.of_bias, self.slopes.rest).astype(kernel_dtype(bias.dtype))
+            of_bias = _times_power(self.of_bias, self.slopes.unit).astype(kernel_dtype(bias.dtype))
         return self.of_features.reshape(self.call.shape), of_weight, of_bias
 
 
 Gradients = tuple[Array, Array, Array | None]
 
 
-def value_and_gradients(call: LinearCall, upstream: Array | None) -> tuple[Any, Gradients | None]:
-    """The value, and with an upstream the gradients."""
+def value_and_gradients(call: LinearCall, upstream: Array | None, exponent: int = 0) -> tuple[Any, Gradients | None]:
+    """The value, and with an upstream, times 2**exponent, the gradients."""
     described, dtype, scale = call.described, call.described.logits.dtype, call.described.options.logit_scale
     plain, sizes = LayerRange.plain(dtype, scale), _sizes_of(call)
     if not sizes.fit(dtype) or is_extreme(described.options, described.targets, dtype.itemsize, None):
-        return _swept(call, _range_of(call), upstream, call.progress)
-    if upstream is None or sizes.fit_slopes(described.targets, scale, upstream, dtype):
+        return _swept(call, _range_of(call), upstream, call.progress, exponent)
+    if upstream is None or (not exponent and sizes.fit_slopes(described.targets, scale, upstream, dtype)):
         return _swept(call, plain, upstream, call.progress)
     value, _ = _swept(call, plain, None, call.progress)  # that of the twin
-    return value, _swept(call, _range_of(call), upstream, None)[1]
+    return value, _swept(call, _range_of(call), upstream, None, exponent)[1]
 
 
 def _range_of(call: LinearCall) -> LayerRange:
-    return LayerRange.of(call.features, call.weight, call.bias, call.described.options.logit_scale)
+    return LayerRange.of(_counted_features(call), call.weight, call.bias, call.described.options.logit_scale)
 
 
 def _sizes_of(call: LinearCall) -> Sizes:
-    counted = call.counted
-    parts: Iterable[Array] = [call.features]
-    if counted is not None:  # what the others hold does not matter
-        parts = (call.features[counted[a:b]] for a, b in cut_rows(len(counted), call.features.shape[1] * 8))
-    return Sizes.of(parts, call.weight, call.bias)
+    return Sizes.of(_counted_features(call), call.weight, call.bias)
 
 
-def _swept(call: LinearCall, within: LayerRange, upstream: Array | None, progress: Any) -> tuple[Any, Gradients | None]:
+def _counted_features(call: LinearCall) -> Iterable[Array]:
+    """The features in parts, without the rows that are not counted: what these hold does not matter."""
+    features, counted = call.features, call.counted
+    if counted is None:
+        return [features]
+    return (features[counted[a:b]] for a, b in cut_rows(len(counted), features.shape[1] * 8))
+
+
+def _swept(
+    call: LinearCall, within: LayerRange, upstream: Array | None, progress: Any, exponent: int = 0
+) -> tuple[Any, Gradients | None]:
     described = call.described
     panels = _panels(call, within)
     losses = PanelLosses(described.logits.rows, described.logits.dtype, described.reduction)
     bias = None
     if call.bias is not None:
-        bias = _times_power(call.bias.astype(within.dtype), -within.left_power - within.right_power)
+        bias = silently(_times_power, call.bias.astype(within.dtype), -within.left_power - within.right_power)
     options = call.options | {"logit_scale": within.scale}
-    slopes = None if upstream is None else Slopes.of(described.targets, described.options, within, upstream)
+    slopes = None
+    if upstream is not None:
+        slopes = Slopes.of(described.targets, described.options, within, upstream, exponent, call.counted)
     gradients = None if slopes is None else LinearGradients(call, panels, within, slopes)
 
     def work(rows: slice, logits: Array) -> None:
@@ -116,7 +128,7 @@ def _swept(call: LinearCall, within: LayerRange, upstream: Array | None, progres
     reporter = Progress(progress, len(panels.row_cuts), "linear_cross_entropy", "panel")
     with reporter, quietly():
         panels.sweep(work, reporter)
-        value = losses.value(described.logits.lead, described.targets.total_weight)
+        value = losses.value(described.logits.lead, *described.targets.total)
         return value, None if gradients is None else gradients.finished()
 
 
@@ -131,8 +143,8 @@ def _panels(call: LinearCall, within: LayerRange) -> Panels:
     )
 
 
-def _times_power(x: Array, power: int) -> Array:
-    return x if power == 0 else np.ldexp(x, power)
+def _times_power(x: Array, power: int | Array) -> Array:
+    return np.ldexp(x, power) if np.any(power) else x
 
 
 def _add_to_rows(logits: Array, bias: Array, n_threads: int | None) -> None:

@@ -12,12 +12,11 @@ import numpy as np
 
 from fastce._kernels.targets import Options
 from fastce.arguments import Array
-from fastce.extremes import powers_of
 from fastce.features import quietly
-from fastce.ranges import power_of_largest
-from fastce.reductions import ROOM
+from fastce.ranges import NOTHING, power_of_largest
+from fastce.reductions import ROOM, powers_of
 from fastce.silence import silently
-from fastce.targets import TargetRows
+from fastce.targets import IndexTargets, TargetRows
 from fastce.threads import cut_rows, for_each
 
 LARGEST_LOGIT, LEAST_LOGIT = 1000, -500  # as powers of two
@@ -26,6 +25,8 @@ PLAIN_UPSTREAM = 60  # either way
 MOST_BEFORE, MOST_OF_Z, LEAST_LSE = 900, 520, 6
 LARGEST = {4: 2.0**120, 8: 2.0**1000}  # products, by size of the dtype
 LARGEST_SLOPE = float(np.finfo(np.float64).max)
+MOST_OF_SIDE = 1000
+_ZERO = np.zeros(1, np.int64)
 
 
 class LayerRange(NamedTuple):
@@ -46,14 +47,19 @@ class LayerRange(NamedTuple):
         return cls(dtype, scale, scale, 0, 0, 0, 0, is_plain=True)
 
     @classmethod
-    def of(cls, left: Array, right: Array, bias: Array | None, scale: float) -> "LayerRange":
-        """That of any numbers, in float64."""
-        of_left, of_right = power_of_largest(left), power_of_largest(right)
-        of_products = of_left + of_right + math.frexp(left.shape[1])[1]
+    def of(cls, parts: Iterable[Array], right: Array, bias: Array | None, scale: float) -> "LayerRange":
+        """That of any numbers, in float64, of which the left ones come in parts."""
+        of_left, of_right = max(map(power_of_largest, parts), default=NOTHING), power_of_largest(right)
+        if of_left == NOTHING:  # all products are 0: the other side may have the size that suits it
+            of_left = -of_right
+        elif of_right == NOTHING:
+            of_right = -of_left
+        of_products = of_left + of_right + math.frexp(right.shape[1])[1]
         if bias is not None:
             of_products = max(of_products, power_of_largest(bias[None])) + 1
         excess = of_products - min(max(of_products, LEAST_LOGIT), LARGEST_LOGIT)
         left_power = (of_left - of_right + excess) // 2  # so that both sides are about the same
+        left_power = min(max(left_power, -MOST_OF_SIDE), MOST_OF_SIDE)
         fraction, own = math.frexp(scale)
         of_scale = min(max(own + excess, LEAST_SCALE), LARGEST_SCALE)
         return cls(
@@ -104,51 +110,83 @@ def _largest(matrix: Array) -> float:
 
 
 class Slopes(NamedTuple):
-    """The gradient of logits, times 2**-rest: about 1 and less where anything is extreme.
+    """The gradient of logits, each row times 2**-rest: about 1 and less where anything is extreme.
 
     A kernel multiplies by the upstream, all weights and the scale of the logits; powers of two of these are taken out,
-    as many as float64 has room for before (of the upstream) and the others after it.
+    as many as float64 has room for before (of the upstream) and the others after it: of each row its own, which may be
+    as little beside others as it likes. All arrays have one number for all rows, or one for each.
     """
 
     upstream: Array
-    shift: int
-    rest: int
+    shift: Array
+    rest: Array
+    unit: int  # the largest rest
 
     @classmethod
-    def of(cls, targets: TargetRows, options: Options, within: LayerRange, upstream: Array) -> "Slopes":
-        """Those of a call, computed within this range."""
+    def of(
+        cls,
+        targets: TargetRows,
+        options: Options,
+        within: LayerRange,
+        upstream: Array,
+        exponent: int,
+        counted: Array | None,
+    ) -> "Slopes":
+        """Those of a call, computed within this range; the upstream is still to be multiplied by 2**exponent."""
         if within.is_plain:
-            return cls(upstream, 0, 0)
-        of_upstream = _power(upstream)
-        masses = _power(targets.per_class)
+            return cls(upstream, _ZERO, _ZERO, 0)
+        of_rows = _powers_of_masses(targets)
         if options.z_loss > 0.0:
             of_cap = math.frexp(options.softcap)[1] if options.softcap > 0.0 else within.of_logits
             of_lse = min(max(within.of_logits, LEAST_LSE), of_cap)  # not all rows reach it, and these keep their digits
-            masses = max(masses, min(math.frexp(options.z_loss)[1] + of_lse, MOST_OF_Z))
-        masses += _power(targets.per_row)
+            of_rows = np.maximum(of_rows, min(math.frexp(options.z_loss)[1] + of_lse, MOST_OF_Z))
+        of_upstream = _powers(upstream)
+        if targets.per_row is not None:
+            of_rows = of_rows + _powers(targets.per_row)
         of_scale, own = math.frexp(within.scale)[1], math.frexp(within.given_scale)[1]
-        before = min(max(of_scale + masses, -MOST_BEFORE), MOST_BEFORE)
+        before = np.clip(of_scale + of_rows, -MOST_BEFORE, MOST_BEFORE)
+        rest = own + of_upstream + of_rows + ROOM + exponent
+        some = rest if counted is None or rest.size == 1 else rest[counted]
         return cls(
             silently(np.ldexp, upstream, -of_upstream - before),
-            before - of_scale - masses - ROOM,
-            own + of_upstream + masses + ROOM,
+            np.atleast_1d(before - of_scale - of_rows - ROOM),
+            rest,
+            int(some.max(initial=-(1 << 20))),
         )
 
     def above(self, rows: slice | Array) -> Array | float:
         """What the gradient of these rows is multiplied by in the kernel."""
         return self.upstream[rows] if self.upstream.size > 1 else float(self.upstream[0])
 
-    def shrink(self, slopes: Array, n_threads: int | None) -> None:
-        """Take out of slopes that have come from a kernel what is left to be; none is infinite, to be 0 times 0."""
-        if self.shift == 0:
+    def rest_of(self, rows: slice | Array) -> Array:
+        """The rest of these rows, as a column."""
+        return (self.rest[rows] if self.rest.size > 1 else self.rest)[:, None]
+
+    def shrink(self, slopes: Array, rows: slice | Array, n_threads: int | None) -> None:
+        """Take out of these rows that have come from a kernel what is left to be; none is infinite, to be 0 times 0."""
+        if not self.shift.any():
             return
+        shift = (self.shift[rows] if self.shift.size > 1 else self.shift)[:, None]
+        shift = np.broadcast_to(shift, (len(slopes), 1))
 
         @quietly()
         def work(start: int, stop: int) -> None:
             here = slopes[start:stop]
-            np.ldexp(np.clip(here, -LARGEST_SLOPE, LARGEST_SLOPE, out=here), self.shift, out=here)
+            np.ldexp(np.clip(here, -LARGEST_SLOPE, LARGEST_SLOPE, out=here), shift[start:stop], out=here)
 
         for_each(cut_rows(len(slopes), slopes.shape[1] * slopes.itemsize), work, n_threads)
+
+
+def _powers_of_masses(targets: TargetRows) -> Any:
+    """The power of two of the largest class weight that a row has to do with, for all rows or for each."""
+    if targets.per_class is None or not isinstance(targets, IndexTargets) or targets.smoothed:
+        return _power(targets.per_class)
+    return _powers(targets.per_class[targets.picked(slice(0, targets.indices.size))[0]])
+
+
+def _powers(factors: Array) -> Array:
+    """The power of two of each of these."""
+    return np.where(factors == 0.0, NOTHING, np.frexp(factors)[1])
 
 
 def _power(factors: Array | None) -> int:

@@ -1,5 +1,6 @@
 """Losses on a matrix of logits, and their gradients: validate, run one kernel over blocks of rows, reduce."""
 
+import math
 from typing import Any, Literal, Unpack, get_args, overload
 
 import numpy as np
@@ -22,7 +23,7 @@ from fastce.dispatch import by_device
 from fastce.layout import Rows
 from fastce.running import CrossEntropyCall, run
 from fastce.silence import silently
-from fastce.targets import for_mean, mean_factor, smoothing, target_rows
+from fastce.targets import TargetRows, for_mean, mean_factor, smoothing, target_rows
 from fastce.typing import (
     AnyArray,
     CrossEntropyGradOptions,
@@ -39,6 +40,7 @@ from fastce.typing import (
     ValueAndGrad,
 )
 
+LEAST = 2.0**-960  # that is far from where numbers have fewer digits
 PLAIN_OPTIONS: dict[str, Any] = {
     "weight": None,
     "sample_weight": None,
@@ -288,20 +290,42 @@ z_loss, reduction, n_threads
         softcap, z_loss, reduction, n_threads,
     )  # fmt: skip
     rows = call.logits
-    upstream = upstream_of(grad_output, call.reduction, rows.lead, call.targets.total_weight)
+    upstream, exponent = upstream_of(grad_output, call.reduction, rows.lead, *call.targets.total)
     out = checked_out(out, call.array.shape, rows.dtype, call.array, [targets, weight, sample_weight, grad_output])
-    return ValueAndGrad(run(call, upstream, out, n_threads), out)
+    call = call._replace(exponent=exponent)
+    return ValueAndGrad(run(call, of_counted(upstream, call.targets), out, n_threads), out)
 
 
-def upstream_of(grad_output: Any, reduction: str, lead: tuple[int, ...], total_weight: float) -> Array:
-    """What row gradients are multiplied by: one number, or one per row."""
-    factor = mean_factor(total_weight) if reduction == "mean" else 1.0
+def upstream_of(
+    grad_output: Any, reduction: str, lead: tuple[int, ...], total_weight: float, total_exponent: int = 0
+) -> tuple[Array, int]:
+    """(f, e): row gradients are multiplied by f * 2**e, f one number or one per row; e is 0 if float64 has that.
+
+    A mean is divided by total_weight * 2**total_exponent.
+    """
+    factor, exponent = (mean_factor(total_weight), -total_exponent) if reduction == "mean" else (1.0, 0)
     if grad_output is None:
-        return np.array([factor])
+        return np.array([factor]), exponent
     array = real_array(grad_output, "grad_output").astype(np.float64)
     if is_one_number(array.shape):
-        return silently(np.multiply, array.reshape(1), factor)
+        number = array.reshape(1)
+        quotient = silently(np.multiply, number, factor)
+        is_ordinary = exponent == 0 and (factor == 1.0 or LEAST < abs(quotient.item()) < math.inf)
+        if is_ordinary or number == 0.0 or not np.isfinite(number):
+            return quotient, 0
+        fraction, power = math.frexp(number.item())
+        return np.array([fraction * factor]), power + exponent
     if reduction != "none" or array.shape != lead:
         expected = f"{lead} or a number" if reduction == "none" else "a number"
         raise ValueError(f"grad_output has shape {array.shape}, expected {expected}")
-    return array.ravel()
+    return array.ravel(), 0
+
+
+def of_counted(upstream: Array, targets: TargetRows) -> Array:
+    """The same, 1 for rows that are ignored or have no weight: what it is there does not matter."""
+    counted = targets.counted() if upstream.size > 1 else None
+    if counted is None:
+        return upstream
+    result = np.ones(upstream.size)
+    result[counted] = upstream[counted]
+    return result

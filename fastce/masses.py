@@ -10,7 +10,8 @@ from fastce.silence import silently
 class Masses(Rows):
     """Probabilities that a kernel may be given in a narrower dtype: what that does not hold tells it to leave a row.
 
-    An infinite mass does, and one that is the smallest of all numbers, in a row whose masses have all become 0.
+    The largest number does: in place of what would be infinite, for a weight of 0 to make 0 of it, and in all of a row
+    whose masses have all become 0.
     """
 
     def copy(self, rows: slice | Array) -> Array:
@@ -40,6 +41,7 @@ class Masses(Rows):
         return bool(self.dtype.itemsize < self.view.dtype.itemsize)
 
     def _mark_lost(self, numbers: Array, block: Array) -> None:
+        largest = np.finfo(self.dtype).max
+        np.clip(block, -largest, largest, out=block)
         empty = np.flatnonzero(~block.any(axis=1))
-        lost = empty[self.in_dtype(self.view.dtype).copy(numbers[empty]).any(axis=1)]
-        block[lost, :1] = np.finfo(self.dtype).smallest_subnormal
+        block[empty[self.in_dtype(self.view.dtype).copy(numbers[empty]).any(axis=1)]] = largest

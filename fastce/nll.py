@@ -81,12 +81,12 @@ def _narrowed(array: Array, axis: int) -> Array:
     return moved.squeeze(tuple(k for k, n in enumerate(moved.shape[:-1]) if n == 1))
 
 
-def _nll_value(rows: Rows, entries: _Entries, reduction: str, total_weight: float) -> Any:
+def _nll_value(rows: Rows, entries: _Entries, reduction: str, total: tuple[float, int]) -> Any:
     picked = np.asarray(_narrowed(rows.view, -1)[entries.where], dtype=np.float64).ravel()
     losses, more = product(entries.masses, -picked)
     kept = RowLosses(rows, reduction, 1)
     kept.put(0, slice(None), losses, entries.exponents + more)
-    return kept.value(total_weight)
+    return kept.value(*total)
 
 
 @overload
@@ -141,7 +141,7 @@ def nll_loss(
         log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
     )
     entries = _entries_of(described, _narrowed(rows.view, -1).shape[:-1])
-    return _nll_value(rows, entries, reduction, described.total_weight)
+    return _nll_value(rows, entries, reduction, described.total)
 
 
 @overload
@@ -195,12 +195,12 @@ def nll_loss_value_and_grad(
         log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
     )
     entries = _entries_of(described, _narrowed(rows.view, -1).shape[:-1])
-    value = _nll_value(rows, entries, reduction, described.total_weight)
-    upstream = upstream_of(grad_output, reduction, rows.lead, described.total_weight)
+    value = _nll_value(rows, entries, reduction, described.total)
+    upstream, exponent = upstream_of(grad_output, reduction, rows.lead, *described.total)
     out = checked_out(out, array.shape, rows.dtype, array, [targets, weight, sample_weight, grad_output])
     out[...] = 0
     fractions, more = product(entries.masses, -upstream)
-    slopes = silently(np.ldexp, fractions, entries.exponents + more)
+    slopes = silently(np.ldexp, fractions, entries.exponents + more + exponent)
     view = _narrowed(out, axis)
     store(view, entries.where, slopes if view.ndim > 1 else slopes[0])
     return ValueAndGrad(value, out)

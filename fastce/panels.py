@@ -130,16 +130,16 @@ class PanelLosses:
         )
         upstream = None
         if grad_output is not None:
-            upstream = upstream_of(grad_output, reduction, call.logits.lead, call.targets.total_weight)
+            upstream, _ = upstream_of(grad_output, "none", call.logits.lead, 1.0)  # one, or one for each row
         losses = row_losses(call, upstream, None if upstream is None else logits, n_threads)
         if losses.kept is None:
             self.sums.append(losses.total())
         else:
             self.kept[rows] = losses.kept
 
-    def value(self, lead: tuple[int, ...], total_weight: float) -> Any:
-        """What the reduction asks for, of rows of this shape."""
+    def value(self, lead: tuple[int, ...], total_weight: float, total_exponent: int = 0) -> Any:
+        """What the reduction asks for, of rows of this shape; a mean is divided by total_weight * 2**total_exponent."""
         if self.reduction == "none":
             return self.kept.reshape(lead)[()]
         total, exponent = sum_in_order(self.sums)
-        return reduced(total, self.reduction, total_weight, exponent)
+        return reduced(total, self.reduction, total_weight, exponent - total_exponent)

@@ -20,6 +20,7 @@ LEAST_SCALE = 2.0**-60  # by which gradients of float32 are multiplied
 LEAST_PRODUCT = 2.0**-80  # of features with each other and with the scale, likewise
 NOTHING = -1100  # the power of two of zeros: below that of any number
 LARGEST_POWER, LEAST_POWER = 900, -500  # of products, and gradients, in float64
+LEAST_OF_SIDE, MOST_OF_SIDE = -800, 1000  # of features, and what they are divided by for the sake of the other side
 SMALLEST_SCALE, LARGEST_SCALE = 5e-324, float(np.finfo(np.float64).max)
 SCALE_POWERS = (-800, 450)  # that gradients may be multiplied by before they are added up
 
@@ -85,7 +86,9 @@ def range_of(
     of_right = of_left if left is right or normalize else _power_of_side(right)
     of_products = of_left + of_right + math.frexp(left[0].shape[1])[1]
     powers = _powers(of_left, of_right, of_products - min(max(of_products, LEAST_POWER), LARGEST_POWER))
-    moved = min(max(scale * 2.0 ** powers[0] * 2.0 ** powers[1], SMALLEST_SCALE), LARGEST_SCALE)
+    if left is not right:
+        powers = _balanced(of_left, of_right, *powers)
+    moved = min(max(_times_power(scale, sum(powers)), SMALLEST_SCALE), LARGEST_SCALE)
     own = math.frexp(scale)[1]
     with_scale = [own + power for power in (of_left, of_right, of_products)]
     is_plain = powers == (0, 0) and SCALE_POWERS[0] <= min(own, *with_scale)
@@ -130,6 +133,15 @@ def _powers(of_left: int, of_right: int, excess: int) -> tuple[int, int]:
         return -power, -other
     power = min(max((excess + 1 + of_left - of_right) // 2, 0), excess)
     return power, max(excess - power, power if of_left == of_right else 0)
+
+
+def _balanced(of_left: int, of_right: int, left: int, right: int) -> tuple[int, int]:
+    """The same powers, more of one side and less of the other where a side would have less than all digits."""
+    if min(of_left - left, of_right - right) >= LEAST_OF_SIDE:
+        return left, right
+    shift = (of_left - left - of_right + right) // 2
+    shift = min(max(shift, -MOST_OF_SIDE), MOST_OF_SIDE)
+    return left + shift, right - shift
 
 
 def _power_of_side(arrays: Sequence[Array]) -> int:

@@ -17,6 +17,7 @@ from fastce.silence import silently, store
 
 ROOM = 64  # bits that a sum which would overflow is given
 TINY = np.finfo(np.float64).tiny
+LEAST_SUM = 2.0**-960  # whose terms have all their digits
 
 
 def product(*factors: Array | float) -> tuple[Array, Array | int]:
@@ -42,6 +43,21 @@ def _products(factors: Sequence[Array | float]) -> list[Array]:
     return list(itertools.accumulate(factors, np.multiply))[1:]
 
 
+def powers_of(factors: Array | None) -> tuple[float, float]:
+    """The powers of two of the smallest and the largest factor that is not 0."""
+    if factors is None:
+        return 0.0, 0.0
+    if factors.size == 1:
+        size = abs(float(factors.item()))
+        power = math.log2(size) if 0.0 < size < math.inf else 0.0
+        return power, power
+    sizes = np.abs(factors)
+    low, high = float(sizes.min(initial=np.inf)), float(sizes.max(initial=0.0))
+    if low == 0.0:
+        low = float(sizes.min(initial=np.inf, where=sizes > 0.0))
+    return (math.log2(low), math.log2(high)) if high > 0.0 and low < math.inf else (0.0, 0.0)
+
+
 def sum_of(pairs: tuple[Array, Array | int]) -> tuple[float, int]:
     """The sum of pairs as one, with a fraction below 1."""
     fractions, exponents = np.frexp(pairs[0])
@@ -56,25 +72,26 @@ def _sum_in_units(fractions: Array, exponents: Array) -> float:
 
 
 def _sum(terms: Array, exponents: Array | int = 0) -> tuple[float, int]:
-    """(s, e): s * 2**e is the sum of terms * 2**exponents, and e is 0 unless that overflows."""
+    """(s, e): s * 2**e is the sum of terms * 2**exponents, and e is 0 unless float64 lacks room or digits for it."""
     total = float(np.add.reduce(terms if isinstance(exponents, int) else np.ldexp(terms, exponents)))
-    if math.isfinite(total) or not np.isfinite(terms).all():
+    if LEAST_SUM < abs(total) < math.inf or not np.isfinite(terms).all() or not terms.any():
         return total, 0
-    unit = ROOM + int(np.max(exponents))
-    return float(np.add.reduce(np.ldexp(terms, exponents - unit))), unit
+    fractions, own = np.frexp(terms)
+    exponents = exponents + own
+    unit = ROOM + int(exponents.max(where=fractions != 0.0, initial=-(1 << 20)))
+    return float(np.add.reduce(np.ldexp(fractions, exponents - unit))), unit
 
 
 def sum_in_order(parts: Sequence[tuple[float, int]]) -> tuple[float, int]:
     """The same of such pairs, one after the other."""
     if len(parts) == 1:
         return parts[0]
-    unit = max((exponent for _, exponent in parts), default=0)
-    if unit == 0:
+    if not any(exponent for _, exponent in parts):
         total = sum((part for part, _ in parts), 0.0)
         if math.isfinite(total) or not all(math.isfinite(part) for part, _ in parts):
             return total, 0
-    unit += ROOM
-    return sum(math.ldexp(part, exponent - unit) for part, exponent in parts), unit
+    unit = ROOM + max((math.frexp(part)[1] + exponent for part, exponent in parts if part != 0.0), default=-ROOM)
+    return sum(math.ldexp(part, max(exponent - unit, -4000)) for part, exponent in parts), unit
 
 
 def reduced(total: float, reduction: str, total_weight: float, exponent: int = 0) -> float:
@@ -84,8 +101,8 @@ def reduced(total: float, reduction: str, total_weight: float, exponent: int = 0
             return math.nan
         if exponent == 0:
             return total / total_weight
-        fraction, more = math.frexp(total_weight)  # so that the quotient is no subnormal number
-        total, exponent = total / fraction, exponent - more
+        (total, own), (fraction, more) = math.frexp(total), math.frexp(total_weight)  # the quotient is ordinary
+        total, exponent = total / fraction, exponent + own - more
     return float(silently(np.ldexp, total, exponent)) if exponent else total
 
 
@@ -120,9 +137,9 @@ class RowLosses:
         losses, exponents = (part.reshape(self.rows.lead).transpose(axes).ravel() for part in self.each)
         return silently(_sum, losses, exponents if exponents.any() else 0)
 
-    def value(self, total_weight: float) -> Any:
-        """What the reduction asks for."""
+    def value(self, total_weight: float, total_exponent: int = 0) -> Any:
+        """What the reduction asks for; a mean is divided by total_weight * 2**total_exponent."""
         if self.kept is not None:
             return self.kept.reshape(self.rows.lead)[()]
         total, exponent = self.total()
-        return reduced(total, self.reduction, total_weight, exponent)
+        return reduced(total, self.reduction, total_weight, exponent - total_exponent)

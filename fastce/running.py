@@ -41,6 +41,7 @@ class CrossEntropyCall(NamedTuple):
     targets: TargetRows
     options: Options
     reduction: str
+    exponent: int = 0  # of what gradients are multiplied by, as a power of two
 
 
 def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
@@ -49,7 +50,7 @@ def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_thr
     has_points = isinstance(call.targets, MassTargets) and call.targets.points is not None
     if order is not None and not has_points:
         return _as_memory_lies(call, order, upstream, out, n_threads)
-    return row_losses(call, upstream, out, n_threads).value(call.targets.total_weight)
+    return row_losses(call, upstream, out, n_threads).value(*call.targets.total)
 
 
 def _as_memory_lies(
@@ -72,14 +73,19 @@ def _as_memory_lies(
         losses = row_losses(in_order, upstream, out, n_threads).value(0.0)
         return np.ascontiguousarray(losses.transpose(back))
     total, exponent = row_losses(in_order._replace(reduction=EACH), upstream, out, n_threads).total(back)
-    return reduced(total, call.reduction, call.targets.total_weight, exponent)
+    total_weight, more = call.targets.total
+    return reduced(total, call.reduction, total_weight, exponent - more)
 
 
 def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
     """The losses of all rows, and the gradient of the loss in ``out`` if that is given."""
     dtype = call.logits.dtype
-    if is_extreme(call.options, call.targets, dtype.itemsize, upstream):
+    if is_extreme(call.options, call.targets, dtype.itemsize, None):
         return _one_by_one(call, upstream, out, n_threads)
+    if upstream is not None and (call.exponent or is_extreme(call.options, call.targets, dtype.itemsize, upstream)):
+        losses = row_losses(call._replace(exponent=0), None, None, n_threads)  # those of the twin
+        _one_by_one(call._replace(reduction="sum"), upstream, out, n_threads)
+        return losses
     cube = columns_of(call.array, call.axis, dtype)
     has_masses_in_rows = isinstance(call.targets, MassTargets) and call.targets.cube is None
     if cube is None or has_masses_in_rows:
@@ -92,8 +98,9 @@ def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None
 
 def _extremes(call: CrossEntropyCall, upstream: Array | None, out: Array | None) -> Extremes:
     return Extremes(
-        call.logits, call.targets, call.options, upstream, (None if out is None else Rows(out, call.axis), None)
-    )
+        call.logits, call.targets, call.options, upstream, (None if out is None else Rows(out, call.axis), None),
+        exponent=call.exponent,
+    )  # fmt: skip
 
 
 def _one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:

@@ -24,13 +24,14 @@ from fastce.arguments import (
 )
 from fastce.layout import Columns, CopiedColumns, Place, Rows, columns_of
 from fastce.masses import Masses
-from fastce.reductions import product, sum_of
+from fastce.reductions import powers_of, product, sum_of
 from fastce.silence import cast, silently
 from fastce.sparse_targets import is_sparse, sparse_points
 from fastce.threads import in_turn
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
 ORDINARY = 2.0**64  # a total weight that needs no care
+MOST_OF_WEIGHTS = 900  # the power of two of a row weight beside the total, either way
 NO_CLASS = 1 << 64  # an index that no integer has
 
 _NO_INTEGERS = np.empty(0, np.int64)
@@ -43,8 +44,20 @@ _NO_CUBE = {np.dtype(name): np.empty((0, 0, 0), name) for name in ("float32", "f
 _NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32", "float64")}
 
 
-class IndexTargets:
-    """Class indices, one per row. ``total_weight`` is what a mean divides by.
+class _Total:
+    """What a mean divides by: total_weight * 2**total_exponent."""
+
+    total_weight: float
+    total_exponent: int = 0
+
+    @property
+    def total(self) -> tuple[float, int]:
+        """The same as a pair."""
+        return self.total_weight, self.total_exponent
+
+
+class IndexTargets(_Total):
+    """Class indices, one per row. ``total`` is what a mean divides by, as a pair.
 
     All are checked before anything is computed, and those that a kernel takes for granted once more, in a copy: an
     index that is out of range would read somebody else's memory, and another thread may change the caller's array.
@@ -190,8 +203,8 @@ class IndexTargets:
         )
 
 
-class MassTargets:
-    """Probabilities or a sparse matrix; points in the latter's case. ``total_weight`` is what a mean divides by."""
+class MassTargets(_Total):
+    """Probabilities or a sparse matrix; points in the latter's case. ``total`` is what a mean divides by, as a pair."""
 
     def __init__(
         self,
@@ -281,7 +294,10 @@ TargetRows = IndexTargets | MassTargets
 
 
 def for_mean(targets: TargetRows) -> TargetRows:
-    """The same, its total weight an ordinary number: a mean does not change if all row weights are multiplied."""
+    """The same, its total weight an ordinary number, times a power of two if row weights would lose digits by that.
+
+    A mean does not change if all row weights are multiplied.
+    """
     if (targets.per_class is None and targets.per_row is None) or ORDINARY > abs(targets.total_weight) > 1.0 / ORDINARY:
         return targets
     if isinstance(targets, MassTargets) and targets.per_row is None:
@@ -289,9 +305,14 @@ def for_mean(targets: TargetRows) -> TargetRows:
     total_weight, exponent = sum_of(targets.weights())
     if total_weight == 0.0:
         return targets
-    scaled = targets.times(-exponent)
-    scaled.total_weight = total_weight
-    return scaled
+    low, high = powers_of(targets.per_row)
+    if max(exponent - low, high - exponent) < MOST_OF_WEIGHTS:
+        result = targets.times(-exponent)
+    else:
+        result = copy.copy(targets)
+        result.total_exponent = exponent
+    result.total_weight = total_weight
+    return result
 
 
 def target_rows(

@@ -7,6 +7,7 @@ overflows is so far below the row's maximum that its exp is 0.
 
 import math
 
+import numpy as np
 from numba import types
 
 from fastce._kernels.cross_entropy import fill_row
@@ -16,8 +17,6 @@ from fastce._kernels.rows import add_compensated
 from fastce._kernels.simd import fma
 from fastce._kernels.targets import (
     Curvature,
-    dense_mass,
-    mass_of_point,
     options_type,
     targets_of_row,
     targets_type,
@@ -136,13 +135,20 @@ def look_at(row, classes, options):
 # --- losses and derivatives ------------------------------------------------------------------------------------------
 
 
-@inline
+@outlined
 def mass_of(targets, options, c, point):
-    """(q_c, the next point): the dense part of a class's mass, and its points."""
-    mass = dense_mass(targets, options, c)
+    """(q_c as a pair, the next point): w_c times what the dense part and the points of the class add up to."""
+    mass = pair(options.spread)
+    if targets.has_probabilities:
+        mass = plus(mass, times(pair(options.keep), pair(np.float64(targets.probabilities[c]))))
     while point < targets.end_point and targets.classes[point] == c:
-        mass += mass_of_point(targets, options, point)
+        of_point = pair(options.keep)
+        if targets.has_masses:
+            of_point = times(of_point, pair(targets.masses[point]))
+        mass = plus(mass, of_point)
         point += 1
+    if targets.has_class_weight:
+        mass = times(mass, pair(np.float64(targets.class_weight[c])))
     return mass, point
 
 
@@ -154,22 +160,21 @@ def loss_of(row, classes, options, targets, m, log_total):
     point = targets.first_point
     for c in range(classes):  # in units of the largest, sums of numbers do
         mass, point = mass_of(targets, options, c, point)
-        if mass != 0.0:
+        if mass[0] != 0.0:
             x, _ = logit(row[c], options)
-            largest = max(largest, pair(mass)[1])
-            farthest = max(farthest, pair_below(x, m, scale)[1])
+            largest = max(largest, mass[1])
+            farthest = max(farthest, times(mass, pair_below(x, m, scale))[1])
     masses, distances, point = (0.0, 0.0), (0.0, 0.0), targets.first_point
     for c in range(classes):
         mass, point = mass_of(targets, options, c, point)
-        if mass != 0.0:
+        if mass[0] != 0.0:
             x, _ = logit(row[c], options)
-            q = in_units(pair(mass), largest)
-            masses = add_compensated(masses, q)
-            distances = add_compensated(distances, q * in_units(pair_below(x, m, scale), farthest))
+            masses = add_compensated(masses, in_units(mass, largest))
+            distances = add_compensated(distances, in_units(times(mass, pair_below(x, m, scale)), farthest))
     f, e = pair(masses[0] + masses[1])
     of_total = times((f, e + largest), pair(log_total))
     f, e = pair(-(distances[0] + distances[1]))
-    return plus(of_total, (f, e + largest + farthest))
+    return plus(of_total, (f, e + farthest))
 
 
 @outlined
@@ -178,7 +183,7 @@ def masses_without(row, classes, options, targets, top, unit):
     others, of_top, point = (0.0, 0.0), 0.0, targets.first_point
     for c in range(classes):
         mass, point = mass_of(targets, options, c, point)
-        q = in_units(pair(mass), unit)
+        q = in_units(mass, unit)
         if c == top:
             of_top = q
         else:
@@ -192,7 +197,7 @@ def largest_mass(classes, options, targets):
     largest, point = NOTHING, targets.first_point
     for c in range(classes):
         mass, point = mass_of(targets, options, c, point)
-        largest = max(largest, pair(mass)[1])
+        largest = max(largest, mass[1])
     return largest
 
 
@@ -218,7 +223,7 @@ def write_derivatives(row, classes, options, targets, curvature, state, factor, 
         else:
             p = exp_below(x, m, scale) * p
             remainder = 1.0 - p
-            bracket = p * (others + of_top + of_z) - in_units(pair(mass), unit)
+            bracket = p * (others + of_top + of_z) - in_units(mass, unit)
         slope = (1.0 - t) * (1.0 + t)
         with_slope = times(times(pair(bracket * slope), slope_scale), factor)
         gradient[c] = in_units(with_slope, -unit)
@@ -235,7 +240,7 @@ def write_derivatives(row, classes, options, targets, curvature, state, factor, 
 
 @outlined
 def row_of_extremes(row, classes, options, targets, curvature, weight, upstream, outputs):
-    """The row's weight times its loss as a pair; its derivatives go to the outputs that there are."""
+    """The row's weight times its loss as a pair; its derivatives, times the upstream, go to the outputs there are."""
     gradient, has_gradient, hessian, has_hessian = outputs
     if weight == 0.0:
         if has_gradient:
@@ -256,7 +261,7 @@ def row_of_extremes(row, classes, options, targets, curvature, weight, upstream,
     of_z = times(times(lse, lse), pair(options.z_loss))
     loss = times(pair(weight), plus(loss_of(row, classes, options, targets, m, log_total), of_z))
     if has_gradient:
-        factor = times(pair(weight), pair(upstream))
+        factor = times(pair(weight), upstream)
         write_derivatives(
             row, classes, options, targets, curvature, ((m, top, rest), z_mass), factor, gradient,
             (hessian, has_hessian),
@@ -268,21 +273,23 @@ def _types(storage):
     array, floats = matrix(storage), vector(types.float64)
     curvature = structure(Curvature, types.float64, types.float64)
     integers = vector(types.int32)
-    return array, targets_type(storage), options_type, curvature, floats, integers, floats, array, array
+    upstream = floats, types.int64
+    return array, targets_type(storage), options_type, curvature, floats, integers, *upstream, array, array
 
 
 @kernel(_types)
-def extreme_rows(logits, targets, options, curvature, losses, exponents, upstream, gradient, hessian):
+def extreme_rows(logits, targets, options, curvature, losses, exponents, upstream, exponent, gradient, hessian):
     """v_i times the loss of row i is losses[i] 2**exponents[i]; derivatives as in the other kernels.
 
-    ``upstream`` has one number for all rows, or one for each. The outputs must not be the logits.
+    ``upstream`` has one number for all rows, or one for each, times 2**exponent. The outputs must not be the logits.
     """
     rows, classes = logits.shape
     for i in range(rows):
         outputs = (
             row_pointer(gradient, i), gradient.shape[0] > 0, row_pointer(hessian, i), hessian.shape[0] > 0,
         )  # fmt: skip
+        f, e = pair(upstream[i] if upstream.shape[0] > 1 else upstream[0])
         losses[i], exponents[i] = row_of_extremes(
             row_pointer(logits, i), classes, options, targets_of_row(targets, i), curvature,
-            weight_of_row(targets, i), upstream[i] if upstream.shape[0] > 1 else upstream[0], outputs,
+            weight_of_row(targets, i), (f, max(e + exponent, NOTHING)), outputs,
         )  # fmt: skip
