@@ -50,16 +50,13 @@ def boxes(lead: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[tuple[
 
 def copy_rows(source: Array, target: Array, *, past_cache: bool = False) -> None:
     """target[...] = source, of one shape whose last axis is the class axis; past the cache if that is of use."""
-    if source.ndim == 2:
-        source, target = source[None], target[None]
-    rows = _axis_of_rows(source if _spread(source) >= _spread(target) else target)
-    if rows is None or source.size < SMALLEST or not _is_of_kernels(target.dtype) or _is_for_numpy(source, target):
+    if source.ndim < 2 or source.size < SMALLEST or not _is_of_kernels(target.dtype) or _is_for_numpy(source, target):
         target[...] = source
         return
-    others = sorted({*range(source.ndim - 1)} - {rows}, key=source.shape.__getitem__)
-    source, target = (array.transpose(*others, rows, source.ndim - 1) for array in (source, target))
-    if is_across(source) == is_across(target):
-        _copy_along(*((source.mT, target.mT) if is_across(target) else (source, target)))
+    source, target = (source[None], target[None]) if source.ndim == 2 else _with_matrices_last(source, target)
+    across = is_across(source)
+    if across == is_across(target):
+        _copy_along(*((source.mT, target.mT) if across else (source, target)))
         return
     for of_source, of_target in _parts(source, target, 3):
         _transpose(of_source, of_target, past_cache)
@@ -89,16 +86,19 @@ def _is_for_numpy(source: Array, target: Array) -> bool:
 
 def _spread(array: Array) -> int:
     """How far apart the classes are; an array with classes far apart says which of its axes makes the rows."""
-    return abs(array.strides[-1]) if array.ndim else 0
+    return abs(array.strides[-1])
 
 
-def _axis_of_rows(array: Array) -> int | None:
-    """The axis that makes matrices together with the classes; None if there is none.
+def _with_matrices_last(source: Array, target: Array) -> tuple[Array, Array]:
+    """Both with the axis that makes matrices together with the classes as the last but one."""
+    last = source.ndim - 1
+    rows = _axis_of_rows(source if _spread(source) >= _spread(target) else target)
+    others = sorted({*range(last)} - {rows}, key=source.shape.__getitem__)
+    return source.transpose(*others, rows, last), target.transpose(*others, rows, last)
 
-    That nearest in memory, if it is not short; else, where the classes are nearer, the longest.
-    """
-    if array.ndim < 3:
-        return None
+
+def _axis_of_rows(array: Array) -> int:
+    """That nearest in memory, if it is not short; else, where the classes are nearer, the longest."""
     rows = [k for k in range(array.ndim - 1) if array.strides[k] != 0] or [*range(array.ndim - 1)]
     nearer = [k for k in rows if abs(array.strides[k]) < _spread(array) and array.shape[k] >= EDGE]
     return min(nearer, key=lambda k: abs(array.strides[k])) if nearer else max(rows, key=lambda k: array.shape[k])
@@ -123,8 +123,8 @@ def _has_elements_of(target: Array, source: Array) -> bool:
     """Whether both are of one native dtype, at addresses and distances of whole elements."""
     if target.dtype != source.dtype or not source.dtype.isnative:
         return False
-    steps = (*source.strides, *target.strides)
-    return bool(source.flags.aligned and target.flags.aligned and not any(n % source.itemsize for n in steps))
+    steps = [step % source.itemsize for step in (*source.strides, *target.strides)]
+    return bool(source.flags.aligned and target.flags.aligned and not any(steps))
 
 
 def _copy_along(source: Array, target: Array) -> None:
