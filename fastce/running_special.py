@@ -94,9 +94,7 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
     rows, written = Rows(array, axes, dtype), Rows(out, axes, dtype)
     if len(axes) == 1:
         cube = columns_of(array, axes[0], dtype)
-        is_read_twice = isinstance(cube, CopiedColumns) or rows.row_bytes > SIDE_BY_SIDE_BYTES
-        is_too_long = is_read_twice and rows.is_across and cube is not None and cube.shape[0] == 1
-        if cube is not None and not is_too_long:
+        if cube is not None and not _goes_along_rows(cube, rows):
             target = columns_to_write(out, axes[0], cube, dtype)
             _softmax_of_columns(cube, target, rows, written, n_threads, logarithm=logarithm)
             return
@@ -113,6 +111,12 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
         written.put_back(start, stop, room)
 
     for_each(cut_for(rows, written), work, n_threads)
+
+
+def _goes_along_rows(cube: Columns | CopiedColumns, rows: Rows) -> bool:
+    """Whether rows are better copied and read one by one: side by side they are too long, or to be copied anyway."""
+    is_too_much = isinstance(cube, CopiedColumns) or rows.row_bytes > SIDE_BY_SIDE_BYTES
+    return is_too_much and not cube.narrow and rows.is_across and cube.shape[0] == 1
 
 
 def _softmax_of_columns(
