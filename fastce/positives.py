@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments import Array, class_index_error, kind_of, plain_array
+from fastce.silence import silently
 from fastce.sparse_targets import checked_csr, is_sparse, masses_of
 
+LARGE = 2.0**900  # a weight whose sums may overflow
 _NOWHERE, _NO_MASS = np.empty(0, np.int64), np.empty(0)
 
 
@@ -98,10 +100,18 @@ def _from_sparse(targets: Any, shape: tuple[int, int]) -> Positives:
 
 def _normalised(rows: Array, columns: Array, weight: Array, shape: tuple[int, int]) -> Positives:
     """Weights normalised in each row and in each column."""
-    row_total = np.bincount(rows, weight, shape[0])
-    column_total = np.bincount(columns, weight, shape[1])
-    masses = weight / row_total[rows], weight / column_total[columns]
+    masses = (silently(_shares, weight, *owners) for owners in ((rows, shape[0]), (columns, shape[1])))
     return Positives(_first_points(rows, shape[0]), rows, columns, *masses)
+
+
+def _shares(weight: Array, owners: Array, size: int) -> Array:
+    """Each weight divided by the sum of those that have the same owner."""
+    if weight.max(initial=0.0) > LARGE:
+        powers = np.zeros(size, np.int64)
+        np.maximum.at(powers, owners, np.frexp(weight)[1])
+        weight = np.ldexp(weight, -powers[owners])
+    shares: Array = weight / np.bincount(owners, weight, size)[owners]
+    return shares
 
 
 def _first_points(owners: Array, rows: int) -> Array:

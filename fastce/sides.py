@@ -79,7 +79,7 @@ def side_of(
     largest[owner[leads]] = x[leads]
     tops = np.maximum(negatives.tops, largest)
     tops[np.isinf(tops)] = np.nan  # of +inf, or of nothing but -inf
-    shift = shift_of(scale, x, tops)
+    shift = shift_of(scale, x, tops, *(means or ()))
     unit, exps = 2.0**-shift, exp_of_difference(x, tops[owner], scale)
     half_above = half_difference(x, tops[owner], scale * unit)
     rest = negatives.relative_to(tops, scale) + np.bincount(owner, np.where(leads, 0.0, exps), number)

@@ -3,6 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import mpf
@@ -275,3 +276,21 @@ def test_garbage_beside_a_binary_weight_of_zero_changes_no_bit(rng, dtype, facto
         )
         np.testing.assert_array_equal(plain.value, ours.value)
         np.testing.assert_array_equal(plain.grad, ours.grad)
+
+
+def test_positives_whose_weights_add_up_beyond_float64(rng):
+    """A sum that overflowed left them without any share."""
+    similarity = rng.normal(size=(2, 3))
+    large = scipy.sparse.csr_array([[1e308, 1e308, 1e-300], [0.0, 1.5e308, 1e-320]])
+    plain = scipy.sparse.csr_array([[1.0, 1.0, 0.0], [0.0, 1.5, 0.0]])
+    with np.errstate(all="raise"):
+        rows = [fastce.clip_loss_value_and_grad(similarity[:, :2], a[:, :2]) for a in (large, plain)]
+        assert rows[0].value == pytest.approx(rows[1].value, rel=1e-14)
+        np.testing.assert_allclose(rows[0].grad, rows[1].grad, rtol=1e-13)
+        assert np.isfinite(fastce.clip_loss(similarity, large))
+
+
+def test_a_little_smoothing_over_similarities_whose_scaled_distance_overflows():
+    similarity = np.array([[1.0, -3e175], [-2e202, 2.0]])
+    losses = fastce.clip_loss(similarity, logit_scale=1e128, label_smoothing=1e-300, reduction="none")
+    np.testing.assert_allclose(losses, 1e-300 / 4 * (3e175 + 2e202) * 1e128, rtol=1e-13)
