@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fastce.arguments import inverse_temperature, reduction_of
 from fastce.cuda._kernels.jobs import options_of
 from fastce.cuda.arrays import DeviceArray, empty
-from fastce.cuda.features import Features, dtype_of_products, feature_arrays, float_features
+from fastce.cuda.features import Features, dtype_of_losses, dtype_of_products, feature_arrays, float_features
 from fastce.cuda.layout import contiguous
 from fastce.cuda.matrices import array_module, finish, on_device, reshaped, rows_between, seen, working_in
 from fastce.cuda.panel_losses import PanelLosses, own_targets
@@ -35,7 +37,8 @@ def _run(given: dict[str, Any], wants_gradients: bool) -> tuple[Any, tuple[Any, 
     dtype = dtype_of_products(arrays, scale, normalize=given["normalize"])
     with working_in(arrays[0].library), quietly():
         features = [Features([array], dtype, given["normalize"]) for array in arrays]
-        call = _Call(features, shape, scale, reduction, given["memory_budget"], given["progress"])
+        of_losses = dtype_of_losses(arrays)
+        call = _Call(features, shape, scale, reduction, of_losses, given["memory_budget"], given["progress"])
         gradients = _Gradients(call) if wants_gradients else None
         with call.progress:
             call.panels.sweep(lambda rows, panel: call.take(rows, panel, gradients), call.progress)
@@ -64,7 +67,14 @@ class _Call:
     """Panels of queries, and their losses. Without negative keys the positive ones are the right side of the panels."""
 
     def __init__(
-        self, features: list[Features], shape: tuple[int, ...], scale: float, reduction: str, budget: Any, progress: Any
+        self,
+        features: list[Features],
+        shape: tuple[int, ...],
+        scale: float,
+        reduction: str,
+        of_losses: np.dtype[Any],
+        budget: Any,
+        progress: Any,
     ) -> None:
         self.query, self.positive, *others = features
         self.negative = others[0] if others else None
@@ -83,7 +93,7 @@ class _Call:
         classes = on_device(of_rows, library)
         matrix = (query.rows, columns)
         targets = own_targets(library, dtype, matrix, reduction, classes=classes)
-        self.losses = PanelLosses(targets, options_of(dtype, scale), matrix, reduction)
+        self.losses = PanelLosses(targets, options_of(dtype, scale), matrix, reduction, of_losses=of_losses)
         self.progress = Progress(progress, len(self.panels.row_cuts), "info_nce", "panel")
 
     def take(self, rows: slice, panel: DeviceArray, gradients: "_Gradients | None") -> None:

@@ -76,6 +76,7 @@ class _Call:
         if given["linear_bias"] is not None:
             self.bias = self._checked_bias(float_features(given["linear_bias"], "linear_bias", self.library))
         factors, lead = factors_of(given), features.shape[:-1]
+        self.of_losses = dtype_of_losses([*self.arrays, *([] if self.bias is None else [self.bias])])
         sample_weight = given["sample_weight"]
         if sample_weight is not None and np.ndim(sample_weight) == 0 and not is_on_device(sample_weight):
             weights = np.full(lead, number(sample_weight, "sample_weight"))  # the same for all rows
@@ -88,7 +89,7 @@ class _Call:
         self.dtype = np.dtype(np.float64)
         is_wide = is_wide or (self.bias is not None and self.bias.dtype_name == "float64")
         dtype = self._dtype_of_products(given, factors[0])
-        if not is_wide and has_range(dtype, *factors):
+        if not is_wide and has_range(dtype, given, factors):
             self.dtype = dtype
         given["logits"] = dataclasses.replace(logits, dtype_name=self.dtype.name)
         self.entropy = CrossEntropy(given)
@@ -130,8 +131,9 @@ class _Call:
         panels = Panels(left, right, self.budget, bytes_of_row=copied)
         progress = Progress(self.wanted_progress, len(panels.row_cuts), "linear_cross_entropy", "panel")
         losses = PanelLosses(
-            targets, entropy.options, (left.rows, self.shape[1]), entropy.reduction, above, entropy.softcap > 0.0
-        )
+            targets, entropy.options, (left.rows, self.shape[1]), entropy.reduction, above, entropy.softcap > 0.0,
+            self.of_losses,
+        )  # fmt: skip
         bias = None if self.bias is None else as_reals(self.bias, self.dtype)
 
         def work(rows: slice, panel: DeviceArray) -> None:
@@ -154,7 +156,7 @@ class _Call:
         if self.entropy.reduction != "none":
             return value
         if numbers is not None:
-            result = zeros(self.library, self.shape[:1], self.dtype.name)
+            result = zeros(self.library, self.shape[:1], self.of_losses.name)
             seen(result)[numbers] = seen(losses.results)
             value = result.given
         return value if len(self.entropy.lead) == 1 else value.reshape(self.entropy.lead)

@@ -61,9 +61,11 @@ def factors_of(given: dict[str, Any]) -> tuple[float, float, float]:
     return scale, softcap, z_loss
 
 
-def has_range(dtype: np.dtype[Any], scale: float, softcap: float, z_loss: float) -> bool:
-    """Whether a call with these numbers can be computed in this dtype."""
-    return fits(dtype, scale, softcap) and fits(dtype, z_loss)
+def has_range(dtype: np.dtype[Any], given: dict[str, Any], factors: tuple[float, float, float]) -> bool:
+    """Whether a call with these `factors_of` it can be computed in this dtype."""
+    scale, softcap, z_loss = factors
+    above = size_of_number(given.get("grad_output")) * scale * max(z_loss, 1.0)
+    return fits(dtype, scale, softcap) and fits(dtype, z_loss) and fits(dtype, above)
 
 
 class CrossEntropy:
@@ -78,12 +80,10 @@ class CrossEntropy:
         self.reduction = reduction_of(given["reduction"])
         over = choice(given["smoothing_over"], "smoothing_over", get_args(SmoothingOver))
         keep, spread = smoothing(fraction(given["label_smoothing"], "label_smoothing"), over, self.classes)
-        scale, softcap, z_loss = factors_of(given)
-        self.softcap: float = softcap
-        self.dtype_of_losses = real_of(self.logits).name
-        above = size_of_number(given.get("grad_output")) * scale * max(z_loss, 1.0)
-        has_all = has_range(real_of(self.logits), scale, self.softcap, z_loss) and fits(real_of(self.logits), above)
-        if is_wide or not has_all:
+        scale, self.softcap, z_loss = factors = factors_of(given)
+        own = real_of(self.logits)
+        self.dtype_of_losses = own.name
+        if own != np.float64 and (is_wide or not has_range(own, given, factors)):
             self.logits = contiguous(self.logits, "float64")
         self.real: np.dtype[Any] = real_of(self.logits)
         self.options: Options = options_of(self.real, scale, self.softcap, z_loss, keep, spread)

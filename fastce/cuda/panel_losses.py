@@ -37,8 +37,12 @@ class PanelLosses:
         reduction: str,
         above: Any = None,
         is_capped: bool = False,
+        of_losses: np.dtype[Any] | None = None,
     ) -> None:
-        """The targets are checked; ``above`` is what the gradients of rows are multiplied by, a flat array of Numba."""
+        """The targets are checked; ``above`` is what the gradients of rows are multiplied by, a flat array of Numba.
+
+        ``of_losses`` is the dtype of the losses of rows, where that is not what they are computed in.
+        """
         self.targets = targets
         self.options = options
         self.reduction = reduction
@@ -47,7 +51,7 @@ class PanelLosses:
         self.columns: int = shape[1]
         self.library: Library = targets.report.library
         self.real: np.dtype[Any] = np.dtype(type(options.one))
-        dtype = self.real.name if reduction == "none" else "float64"
+        dtype = (of_losses or self.real).name if reduction == "none" else "float64"
         self.results: DeviceArray = empty(self.library, (self.rows,), dtype)
         self.above: Any = targets.arrays.row_weight[:0] if above is None else above
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastce.arguments import inverse_temperature, reduction_of
 from fastce.cuda._kernels.jobs import PROBABILITIES, options_of
 from fastce.cuda.arrays import DeviceArray, device_array, empty
-from fastce.cuda.features import Features, dtype_of_products, feature_arrays
+from fastce.cuda.features import Features, dtype_of_losses, dtype_of_products, feature_arrays
 from fastce.cuda.layout import contiguous, rows_of
 from fastce.cuda.matrices import array_module, host_numbers, on_device, rows_between, seen, working_in
 from fastce.cuda.panel_losses import PanelLosses, own_targets
@@ -97,7 +97,8 @@ class _Call:
         self.features, self.positives, self.scale = features, positives, scale
         shape = (features.rows, features.rows)
         self.factor = scale * (mean_factor(positives.counted) if reduction == "mean" else 1.0)
-        self.losses = PanelLosses(positives.all, options_of(features.dtype, scale), shape, reduction)
+        options, of_losses = options_of(features.dtype, scale), dtype_of_losses(features.arrays)
+        self.losses = PanelLosses(positives.all, options, shape, reduction, of_losses=of_losses)
 
     def run(self, memory_budget: Any, progress: Any, name: str, wants_gradients: bool) -> tuple[Any, list[Any], float]:
         """(value, the gradients of the arrays, that of the temperature)."""

@@ -13,7 +13,13 @@ from fastce.cuda._kernels.jobs import options_of
 from fastce.cuda._kernels.states import WARP
 from fastce.cuda._kernels.tiles import THREADS, add_points, sigmoid_rows
 from fastce.cuda.arrays import DeviceArray, zeros
-from fastce.cuda.features import Features, dtype_of_products, feature_arrays, products_of_pairs
+from fastce.cuda.features import (
+    Features,
+    dtype_of_losses,
+    dtype_of_products,
+    feature_arrays,
+    products_of_pairs,
+)
 from fastce.cuda.layout import lanes_of, launch
 from fastce.cuda.matrices import array_module, on_device, rows_between, seen, seen_flat, working_in
 from fastce.cuda.panels import Panels
@@ -74,6 +80,7 @@ class _Call:
         self.positives = device_positives(given["targets"], checked_shape(arrays, given["targets"]), self.library)
         self.scale, self.bias = positive(given["logit_scale"], "logit_scale"), finite(given["logit_bias"], "logit_bias")
         self.reduction = reduction_of(given["reduction"])
+        self.of_losses = dtype_of_losses(arrays)
         dtype = dtype_of_products(arrays, self.scale, self.bias, given["normalize"])
         with working_in(self.library), quietly():
             self.left, self.right = (Features([array], dtype, given["normalize"]) for array in arrays)
@@ -107,7 +114,7 @@ class _Call:
             )  # fmt: skip
         of_bias = share * float(seen(slopes).sum() + points.slopes.sum())
         if self.reduction == "none":
-            return on_device(seen(losses).astype(self.left.dtype), library).given, of_bias
+            return on_device(seen(losses).astype(self.of_losses), library).given, of_bias
         if self.reduction == "mean" and not rows:
             return math.nan, of_bias
         return share * float(seen(losses).sum()), of_bias

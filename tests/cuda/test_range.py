@@ -9,6 +9,8 @@ import pytest
 import scipy.sparse
 import test_magnitudes
 
+import fastce
+
 pytest.importorskip("numba_cuda")
 
 CHECKS = test_magnitudes  # for the fixtures
@@ -275,3 +277,41 @@ def test_scales_that_make_similarities_large(on_device, rng, form):
         for one, other in zip(ours, exact, strict=True):
             if one is not None:
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-4 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_results_have_the_dtype_of_features_whatever_they_are_computed_in(on_device, rng, reduction):
+    a, b = (rng.normal(size=(3, 2)).astype(np.float32) for _ in range(2))
+    labels = np.array([0, 0, 1])
+    for name, args, options in (
+        ("linear_cross_entropy", (a, b, LABELS), {"logit_scale": 1e35}),
+        ("linear_cross_entropy", (a, b, np.array([0, -100, 1])), {"weight": np.array([1e35, 1, 1])}),
+        ("siglip_loss", (a, b, 1e35, 0.0), {}),
+        ("siglip_loss", (a, b, 1.0, 1e39), {}),
+        ("info_nce", (a, b), {"temperature": 1e-35}),
+        ("nt_xent", (a, b), {"temperature": 1e-35}),
+        ("sup_con", (a, labels), {"temperature": 1e-35}),
+        ("clip_loss_from_features", (a, b, 1e35), {}),
+    ):
+        for function in (name, f"{name}_value_and_grad"):
+            ours = getattr(on_device, function)(*args, reduction=reduction, **options)
+            theirs = getattr(fastce, function)(*args, reduction=reduction, **options)
+            of_ours, of_theirs = (r if isinstance(r, tuple) else (r,) for r in (ours, theirs))
+            assert [getattr(x, "dtype", None) for x in of_ours] == [getattr(x, "dtype", None) for x in of_theirs]
+
+
+def test_a_number_for_the_gradients_of_a_layer_that_float32_does_not_hold(on_device, rng):
+    features, weight = (rng.normal(size=(n, 2)).astype(np.float32) for n in (3, 40))
+    probabilities = np.full((3, 40), 0.025, np.float32)
+    options = {"grad_output": 1e33, "reduction": "sum"}
+    ours = on_device.linear_cross_entropy_value_and_grad(features, weight, probabilities, **options)
+    exact = fastce.linear_cross_entropy_value_and_grad(features, weight, probabilities, **options)
+    for one, other in zip(ours[:3], exact[:3], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * np.abs(other).max())
+
+
+def test_smoothed_losses_of_similarities_that_are_all_the_same(on_device):
+    for size in (1.0, 1e6, 1e30, -3e38):
+        similarity = np.full((7, 7), size, np.float32)
+        ours = on_device.clip_loss(similarity, logit_scale=3.0, label_smoothing=0.3)
+        assert ours == pytest.approx(np.log(7), rel=1e-6)

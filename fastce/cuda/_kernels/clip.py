@@ -19,6 +19,7 @@ from numba import cuda
 
 from fastce.cuda._kernels.primitives import (
     device,
+    fma,
     from_lane,
     kernel,
     lanes_of,
@@ -120,7 +121,8 @@ def side_kernel(is_second: bool):
             step *= 2
         if i < count and lane == 0:
             if weights.smoothing > 0.0:
-                loss += weights.smoothing * (weights.scale * (top - totals[i] / weights.classes) + tail)
+                below = fma(weights.classes, top, -totals[i]) / weights.classes  # top - mean, whatever they share
+                loss += weights.smoothing * (weights.scale * below + tail)
             losses[at + i] = factor * loss if factor > 0.0 else 0.0
             is_finite = not math.isnan(top)
             store_real(factors.references, i, top if is_finite else 0.0)
