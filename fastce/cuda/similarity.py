@@ -39,7 +39,7 @@ VALUE, OF_SCALE = range(2)  # what the host reads in the end
 class States(NamedTuple):
     """The states of rows (or columns), all of them for each part of the matrix: item i of part p is p * count + i.
 
-    The totals, sums of the elements, are empty if nobody asks for them.
+    The totals, sums of a part of each element, are empty if nobody asks for them.
     """
 
     tops: Any

@@ -311,7 +311,17 @@ def test_a_number_for_the_gradients_of_a_layer_that_float32_does_not_hold(on_dev
 
 
 def test_smoothed_losses_of_similarities_that_are_all_the_same(on_device):
-    for size in (1.0, 1e6, 1e30, -3e38):
-        similarity = np.full((7, 7), size, np.float32)
-        ours = on_device.clip_loss(similarity, logit_scale=3.0, label_smoothing=0.3)
-        assert ours == pytest.approx(np.log(7), rel=1e-6)
+    for dtype, sizes in ((np.float32, [1.0, 1e6, 1e30, -3e38]), (np.float64, [1.0, 1e6])):
+        for size in sizes:
+            similarity = np.full((7, 7), size, dtype)
+            ours = on_device.clip_loss(similarity, logit_scale=3.0, label_smoothing=0.3)
+            assert ours == pytest.approx(np.log(7), rel=1e-6)
+
+
+def test_smoothed_losses_at_the_end_of_float64(on_device):
+    most = np.finfo(float).max
+    similarity = np.array([[most, -most], [-most, most]])
+    ours = on_device.clip_loss_value_and_grad(similarity, label_smoothing=0.3)
+    np.testing.assert_allclose(ours.value, 0.3 * most)
+    np.testing.assert_allclose(ours.grad, [[0.075, -0.075], [-0.075, 0.075]])
+    np.testing.assert_allclose(ours.grad_logit_scale, 0.3 * most)

@@ -29,6 +29,7 @@ from fastce.cuda._kernels.primitives import (
     store_real,
     to_real,
 )
+from fastce.cuda._kernels.similarity_states import PART
 from fastce.cuda._kernels.similarity_tiles import (
     ROWS_OF_BLOCK,
     THREADS,
@@ -42,7 +43,7 @@ from fastce.cuda._kernels.sums import sum_of_block
 
 SIDE_THREADS = 128
 LANES = 8  # that share the points of a row
-PART = 2.0**-8  # of elements, whose sums do not overflow then
+SMALL_PART = 2.0**-8  # of the elements of a thread, whose sums do not overflow then
 
 
 class Factors(NamedTuple):
@@ -121,8 +122,8 @@ def side_kernel(is_second: bool):
             step *= 2
         if i < count and lane == 0:
             if weights.smoothing > 0.0:
-                below = fma(weights.classes, top, -totals[i]) / weights.classes  # top - mean, whatever they share
-                loss += weights.smoothing * (weights.scale * below + tail)
+                below = fma(weights.classes, PART * top, -totals[i]) / weights.classes  # a part of top - mean
+                loss += weights.smoothing * weights.scale * below / PART + weights.smoothing * tail
             losses[at + i] = factor * loss if factor > 0.0 else 0.0
             is_finite = not math.isnan(top)
             store_real(factors.references, i, top if is_finite else 0.0)
@@ -144,7 +145,7 @@ def write_row_by(is_diagonal: bool, is_smoothed: bool):
             return 0.0
         references, shares, spreads = of_columns
         lanes, reals, values, total = lanes_of(array), reals_of(array, chunk), new_reals(array), options.zero
-        part = to_real(array, PART)
+        part = to_real(array, SMALL_PART)
         row = i + into.first_row
         reference, share = load_real(rows.references, row), load_real(rows.shares, row)
         column = next_point(row, place.first, points)[1]
@@ -164,7 +165,7 @@ def write_row_by(is_diagonal: bool, is_smoothed: bool):
             if is_there and slope != options.zero:
                 total += slope * (part * y)
         store(out, i, place, into, values)
-        return np.float64(total) / PART
+        return np.float64(total) / SMALL_PART
 
     return write_row
 

@@ -29,6 +29,7 @@ from fastce.cuda._kernels.states import WARP, pushed, raised_exp_of, reference_o
 WARPS = THREADS // WARP
 MOST_LANES = MOST_WIDTH // WARP
 MERGE_THREADS = 128
+PART = 2.0**-64  # of elements, whose totals do not overflow then
 
 
 @device
@@ -106,20 +107,20 @@ def of_chunk_by(is_float64: bool):
 
 @device
 def total_of_rows(a, b, c, d, i, matrix):
-    """The sum of a column's elements in rows i to i + 3, those that are there."""
-    total = np.float64(a) if i < matrix.rows else 0.0
-    total += np.float64(b) if i + 1 < matrix.rows else 0.0
-    total += np.float64(c) if i + 2 < matrix.rows else 0.0
-    return total + (np.float64(d) if i + 3 < matrix.rows else 0.0)
+    """The sum of a part of a column's elements in rows i to i + 3, those that are there."""
+    total = PART * np.float64(a) if i < matrix.rows else 0.0
+    total += PART * np.float64(b) if i + 1 < matrix.rows else 0.0
+    total += PART * np.float64(c) if i + 2 < matrix.rows else 0.0
+    return total + (PART * np.float64(d) if i + 3 < matrix.rows else 0.0)
 
 
 @device
 def total_of_chunk(array, reals, i, place, matrix):
-    """The sum of the elements of row i that are there."""
+    """The sum of a part of the elements of row i that are there."""
     total = 0.0
     for k in range(lanes_of(array)):
         if i < matrix.rows and place.first + k * place.spread < matrix.columns:
-            total += np.float64(reals[k])
+            total += PART * np.float64(reals[k])
     return total
 
 
