@@ -182,13 +182,21 @@ def _signed_logsumexp(
 
     @np.errstate(all="ignore")
     def work(start: int, stop: int) -> None:
-        block, of_block, powers = rows.copy(slice(start, stop)), None, 0
-        if of_factors is not None:
-            of_block = of_factors.copy(slice(start, stop))
-            block[of_block == 0] = -np.inf  # as SciPy does, but where all factors are 0 and exp(a) is infinite
-            powers = _moderated(of_block)
+        block = rows.copy(slice(start, stop))
+        if of_factors is None:
+            results[start:stop], signs[start:stop] = scipys(block, axis=1, return_sign=True)
+            return
+        of_block = of_factors.copy(slice(start, stop))
+        block[of_block == 0] = -np.inf  # as SciPy does, but where all factors are 0 and exp(a) is infinite
+        apart = np.flatnonzero(_are_far_apart(of_block))
+        folded = _folded(block[apart], of_block[apart])
+        powers = _moderated(of_block)
         of_rows, signs[start:stop] = scipys(block, axis=1, b=of_block, return_sign=True)
         results[start:stop] = of_rows + powers * np.log(2.0)
+        if apart.size:
+            a, b, tops = folded
+            of_rows, signs[start + apart] = scipys(a, axis=1, b=b, return_sign=True)
+            results[start + apart] = of_rows + tops
 
     for_each(cut_rows(rows.rows, rows.row_bytes), work, n_threads)
     if return_sign:
@@ -196,6 +204,26 @@ def _signed_logsumexp(
     with np.errstate(invalid="ignore"):  # a sign that is NaN
         negative = (signs < 0) & (results > -np.inf)  # SciPy calls the sum of nothing negative
     return _as_scipy_shapes(np.where(negative, dtype.type(np.nan), results), array, axes, keepdims)
+
+
+def _are_far_apart(factors: Array) -> Any:
+    """Whether the finite factors of a row are so different that the sum may be that of small ones, or have its digits.
+
+    All are compared with the largest exp, beside which others are lost that a large factor would have brought back.
+    """
+    powers = np.frexp(factors)[1]
+    there = np.isfinite(factors) & (factors != 0)
+    high = powers.max(axis=1, initial=-9999, where=there)
+    low = powers.min(axis=1, initial=9999, where=there)
+    return high - low > np.finfo(factors.dtype).maxexp // 4
+
+
+def _folded(block: Array, factors: Array) -> tuple[Array, Array, Array]:
+    """(a, b, c) in float64: the sums are those of b exp(a + c), where a has the powers of two of the factors."""
+    tops = block.astype(np.float64).max(axis=1, initial=-np.inf)
+    tops[np.isinf(tops)] = 0.0
+    fractions, powers = np.frexp(factors)
+    return (block - tops[:, None]) + powers * np.log(2.0), fractions.astype(np.float64), tops
 
 
 def _moderated(factors: Array) -> Any:

@@ -294,3 +294,17 @@ def test_a_little_smoothing_over_similarities_whose_scaled_distance_overflows():
     similarity = np.array([[1.0, -3e175], [-2e202, 2.0]])
     losses = fastce.clip_loss(similarity, logit_scale=1e128, label_smoothing=1e-300, reduction="none")
     np.testing.assert_allclose(losses, 1e-300 / 4 * (3e175 + 2e202) * 1e128, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_factors_that_are_far_apart(dtype):
+    """A small factor of a large exponential was 0 beside a large one of a small."""
+    largest = 1e30 if dtype == np.float32 else 1e300
+    x, b = np.array([[2e4, 1.0, 0.0]], dtype), np.array([[1 / largest, largest, -largest]], dtype)
+    with np.errstate(all="raise"):
+        value, sign = fastce.logsumexp(x, axis=1, b=b, return_sign=True)
+        assert (value[0], sign[0]) == (pytest.approx(2e4 - np.log(largest), rel=1e-6), 1)
+        assert fastce.logsumexp(x, axis=1, b=-b, return_sign=True)[1][0] == -1
+        equal = np.full((1, 3), largest, dtype)
+        value, sign = fastce.logsumexp(equal, axis=1, b=np.array([[0.1, -largest, 0.0]], dtype), return_sign=True)
+        assert (value[0], sign[0]) == (dtype(largest), -1)
