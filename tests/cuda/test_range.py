@@ -325,3 +325,20 @@ def test_smoothed_losses_at_the_end_of_float64(on_device):
     np.testing.assert_allclose(ours.value, 0.3 * most)
     np.testing.assert_allclose(ours.grad, [[0.075, -0.075], [-0.075, 0.075]])
     np.testing.assert_allclose(ours.grad_logit_scale, 0.3 * most)
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("shape", ["lone", *(pytest.param(shape, marks=pytest.mark.slow) for shape in ("few", "rows"))])
+def test_in_compiled_kernels(launched, shape):
+    logits, axis = logits_of(shape)
+    classes = SHAPES[shape][1]
+    function = launched.cross_entropy_value_and_grad
+    products = {"weight": np.full(classes, 1e25), "sample_weight": np.full(3, 1e25), "reduction": "sum"}
+    assert_as_in_float64(function, logits, LABELS, axis=axis, **products)  # at the end of rows, all of them
+    options = {"axis": axis, "reduction": "none", "grad_output": np.array([1e39, 1, 1])}
+    assert_as_in_float64(function, logits, sparse([1e39, 1, 1], classes), **options)
+    faint = np.full(logits.shape, -750.0)
+    (faint if axis == 1 else faint.T)[:, 0] = 0.0
+    ours = launched.cross_entropy(faint, np.zeros(3, int), axis=axis, reduction="none", sample_weight=np.full(3, 1e200))
+    exact = float(mpmath.log1p((classes - 1) * mpmath.exp(-750)) * mpmath.mpf("1e200"))
+    np.testing.assert_allclose(ours, exact, rtol=1e-12)
