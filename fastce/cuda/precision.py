@@ -15,11 +15,12 @@ class BeyondRange(ValueError):
 
     def __init__(self, is_float64: bool, is_written: bool, is_in_place: bool = False) -> None:
         """``is_written`` says that some of the gradient has been."""
-        dtype, most = ("float64", 1e308) if is_float64 else ("float32", 1e38)
+        dtype, least, most = ("float64", 1e-308, 1e308) if is_float64 else ("float32", 1e-38, 1e38)
         place = "in the place of logits " if is_in_place else ""
         super().__init__(
             f"on a GPU, what gradients {place}of {dtype} are multiplied by (grad_output, weights, logit_scale, "
-            f"2 z_loss logsumexp) must be below {most} in size" + (": give another out" if is_in_place else "")
+            f"2 z_loss logsumexp) must be 0 or between {least} and {most} in size"
+            + (": give another out" if is_in_place else "")
         )
         self.is_float64 = is_float64
         self.is_written = is_written
