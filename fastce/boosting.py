@@ -137,7 +137,7 @@ z_loss
     gradients, hessians = Rows(result.grad, call.axis), Rows(result.hess, call.axis)
     extremes = Extremes(rows, call.targets, call.options, None, (gradients, hessians), curvature)
     blocks = cut_for(rows, gradients, hessians)
-    if is_extreme(call.options, call.targets, rows.dtype.itemsize, None):
+    if is_extreme(call.options, call.targets, rows.dtype.itemsize):
         for_each(blocks, extremes.store, n_threads)
         return result
     past_cache = hessians.matrix is not None and goes_past_cache(result.hess)

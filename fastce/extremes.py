@@ -59,18 +59,26 @@ def _is_within(options: Options, limits: _Range, low: float, high: float) -> boo
     )
 
 
-def is_extreme(options: Options, targets: TargetRows, itemsize: int, upstream: Array | None) -> bool:
-    """Whether a call is beyond the range of the kernels that compute in floats of this size."""
+def is_extreme(options: Options, targets: TargetRows, itemsize: int) -> bool:
+    """Whether losses are beyond the range of the kernels that compute in floats of this size."""
+    return are_extreme(options, targets, itemsize, None)[0]
+
+
+def are_extreme(options: Options, targets: TargetRows, itemsize: int, upstream: Array | None) -> tuple[bool, bool]:
+    """The same of losses, and of their gradients: what is above these does not change how losses are computed."""
     is_plain = options[:3] == _PLAIN and targets.per_class is None and targets.per_row is None
     is_plain = is_plain and not 0.0 < options.spread < LEAST_SPREAD
     if is_plain and (upstream is None or (upstream.size == 1 and 1e-30 < upstream.item() < 1e30)):
-        return False  # told quickly
+        return False, False  # told quickly
     limits = _RANGES[max(itemsize, 4)]
-    of_class, of_row, above = powers_of(targets.per_class), powers_of(targets.per_row), powers_of(upstream)
+    of_class, of_row = powers_of(targets.per_class), powers_of(targets.per_row)
     if max(-of_class[0], of_class[1]) > limits.weight or max(-of_row[0], of_row[1]) > _RANGES[8].weight:
-        return True
-    low, high = (sum(powers) for powers in zip(of_class, of_row, above, strict=True))
-    return not _is_within(options, limits, low, high)
+        return True, True
+    low, high = of_class[0] + of_row[0], of_class[1] + of_row[1]
+    if not _is_within(options, limits, low, high):
+        return True, True
+    above = powers_of(upstream)
+    return False, not _is_within(options, limits, low + above[0], high + above[1])
 
 
 class Extremes:

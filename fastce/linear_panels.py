@@ -74,7 +74,7 @@ def value_and_gradients(call: LinearCall, upstream: Array | None, exponent: int 
     """The value, and with an upstream, times 2**exponent, the gradients."""
     described, dtype, scale = call.described, call.described.logits.dtype, call.described.options.logit_scale
     plain, sizes = LayerRange.plain(dtype, scale), _sizes_of(call)
-    if not sizes.fit(dtype) or is_extreme(described.options, described.targets, dtype.itemsize, None):
+    if not sizes.fit(dtype) or is_extreme(described.options, described.targets, dtype.itemsize):
         return _swept(call, _range_of(call), upstream, call.progress, exponent)
     if upstream is None or (not exponent and sizes.fit_slopes(described.targets, scale, upstream, dtype)):
         return _swept(call, plain, upstream, call.progress)

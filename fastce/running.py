@@ -10,7 +10,7 @@ from fastce._kernels.jit import storage_view
 from fastce._kernels.narrow import Narrow
 from fastce._kernels.targets import Options
 from fastce.arguments import Array
-from fastce.extremes import Extremes, is_extreme
+from fastce.extremes import Extremes, are_extreme
 from fastce.layout import (
     Columns,
     CopiedColumns,
@@ -80,9 +80,10 @@ def _as_memory_lies(
 def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
     """The losses of all rows, and the gradient of the loss in ``out`` if that is given."""
     dtype = call.logits.dtype
-    if is_extreme(call.options, call.targets, dtype.itemsize, None):
+    of_losses, of_gradient = are_extreme(call.options, call.targets, dtype.itemsize, upstream)
+    if of_losses:
         return _one_by_one(call, upstream, out, n_threads)
-    if upstream is not None and (call.exponent or is_extreme(call.options, call.targets, dtype.itemsize, upstream)):
+    if of_gradient or call.exponent:
         losses = row_losses(call._replace(exponent=0), None, None, n_threads)  # those of the twin
         _one_by_one(call._replace(reduction="sum"), upstream, out, n_threads)
         return losses
