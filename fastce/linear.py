@@ -200,7 +200,9 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
     described = call.described
     lead, total = described.logits.lead, described.targets.total
     upstream, exponent = upstream_of(grad_output, described.reduction, lead, *total)
-    value, gradients = value_and_gradients(call, of_counted(upstream, described.targets), exponent)
+    if upstream.size > 1:
+        upstream = of_counted(upstream, described.targets)
+    value, gradients = value_and_gradients(call, upstream, exponent)
     assert gradients is not None
     return LinearCrossEntropyValueAndGrad(value, *gradients)
 

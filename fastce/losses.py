@@ -292,8 +292,11 @@ z_loss, reduction, n_threads
     rows = call.logits
     upstream, exponent = upstream_of(grad_output, call.reduction, rows.lead, *call.targets.total)
     out = checked_out(out, call.array.shape, rows.dtype, call.array, [targets, weight, sample_weight, grad_output])
-    call = call._replace(exponent=exponent)
-    return ValueAndGrad(run(call, of_counted(upstream, call.targets), out, n_threads), out)
+    if exponent:
+        call = call._replace(exponent=exponent)
+    if upstream.size > 1:
+        upstream = of_counted(upstream, call.targets)
+    return ValueAndGrad(run(call, upstream, out, n_threads), out)
 
 
 def upstream_of(
@@ -303,7 +306,8 @@ def upstream_of(
 
     A mean is divided by total_weight * 2**total_exponent.
     """
-    factor, exponent = (mean_factor(total_weight), -total_exponent) if reduction == "mean" else (1.0, 0)
+    is_mean = reduction == "mean"
+    factor, exponent = mean_factor(total_weight) if is_mean else 1.0, -total_exponent if is_mean else 0
     if grad_output is None:
         return np.array([factor]), exponent
     array = real_array(grad_output, "grad_output").astype(np.float64)
@@ -322,8 +326,8 @@ def upstream_of(
 
 
 def of_counted(upstream: Array, targets: TargetRows) -> Array:
-    """The same, 1 for rows that are ignored or have no weight: what it is there does not matter."""
-    counted = targets.counted() if upstream.size > 1 else None
+    """The same numbers, one per row, 1 for rows that are ignored or have no weight: any will do there."""
+    counted = targets.counted()
     if counted is None:
         return upstream
     result = np.ones(upstream.size)
