@@ -130,7 +130,7 @@ def promised(actual: Array, exact: Array, dtype: np.dtype[Any]) -> Array:
 # ------------------------------------------------------------------------------------------- the search
 def use_table() -> None:
     """Compute exp as with AVX-512."""
-    from fastce._kernels import exponential
+    from fastce.cpu._vectors import exponential
 
     exponential.has_avx512 = lambda: True
 
@@ -163,7 +163,7 @@ def search(rows: int, seed: int) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         for kind, wide_rows in matrices(rng, rows // fewer):
             examine(wide_rows.astype(dtype), kind, dtype, rng, note)
-    from fastce._kernels import target
+    from fastce.cpu._vectors import target
 
     machine = {"vector_bits": target.vector_bits(), "fma": target.has_fma(), "half": target.has_half()}
     return {"compiled_for": machine, "found": list(found.values())}

@@ -10,10 +10,10 @@ import numpy as np
 from tiny import IS_TINY
 
 import fastce
-from fastce.products import MEMORY_BUDGET
+from fastce.products.gradients import MEMORY_BUDGET
+from fastce.products.tiles import LARGEST_EDGE
 from fastce.profile.measure import seconds
 from fastce.profile.pairs import LOGIT_SCALE, paired_features
-from fastce.tiles import LARGEST_EDGE
 
 TEMPERATURE = 1 / LOGIT_SCALE
 BIAS = -10.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jobs import Job
 from problem import Problem
 
-from fastce import floors
+from fastce.cpu import floors
 
 LEAST = 0.01  # arrays smaller than this part of the logits are left out: their calls would cost more than their bytes
 

@@ -76,37 +76,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastce.apart import load
-from fastce.threads import get_num_threads, set_num_threads, threads
+from fastce.cpu.threads import get_num_threads, set_num_threads, threads
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "binary_cross_entropy_with_logits": "binary",
-    "binary_cross_entropy_with_logits_value_and_grad": "binary",
-    "clip_loss": "contrastive",
-    "clip_loss_from_features": "clip_from_features",
-    "clip_loss_from_features_value_and_grad": "clip_from_features",
-    "clip_loss_value_and_grad": "contrastive",
-    "cross_entropy": "losses",
-    "cross_entropy_grad_and_hess": "boosting",
-    "cross_entropy_value_and_grad": "losses",
-    "info_nce": "infonce",
-    "info_nce_value_and_grad": "infonce",
-    "linear_cross_entropy": "linear",
-    "linear_cross_entropy_value_and_grad": "linear",
-    "log_softmax": "special",
-    "logsumexp": "special",
-    "nll_loss": "nll",
-    "nll_loss_value_and_grad": "nll",
-    "nt_xent": "ntxent",
-    "nt_xent_value_and_grad": "ntxent",
-    "row_stats": "statistics",
+    "binary_cross_entropy_with_logits": "losses.binary",
+    "binary_cross_entropy_with_logits_value_and_grad": "losses.binary",
+    "clip_loss": "losses.clip",
+    "clip_loss_from_features": "losses.clip_from_features",
+    "clip_loss_from_features_value_and_grad": "losses.clip_from_features",
+    "clip_loss_value_and_grad": "losses.clip",
+    "cross_entropy": "losses.cross_entropy",
+    "cross_entropy_grad_and_hess": "losses.boosting",
+    "cross_entropy_value_and_grad": "losses.cross_entropy",
+    "info_nce": "losses.info_nce",
+    "info_nce_value_and_grad": "losses.info_nce",
+    "linear_cross_entropy": "losses.linear",
+    "linear_cross_entropy_value_and_grad": "losses.linear",
+    "log_softmax": "losses.softmax",
+    "logsumexp": "losses.softmax",
+    "nll_loss": "losses.nll",
+    "nll_loss_value_and_grad": "losses.nll",
+    "nt_xent": "losses.nt_xent",
+    "nt_xent_value_and_grad": "losses.nt_xent",
+    "row_stats": "losses.statistics",
     "show_config": "configuration",
-    "siglip_loss": "siglip",
-    "siglip_loss_value_and_grad": "siglip",
-    "softmax": "special",
-    "sup_con": "supcon",
-    "sup_con_value_and_grad": "supcon",
+    "siglip_loss": "losses.siglip",
+    "siglip_loss_value_and_grad": "losses.siglip",
+    "softmax": "losses.softmax",
+    "sup_con": "losses.sup_con",
+    "sup_con_value_and_grad": "losses.sup_con",
     "warmup": "configuration",
 }
 
@@ -145,20 +145,20 @@ __all__ = [
 
 
 if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
-    from fastce.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_value_and_grad
-    from fastce.boosting import cross_entropy_grad_and_hess
-    from fastce.clip_from_features import clip_loss_from_features, clip_loss_from_features_value_and_grad
     from fastce.configuration import show_config, warmup
-    from fastce.contrastive import clip_loss, clip_loss_value_and_grad
-    from fastce.infonce import info_nce, info_nce_value_and_grad
-    from fastce.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
-    from fastce.losses import cross_entropy, cross_entropy_value_and_grad
-    from fastce.nll import nll_loss, nll_loss_value_and_grad
-    from fastce.ntxent import nt_xent, nt_xent_value_and_grad
-    from fastce.siglip import siglip_loss, siglip_loss_value_and_grad
-    from fastce.special import log_softmax, logsumexp, softmax
-    from fastce.statistics import row_stats
-    from fastce.supcon import sup_con, sup_con_value_and_grad
+    from fastce.losses.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_value_and_grad
+    from fastce.losses.boosting import cross_entropy_grad_and_hess
+    from fastce.losses.clip import clip_loss, clip_loss_value_and_grad
+    from fastce.losses.clip_from_features import clip_loss_from_features, clip_loss_from_features_value_and_grad
+    from fastce.losses.cross_entropy import cross_entropy, cross_entropy_value_and_grad
+    from fastce.losses.info_nce import info_nce, info_nce_value_and_grad
+    from fastce.losses.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
+    from fastce.losses.nll import nll_loss, nll_loss_value_and_grad
+    from fastce.losses.nt_xent import nt_xent, nt_xent_value_and_grad
+    from fastce.losses.siglip import siglip_loss, siglip_loss_value_and_grad
+    from fastce.losses.softmax import log_softmax, logsumexp, softmax
+    from fastce.losses.statistics import row_stats
+    from fastce.losses.sup_con import sup_con, sup_con_value_and_grad
 else:
 
     def __getattr__(name: str) -> Any:

@@ -12,10 +12,10 @@ from typing import Any, get_args
 import numpy as np
 
 import fastce
-from fastce.arguments import chosen
-from fastce.threads import get_num_threads
+from fastce.arguments.numbers import chosen
+from fastce.arguments.words import is_of_handler
+from fastce.cpu.threads import get_num_threads
 from fastce.typing import FloatName
-from fastce.words import is_of_handler
 
 
 def cpu_name() -> str:
@@ -29,7 +29,7 @@ def cpu_name() -> str:
 
 def vector_bits() -> int:
     """The width of the widest vector registers that kernels are compiled for."""
-    from fastce._kernels import target
+    from fastce.cpu._vectors import target
 
     return target.vector_bits()
 
@@ -62,8 +62,8 @@ def cuda_devices() -> str:
 
 def configuration() -> dict[str, Any]:
     """What `show_config` prints, by names, in the types of JSON."""
-    from fastce._kernels import target
-    from fastce._kernels.cache import cache_folder
+    from fastce.cpu._vectors import target
+    from fastce.cpu._vectors.cache import cache_folder
 
     folder = cache_folder()
     return {

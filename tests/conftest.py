@@ -48,7 +48,7 @@ def rng():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Small calls are cut in blocks too, and go to all threads."""
-    for name in ("fastce.threads", "fastce.layout"):  # fastce.threads is also a function
+    for name in ("fastce.cpu.threads", "fastce.cpu.columns"):
         module = import_module(name)
         monkeypatch.setattr(module, "INLINE_BYTES", 1 << 16)
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 18)
@@ -59,7 +59,7 @@ def edges(monkeypatch):
     """edges(largest, smallest) sets the sizes of tiles, and of panels, of losses from features."""
 
     def set_edges(largest, smallest):
-        tiles, panels = (import_module(f"fastce.{name}") for name in ("tiles", "panels"))
+        tiles, panels = (import_module(f"fastce.products.{name}") for name in ("tiles", "panels"))
         monkeypatch.setattr(tiles, "LARGEST_EDGE", largest)
         monkeypatch.setattr(tiles, "SMALLEST_EDGE", smallest)
         monkeypatch.setattr(panels, "MOST_ROWS", largest)

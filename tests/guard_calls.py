@@ -325,10 +325,12 @@ def check(calls, dtype, rows, classes, layout, end, seed, are_products=False):
 def shrink():
     """What is done to large arrays is done to small ones: blocks, tiles, pieces of rows, stores past the cache."""
     for module, name, size in (
-        ("threads", "INLINE_BYTES", 1 << 12), ("threads", "BLOCK_BYTES", 1 << 11), ("layout", "INLINE_BYTES", 1 << 12),
-        ("layout", "BLOCK_BYTES", 1 << 11), ("layout", "PAST_CACHE_BYTES", 0), ("pieces", "PIECE", 600),
-        ("tiles", "LARGEST_EDGE", 49), ("tiles", "SMALLEST_EDGE", 33), ("panels", "MOST_ROWS", 49),
-        ("panels", "COLUMNS_AT_A_TIME", 49), ("panels", "QUERIES_AT_A_TIME", 49),
+        ("cpu.threads", "INLINE_BYTES", 1 << 12), ("cpu.threads", "BLOCK_BYTES", 1 << 11),
+        ("cpu.layout", "INLINE_BYTES", 1 << 12), ("cpu.columns", "INLINE_BYTES", 1 << 12),
+        ("cpu.columns", "BLOCK_BYTES", 1 << 11),
+        ("cpu.layout", "PAST_CACHE_BYTES", 0), ("cpu.pieces", "PIECE", 600), ("products.tiles", "LARGEST_EDGE", 49),
+        ("products.tiles", "SMALLEST_EDGE", 33), ("products.panels", "MOST_ROWS", 49),
+        ("products.panels", "COLUMNS_AT_A_TIME", 49), ("products.panels", "QUERIES_AT_A_TIME", 49),
     ):  # fmt: skip
         setattr(import_module(f"fastce.{module}"), name, size)
 

@@ -20,7 +20,7 @@ SHAPES = {"a row at a time": ((3, 1003), 1), "few classes": ((130, 10), 1), "ano
 @pytest.fixture(params=[True, False], ids=["past the cache", "through the cache"])
 def past_cache(request, monkeypatch):
     """Whether results go past the cache, as large ones do."""
-    layout = import_module("fastce.layout")
+    layout = import_module("fastce.cpu.layout")
     monkeypatch.setattr(layout, "PAST_CACHE_BYTES", 0 if request.param else layout.PAST_CACHE_BYTES)
 
 
@@ -85,7 +85,7 @@ def test_the_same_bits_at_every_offset(past_cache, rng, writer, kind, name):
 
 @pytest.mark.parametrize("name", ["float32", "float64"])
 def test_a_tile_of_siglip_has_the_same_bits_at_every_offset(rng, name):
-    from fastce._kernels.tiles import sigmoid_tile
+    from fastce.cpu._kernels.tiles import sigmoid_tile
 
     products = rng.normal(size=(3, 103)).astype(name)
     kernel, results = sigmoid_tile.compiled(products.dtype), set()

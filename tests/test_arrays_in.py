@@ -16,7 +16,7 @@ from public_calls import CALLS as ALL_CALLS
 from scripts import ROOT, run_script
 
 import fastce
-from fastce import libraries, words
+from fastce.arguments import libraries, words
 
 NOT_OF_ARRAYS = {"get_num_threads", "set_num_threads", "show_config", "threads", "warmup"}
 CALLS = {name: given for name, given in ALL_CALLS.items() if name not in NOT_OF_ARRAYS}

@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 from llvmlite import binding
 
-from fastce._kernels import jit, target
+from fastce.cpu._vectors import compiler, target
 
 FEATURES = binding.get_host_cpu_features()
 pytestmark = pytest.mark.skipif(
@@ -74,9 +74,9 @@ def innermost_loops(assembly: str) -> Iterator[Loop]:
 
 def loops(name: str, dtype: str) -> list[Loop]:
     """The innermost loops of a kernel that hold exp."""
-    kernel = getattr(import_module(f"fastce._kernels.{HOMES[name]}"), name)
+    kernel = getattr(import_module(f"fastce.cpu._kernels.{HOMES[name]}"), name)
     dispatcher = kernel.dispatcher(dtype)
-    dispatcher.compile(kernel.signature(jit._STORAGE[dtype]))
+    dispatcher.compile(kernel.signature(compiler._STORAGE[dtype]))
     (assembly,) = dispatcher.inspect_asm().values()
     return [loop for loop in innermost_loops(assembly) if loop.exps]
 

@@ -403,7 +403,7 @@ def test_the_bits_do_not_depend_on_where_out_lies(rng, name):
     with pytest.MonkeyPatch.context() as patch:
         results = []
         for past_cache in (False, True):
-            patch.setattr("fastce.similarity.goes_past_cache", lambda *_, past=past_cache: past)
+            patch.setattr("fastce.cpu.similarity.goes_past_cache", lambda *_, past=past_cache: past)
             for shift in (0, 1, 5, 16):
                 out = np.empty(similarity.size + 64, name)[shift : shift + similarity.size].reshape(similarity.shape)
                 ours = fastce.clip_loss_value_and_grad(similarity, targets, logit_scale=3.0, out=out)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from covering import covering
 
-from fastce.copying import copy_rows
+from fastce.cpu.copying import copy_rows
 
 SHAPES = [(8, 8), (9, 33), (17, 300), (257, 41), (265, 9), (2, 700), (150, 2), (100, 3), (70, 5), (40, 13)]
 STEPS = (1, -1, 2, -2, 3, -5)

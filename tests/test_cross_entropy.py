@@ -7,7 +7,7 @@ import scipy.sparse
 from covering import covering
 
 import fastce
-from fastce._kernels.columns import NARROW
+from fastce.cpu._kernels.columns import NARROW
 
 REDUCTIONS = ["none", "sum", "mean"]
 INF, NAN = np.inf, np.nan

@@ -11,7 +11,8 @@ from scipy import sparse
 from scripts import run_script
 
 import fastce
-from fastce import dispatch
+from fastce import engine
+from fastce.arguments import places
 
 ON_DEVICES = (
     ["logsumexp", "softmax", "log_softmax"]
@@ -83,10 +84,10 @@ def calls(monkeypatch):
     """What the CUDA functions were called with."""
     seen = []
 
-    def named(name):
-        return lambda *args, **kwargs: seen.append((name, args, kwargs)) or "from the GPU"
+    def namesake(function):
+        return lambda *args, **kwargs: seen.append((function.__name__, args, kwargs)) or "from the GPU"
 
-    monkeypatch.setattr(dispatch, "_cuda_functions", lambda: types.SimpleNamespace(named=named))
+    monkeypatch.setattr(engine, "_cuda_functions", lambda: types.SimpleNamespace(namesake=namesake))
     return seen
 
 
@@ -94,7 +95,7 @@ def calls(monkeypatch):
 @pytest.mark.parametrize(
     ("value", "device"),
     [
-        (OfInterface(), dispatch.UNKNOWN_DEVICE),
+        (OfInterface(), places.UNKNOWN_DEVICE),
         (OfDLPack(2, 1), 1),
         (OfDLPack(13, 3), 3),  # managed memory
         (OfDLPack(1), None),
@@ -117,14 +118,14 @@ def calls(monkeypatch):
     ],
 )
 def test_an_array_is_found_where_it_lies(value, device):
-    assert dispatch.device_of(value) == device
-    assert dispatch.is_on_device(value) == (device is not None)
+    assert places.device_of(value) == device
+    assert places.is_on_device(value) == (device is not None)
 
 
 def test_tensors_of_the_cpu_are_on_no_device():
     torch = pytest.importorskip("torch")
     for tensor in (torch.zeros(3), torch.zeros(3, requires_grad=True), torch.zeros(3, device="meta")):
-        assert not dispatch.is_on_device(tensor)
+        assert not places.is_on_device(tensor)
     assert fastce.logsumexp(torch.zeros(4, dtype=torch.float64)) == np.log(4)
 
 
@@ -191,8 +192,8 @@ def test_functions_of_the_cpu_only_say_so():
 
 
 def test_without_numba_cuda_the_extra_is_named(monkeypatch):
-    dispatch._cuda_functions.cache_clear()
-    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    engine._cuda_functions.cache_clear()
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install fastce\[cuda12\] or fastce\[cuda13\]"):
         fastce.logsumexp(OfDLPack())
 

@@ -10,9 +10,9 @@ import pytest
 from scripts import run_script
 
 pool, apart, for_each = (
-    import_module("fastce.pool"),
+    import_module("fastce.cpu.pool"),
     import_module("fastce.apart"),
-    import_module("fastce.threads").for_each,
+    import_module("fastce.cpu.threads").for_each,
 )
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes and signals")
 
@@ -145,7 +145,7 @@ def test_after_a_burst_of_exceptions_from_a_handler_no_helper_begins_or_ends_a_b
     run_script(
         BURST
         + """
-for_each, log, helped = import_module("fastce.threads").for_each, [], set()
+for_each, log, helped = import_module("fastce.cpu.threads").for_each, [], set()
 
 def work(start, stop):
     time.sleep(0.0005 if threading.current_thread() is threading.main_thread() else 0.002)
@@ -159,7 +159,7 @@ while time.monotonic() < end or len(helped) < 2:
     assert len(log) == count, "a helper went on"
 for_each([(k, k + 1) for k in range(12)], work, 3)
 assert sorted(log[-12:]) == list(range(12))
-assert import_module("fastce.pool")._pool.threads < 20
+assert import_module("fastce.cpu.pool")._pool.threads < 20
 """,
         tmp_path,
     )
@@ -189,7 +189,7 @@ assert np.array_equal(fastce.log_softmax(x, axis=1, n_threads=3), expected)
 KERNELS = """
 import os, signal, sys, threading, time
 import numpy as np
-from fastce._kernels.jit import kernel, vector
+from fastce.cpu._vectors.compiler import kernel, vector
 
 def new_kernel():
     @kernel(lambda storage: (vector(storage),))
@@ -459,7 +459,7 @@ def work(start, stop):
     begun.set()
     time.sleep(0.2)
 blocks = [(k, k + 1) for k in range(10_000)]  # for a quarter of an hour
-threading.Thread(target=import_module("fastce.threads").for_each, args=(blocks, work, 2), daemon=True).start()
+threading.Thread(target=import_module("fastce.cpu.threads").for_each, args=(blocks, work, 2), daemon=True).start()
 begun.wait()
 """,
         tmp_path,

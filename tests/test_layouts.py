@@ -10,7 +10,7 @@ from covering import covering
 from scipy.sparse import csr_array
 
 import fastce
-from fastce.arguments import new_like
+from fastce.arguments.arrays import new_like
 
 SHAPES = [(40, 9), (150, 300), (3, 20, 5, 7), (2, 300, 17, 3)]
 

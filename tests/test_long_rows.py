@@ -13,7 +13,7 @@ from test_accuracy import logsumexp_error
 from test_process import INTERRUPT, posix
 
 import fastce
-from fastce import pieces
+from fastce.cpu import pieces
 
 THREE, ONE = (3, 1_200_000), (1, 3_200_001)
 PEAK = 1_100_003

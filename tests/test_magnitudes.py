@@ -157,7 +157,7 @@ def test_any_rows_and_any_options(logits, layout, options, seed):
     quick=1,
 )
 def test_long_rows_of_every_magnitude(name, options, monkeypatch):
-    monkeypatch.setattr("fastce.pieces.PIECE", 2048)
+    monkeypatch.setattr("fastce.cpu.pieces.PIECE", 2048)
     logits = magnitudes.sweep(magnitudes.DTYPES[name], 6200)[::2]
     check(logits, magnitudes.labels_of(logits), **options)
 
@@ -213,7 +213,7 @@ def test_smoothing_over_masks_of_the_lowest_number(classes):
 
 @pytest.mark.parametrize("classes", [2, 300, 6200])
 def test_a_mean_is_finite_where_a_loss_is_not(classes, monkeypatch):
-    monkeypatch.setattr("fastce.pieces.PIECE", 2048)
+    monkeypatch.setattr("fastce.cpu.pieces.PIECE", 2048)
     x = np.zeros((4, classes))
     x[0, :2] = 1.5e308, -1.5e308
     assert fastce.cross_entropy(x, [1, 0, 0, 0]) == pytest.approx(7.5e307)

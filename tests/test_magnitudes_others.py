@@ -158,7 +158,7 @@ MASSES = (1e-320, 1e-300, 1e-60, 1e-46, 1e-42, 1e-38, 1e20, 1e38, 1e39, 1e200, 1
 @covering({"classes": [3, 300, 6200], "dtype": [np.float32, np.float64]}, quick=1)
 def test_masses_of_every_magnitude(dtype, classes, rng, monkeypatch):
     """Also those that the dtype of the logits does not hold, in place and in every layout of the masses."""
-    monkeypatch.setattr("fastce.pieces.PIECE", 2048)
+    monkeypatch.setattr("fastce.cpu.pieces.PIECE", 2048)
     real, x = np.dtype(dtype), (3 * rng.normal(size=(len(MASSES) + 1, classes))).astype(dtype)
     t = rng.random(x.shape) * np.array([*MASSES, 0.0])[:, None]
     with np.errstate(all="ignore"):

@@ -17,9 +17,9 @@ from numba import types
 from scripts import ROOT
 
 import fastce
-from fastce._kernels import exponential, powers
-from fastce._kernels.jit import inline, kernel, matrix
-from fastce._kernels.memory import lanes_of, load, row_pointer, store, to_real
+from fastce.cpu._vectors import exponential, powers
+from fastce.cpu._vectors.compiler import inline, kernel, matrix
+from fastce.cpu._vectors.memory import lanes_of, load, row_pointer, store, to_real
 
 sys.path.append(str(ROOT / "bench"))
 import accuracy
@@ -76,7 +76,7 @@ def test_any_magnitudes(x):
 @pytest.mark.parametrize("m", [1.0, 1e5, 3e8, 1e10, 1e25, 3e38])
 @pytest.mark.parametrize("logarithm", [False, True])
 def test_long_rows_in_pieces(m, logarithm, monkeypatch):
-    monkeypatch.setattr("fastce.pieces.PIECE", 4096)
+    monkeypatch.setattr("fastce.cpu.pieces.PIECE", 4096)
     rng = np.random.default_rng(0)
     x = np.stack([rng.uniform(-1, 1, 20_000) * m, np.full(20_000, -m), np.full(20_000, m)]).astype(F32)
     x[1, [100, 19_999]] = m * 0.5, m
@@ -93,7 +93,7 @@ def test_long_rows_in_pieces(m, logarithm, monkeypatch):
 @wide_only
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_long_rows_of_every_magnitude(dtype, monkeypatch):
-    monkeypatch.setattr("fastce.pieces.PIECE", 2048)
+    monkeypatch.setattr("fastce.cpu.pieces.PIECE", 2048)
     assert_right(magnitudes.sweep(magnitudes.DTYPES[dtype], 6200), "rows")
 
 
@@ -189,7 +189,7 @@ TABLE = """
 import sys
 import numpy as np
 import accuracy, test_magnitudes_special as t
-from fastce._kernels import powers
+from fastce.cpu._vectors import powers
 if "table" in sys.argv:
     accuracy.use_table()
 if "anywhere" in sys.argv:

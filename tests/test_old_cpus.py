@@ -9,7 +9,7 @@ from guard_calls import DTYPES, GROUPS, Memory, assert_same, flat
 from scripts import run_script
 
 import fastce
-from fastce._kernels import target
+from fastce.cpu._vectors import target
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names an x86-64 CPU")
 OLD = {"NUMBA_CPU_NAME": "x86-64-v2", "NUMBA_CPU_FEATURES": ""}
@@ -17,9 +17,9 @@ OLD = {"NUMBA_CPU_NAME": "x86-64-v2", "NUMBA_CPU_FEATURES": ""}
 PROGRAM = """
 import numpy as np
 from numba import types
-from fastce._kernels import target
-from fastce._kernels.jit import kernel, matrix
-from fastce._kernels.memory import element, row_pointer, set_element
+from fastce.cpu._vectors import target
+from fastce.cpu._vectors.compiler import kernel, matrix
+from fastce.cpu._vectors.memory import element, row_pointer, set_element
 
 
 def signature(storage):

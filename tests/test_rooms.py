@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from fastce import rooms
-from fastce.rooms import LARGEST_KEPT, LINE_BYTES, Room
+from fastce.cpu import rooms
+from fastce.cpu.rooms import LARGEST_KEPT, LINE_BYTES, Room
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -112,7 +112,7 @@ def test_weights_of_any_sign_along_another_axis(rng, classes, kind, dtype):
 
 @covering({"dtype": [np.float32, np.float64], "kind": KINDS}, quick=1)
 def test_weights_of_any_sign_of_rows_that_are_cut(rng, monkeypatch, kind, dtype):
-    monkeypatch.setattr(import_module("fastce.pieces"), "PIECE", 1024)
+    monkeypatch.setattr(import_module("fastce.cpu.pieces"), "PIECE", 1024)
     logits = (rng.normal(size=(5, 9000)) * 4).astype(dtype)
     targets = targets_of(kind, rng, 5, 9000)
     for option in ("both", "smoothing"):
@@ -124,7 +124,7 @@ def test_weights_of_any_sign_of_rows_that_are_cut(rng, monkeypatch, kind, dtype)
 @pytest.mark.parametrize("classes", [5, 300, 9000])
 def test_a_confident_row_of_negative_mass_keeps_its_digits(rng, monkeypatch, classes, make, dtype):
     """The class that is left out of a row's sum is the heaviest of any sign, not that of the largest mass."""
-    monkeypatch.setattr(import_module("fastce.pieces"), "PIECE", 1024)
+    monkeypatch.setattr(import_module("fastce.cpu.pieces"), "PIECE", 1024)
     logits = np.zeros((4, classes), dtype)
     logits[:, 3] = [12, 18, 30, 40]
     masses = np.zeros((4, classes))

@@ -9,7 +9,7 @@ import scipy.special
 from covering import covering
 
 import fastce
-from fastce._kernels.columns import NARROW
+from fastce.cpu._kernels.columns import NARROW
 
 NAMES = ["logsumexp", "softmax", "log_softmax"]
 AXES_3D = [None, 0, 1, 2, -1, -3, (0, 1), (0, 2), (2, 1), (-1, -2), (0, 1, 2), ()]

@@ -10,7 +10,7 @@ import pytest
 from covering import covering
 
 import fastce
-from fastce.statistics import OUTPUTS
+from fastce.losses.statistics import OUTPUTS
 
 INF, NAN = np.inf, np.nan
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]

@@ -24,7 +24,7 @@ TWICE = ["clip_loss_from_features", "nt_xent", "sup_con"]  # sweeps
 @pytest.fixture
 def tiny_blocks(monkeypatch):
     """Work on a tile is cut in many blocks, and goes to all threads."""
-    threads = import_module("fastce.threads")
+    threads = import_module("fastce.cpu.threads")
     monkeypatch.setattr(threads, "INLINE_BYTES", 1)
     monkeypatch.setattr(threads, "BLOCK_BYTES", 256)
 
@@ -52,7 +52,7 @@ def test_every_size_around_the_edges_of_tiles(edges, rng, n, form):
 def test_kept_tiles_are_the_bits_of_tiles_that_are_multiplied_again(edges, monkeypatch, rng, dtype, form):
     edges(16, 16)
     features = calls.features_of(form, rng, 40, dtype=dtype)
-    tiles, products = import_module("fastce.tiles").Tiles, []
+    tiles, products = import_module("fastce.products.tiles").Tiles, []
     multiply = tiles._product
     monkeypatch.setattr(tiles, "_product", lambda self, *args: (products.append(args[0]), multiply(self, *args))[1])
 
@@ -188,7 +188,7 @@ def test_nothing_warns_or_raises_in_any_thread(small_tiles, tiny_blocks, rng, ba
 
 
 def test_all_threads_of_a_call_have_the_error_handling_of_its_caller():
-    for_each, together, seen = import_module("fastce.threads").for_each, threading.Barrier(3), {}
+    for_each, together, seen = import_module("fastce.cpu.threads").for_each, threading.Barrier(3), {}
 
     def work(start, stop):
         together.wait(timeout=60)  # three threads have a block each
@@ -342,7 +342,7 @@ def test_with_tqdm_progress_is_one_bar_that_reaches_its_end_and_is_closed(small_
 
 def test_a_bar_is_closed_when_a_call_fails(small_tiles, monkeypatch, rng):
     bars = stub_of_tqdm(monkeypatch)
-    tiles = import_module("fastce.tiles").Tiles
+    tiles = import_module("fastce.products.tiles").Tiles
     multiply = tiles._product
 
     def fails_at_last(self, place, room):

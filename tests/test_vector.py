@@ -12,10 +12,10 @@ from numba import types
 from scripts import run_script
 
 import fastce
-from fastce._kernels.exponential import exp, scaling
-from fastce._kernels.jit import inline, kernel, matrix
-from fastce._kernels.memory import lanes_of, load, row_pointer, store, to_real
-from fastce._kernels.vector import log1p, tanh
+from fastce.cpu._vectors.compiler import inline, kernel, matrix
+from fastce.cpu._vectors.elementary import log1p, tanh
+from fastce.cpu._vectors.exponential import exp, scaling
+from fastce.cpu._vectors.memory import lanes_of, load, row_pointer, store, to_real
 
 F32 = np.dtype(np.float32)
 LOWEST, HIGHEST = -87.33654, 88.37  # exp of these is the smallest normal float32, and nearly the largest
@@ -113,7 +113,7 @@ def test_tanh_is_within_4_ulp_small_arguments_included(rng, dtype):
 def test_exp_by_polynomial_is_within_1_ulp_too_where_there_is_no_avx512():
     program = (
         "import numpy as np, test_vector as t\n"
-        "from fastce._kernels.target import has_avx512\n"
+        "from fastce.cpu._vectors.target import has_avx512\n"
         "assert not has_avx512()\n"
         "x = np.arange(0x30800000, 0x42B0BD70, 257, dtype=np.uint32).view(np.float32)\n"
         "x = np.concatenate([x, -x[x < -t.LOWEST]])\n"
@@ -137,7 +137,7 @@ def test_exp_by_polynomial_is_within_1_ulp_too_where_there_is_no_avx512():
 def test_kernels_and_show_config_agree_on_the_cpu_that_llvm_compiles_for(tmp_path, name, features, bits):
     source = (
         "from fastce.configuration import vector_bits\n"
-        "from fastce._kernels.target import has_avx512\n"
+        "from fastce.cpu._vectors.target import has_avx512\n"
         "print(vector_bits(), has_avx512())"
     )
     out, _ = run_script(source, tmp_path, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features)

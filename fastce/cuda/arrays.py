@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from fastce.arguments import PARTLY_REPLACES, SHARES_MEMORY, Array, Receiver, check_receiver
+from fastce.arguments.arrays import Array
+from fastce.arguments.libraries import is_torch
+from fastce.arguments.out import PARTLY_REPLACES, SHARES_MEMORY, Receiver, check_receiver
+from fastce.arguments.places import UNKNOWN_DEVICE, device_of
+from fastce.arguments.words import of_autograd
 from fastce.cuda.libraries import CuPy, Library, Torch, has_known_stream, is_numba, library_of
-from fastce.dispatch import UNKNOWN_DEVICE, device_of
-from fastce.libraries import is_torch
-from fastce.words import of_autograd
 
 _PLAIN_DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 _FLAT_DTYPES = {name: np.dtype(name) for name in _PLAIN_DTYPES.split()}

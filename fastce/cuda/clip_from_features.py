@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from fastce.arguments import fraction, positive, reduction_of
-from fastce.clip_from_features import check_pairs
+from fastce.arguments.numbers import fraction, positive, reduction_of
+from fastce.arguments.positives import check_pairs, checked_shape
+from fastce.arguments.silence import quietly
 from fastce.cuda.arrays import DeviceArray
 from fastce.cuda.features import Features, dtype_of_losses, dtype_of_products, feature_arrays
-from fastce.cuda.matrices import seen, working_in
 from fastce.cuda.panels import Panels
 from fastce.cuda.positives import device_positives
+from fastce.cuda.products import seen, working_in
 from fastce.cuda.similarity import Similarity
-from fastce.features import checked_shape, quietly
-from fastce.progress import Progress
+from fastce.products.progress import Progress
 from fastce.typing import ClipFromFeaturesValueAndGrad
 
 

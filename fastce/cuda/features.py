@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import flag
+from fastce.arguments.arrays import check_widths
+from fastce.arguments.numbers import flag
+from fastce.arguments.silence import quietly
 from fastce.cuda.arrays import DeviceArray, device_array, empty, zeros
 from fastce.cuda.layout import FLOATS, contiguous, copy
 from fastce.cuda.libraries import Library
-from fastce.cuda.matrices import array_module, as_reals, rows_between, seen, working_in
 from fastce.cuda.precision import check_factors, fits, limits
-from fastce.features import check_widths, cut_panels, quietly
+from fastce.cuda.products import array_module, as_reals, rows_between, seen, working_in
+from fastce.products.features import cut_panels
 
 BLOCK_BYTES = 1 << 24  # of rows that are made ready, or finished, at a time
 BYTES_OF_PAIRS = 1 << 24  # of features that are gathered at a time
@@ -101,7 +103,7 @@ class Features:
 
     A row of length 0 stays as it is, and so does not depend on its features: their gradient is 0. With ``numbers``, an
     array of `array_module()`, there is one array, and only those rows of it. All is done in the current stream of the
-    library: see `matrices.working_in`.
+    library: see `products.working_in`.
     """
 
     def __init__(

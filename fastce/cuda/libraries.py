@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numba import config, cuda
 
-from fastce.dispatch import UNKNOWN_DEVICE, device_of
-from fastce.libraries import is_torch
+from fastce.arguments.libraries import is_torch
+from fastce.arguments.places import UNKNOWN_DEVICE, device_of
 
 _LEGACY_STREAM = 1  # how DLPack, and the driver, call the default stream, whose pointer is 0
 

@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import number
+from fastce.arguments.numbers import number
+from fastce.arguments.places import is_on_device
+from fastce.arguments.silence import quietly
 from fastce.cuda.arrays import DeviceArray, empty, zeros
+from fastce.cuda.cross_entropy import CrossEntropy, has_range, options_in_range, upstream_of
 from fastce.cuda.features import Features, dtype_of_losses, dtype_of_products, feature_arrays, float_features
 from fastce.cuda.layout import contiguous
-from fastce.cuda.losses import CrossEntropy, factors_of, has_range, upstream_of
-from fastce.cuda.matrices import (
+from fastce.cuda.panel_losses import PanelLosses, numbers_of_counted, picked, picked_probabilities
+from fastce.cuda.panels import Panels
+from fastce.cuda.precision import with_range
+from fastce.cuda.products import (
     array_module,
     as_reals,
     multiply,
@@ -26,13 +31,8 @@ from fastce.cuda.matrices import (
     seen_flat,
     working_in,
 )
-from fastce.cuda.panel_losses import PanelLosses, numbers_of_counted, picked, picked_probabilities
-from fastce.cuda.panels import Panels
-from fastce.cuda.precision import with_range
 from fastce.cuda.targets import DeviceTargets, check, verdict
-from fastce.dispatch import is_on_device
-from fastce.features import quietly
-from fastce.progress import Progress
+from fastce.products.progress import Progress
 from fastce.typing import LinearCrossEntropyValueAndGrad
 
 
@@ -75,7 +75,7 @@ class _Call:
         self.bias = None
         if given["linear_bias"] is not None:
             self.bias = self._checked_bias(float_features(given["linear_bias"], "linear_bias", self.library))
-        factors, lead = factors_of(given), features.shape[:-1]
+        options, lead = options_in_range(given, self.shape[1]), features.shape[:-1]
         self.of_losses = dtype_of_losses([*self.arrays, *([] if self.bias is None else [self.bias])])
         sample_weight = given["sample_weight"]
         if sample_weight is not None and np.ndim(sample_weight) == 0 and not is_on_device(sample_weight):
@@ -88,8 +88,8 @@ class _Call:
         given = given | {"logits": logits, "axis": -1}
         self.dtype = np.dtype(np.float64)
         is_wide = is_wide or (self.bias is not None and self.bias.dtype_name == "float64")
-        dtype = self._dtype_of_products(given, factors[0])
-        if not is_wide and has_range(dtype, given, factors):
+        dtype = self._dtype_of_products(given, options.logit_scale)
+        if not is_wide and has_range(dtype, given, options):
             self.dtype = dtype
         given["logits"] = dataclasses.replace(logits, dtype_name=self.dtype.name)
         self.entropy = CrossEntropy(given)

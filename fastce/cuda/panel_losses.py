@@ -1,10 +1,11 @@
-"""Cross entropy of the rows of panels: the kernels of `fastce.cuda.losses`, in place, a panel at a time."""
+"""Cross entropy of the rows of panels: the kernels of `fastce.cuda.cross_entropy`, in place, a panel at a time."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
+from fastce.arguments.reductions import reduced
 from fastce.cuda._kernels.jobs import (
     CLASS_INDICES,
     CROSS_ENTROPY,
@@ -20,10 +21,9 @@ from fastce.cuda._kernels.jobs import (
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.layout import Rows, rows_of
 from fastce.cuda.libraries import Library
-from fastce.cuda.matrices import array_module, as_reals, on_device, reshaped, rows_between, seen, seen_flat
+from fastce.cuda.products import array_module, as_reals, on_device, reshaped, rows_between, seen, seen_flat
 from fastce.cuda.run import Call, add_up, run
 from fastce.cuda.targets import DeviceTargets, check, no_targets, verdict
-from fastce.reductions import reduced
 
 
 class PanelLosses:

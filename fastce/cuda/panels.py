@@ -7,11 +7,12 @@ panel is overwritten by the gradient of its products, which is multiplied with t
 from collections.abc import Callable
 from typing import Any
 
+from fastce.arguments.numbers import checked_memory_budget
 from fastce.cuda.arrays import DeviceArray, empty
 from fastce.cuda.features import Features
-from fastce.cuda.matrices import finish, multiply, rows_between, seen
-from fastce.products import ReadyPanel, checked_memory_budget
-from fastce.progress import Progress
+from fastce.cuda.products import finish, multiply, rows_between, seen
+from fastce.products.gradients import ReadyPanel
+from fastce.products.progress import Progress
 
 MOST_ROWS = 4096
 

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments import Array
+from fastce.arguments.arrays import Array
+from fastce.arguments.positives import no_indices, positives_of, way_out_of
 from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse
 from fastce.cuda.layout import contiguous
 from fastce.cuda.libraries import Library
 from fastce.cuda.run import numbers_of
-from fastce.positives import no_indices, positives_of, way_out_of
 
 
 class Owners(NamedTuple):
@@ -66,7 +66,7 @@ class _Sender:
 
 
 def device_positives(targets: Any, shape: tuple[int, int], library: Library) -> DevicePositives:
-    """The positives of a similarity matrix of this shape; errors are those of `fastce.positives.positives_of`."""
+    """The positives of a similarity matrix of this shape; errors are those of `positives_of` on the CPU."""
     sender = _Sender(library)
     if targets is None:
         none, no_masses = sender.send(np.empty(0, np.int64)), sender.send(np.empty(0))

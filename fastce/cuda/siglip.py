@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments import finite, positive, reduction_of
+from fastce.arguments.numbers import finite, positive, reduction_of
+from fastce.arguments.positives import checked_shape
+from fastce.arguments.silence import quietly
 from fastce.cuda._kernels.jobs import options_of
 from fastce.cuda._kernels.states import WARP
 from fastce.cuda._kernels.tiles import THREADS, add_points, sigmoid_rows
@@ -21,11 +23,10 @@ from fastce.cuda.features import (
     products_of_pairs,
 )
 from fastce.cuda.layout import lanes_of, launch
-from fastce.cuda.matrices import array_module, on_device, rows_between, seen, seen_flat, working_in
 from fastce.cuda.panels import Panels
 from fastce.cuda.positives import DevicePositives, device_positives
-from fastce.features import checked_shape, quietly
-from fastce.progress import Progress
+from fastce.cuda.products import array_module, on_device, rows_between, seen, seen_flat, working_in
+from fastce.products.progress import Progress
 from fastce.typing import SiglipValueAndGrad
 
 

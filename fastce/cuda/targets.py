@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from fastce.arguments import class_index_error, number
+from fastce.arguments.arrays import class_index_error
+from fastce.arguments.numbers import number
+from fastce.arguments.places import is_on_device
+from fastce.arguments.sparse import mass_error
 from fastce.cuda._kernels.checks import (
     THREADS,
     check_class_indices,
@@ -42,8 +45,6 @@ from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, launch, row
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, limits
 from fastce.cuda.run import numbers_of, sums_of_blocks
-from fastce.dispatch import is_on_device
-from fastce.sparse_targets import mass_error
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 

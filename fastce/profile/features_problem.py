@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 import fastce
+from fastce.products.tiles import LARGEST_EDGE
 from fastce.profile.measure import Call
 from fastce.profile.problem import Array
-from fastce.tiles import LARGEST_EDGE
 
 BIAS = -10.0  # of siglip_loss
 VIEWS = 4  # pairs that have the same label in sup_con

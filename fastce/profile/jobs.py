@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastce import floors
+from fastce.cpu import floors
 from fastce.profile.measure import Call
 from fastce.profile.problem import Array, Problem
 

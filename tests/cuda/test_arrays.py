@@ -14,9 +14,9 @@ pytest.importorskip("numba_cuda")  # not numba.cuda, which some versions of Numb
 
 from numba import cuda
 
+from fastce.arguments.places import device_of
 from fastce.cuda import arrays, libraries
 from fastce.cuda.arrays import checked_out, device_array, empty, zeros
-from fastce.dispatch import device_of
 
 
 def on_device(array):

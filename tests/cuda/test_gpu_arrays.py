@@ -7,8 +7,8 @@ pytest.importorskip("numba_cuda")  # not numba.cuda, which some versions of Numb
 
 from numba import cuda
 
+from fastce.arguments.places import device_of
 from fastce.cuda.arrays import checked_out, csr_arrays, device_array, empty, zeros
-from fastce.dispatch import device_of
 
 pytestmark = pytest.mark.gpu
 

@@ -160,7 +160,7 @@ def gemm(b_transposed, a_transposed, n, m, k, b, b_step, a, a_step, out_step):
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (1, 4, 5), (3, 1, 5), (3, 4, 1), (1, 1, 5), (3, 1, 1), (1, 4, 1)])
 def test_products_are_told_to_blas_without_copies(rng, shape):
-    from fastce.cuda.matrices import gemm_arguments
+    from fastce.cuda.products import gemm_arguments
 
     m, n, k = shape
 
@@ -338,12 +338,12 @@ def test_errors_are_those_of_the_cpu(on_device, what):
 
 
 def test_without_cupy_the_error_says_how_to_get_it(monkeypatch):
-    from fastce.cuda import matrices
+    from fastce.cuda import products
 
-    monkeypatch.setattr(matrices.config, "ENABLE_CUDASIM", 0)
+    monkeypatch.setattr(products.config, "ENABLE_CUDASIM", 0)
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ImportError, match="pip install cupy-cuda12x or cupy-cuda13x"):
-        matrices.array_module()
+        products.array_module()
 
 
 # ---------------------------------------------------------------------------------------- compiled kernels

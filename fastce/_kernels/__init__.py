@@ -1,3 +1,0 @@
-"""Kernels: arrays, numbers and outputs. Their source is looked at before any of them is imported."""
-
-from fastce._kernels import sources as sources

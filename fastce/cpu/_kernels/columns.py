@@ -1,0 +1,274 @@
+"""Many rows at a time, one in each lane: for class axes that are not the last, and for few classes.
+
+Going along the classes, a vector holds the same class of as many rows as it has lanes, so that nothing is left over at
+the end of a short row and nothing is added across lanes. Where the classes of a row are adjacent, they are transposed
+into a tile first (narrow.py); where the rows are, as along axis 0, the tile is the array itself. There a few classes
+of many rows are taken at a time, as they lie in memory: classes a power of two apart push each other out of the cache.
+
+A tile is looked at for its states, which one piece of code finishes for all (states.py), and a second time for its
+gradient. In between, what a row has come to is in ``running``, one field a line, one row a column, in the dtype that
+the rows are computed in, and its sums in float64. A row that does not fit (a NaN, an infinity, an outgrown reference)
+is not mended here: it is left alone and reported, and the kernels that go along a row take it.
+"""
+
+import math
+
+from fastce.cpu._kernels.lines import (
+    BESIDE,
+    CHOSEN,
+    DISTANCE_SUM,
+    EXPS,
+    HIGHEST,
+    MASS_SUM,
+    REFERENCE,
+    load_sum,
+    store_sum,
+)
+from fastce.cpu._vectors.compiler import inline, outlined
+from fastce.cpu._vectors.elementary import rounded, tanh
+from fastce.cpu._vectors.exponential import LN2, LOG2E, SPARE, exp, largest_exponent, with_factor_1
+from fastce.cpu._vectors.lanes import lesser_and_top, store_where
+from fastce.cpu._vectors.memory import (
+    elements,
+    elements_to_boundary,
+    lanes_of,
+    load,
+    load_first,
+    prefetch,
+    store,
+    store_whole,
+    to_real,
+)
+from fastce.cpu._vectors.simd import copysign, fma, where_equal, where_less, where_zero
+from fastce.cpu._vectors.wide import add_products, add_wide
+
+NARROW = 256  # classes that are few: all are looked at for a reference, and classes that are adjacent are transposed
+GUESS = 64  # classes that a reference is guessed from, where looking at all would be another read
+ABREAST = 4  # classes whose terms are added before they go to a sum
+CLASSES_AT_A_TIME = 8  # where an array is its own tile
+
+
+@inline
+def readable(tile, k, count):
+    """How many rows from k on can be read: whole vectors of a copy, which masks would keep waiting for the cache."""
+    lanes = lanes_of(tile[0])
+    return lanes if tile[3] == 0 else min(lanes, count - k)
+
+
+@inline
+def logits_at(tile, place, count, cap):
+    """A vector of logits, capped: cap * tanh(ratio * x)."""
+    x = elements(tile, place, count, to_real(tile, 0.0))
+    if cap[1] > 0:
+        x = tanh(x * cap[0]) * cap[1]
+    return x
+
+
+@inline
+def masses_of_class(masses, probabilities, k, count, c):
+    """The dense part of q_c: w_c (keep * t_c + spread)."""
+    keep, spread, has_probabilities, weight, has_weight = masses
+    tile, start, stride, _ = probabilities
+    q = load_first(weight, 0, 0, spread)
+    if has_probabilities:
+        q = fma(elements(tile, start + k + c * stride, count, to_real(weight, 0.0)), keep, spread)
+    if has_weight:
+        q = q * weight[c]
+    return q
+
+
+@inline
+def references_near(tile, largest, scale):
+    """(exponent, near) of references near these; NaN where there is none. See `rows.reference_near`."""
+    power = largest * to_real(tile, scale * LOG2E)
+    bound = to_real(tile, largest_exponent(tile))
+    exponent = rounded(power) - to_real(tile, SPARE)
+    exponent = where_less(power, bound, exponent, to_real(tile, math.nan))
+    exponent = where_less(to_real(tile, 0.0) - bound, power, exponent, to_real(tile, math.nan))
+    return exponent, (exponent + to_real(tile, SPARE)) * to_real(tile, LN2 / scale)
+
+
+@inline
+def classes_at_a_time(tile, classes):
+    """All of a copy, which is in the cache; a few where the array is its own tile."""
+    return classes if tile[3] == 0 else CLASSES_AT_A_TIME
+
+
+@inline
+def send_for_next(tile, k, first, classes):
+    """Ask for the classes that come after those from ``first`` on, where the array is its own tile."""
+    place, start, stride, itself = tile
+    if itself > 0:
+        for c in range(first + CLASSES_AT_A_TIME, min(first + 2 * CLASSES_AT_A_TIME, classes)):
+            prefetch(place, start + k + c * stride)
+
+
+@inline
+def find_largest(running, tile, classes, count, cap):
+    """HIGHEST becomes the largest of the first classes of every row; NaN is passed over."""
+    place, start, stride, _ = tile
+    step = classes_at_a_time(tile, classes)
+    for first in range(0, classes, step):
+        for k in range(0, count, lanes_of(place)):
+            send_for_next(tile, k, first, classes)
+            tops = load_first(place, 0, 0, to_real(place, -math.inf))
+            if first > 0:
+                tops = load(running, HIGHEST + k)
+            for c in range(first, min(first + step, classes)):
+                x = logits_at(place, start + k + c * stride, readable(tile, k, count), cap)
+                _, tops = lesser_and_top(x, tops)
+            store(running, HIGHEST + k, tops)
+
+
+@inline
+def choose_references(running, tile, classes, count, cap, scale):
+    """The reference of every row of a tile, from all of its classes if they are few."""
+    place = tile[0]
+    find_largest(running, tile, classes if classes <= NARROW else GUESS, count, cap)
+    lowest = load_first(place, 0, 0, to_real(place, -math.inf))
+    for k in range(0, count, lanes_of(place)):
+        exponent, near = references_near(place, load(running, HIGHEST + k), scale)
+        store(running, REFERENCE + k, exponent)
+        store(running, BESIDE + k, near)
+        store(running, HIGHEST + k, lowest)
+
+
+@inline
+def add_terms(x, tops, exponent, scaled_by):
+    """exp of four vectors, together, and the largest of all; each lane's largest x so far is held back."""
+    a, tops = lesser_and_top(x[0], tops)
+    b, tops = lesser_and_top(x[1], tops)
+    c, tops = lesser_and_top(x[2], tops)
+    d, tops = lesser_and_top(x[3], tops)
+    ab = exp(a, exponent, scaled_by) + exp(b, exponent, scaled_by)
+    return ab + (exp(c, exponent, scaled_by) + exp(d, exponent, scaled_by)), tops
+
+
+@inline
+def add_classes(running, sums, tile, k, first, stop, count, cap, scaled_by, smoothed):
+    """Add exp (and x - near, if asked to) of these classes to one vector of rows."""
+    place, start, stride, _ = tile
+    lanes = lanes_of(place)
+    exponent, near, tops = load(running, REFERENCE + k), load(running, BESIDE + k), load(running, HIGHEST + k)
+    exps, distances = load_sum(sums, lanes, EXPS, k, first), load_sum(sums, lanes, DISTANCE_SUM, k, first)
+    end = stop - (stop - first) % ABREAST
+    for c in range(first, end, ABREAST):
+        at = start + k + c * stride
+        x = (
+            logits_at(place, at, count, cap),
+            logits_at(place, at + stride, count, cap),
+            logits_at(place, at + 2 * stride, count, cap),
+            logits_at(place, at + 3 * stride, count, cap),
+        )
+        terms, tops = add_terms(x, tops, exponent, scaled_by)
+        exps = add_wide(exps, terms)
+        if smoothed:
+            distances = add_wide(distances, ((x[0] - near) + (x[1] - near)) + ((x[2] - near) + (x[3] - near)))
+    for c in range(end, stop):
+        x = logits_at(place, start + k + c * stride, count, cap)
+        lesser, tops = lesser_and_top(x, tops)
+        exps = add_wide(exps, exp(lesser, exponent, scaled_by))
+        if smoothed:
+            distances = add_wide(distances, x - near)
+    store(running, HIGHEST + k, tops)
+    store_sum(sums, lanes, EXPS, k, exps)
+    if smoothed:
+        store_sum(sums, lanes, DISTANCE_SUM, k, distances)
+
+
+@inline
+def add_weighted_classes(
+    running, sums, tile, k, first, stop, count, cap, scaled_by, masses, probabilities, of_probabilities
+):
+    """The same with q (x - near), and q itself, one by one and without the targets. 0 * inf counts as 0."""
+    place, start, stride, _ = tile
+    lanes = lanes_of(place)
+    zero = load_first(place, 0, 0, to_real(place, 0.0))
+    exponent, near, tops = load(running, REFERENCE + k), load(running, BESIDE + k), load(running, HIGHEST + k)
+    target = load(running, CHOSEN + k)
+    exps, distances = load_sum(sums, lanes, EXPS, k, first), load_sum(sums, lanes, DISTANCE_SUM, k, first)
+    mass = load_sum(sums, lanes, MASS_SUM, k, first)
+    for c in range(first, stop):
+        at = start + k + c * stride
+        x = logits_at(place, at, count, cap)
+        lesser, tops = lesser_and_top(x, tops)
+        exps = add_wide(exps, exp(lesser, exponent, scaled_by))
+        q = where_equal(target, to_real(place, c), zero, masses_of_class(masses, probabilities, k, of_probabilities, c))
+        distances = add_products(distances, q, where_zero(q, near, x), near)
+        mass = add_wide(mass, q)
+    store(running, HIGHEST + k, tops)
+    store_sum(sums, lanes, EXPS, k, exps)
+    store_sum(sums, lanes, DISTANCE_SUM, k, distances)
+    store_sum(sums, lanes, MASS_SUM, k, mass)
+
+
+@outlined
+def sum_tile(running, sums, tile, classes, count, cap, scaled_by, masses, probabilities):
+    """The sums of every row of a tile.
+
+    Without weights and probabilities DISTANCE_SUM is that of x - near over all classes, targets too, and there only if
+    q is not 0.
+    """
+    scaled_by = with_factor_1(scaled_by)
+    step = classes_at_a_time(tile, classes)
+    for first in range(0, classes, step):
+        stop = min(first + step, classes)
+        for k in range(0, count, lanes_of(tile[0])):
+            send_for_next(tile, k, first, classes)
+            here = readable(tile, k, count)
+            if masses[2] or masses[4]:
+                of_probabilities = min(lanes_of(tile[0]), count - k)
+                add_weighted_classes(
+                    running, sums, tile, k, first, stop, here, cap, scaled_by, masses, probabilities, of_probabilities
+                )
+            else:
+                add_classes(running, sums, tile, k, first, stop, here, cap, scaled_by, masses[1] > 0)
+
+
+@inline
+def put_lanes(out, place, y, how, fitting):
+    """Write one vector of rows; all of it, or where a row does not fit, which may still be needed, those that do."""
+    whole, past_cache = how
+    if not whole:
+        store_where(out, place, y, fitting)
+    else:
+        store_whole(out, place, y, past_cache)
+
+
+@inline
+def write_tile(function, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest):
+    """function(running, tile, k, first, stop, count, out, how, rest) for some classes of every vector of rows in turn.
+
+    ``how`` is for `put_lanes`: a copy is written whole, the array itself where a row fits, in vectors at multiples of
+    their size if all classes of a row allow that.
+    """
+    lanes = lanes_of(tile[0])
+    step = classes_at_a_time(tile, classes)
+    aligned = not to_copy and out[2] % lanes == 0
+    before = elements_to_boundary(out[0], out[1]) if aligned else 0
+    for first in range(0, classes, step):
+        stop = min(first + step, classes)
+        k = 0
+        while k < count:
+            send_for_next(tile, k, first, classes)
+            here = min(lanes if k > 0 or before == 0 else before, count - k)
+            if not (to_copy or (all_fit and here == lanes)):
+                function(running, tile, k, first, stop, here, out, (False, False), rest)
+            elif past_cache and aligned:  # three calls, for three loops that ask nothing
+                function(running, tile, k, first, stop, here, out, (True, True), rest)
+            else:
+                function(running, tile, k, first, stop, here, out, (True, False), rest)
+            k += here
+
+
+@inline
+def heaviest_of_lanes(tile, k, classes, count, masses, probabilities):
+    """The class of the largest mass, whatever its sign, lane by lane."""
+    one = load_first(tile, 0, 0, to_real(tile, 1.0))
+    best = load_first(tile, 0, 0, to_real(tile, -1.0))
+    number = load_first(tile, 0, 0, to_real(tile, -1.0))
+    for c in range(classes):
+        q = copysign(masses_of_class(masses, probabilities, k, count, c), one)
+        number = where_less(best, q, to_real(tile, c), number)
+        best = where_less(best, q, q, best)
+    return number

@@ -1,0 +1,290 @@
+"""Cross entropy and its gradient, a row in each lane; the formulas are those of cross_entropy.py and states.py."""
+
+import math
+from typing import Any, NamedTuple
+
+from numba import types
+
+from fastce.cpu._kernels.blocks import capping
+from fastce.cpu._kernels.columns import (
+    choose_references,
+    heaviest_of_lanes,
+    logits_at,
+    masses_of_class,
+    put_lanes,
+    sum_tile,
+    write_tile,
+)
+from fastce.cpu._kernels.lines import (
+    ABOVE,
+    AT_CHOSEN,
+    CHOSEN,
+    FITTING,
+    REFERENCE,
+    SHARE,
+    keep_for_gradient,
+    new_running,
+    new_sums,
+    put_into_states,
+)
+from fastce.cpu._kernels.narrow import Narrow, new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
+from fastce.cpu._kernels.states import (
+    AT_TARGET,
+    DISTANCES,
+    GROUP,
+    LANES,
+    LOSS,
+    NEAR,
+    REST_MASS,
+    TARGET,
+    TARGET_MASS,
+    UPSTREAM,
+    X_TARGET,
+    finish_gradients,
+    finish_states,
+    leave_targets_out,
+    mark_fitting,
+    mark_fitting_masses,
+    new_states,
+    report_misfits,
+    without_offset,
+)
+from fastce.cpu._kernels.targets import capped, options_type, scale_of
+from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, real_of, structure, vector
+from fastce.cpu._vectors.elementary import tanh
+from fastce.cpu._vectors.exponential import exp, headroom, with_factor_1
+from fastce.cpu._vectors.lanes import load_numbers, load_real, store_real
+from fastce.cpu._vectors.memory import (
+    element,
+    elements,
+    keep_first,
+    lanes_of,
+    load,
+    load_first,
+    pointer,
+    row_pointer,
+    store,
+    store_first,
+    to_real,
+)
+from fastce.cpu._vectors.simd import fma, where_equal
+
+
+class ColumnTargets(NamedTuple):
+    """As `targets.Targets`, with one point per row (or none) and rows along the last axis."""
+
+    classes: Any  # int64 (outer, rows), or (0, 0)
+    probabilities: Any  # (outer, classes, rows) in the compute dtype, or (0, 0, 0)
+    class_weight: Any  # (classes,) in the compute dtype, or (0,)
+    row_weight: Any  # float64 (outer, rows), or (0, 0)
+
+
+@inline
+def choose_targets(running, tile, classes, count, targets, first_row, masses, probabilities):
+    """The class of each row that is left out of its sums: the target, or the one with most of the mass."""
+    lanes = lanes_of(tile)
+    for k in range(0, count, lanes):
+        here = min(lanes, count - k)
+        if masses[2]:
+            number = heaviest_of_lanes(tile, k, classes, here, masses, probabilities)
+        else:
+            number = load_numbers(tile, targets, first_row + k, here)
+        store(running, CHOSEN + k, number)
+
+
+@inline
+def look_at_targets(states, tile, first, classes, count, options, cap):
+    """The logit of each row's target, capped in float64, and as the sums have met it."""
+    place, start, stride, _ = tile
+    for k in range(count):
+        y = int(states[TARGET + k])
+        x = math.nan  # probabilities that are all NaN, or indices that have changed since they were checked
+        if 0 <= y < classes:
+            x = element(place, start + first + y * stride + k)
+        states[X_TARGET + k] = x
+    if options.softcap > 0.0:
+        for k in range(0, count, lanes_of(place)):
+            store_real(states, AT_TARGET + k, tanh(load_real(place, states, X_TARGET + k) * cap[0]) * cap[1])
+        for k in range(0, count, LANES):
+            store(states, X_TARGET + k, capped(load(states, X_TARGET + k), options))
+
+
+@inline
+def weigh_targets(states, first, classes, count, probabilities, masses, options, at_target):
+    """The mass of each row's target and of all others together; what DISTANCES lacks of a sum over the others."""
+    _, _, has_probabilities, weight, has_weight = masses
+    if has_probabilities or has_weight:
+        for k in range(count):
+            y = min(max(int(states[TARGET + k]), 0), classes - 1)
+            mass = options.keep
+            if has_probabilities:
+                mass *= element(probabilities[0], probabilities[1] + first + y * probabilities[2] + k)
+            mass += options.spread
+            states[TARGET_MASS + k] = mass * weight[y] if has_weight else mass
+        return
+    zero = load_first(states, 0, 0, 0.0)
+    for k in range(0, count, LANES):
+        store(states, TARGET_MASS + k, zero + (options.keep + options.spread))
+        if options.spread > 0.0:
+            of_target = load(states, at_target + k) - load(states, NEAR + k)
+            store(states, DISTANCES + k, (load(states, DISTANCES + k) - of_target) * options.spread)
+            store(states, REST_MASS + k, zero + options.spread * (classes - 1))
+
+
+@inline
+def look_at_rows(states, running, sums, tile, first, count, classes, options, cap, masses, probabilities, at_target):
+    """The states of a group of rows of a tile; their targets are still in the sums of exp."""
+    put_into_states(states, running, sums, lanes_of(tile[0]), first, count, masses)
+    look_at_targets(states, tile, first, classes, count, options, cap)
+    weigh_targets(states, first, classes, count, probabilities, masses, options, at_target)
+
+
+@inline
+def put_losses(states, count, first, row_weight, has_row_weight, losses):
+    """Each row's weight times its loss."""
+    for k in range(0, count, LANES):
+        here = min(LANES, count - k)
+        loss = load(states, LOSS + k)
+        if has_row_weight:
+            loss = loss * load_first(row_weight, first + k, here, 0.0)
+        store_first(losses, first + k, loss, here)
+
+
+@inline
+def set_upstream(states, count, first, upstream, one_for_all, row_weight, has_row_weight, scale):
+    """What each row's gradient is multiplied by."""
+    for k in range(0, count, LANES):
+        here = min(LANES, count - k)
+        above = load_first(upstream, 0 if one_for_all else first + k, 0 if one_for_all else here, upstream[0])
+        if has_row_weight:
+            above = above * load_first(row_weight, first + k, here, 0.0)
+        store(states, UPSTREAM + k, above * scale)
+
+
+@inline
+def write_varied_classes(running, tile, k, first, stop, count, out, how, rest):
+    """upstream * (p_c * mass - q_c) of these classes of one vector of rows, and their targets' from float64."""
+    cap, scaled_by, masses, probabilities = rest
+    place, start, stride, _ = tile
+    written, out_start, out_stride = out
+    one = load_first(place, 0, 0, to_real(place, 1.0))
+    exponent, factor, target = load(running, REFERENCE + k), load(running, SHARE + k), load(running, CHOSEN + k)
+    of_target, minus_upstream = load(running, AT_CHOSEN + k), load(running, ABOVE + k)
+    fitting = keep_first(load(running, FITTING + k), count)
+    for c in range(first, stop):
+        x = logits_at(place, start + k + c * stride, count, cap)
+        minus_q = minus_upstream * masses_of_class(masses, probabilities, k, count, c)
+        gradient = fma(exp(x, exponent, scaled_by), factor, minus_q)
+        if cap[1] > 0:
+            gradient = gradient * (one - (x / cap[1]) * (x / cap[1]))
+        gradient = where_equal(target, to_real(place, c), of_target, gradient)
+        put_lanes(written, out_start + k + c * out_stride, gradient, how, fitting)
+
+
+@inline
+def write_classes(running, tile, k, first, stop, count, out, how, rest):
+    """The same where q is one number and there is no cap."""
+    _, scaled_by, masses, _ = rest
+    place, start, stride, _ = tile
+    written, out_start, out_stride = out
+    exponent, factor, target = load(running, REFERENCE + k), load(running, SHARE + k), load(running, CHOSEN + k)
+    of_target, minus_q = load(running, AT_CHOSEN + k), load(running, ABOVE + k) * masses[1]
+    fitting = keep_first(load(running, FITTING + k), count)
+    number = load_first(place, 0, 0, to_real(place, first))
+    for c in range(first, stop):
+        x = elements(place, start + k + c * stride, count, to_real(place, 0.0))
+        gradient = fma(exp(x, exponent, scaled_by), factor, minus_q)
+        gradient = where_equal(target, number, of_target, gradient)
+        put_lanes(written, out_start + k + c * out_stride, gradient, how, fitting)
+        number += to_real(place, 1.0)
+
+
+@outlined
+def write_gradients(running, tile, classes, count, out, to_copy, all_fit, past_cache, rest):
+    """The gradients of every row of a tile."""
+    cap, scaled_by, masses, probabilities = rest
+    rest = cap, with_factor_1(scaled_by), masses, probabilities
+    if cap[1] > 0 or masses[2] or masses[4]:
+        write_tile(write_varied_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
+    else:
+        write_tile(write_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
+
+
+def _types(storage):
+    real = real_of(storage)
+    cube = types.Array(storage, 3, "A")
+    targets = structure(
+        ColumnTargets, matrix(types.int64), types.Array(real, 3, "A"), vector(real), matrix(types.float64)
+    )
+    narrow = structure(Narrow, *(types.boolean for _ in Narrow._fields))
+    per_row = matrix(types.float64)
+    return cube, narrow, targets, options_type, per_row, matrix(types.uint8), per_row, cube, types.boolean
+
+
+@kernel(_types)
+def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, upstream, gradient, past_cache):
+    """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
+
+    Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
+    """
+    outer, classes, rows = logits.shape
+    with_gradient = gradient.shape[1] > 0
+    has_probabilities = targets.probabilities.shape[1] > 0
+    room, other_room = new_tile(logits), new_tile(targets.class_weight)
+    states, running, sums = new_states(), new_running(room), new_sums()
+    without_offset(states)
+    lanes = lanes_of(room)
+    ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
+    cap = ratio, capped_at
+    scale = scale_of(options)
+    weight = pointer(targets.class_weight)
+    masses = (
+        to_real(room, options.keep), to_real(room, options.spread), has_probabilities, weight,
+        targets.class_weight.shape[0] > 0,
+    )  # fmt: skip
+    highest = headroom(room)
+    at_target = AT_TARGET if options.softcap > 0.0 else X_TARGET
+    width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient)
+    for o in range(outer):
+        row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
+        one_for_all = upstream.size == 1
+        from_above = row_pointer(upstream, 0 if one_for_all else o)
+        for first in range(0, rows, width):
+            count = min(width, rows - first)
+            tile = tile_of(logits, narrow.logits, o, first, count, room, width)
+            probabilities = (other_room, 0, 0, 0)
+            if has_probabilities:
+                probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
+            numbers = row_pointer(targets.classes, o)
+            choose_references(running, tile, classes, count, cap, scale)
+            choose_targets(running, room, classes, count, numbers, first, masses, probabilities)
+            sum_tile(running, sums, tile, classes, count, cap, scaled_by, masses, probabilities)
+            all_fit = True
+            for group in range(0, count, GROUP):
+                here, at = min(GROUP, count - group), first + group
+                look_at_rows(
+                    states, running, sums, tile, group, here, classes, options, cap, masses, probabilities, at_target
+                )
+                leave_targets_out(states, here, scale, at_target)
+                finish_states(states, 0, here, scale, options.z_loss)
+                put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
+                here_fit = mark_fitting(states, here, scale, highest)
+                if has_probabilities:
+                    here_fit = mark_fitting_masses(states, here, lanes == LANES) and here_fit
+                if not here_fit:
+                    all_fit = False
+                    report_misfits(states, here, at, row_pointer(misfits, o))
+                if with_gradient:
+                    set_upstream(
+                        states, here, at, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale
+                    )
+                    finish_gradients(states, here, options.softcap)
+                    keep_for_gradient(running, states, lanes, group, here)
+            if not with_gradient:
+                continue
+            out = tile_to_write(gradient, narrow.gradient, o, first, room, width)
+            rest = cap, scaled_by, masses, probabilities
+            write_gradients(running, tile, classes, count, out, narrow.gradient, all_fit, past_cache, rest)
+            if narrow.gradient:
+                to = row_pointer(gradient, o)
+                put_tile(room, width, count, classes, to, row_stride_of(gradient), first, running, all_fit)

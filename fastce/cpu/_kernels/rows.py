@@ -1,0 +1,237 @@
+"""What every row kernel is made of: the reference of a row and its sums of exponentials.
+
+The state of a row is a reference and a sum, and the whole package is its algebra:
+
+    (m1, s1) + (m2, s2) = (m, s1 exp(m1 - m) + s2 exp(m2 - m)),   m = max(m1, m2);   identity (-inf, 0)
+
+Here the reference of a row is ``offset + exponent * ln(2) / scale``. Nearly always the offset is 0 and the reference
+a power of two, which exp divides by for nothing (exponential.py). It need not be the maximum, only near enough for
+every exp to stay in range: a guess from the row's first elements serves, and the rare row that outgrows it starts again
+from its true maximum. A row whose power of two would be too large for exp is moved by an element first. That is always
+an element of the row itself, not one that has been computed: where numbers are far apart, x - offset is exact for the
+x near it, and at most 0 if it is the maximum. Elements so far below that the difference overflows have exp 0.
+"""
+
+import math
+
+from fastce.cpu._kernels.blocks import AHEAD, BLOCK, on_block, row_maximum
+from fastce.cpu._kernels.states import LANES
+from fastce.cpu._vectors.compiler import inline
+from fastce.cpu._vectors.exponential import LN2, LOG2E, SPARE, exp, exp_in_float64, headroom, largest_exponent, scaling
+from fastce.cpu._vectors.lanes import lanes_in, lesser_and_top, store_real, where_lane
+from fastce.cpu._vectors.memory import keep_first, lanes_of, load, load_first, prefetch, to_real
+from fastce.cpu._vectors.simd import fma, largest_lane, where_equal, where_zero
+from fastce.cpu._vectors.wide import add_products, add_wide, sum_wide, zeros_wide
+
+
+@inline
+def reference_near(row, largest, scale):
+    """(offset, exponent) of a reference near this element; the offset tells when it is not finite.
+
+    The offset is a number of the row's dtype: what is taken from the elements must be what is added to the result.
+
+    The exponent lies SPARE below the element's: exp then reaches as far below the row's maximum as results can be
+    written at all, subnormal ones included, and there is room enough above.
+    """
+    power = largest * (scale * LOG2E)
+    if abs(power) <= largest_exponent(row):
+        return 0.0, math.floor(power + 0.5) - SPARE
+    return float(to_real(row, largest)), -SPARE
+
+
+@inline
+def add_stretch(block, start, stop, sums, exponent, near, scaled_by):
+    """(exps, distances, tops) with these whole vectors added: exp(scale x) / 2**exponent and x - near, as `add_wide`.
+
+    What a lane holds back is in none of the sums of exp yet: beside a term that dominates, the others would lose their
+    digits. As many vectors as a vector has lanes are added in the row's dtype, their sum in float64 (compensated, for
+    float64): the error stays that of a single exp at any length.
+    """
+    exps, distances, tops = sums
+    lanes = lanes_of(block)
+    zero = load_first(block, start, 0, to_real(block, 0.0))
+    for chunk in range(start, stop, 2 * lanes * lanes):
+        exps_a, exps_b, distances_a, distances_b = zero, zero, zero, zero
+        end = min(chunk + 2 * lanes * lanes, stop)
+        pairs_end = end - (end - chunk) % (2 * lanes)
+        for i in range(chunk, pairs_end, 2 * lanes):
+            prefetch(block, i + AHEAD)
+            prefetch(block, i + lanes + AHEAD)
+            a, b = load(block, i), load(block, i + lanes)
+            lesser_a, tops = lesser_and_top(a, tops)
+            lesser_b, tops = lesser_and_top(b, tops)
+            exps_a += exp(lesser_a, exponent, scaled_by)
+            exps_b += exp(lesser_b, exponent, scaled_by)
+            distances_a += a - near
+            distances_b += b - near
+        if pairs_end < end:
+            a = load(block, pairs_end)
+            lesser, tops = lesser_and_top(a, tops)
+            exps_a += exp(lesser, exponent, scaled_by)
+            distances_a += a - near
+        exps = add_wide(exps, exps_a + exps_b)
+        distances = add_wide(distances, distances_a + distances_b)
+    return exps, distances, tops
+
+
+@inline
+def add_vector(block, i, count, but, sums, exponent, near, scaled_by):
+    """The same of ``count`` elements, without the one that ``but`` elements precede."""
+    exps, distances, tops = sums
+    lowest = to_real(block, -math.inf)
+    x = where_lane(load_first(block, i, count, lowest), but, lowest)
+    lesser, tops = lesser_and_top(x, tops)
+    distance = where_lane(load_first(block, i, count, near), but, near) - near
+    return add_wide(exps, exp(lesser, exponent, scaled_by)), add_wide(distances, distance), tops
+
+
+@inline
+def add_in_float64(sums, x, but, exponent, scaled_by, wide_room):
+    """(exps, ties) with exp of these lanes added in float64; those that equal ``but`` are only counted."""
+    exps, ties = sums
+    zero = load_first(wide_room, 0, 0, 0.0)
+    store_real(wide_room, 0, x)
+    for k in range(0, lanes_in(x), LANES):
+        lanes = load(wide_room, k)
+        exps += where_equal(lanes, but, zero, exp(lanes, zero + exponent, scaled_by))
+        ties += where_equal(lanes, but, zero + 1.0, zero)
+    return exps, ties
+
+
+@inline
+def sum_without(sums, but, exponent, scale):
+    """The sum that `add_in_float64` has come to, without one of those that equal ``but``.
+
+    Counted, because a difference of sums would leave their rounding where there is no tie.
+    """
+    exps, ties = sums
+    others = sum_wide((ties, zeros_wide()[0])) - 1.0
+    return sum_wide((exps, zeros_wide()[0])) + (others * exp_in_float64(but, exponent, scale) if others > 0.0 else 0.0)
+
+
+@inline
+def sum_of_tops(tops, but, exponent, scale, wide_room):
+    """The sum of the tops' exp, each in float64, without one that equals ``but`` (NaN: without none)."""
+    zero = load_first(wide_room, 0, 0, 0.0)
+    sums = add_in_float64((zero, zero), tops, but, exponent, scaling(wide_room, scale, 1.0), wide_room)
+    return sum_without(sums, but, exponent, scale)
+
+
+@inline
+def masses_at(dense, c, count):
+    """q = w (keep * t + spread) of ``count`` classes from c on: the dense part of the target distribution."""
+    keep, spread, probabilities, has_probabilities, weight, has_weight = dense
+    nothing = to_real(weight, 0.0)
+    q = load_first(weight, 0, 0, spread)
+    if has_probabilities:
+        q = fma(load_first(probabilities, c, count, nothing), keep, spread)
+    if has_weight:
+        q = q * load_first(weight, c, count, nothing)
+    return q
+
+
+@inline
+def add_weighted(block, start, stop, to_class, but, sums, mass, dense, exponent, near, scaled_by):
+    """`add_stretch`, for q (x - near), and q itself; without class ``but``. 0 * inf counts as 0.
+
+    Products are added in float64: the reference may be far from where the mass is.
+    """
+    exps, distances, tops = sums
+    lanes = lanes_of(block)
+    lowest, nothing = to_real(block, -math.inf), to_real(block, 0.0)
+    for i in range(start, stop, lanes):
+        prefetch(block, i + AHEAD)
+        prefetch(dense[2], i + to_class + AHEAD)
+        count = min(lanes, stop - i)
+        x = where_lane(load_first(block, i, count, lowest), but - to_class - i, lowest)
+        q = keep_first(masses_at(dense, i + to_class, count), count)
+        q = where_lane(q, but - to_class - i, nothing)
+        lesser, tops = lesser_and_top(x, tops)
+        exps = add_wide(exps, exp(lesser, exponent, scaled_by))
+        distances = add_products(distances, q, where_zero(q, near, x), near)
+        mass = add_wide(mass, q)
+    return (exps, distances, tops), mass
+
+
+@inline
+def add_block(block, first, start, stop, rest):
+    """The row's sums, and its mass, with those of a block; without weights and probabilities q is 1 for all here."""
+    left_out, sums, mass, dense, exponent, near, scaled_by = rest
+    lanes = lanes_of(block)
+    shift = first - start
+    if dense[3] or dense[5]:
+        return add_weighted(block, first, stop + shift, -shift, left_out, sums, mass, dense, exponent, near, scaled_by)
+    odd_vector = left_out - left_out % lanes if left_out >= 0 else stop
+    i = start
+    while i < stop:
+        end = odd_vector if i <= odd_vector < stop else stop
+        whole_end = end - (end - i) % lanes
+        if i < whole_end:
+            sums = add_stretch(block, i + shift, whole_end + shift, sums, exponent, near, scaled_by)
+            i = whole_end
+        if i < stop:
+            count = min(lanes, stop - i)
+            sums = add_vector(block, i + shift, count, left_out - i, sums, exponent, near, scaled_by)
+            i += lanes
+    return sums, mass
+
+
+@inline
+def add_compensated(total, x):
+    """(sum, what its roundings lost) with x added (Knuth's two-sum)."""
+    new = total[0] + x
+    x_part = new - total[0]
+    lost = (total[0] - (new - x_part)) + (x - x_part)
+    return new, total[1] + (lost if math.isfinite(new) else 0.0)
+
+
+@inline
+def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense):
+    """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none), and its tops.
+
+    Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
+    """
+    sums = (zeros_wide(), zeros_wide(), load_first(row, 0, 0, to_real(row, -math.inf)))
+    mass = zeros_wide()
+    varies = dense[3] or dense[5]
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
+        rest = (left_out, sums, mass, dense, exponent, near, scaled_by)
+        sums, mass = on_block(add_block, row, start, stop, capped_by, offset, room, rest)
+    total_mass = sum_wide(mass) if varies else float(classes - (1 if left_out >= 0 else 0))
+    return sum_wide(sums[0]), sum_wide(sums[1]), total_mass, sums[2]
+
+
+@inline
+def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense):
+    """(offset, exponent, near, sums, tops, the largest of these) of a row whose largest element may be guessed.
+
+    The offset is NaN or infinite if the row's maximum is; the sums mean nothing then. The tops are less the offset, and
+    not in the sum. Of a row that has outgrown the guess the maximum is looked up: there may be NaN, and what is added
+    to an offset would round.
+    """
+    scale = float(scaled_by[0])
+    sums, top = (1.0, 0.0, 0.0), 0.0
+    tops = load_first(row, 0, 0, to_real(row, -math.inf))
+    for attempt in range(2):
+        offset, exponent = reference_near(row, largest, scale)
+        near = to_real(row, (exponent + SPARE) * LN2 / scale)
+        if math.isfinite(offset):
+            exps, distances, mass, tops = row_sums(
+                row, classes, left_out, capped_by, to_real(row, offset), to_real(row, exponent), near, scaled_by, room,
+                dense,
+            )  # fmt: skip
+            sums = (exps, distances, mass)
+            top = float(largest_lane(tops))
+            if top * (scale * LOG2E) - exponent < headroom(row):
+                break
+        if attempt == 0:
+            largest = row_maximum(row, classes, capped_by, room)
+    return offset, exponent, near, sums, tops, top
+
+
+@inline
+def no_masses(row):
+    """The `dense` part of a row without targets."""
+    zero = to_real(row, 0.0)
+    return zero, zero, row, False, row, False

@@ -1,0 +1,186 @@
+"""logsumexp, softmax and log_softmax, a row at a time."""
+
+import math
+
+from numba import types
+
+from fastce.cpu._kernels.blocks import (
+    BLOCK,
+    guessed_maximum,
+    on_block,
+    put_vector,
+    row_to_send_for,
+    scratch_block,
+    wide_scratch_block,
+    write_vectors,
+)
+from fastce.cpu._kernels.rows import add_in_float64, no_masses, row_state, sum_of_tops, sum_without
+from fastce.cpu._kernels.states import EXPONENT, LANES, LOSS, NEAR, OFFSET, REST, TOP, finish_logsumexp, new_states
+from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, vector
+from fastce.cpu._vectors.exponential import exp, exp_in_float64, scaling
+from fastce.cpu._vectors.memory import finish_stores, lanes_of, load_first, row_pointer, to_real
+from fastce.cpu._vectors.simd import largest_lane, where_less
+
+ROWS_AT_A_TIME = 16
+
+
+@inline
+def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
+    """Write the reference, the largest element and the sum without it to the states; see `rows.row_state`.
+
+    NEAR becomes the lowest of the lanes' largest elements.
+    The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements.
+    """
+    uncapped = (to_real(row, 0.0), to_real(row, 0.0))
+    guess = max(guessed_maximum(row, classes, uncapped, room), at_least)
+    offset, exponent, _, sums, tops, top = row_state(
+        row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_masses(row)
+    )
+    states[OFFSET + k] = offset
+    states[EXPONENT + k] = exponent
+    states[TOP + k] = top
+    states[REST + k] = sums[0]
+    states[NEAR + k] = -largest_lane(tops * to_real(row, -1.0))
+    if math.isfinite(offset):
+        states[REST + k] += sum_of_tops(tops, top, exponent, scale, wide_room)
+
+
+@inline
+def logsumexp_of_state(states, k):
+    """An offset that is not finite is the result."""
+    offset = states[OFFSET + k]
+    if not math.isfinite(offset):
+        return offset
+    if math.isnan(states[REST + k]):
+        return math.nan
+    return (offset + states[TOP + k]) + states[LOSS + k]
+
+
+@outlined
+def sum_again_in_float64(row, classes, states, k, wide_room):
+    """The sum of a row without its largest element, every step in float64."""
+    top, exponent = states[TOP + k], states[EXPONENT + k]
+    scaled_by = scaling(wide_room, 1.0, 1.0)
+    zero = load_first(wide_room, 0, 0, 0.0)
+    sums = zero, zero
+    for i in range(0, classes, lanes_of(row)):
+        x = load_first(row, i, classes - i, to_real(row, -math.inf))
+        sums = add_in_float64(sums, x, top, exponent, scaled_by, wide_room)
+    states[REST + k] = sum_without(sums, top, exponent, 1.0)
+
+
+@inline
+def mend_small(logits, first, count, states, wide_room):
+    """Results whose ulp is too small for sums of float32 get sums of float64.
+
+    Up to 16 terms have been added in float32: usually 0.3 eps of the sum, which is much for results below 4 in size.
+    Where the roundings do not average out it may be some eps, too much for those below 16 as well. That takes many
+    equal elements; among the largest of all, or they would not count, so that every lane has one.
+    """
+    any_small = False
+    for k in range(count):
+        log_sum, largest = states[LOSS + k], states[TOP + k]
+        bound = 16.0 if states[NEAR + k] == largest else 4.0
+        if abs(states[OFFSET + k] + largest + log_sum) < bound and log_sum > 0.125:
+            sum_again_in_float64(row_pointer(logits, first + k), logits.shape[1], states, k, wide_room)
+            any_small = True
+    if any_small:
+        finish_logsumexp(states, count)
+
+
+@kernel(lambda storage: (matrix(storage), vector(types.float64)))
+def logsumexp_rows(logits, results):
+    """results[i] = log(sum(exp(logits[i]))) as float64.
+
+    The largest term is left out of its row's sum, so that  x_max + log1p(s / e_max)  keeps its digits near 0.
+    """
+    rows, classes = logits.shape
+    states = new_states()
+    room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
+    for first in range(0, rows, ROWS_AT_A_TIME):
+        count = min(ROWS_AT_A_TIME, rows - first)
+        for k in range(count):
+            look_at_row(row_pointer(logits, first + k), classes, 1.0, -math.inf, states, k, room, wide_room)
+        finish_logsumexp(states, count)
+        if lanes_of(row_pointer(logits, 0)) > LANES:
+            mend_small(logits, first, count, states, wide_room)
+        for k in range(count):
+            results[first + k] = logsumexp_of_state(states, k)
+
+
+@inline
+def probability(x, exponent, factor, scaled_by):
+    """factor * exp(x) / 2**exponent, which roundings must not take above 1.
+
+    The factor comes last, so that results below the smallest normal number are not lost.
+    """
+    p = exp(x, exponent, scaled_by) * factor
+    one = scaled_by[5]
+    return where_less(one, p, one, p)
+
+
+@inline
+def write_vector(x, i, count, past_cache, rest):
+    """Either factor * exp(x) / 2**exponent or (x - largest) - log(sum / exp(largest))."""
+    out, (exponent, factor, scaled_by), (largest, log_sum), logarithm = rest
+    y = (x - largest) - log_sum if logarithm else probability(x, exponent, factor, scaled_by)
+    put_vector(out, i, y, count, past_cache)
+
+
+@inline
+def write_block(block, first, start, stop, rest):
+    """The result of the elements from ``start`` to ``stop``."""
+    how, rest_of_vector = rest
+    write_vectors(write_vector, block, first, start, stop, how, rest_of_vector)
+
+
+@inline
+def found_in_row(states, logarithm):
+    """What `write_row` must know: (offset, exponent, sum), or (largest, 0, rest / exp(largest)).
+
+    Rows whose largest element is not finite are NaN; but finite elements beside +inf have the logarithm -inf.
+    """
+    offset, exponent, largest, rest = states[OFFSET], states[EXPONENT], states[TOP], states[REST]
+    exp_largest = exp_in_float64(largest, exponent, 1.0)
+    if not logarithm:
+        return offset, exponent, rest + exp_largest
+    if not math.isfinite(offset):
+        return offset, 0.0, math.nan if offset != math.inf else 0.0
+    return offset + largest, 0.0, rest / exp_largest
+
+
+@inline
+def write_row(row, classes, out, next_row, found, logarithm, room, past_cache):
+    """A row's softmax from ``found``: (offset, exponent, sum); its logarithm from (largest, 0, rest / exp(largest))."""
+    zero = to_real(row, 0.0)
+    shifts, offset, exponent, factor = (zero, zero), zero, zero, zero
+    if logarithm:
+        shifts = to_real(row, found[0]), to_real(row, math.log1p(found[2]))
+    else:
+        offset, exponent, factor = to_real(row, found[0]), to_real(row, found[1]), to_real(row, 1.0 / found[2])
+        if not math.isfinite(found[0]):
+            offset, factor = zero, to_real(row, math.nan)
+    reference = exponent, factor, scaling(row, 1.0, 1.0)
+    for start in range(0, classes, BLOCK):
+        how = out, past_cache, row_to_send_for(row, next_row, start)
+        rest = how, (out, reference, shifts, logarithm)
+        on_block(write_block, row, start, min(start + BLOCK, classes), (zero, zero), offset, room, rest)
+
+
+@kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean, types.boolean))
+def softmax_rows(logits, out, logarithm, past_cache):
+    """out[i] = softmax(logits[i]), or its logarithm. out may be logits.
+
+    Rows whose largest element is not finite are NaN; but finite elements beside +inf have the logarithm -inf.
+    """
+    rows, classes = logits.shape
+    states = new_states()
+    room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
+    for i in range(rows):
+        row, out_row = row_pointer(logits, i), row_pointer(out, i)
+        next_row = row_pointer(logits, min(i + 1, rows - 1))
+        look_at_row(row, classes, 1.0, -math.inf, states, 0, room, wide_room)
+        found = found_in_row(states, logarithm)
+        write_row(row, classes, out_row, next_row, found, logarithm, room, past_cache)
+    if past_cache:
+        finish_stores()

@@ -1,0 +1,289 @@
+"""logsumexp, softmax and log_softmax, a row in each lane.
+
+The largest term is held back from its row's sum, so that  lse - x_max = log1p(s / e_max)  keeps its digits near 0.
+"""
+
+import math
+
+from numba import types
+
+from fastce.cpu._kernels.blocks import scratch_block
+from fastce.cpu._kernels.columns import (
+    choose_references,
+    put_lanes,
+    readable,
+    sum_tile,
+    write_tile,
+)
+from fastce.cpu._kernels.lines import (
+    ABOVE,
+    EXPS,
+    FITTING,
+    HIGHEST,
+    REFERENCE,
+    SHARE,
+    new_running,
+    new_sums,
+    put_into_states,
+    store_sum,
+    whole_sum,
+)
+from fastce.cpu._kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
+from fastce.cpu._kernels.softmax import probability
+from fastce.cpu._kernels.states import (
+    FITS,
+    GROUP,
+    LANES,
+    LOSS,
+    REST,
+    TOP,
+    TOTAL,
+    finish_logsumexp,
+    mark_fitting,
+    new_states,
+    report_misfits,
+)
+from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined
+from fastce.cpu._vectors.exponential import SPARE, exp_in_parts, headroom, scaling
+from fastce.cpu._vectors.lanes import any_nan, lesser_and_top, load_real
+from fastce.cpu._vectors.memory import (
+    elements,
+    keep_first,
+    lanes_of,
+    load,
+    load_first,
+    row_pointer,
+    store,
+    store_first,
+    to_real,
+)
+from fastce.cpu._vectors.simd import fma, where_less, where_zero
+from fastce.cpu._vectors.wide import add_wide, zeros_wide
+
+EXACT_AT_ONCE = 16  # up to so many classes results are nearly always small
+EXACT_IN_A_ROW = 64  # classes whose sum is carried in float32 before it goes into one of float64
+TINY = 2.0**-10  # of results, a few of what the carried sum keeps beyond its largest term
+ABOVE_ALL = 2.0 ** (SPARE + 10.0)  # more than any term of a row whose reference has been chosen from all its elements
+
+
+@inline
+def no_masses(place):
+    """The `masses` of rows without targets; see columns.py."""
+    zero = to_real(place, 0.0)
+    return zero, zero, False, scratch_block(place), False
+
+
+@inline
+def look_at_tile(running, sums, tile, classes, count):
+    """The largest element of every row of the tile, and the sum without its term."""
+    place = tile[0]
+    cap = to_real(place, 0.0), to_real(place, 0.0)
+    choose_references(running, tile, classes, count, cap, 1.0)
+    sum_tile(running, sums, tile, classes, count, cap, scaling(place, 1.0, 1.0), no_masses(place), (place, 0, 0, 0))
+
+
+@inline
+def add_exactly(seen, place, at, count, exponent, scaled_by):
+    """(high, low, tops) with one class more: exp(x) / 2**exponent is added, or that of the top if x is larger.
+
+    What high + y loses is y - ((high + y) - high), exactly, because high is never less than y (Dekker). With exp in two
+    parts, low gets what y has lost as well. So low stays 2**-14 of the largest term for each class or less, and its own
+    roundings are nothing for a few of them: the error of the sum is that of the parts, about a quarter of an ulp, for
+    equal elements and any others.
+    """
+    high, low, tops = seen
+    x, tops = lesser_and_top(elements(place, at, count, to_real(place, 0.0)), tops)
+    q, power = exp_in_parts(x, exponent, scaled_by)
+    new = high + fma(q, power, power)
+    return new, low + fma(q, power, power - (new - high)), tops
+
+
+@inline
+def add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by):
+    """`add_exactly` for two classes."""
+    seen = add_exactly(seen, place, at, count, exponent, scaled_by)
+    return add_exactly(seen, place, at + stride, count, exponent, scaled_by)
+
+
+@inline
+def add_classes_exactly(running, sums, tile, k, classes, count):
+    """Sum exp of all classes, but for the largest, of one vector of rows."""
+    place, start, stride, _ = tile
+    lanes = lanes_of(place)
+    zero = load_first(place, 0, 0, to_real(place, 0.0))
+    above = zero + to_real(place, ABOVE_ALL)
+    scaled_by = scaling(place, 1.0, 1.0)
+    exponent = load(running, REFERENCE + k)
+    tops, wide = zero - to_real(place, math.inf), zeros_wide()
+    for first in range(0, classes, EXACT_IN_A_ROW):
+        seen = above, zero, tops
+        at, left = start + k + first * stride, min(EXACT_IN_A_ROW, classes - first)
+        while left >= 4:
+            seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
+            seen = add_pair_exactly(seen, place, at + 2 * stride, stride, count, exponent, scaled_by)
+            at, left = at + 4 * stride, left - 4
+        if left >= 2:
+            seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
+            at, left = at + 2 * stride, left - 2
+        if left > 0:
+            seen = add_exactly(seen, place, at, count, exponent, scaled_by)
+        wide, tops = add_wide(add_wide(wide, seen[0] - above), seen[1]), seen[2]
+    store(running, HIGHEST + k, tops)
+    store_sum(sums, lanes, EXPS, k, wide)
+
+
+@inline
+def where_small(states, k):
+    """NaN where a sum of float32 may be off by too much for one of these results, else a number.
+
+    Such a sum may be off by 3.5 * 2**-24 of itself: 1.5 by exp, 2 by adding four terms. That is 0.44 ulp of a result
+    from 4 on, so that with the last rounding it is below 1, and below 2 eps for results below 1 that come from a
+    difference.
+    """
+    log_sum, largest = load(states, LOSS + k), load(states, TOP + k)
+    square = (log_sum + largest) * (log_sum + largest)
+    small = where_less(square, 1.0, where_less(largest * largest, log_sum * log_sum, math.nan, 0.0 * square), math.nan)
+    return where_less(square, 16.0, small, 0.0)
+
+
+@outlined
+def mend_small(running, sums, tile, group, classes, states, count):
+    """Add up again, exactly, where results are small; only there, lest a row's bits depend on what lies beside it."""
+    lanes = lanes_of(tile[0])
+    mended = False
+    for k in range(0, count, lanes):
+        any_small = False
+        for j in range(k, min(k + lanes, count), LANES):
+            any_small = any_small or any_nan(where_small(states, j))
+        if any_small:
+            # all classes at once, in every layout: the same roundings
+            add_classes_exactly(running, sums, tile, group + k, classes, readable(tile, group + k, group + count))
+            for j in range(k, min(k + lanes, count), LANES):
+                exps = whole_sum(sums, lanes, EXPS, group + j)
+                store(states, REST + j, where_less(where_small(states, j), 1.0, load(states, REST + j), exps))
+            mended = True
+    if mended:
+        finish_logsumexp(states, count)
+
+
+@outlined
+def leave_tiny(states, count):
+    """Results that are tiny, and no differences, become misfits: their terms are below what the carried sum keeps, and
+    rounded once each. Nothing is to be won where there is no other term.
+    """
+    for k in range(0, count, LANES):
+        log_sum, largest = load(states, LOSS + k), load(states, TOP + k)
+        result = log_sum + largest
+        tiny = where_less(result * result, TINY * TINY, where_less(log_sum, TINY, math.nan, log_sum), log_sum)
+        store(states, LOSS + k, where_zero(log_sum, log_sum, tiny))
+
+
+@outlined
+def sum_tile_exactly(running, sums, tile, classes, count):
+    """`look_at_tile`, for a few classes."""
+    cap = to_real(tile[0], 0.0), to_real(tile[0], 0.0)
+    choose_references(running, tile, classes, count, cap, 1.0)
+    for k in range(0, count, lanes_of(tile[0])):
+        add_classes_exactly(running, sums, tile, k, classes, readable(tile, k, count))
+
+
+@inline
+def keep_for_writing(running, states, lanes, first, count):
+    """What the results of a group of rows are made of, out of the table of states."""
+    one = load_first(running, 0, 0, to_real(running, 1.0))
+    for k in range(0, count, lanes):
+        store(running, SHARE + first + k, one / load_real(running, states, TOTAL + k))
+        store(running, FITTING + first + k, load_real(running, states, FITS + k))
+        store(running, HIGHEST + first + k, load_real(running, states, TOP + k))
+        store(running, ABOVE + first + k, load_real(running, states, LOSS + k))
+
+
+@inline
+def write_classes(running, tile, k, first, stop, count, out, how, logarithm):
+    """Softmax, or (x - x_max) - log(sum / exp(x_max)), of these classes of one vector of rows."""
+    place, start, stride, _ = tile
+    written, out_start, out_stride = out
+    exponent, factor, fitting = (
+        load(running, REFERENCE + k),
+        load(running, SHARE + k),
+        keep_first(load(running, FITTING + k), count),
+    )
+    largest, log_sum = load(running, HIGHEST + k), load(running, ABOVE + k)
+    scaled_by = scaling(place, 1.0, 1.0)
+    for c in range(first, stop):
+        x = elements(place, start + k + c * stride, count, to_real(place, 0.0))
+        y = (x - largest) - log_sum if logarithm else probability(x, exponent, factor, scaled_by)
+        put_lanes(written, out_start + k + c * out_stride, y, how, fitting)
+
+
+@outlined
+def write_results(running, tile, classes, count, out, to_copy, all_fit, past_cache, logarithm):
+    """The results of every row of a tile."""
+    write_tile(write_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, logarithm)
+
+
+def _cube(storage):
+    return types.Array(storage, 3, "A")
+
+
+@kernel(lambda storage: (_cube(storage), types.boolean, matrix(types.float64), matrix(types.uint8)))
+def logsumexp_columns(logits, narrow, results, misfits):
+    """results[o, i] = log(sum(exp(logits[o, :, i]))); where ``misfits`` becomes 1 it is for `logsumexp_rows`."""
+    outer, classes, rows = logits.shape
+    room, states = new_tile(logits), new_states()
+    running, sums = new_running(room), new_sums()
+    width = tile_width(classes, narrow)
+    exactly = classes <= EXACT_AT_ONCE
+    for o in range(outer):
+        for first in range(0, rows, width):
+            count = min(width, rows - first)
+            tile = tile_of(logits, narrow, o, first, count, room, width)
+            if exactly:
+                sum_tile_exactly(running, sums, tile, classes, count)
+            else:
+                look_at_tile(running, sums, tile, classes, count)
+            for group in range(0, count, GROUP):
+                here, at = min(GROUP, count - group), first + group
+                put_into_states(states, running, sums, lanes_of(room), group, here, no_masses(room))
+                finish_logsumexp(states, here)
+                if not exactly:
+                    mend_small(running, sums, tile, group, classes, states, here)
+                if lanes_of(room) > LANES:
+                    leave_tiny(states, here)
+                if not mark_fitting(states, here, 1.0, headroom(room)):
+                    report_misfits(states, here, at, row_pointer(misfits, o))
+                for k in range(0, here, LANES):
+                    lse = load(states, LOSS + k) + load(states, TOP + k)
+                    store_first(row_pointer(results, o), at + k, lse, min(LANES, here - k))
+
+
+@kernel(
+    lambda storage: (
+        _cube(storage), types.boolean, _cube(storage), types.boolean, types.boolean, matrix(types.uint8), types.boolean,
+    )
+)  # fmt: skip
+def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits, past_cache):
+    """out[o, :, i] = softmax(logits[o, :, i]) or its logarithm; rows where ``misfits`` becomes 1 are not written."""
+    outer, classes, rows = logits.shape
+    room, states = new_tile(logits), new_states()
+    running, sums = new_running(room), new_sums()
+    lanes = lanes_of(room)
+    width = tile_width(classes, narrow or narrow_out)
+    for o in range(outer):
+        for first in range(0, rows, width):
+            count = min(width, rows - first)
+            tile = tile_of(logits, narrow, o, first, count, room, width)
+            look_at_tile(running, sums, tile, classes, count)
+            all_fit = True
+            for group in range(0, count, GROUP):
+                here = min(GROUP, count - group)
+                put_into_states(states, running, sums, lanes, group, here, no_masses(room))
+                finish_logsumexp(states, here)
+                if not mark_fitting(states, here, 1.0, headroom(room)):
+                    all_fit = False
+                    report_misfits(states, here, first + group, row_pointer(misfits, o))
+                keep_for_writing(running, states, lanes, group, here)
+            written = tile_to_write(out, narrow_out, o, first, room, width)
+            write_results(running, tile, classes, count, written, narrow_out, all_fit, past_cache, logarithm)
+            if narrow_out:
+                put_tile(room, width, count, classes, row_pointer(out, o), row_stride_of(out), first, running, all_fit)

@@ -1,0 +1,212 @@
+"""What is known of each row of a group between looking at its logits and writing its gradient; all in float64.
+
+The states lie in a table, one field a line, one row a column, so that the end of a loss (two logarithms, an exponential
+and two divisions a row) is done for eight rows at a time. For a row of few classes that end is most of the work.
+
+With the sum s of exp(scale (x - offset)) / 2**exponent over all classes but the target y, e_y the same of y, and the
+masses q of targets.py:
+
+    total = s + e_y        lse - x_y = log1p(s / e_y)        lse - x_c = log(total) - (x_c - reference)
+
+The first keeps its digits however small it is; the second adds up from ``distances``, the sum of q_c (x_c - near).
+"""
+
+import math
+
+from fastce.cpu._vectors.compiler import inline, outlined
+from fastce.cpu._vectors.exponential import LN2, LN2_LOW, LOG2E, SPARE, exp, scaling
+from fastce.cpu._vectors.lanes import any_nan, split
+from fastce.cpu._vectors.logarithm import log1p, log_times_power
+from fastce.cpu._vectors.memory import keep_first, load, load_first, store
+from fastce.cpu._vectors.rooms import float64_room
+from fastce.cpu._vectors.simd import float64_vector, fma, where_equal, where_less, where_zero
+
+LOWEST = -1.7976931348623157e308  # a product below has become -inf
+LANES = float64_vector.lanes
+GROUP = 128  # rows in a table at most
+FIELDS = 20  # of a row, one a line of the table
+
+# found by looking at the logits
+OFFSET, EXPONENT, NEAR = 0 * GROUP, 1 * GROUP, 2 * GROUP  # the reference; near is close to it, in the dtype of x
+REST, DISTANCES, REST_MASS = 3 * GROUP, 4 * GROUP, 5 * GROUP  # sums without the target
+X_TARGET, TARGET_MASS = 6 * GROUP, 7 * GROUP  # its logit less the offset (-inf: no target), its mass
+TARGET = 16 * GROUP  # its class number
+# what follows from it
+LOSS, TOTAL, EXP_TARGET, Z_MASS = 8 * GROUP, 9 * GROUP, 10 * GROUP, 11 * GROUP
+# for the gradient: UPSTREAM is given, factor * exp(scale x) / 2**exponent is its first term
+UPSTREAM, FACTOR, FACTOR_EXPONENT, TARGET_GRADIENT = 12 * GROUP, 13 * GROUP, 14 * GROUP, 15 * GROUP
+FITS = 17 * GROUP  # 1, or 0 where the row must be left to other kernels
+TOP = 18 * GROUP  # the largest x of a row in a lane: its term is not in REST yet
+AT_TARGET = 19 * GROUP  # x of the target as the sum has met it
+
+new_states = float64_room(FIELDS * GROUP)
+
+
+@inline
+def without_offset(states):
+    """Rows of a kernel that does without offsets, and what of the others it may leave as it is."""
+    for k in range(GROUP):
+        for field in (OFFSET, DISTANCES, REST_MASS):
+            states[field + k] = 0.0
+
+
+@inline
+def no_row(states, k):
+    """A row that costs nothing: total 1, no mass."""
+    states[OFFSET + k] = 0.0
+    states[EXPONENT + k] = 0.0
+    states[NEAR + k] = 0.0
+    states[REST + k] = 1.0
+    states[DISTANCES + k] = 0.0
+    states[REST_MASS + k] = 0.0
+    states[X_TARGET + k] = -math.inf
+    states[TARGET_MASS + k] = 0.0
+    states[TARGET + k] = -1.0
+
+
+@inline
+def above(power, scale, x):
+    """power * ln(2) - scale * x, rounded once where it matters; +inf for -inf."""
+    product = x * scale
+    minus = product * -1.0
+    difference = (fma(power, LN2, minus) - fma(x, scale, minus)) + power * LN2_LOW
+    return where_less(product, LOWEST, minus, difference)
+
+
+@inline
+def of_others_and_target(states, k, rest, exp_target, exponent, scale, zero):
+    """(lse - scale near, lse - scale x_y) of one vector of rows.
+
+    Where some target is so unlikely (or missing) that its exp says nothing, both come from the total instead.
+    """
+    x, near = load(states, X_TARGET + k), load(states, NEAR + k)
+    of_target = log1p(rest / exp_target)
+    of_others = fma(x - near, scale, of_target)
+    bound = exp_target * 1e15
+    if any_nan(where_less(rest, bound, zero, math.nan)):
+        log_total = log_times_power(rest + exp_target, zero - SPARE)
+        power = exponent + SPARE
+        of_target = where_less(rest, bound, of_target, log_total + above(power, scale, x))
+        of_others = where_less(rest, bound, of_others, log_total + above(power, scale, near))
+    return of_others, of_target
+
+
+@outlined
+def leave_targets_out(states, count, scale, at_target):
+    """REST, from which the largest term has been held back, becomes the sum without the target.
+
+    Where the target is the largest it is that already. Elsewhere its term is less than the one that comes in, so that
+    the difference keeps its digits.
+    """
+    scaled_by = scaling(states, scale, 1.0)
+    for k in range(0, count, LANES):
+        exponent, rest, top = load(states, EXPONENT + k), load(states, REST + k), load(states, TOP + k)
+        others = (rest - exp(load(states, X_TARGET + k), exponent, scaled_by)) + exp(top, exponent, scaled_by)
+        store(states, REST + k, where_equal(load(states, at_target + k), top, rest, others))
+
+
+@outlined
+def finish_states(states, first, stop, scale, z_loss):
+    """Loss, total, exp of the target and 2 z lse of these rows, and of those that share a vector with them.
+
+    NaN in a sum makes the loss NaN; a mass of 0 counts for nothing, even beside an infinity.
+    """
+    scaled_by = scaling(states, scale, 1.0)
+    zero = load_first(states, 0, 0, 0.0)
+    for k in range(first - first % LANES, stop, LANES):
+        exponent, rest = load(states, EXPONENT + k), load(states, REST + k)
+        exp_target = exp(load(states, X_TARGET + k), exponent, scaled_by)
+        of_others, of_target = of_others_and_target(states, k, rest, exp_target, exponent, scale, zero)
+        loss = load(states, REST_MASS + k) * of_others - load(states, DISTANCES + k) * scale
+        mass, total = load(states, TARGET_MASS + k), rest + exp_target
+        loss += where_zero(mass, zero, mass * of_target)
+        if z_loss > 0.0:
+            lse = load(states, OFFSET + k) * scale + log_times_power(total, exponent)
+            loss += lse * lse * z_loss
+            store(states, Z_MASS + k, lse * (2.0 * z_loss))
+        else:
+            store(states, Z_MASS + k, zero)
+        store(states, LOSS + k, where_less(total, math.inf, loss, math.nan))
+        store(states, TOTAL + k, total)
+        store(states, EXP_TARGET + k, exp_target)
+
+
+@outlined
+def finish_logsumexp(states, count):
+    """LOSS becomes lse - x_max and TOTAL the whole sum, where REST is the sum without x_max."""
+    scaled_by = scaling(states, 1.0, 1.0)
+    for k in range(0, count, LANES):
+        rest = load(states, REST + k)
+        exp_largest = exp(load(states, TOP + k), load(states, EXPONENT + k), scaled_by)
+        store(states, LOSS + k, log1p(rest / exp_largest))
+        store(states, TOTAL + k, rest + exp_largest)
+
+
+@outlined
+def mark_fitting(states, count, scale, highest):
+    """FITS is 1 where a row has a finite loss from terms up to 2**highest, else 0; returns whether all rows fit."""
+    zero = load_first(states, 0, 0, 0.0)
+    all_fit = True
+    for k in range(0, (count + 15) // 16 * 16, LANES):  # to the end of a vector of float32
+        here = max(0, min(LANES, count - k))
+        loss, height = load(states, LOSS + k), load(states, TOP + k) * (scale * LOG2E) - load(states, EXPONENT + k)
+        odd = keep_first(where_less(height, highest, loss - loss, math.nan), here)
+        store(states, FITS + k, keep_first(where_zero(odd, zero + 1.0, zero), here))
+        all_fit = all_fit and not any_nan(odd)
+    return all_fit
+
+
+@inline
+def has_fitting_mass(states, k, is_float64):
+    """Whether sums and products of a row's masses stay within its dtype's range, and keep their digits there.
+
+    Options may multiply float32 by up to 2**100, see extremes.py. The sum of all masses tells: what is lost of a single
+    one, that is so much smaller, is nothing beside the others.
+    """
+    mass = abs(states[REST_MASS + k]) + abs(states[TARGET_MASS + k])
+    if is_float64:
+        return not (mass > 2.0**200 or 0.0 < mass < 2.0**-700)
+    return not (mass > 2.0**24 or 0.0 < mass < 2.0**-60)
+
+
+@outlined
+def mark_fitting_masses(states, count, is_float64):
+    """FITS becomes 0 where a row's masses do not fit; returns whether all do."""
+    all_fit = True
+    for k in range(count):
+        if not has_fitting_mass(states, k, is_float64):
+            states[FITS + k] = 0.0
+            all_fit = False
+    return all_fit
+
+
+@inline
+def report_misfits(states, count, first, misfits):
+    """Note the rows that do not fit."""
+    for k in range(count):
+        if states[FITS + k] == 0.0:
+            misfits[first + k] = 1
+
+
+@outlined
+def finish_gradients(states, count, softcap):
+    """What the gradients of the first ``count`` rows are made of.
+
+        gradient_c = upstream (p_c (sum_k q_k + 2 z lse) - q_c)
+
+    The first term's factor is split into a number near 1 and a power of two, so that it is never subnormal. At the
+    target p_y - 1 is -rest / total, which keeps its digits.
+    """
+    one = load_first(states, 0, 0, 1.0)
+    for k in range(0, count, LANES):
+        upstream, total = load(states, UPSTREAM + k), load(states, TOTAL + k)
+        of_others = load(states, REST_MASS + k) + load(states, Z_MASS + k)
+        mass = load(states, TARGET_MASS + k)
+        fraction, power, _ = split(total)
+        store(states, FACTOR + k, upstream * (of_others + mass) / fraction)
+        store(states, FACTOR_EXPONENT + k, load(states, EXPONENT + k) + power)
+        gradient = (load(states, EXP_TARGET + k) * of_others - mass * load(states, REST + k)) / total * upstream
+        if softcap > 0.0:
+            capped = load(states, X_TARGET + k) * (1.0 / softcap)
+            gradient = gradient * (one - capped * capped)
+        store(states, TARGET_GRADIENT + k, gradient)

@@ -1,0 +1,78 @@
+"""Logarithms in float64, of single numbers and of vectors, for what is computed once per row."""
+
+from typing import Any
+
+from numba import types
+
+from fastce.cpu._vectors.compiler import by_type
+from fastce.cpu._vectors.elementary import _LOG_FLOAT64
+from fastce.cpu._vectors.exponential import LN2, LN2_LOW
+from fastce.cpu._vectors.lanes import split
+from fastce.cpu._vectors.simd import Vector, fma, polynomial
+
+
+def log_of_one_plus(f: Any) -> Any:
+    """log(1 + f) for sqrt(1/2) <= 1 + f < sqrt(2): f - (h - s (h + z p(z))), h = f^2/2, s = f / (2 + f), z = s^2."""
+
+
+def log1p(u: Any) -> Any:
+    """log(1 + u) for u >= 0, right to about 1 ulp for the smallest u as well.
+
+    y = 1 + u, rounded, is g 2**k; what the rounding lost, times 2**-k, is given back to g - 1 (exact for k = 0, where
+    g - 1 becomes u itself).
+    """
+
+
+def log_times_power(total: Any, exponent: Any) -> Any:
+    """log(total * 2**exponent), rounded once where it matters.
+
+    total = f 2**k makes (exponent + k) ln(2) and log(f) unable to cancel; ln(2) has two parts, so that the product is
+    exact to twice the precision.
+    """
+
+
+def _is_wide(x: Any) -> bool:
+    return x == types.float64 or (isinstance(x, Vector) and x.dtype == types.float64)
+
+
+@by_type(log_of_one_plus)
+def _log_of_one_plus(f: Any) -> Any:
+    if not _is_wide(f):
+        return None
+
+    def implementation(f):
+        s = f / (f + 2.0)
+        z = s * s
+        h = f * f * 0.5
+        return f - (h - s * (h + z * polynomial(z, _LOG_FLOAT64)))
+
+    return implementation
+
+
+@by_type(log1p)
+def _log1p(u: Any) -> Any:
+    if not _is_wide(u):
+        return None
+
+    def implementation(u):
+        y = u + 1.0
+        g, k, inverse = split(y)
+        lost = u - (y - 1.0)
+        log_g = log_of_one_plus((g - 1.0) + lost * inverse)
+        return fma(k, LN2, log_g + k * LN2_LOW)
+
+    return implementation
+
+
+@by_type(log_times_power)
+def _log_times_power(total: Any, exponent: Any) -> Any:
+    if not _is_wide(total):
+        return None
+
+    def implementation(total, exponent):
+        f, k, _ = split(total)
+        power = exponent + k
+        high = power * LN2
+        return high + (log_of_one_plus(f - 1.0) + (fma(power, LN2, -1.0 * high) + power * LN2_LOW))
+
+    return implementation

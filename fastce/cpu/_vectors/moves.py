@@ -1,0 +1,293 @@
+"""Elements moved as they are, bit by bit: lines with gaps or backwards, squares transposed, stores past the cache.
+
+Vectors have 32 bytes here, so that a square of them fits the registers of AVX2.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastce.cpu._vectors.compiler import inline, outlined
+from fastce.cpu._vectors.memory import _INDEX, _element_pointer, prefetch
+
+VECTOR_BITS = 256
+LINE_BYTES = 64  # of the cache
+AHEAD = 32  # elements of a line between those that are copied and those that memory is asked for
+
+
+def _edge(storage: Any) -> int:
+    """Of a square: 4 elements of 8 bytes, 8 of less."""
+    return min(8, VECTOR_BITS // storage.bitwidth)
+
+
+def _words(storage: Any, number: int) -> ir.VectorType:
+    return ir.VectorType(ir.IntType(storage.bitwidth), number)
+
+
+def _place(builder: Any, context: Any, pointer_type: Any, pointer: Any, i: Any, vector: ir.VectorType) -> Any:
+    """Where element ``i`` is, as the place of a vector."""
+    return builder.bitcast(_element_pointer(builder, context, pointer_type, pointer, i), vector.as_pointer())
+
+
+def _shuffled(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+def _constant(function: Callable[[Any], int]) -> Any:
+    @intrinsic
+    def number(typingctx, row):
+        value = function(row.dtype)
+        return types.int64(row), lambda context, builder, sig, args: ir.Constant(_INDEX, value)
+
+    return number
+
+
+edge_of = _constant(_edge)
+line_of = _constant(lambda storage: LINE_BYTES * 8 // storage.bitwidth)  # elements of a line of the cache
+
+
+def _part_of(storage: Any, part: int) -> int:
+    """Elements of a part of a vector."""
+    return max(1, VECTOR_BITS // storage.bitwidth // part)
+
+
+@intrinsic
+def elements_to_line(typingctx, row, i):
+    """How many elements lie between element ``i`` and the next line of the cache."""
+
+    def codegen(context, builder, sig, args):
+        place = builder.ptrtoint(_element_pointer(builder, context, sig.args[0], *args), _INDEX)
+        missing = builder.and_(builder.neg(place), ir.Constant(_INDEX, LINE_BYTES - 1))
+        return builder.sdiv(missing, ir.Constant(_INDEX, sig.args[0].dtype.bitwidth // 8))
+
+    return types.int64(row, types.int64), codegen
+
+
+# --- along a line ----------------------------------------------------------------------------------------------------
+
+
+def _load_every(builder: Any, context: Any, row: Any, pointer: Any, at: Any, step: int, number: int) -> Any:
+    """Elements ``at``, ``at + step``, ... of a row as a vector of so many.
+
+    Of steps of two a second load begins at the last element of the first: nothing is read behind the last.
+    """
+    backwards, distance = step < 0, abs(step)
+    reach, vector = (number - 1) * distance, _words(row.dtype, number)
+
+    def loaded(ahead: int) -> Any:
+        i = builder.add(at, ir.Constant(at.type, ahead - reach if backwards else ahead))
+        place = _place(builder, context, row, pointer, i, vector)
+        return builder.load(place, align=row.dtype.bitwidth // 8, typ=vector)
+
+    first = loaded(0)
+    if step == 1:
+        return first
+    lanes = [k if k < number else k + 1 for k in range(0, reach + 1, distance)]
+    return _shuffled(builder, first, loaded(reach - number + 1), lanes[::-1] if backwards else lanes)
+
+
+def _every(step: int, part: int) -> Any:
+    """An intrinsic: elements ``at``, ``at + step``, ... of ``source`` to ``to`` and on, a part of a vector."""
+
+    @intrinsic
+    def move(typingctx, source, at, out, to):
+        storage = source.dtype
+        number = _part_of(storage, part)
+
+        def codegen(context, builder, sig, args):
+            source, at, out, to = args
+            value = _load_every(builder, context, sig.args[0], source, at, step, number)
+            place = _place(builder, context, sig.args[2], out, to, _words(storage, number))
+            builder.store(value, place, align=storage.bitwidth // 8)
+            return context.get_dummy_value()
+
+        return types.void(source, types.int64, out, types.int64), codegen
+
+    return move
+
+
+_whole, _half, _quarter = (_constant(functools.partial(_part_of, part=part)) for part in (1, 2, 4))
+
+
+@inline
+def in_moves(move, number, source, at, stride, step, out, to, out_stride, lines, length):
+    """out[to + j * out_stride + k] = source[at + j * stride + k * step], ``number`` elements a move.
+
+    A line has as many at least: its last move ends with it, and overlaps the one before.
+    """
+    for j in range(lines):
+        i, line, place = 0, at + j * stride, to + j * out_stride
+        while i < length - number:
+            move(source, line + i * step, out, place + i)
+            i += number
+        move(source, line + (length - number) * step, out, place + length - number)
+
+
+@inline
+def spread(source, at, stride, step, out, to, out_stride, out_step, lines, length):
+    """out[to + j * out_stride + k * out_step] = source[at + j * stride + k * step], an element at a time."""
+    for j in range(lines):
+        for k in range(length):
+            out[to + j * out_stride + k * out_step] = source[at + j * stride + k * step]
+
+
+def _gather(step: int) -> Any:
+    """The same for lines without gaps of a ``source`` of this step, in parts of a vector where they are short."""
+    of_whole, of_half, of_quarter = (_every(step, part) for part in (1, 2, 4))
+
+    @inline
+    def gather(source, at, stride, out, to, out_stride, lines, length):
+        if length >= _whole(source):
+            in_moves(of_whole, _whole(source), source, at, stride, step, out, to, out_stride, lines, length)
+        elif length >= _half(source):
+            in_moves(of_half, _half(source), source, at, stride, step, out, to, out_stride, lines, length)
+        elif length >= _quarter(source):
+            in_moves(of_quarter, _quarter(source), source, at, stride, step, out, to, out_stride, lines, length)
+        else:
+            spread(source, at, stride, step, out, to, out_stride, 1, lines, length)
+
+    return gather
+
+
+_forwards, _backwards, _every_second, _every_second_backwards = map(_gather, (1, -1, 2, -2))
+
+
+@outlined
+def copy_matrix(source, at, stride, step, out, to, out_stride, out_step, lines, length):
+    """The same, a vector at a time where the steps allow."""
+    if step == 1 and out_step == 1:
+        _forwards(source, at, stride, out, to, out_stride, lines, length)
+    elif step == -1 and out_step == 1:
+        _backwards(source, at, stride, out, to, out_stride, lines, length)
+    elif step == 2 and out_step == 1:
+        _every_second(source, at, stride, out, to, out_stride, lines, length)
+    elif step == -2 and out_step == 1:
+        _every_second_backwards(source, at, stride, out, to, out_stride, lines, length)
+    else:
+        spread(source, at, stride, step, out, to, out_stride, out_step, lines, length)
+
+
+@intrinsic
+def _copy_whole_line(typingctx, source, at, out, to, past_cache):
+    """A line of the cache, past it or not."""
+
+    def codegen(context, builder, sig, args):
+        source, at, out, to, past_cache = args
+        storage = sig.args[0].dtype
+        line, align = _words(storage, LINE_BYTES * 8 // storage.bitwidth), storage.bitwidth // 8
+        value = builder.load(_place(builder, context, sig.args[0], source, at, line), align=align, typ=line)
+        place = _place(builder, context, sig.args[2], out, to, line)
+        with builder.if_else(past_cache) as (past, into):
+            with past:
+                instruction = builder.store(value, place, align=LINE_BYTES)
+                instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+            with into:
+                builder.store(value, place, align=align)  # if it were the same, LLVM would make one of both
+        return context.get_dummy_value()
+
+    return types.void(source, types.int64, out, types.int64, types.boolean), codegen
+
+
+@inline
+def put_line(source, at, out, to, count, past_cache):
+    """out[to + k] = source[at + k] for k below ``count``, in whole lines of the cache but for the ends."""
+    line, k = line_of(source), min(elements_to_line(out, to), count)
+    for i in range(k):
+        out[to + i] = source[at + i]
+    while k + line <= count:
+        _copy_whole_line(source, at + k, out, to + k, past_cache)
+        k += line
+    for i in range(k, count):
+        out[to + i] = source[at + i]
+
+
+# --- squares ---------------------------------------------------------------------------------------------------------
+
+
+def _interleaved(width: int, half: int, distance: int) -> tuple[list[int], list[int]]:
+    """The lanes of two vectors, in units of ``distance``, alternating: of both lower halves, and of both upper.
+
+    Halves are those of parts of ``half`` lanes, which have 128 bits: x86 shuffles within these at once. Units as large
+    as a part change places across parts.
+    """
+    if distance >= half:
+        lower, upper = ([first + part + k for first in (0, width) for k in range(half)] for part in (0, half))
+        return lower, upper
+    lanes: tuple[list[int], list[int]] = [], []
+    for part in range(0, width, half):
+        for which, start in enumerate((part, part + half // 2)):
+            for unit in range(start, start + half // 2, distance):
+                lanes[which].extend(first + unit + k for first in (0, width) for k in range(distance))
+    return lanes
+
+
+def _transposed(builder: Any, vectors: list[Any], half: int) -> list[Any]:
+    width, distance, order = len(vectors), 1, list(range(len(vectors)))
+    while distance < width:
+        lower, upper = _interleaved(width, half, distance)
+        for k in (k for k in range(width) if not k & distance):
+            pair = vectors[k], vectors[k + distance]
+            vectors[k], vectors[k + distance] = (_shuffled(builder, *pair, lanes) for lanes in (lower, upper))
+        distance *= 2
+    for k in range(width):  # within a part the halves have come in the opposite order: that of the bits of k
+        bits = [d for d in (1, 2, 4) if d < half]
+        order[k] = sum(bits[-1 - i] for i, d in enumerate(bits) if k & d) + (k & half)
+    return [vectors[order.index(k)] for k in range(width)]
+
+
+def _square(step: int) -> Any:
+    """An intrinsic: lines of a square, ``stride`` apart, become columns of lines ``out_stride`` apart."""
+
+    @intrinsic
+    def transpose(typingctx, source, at, stride, out, to, out_stride):
+        storage = source.dtype
+        edge = _edge(storage)
+        half = min(edge, 128 // storage.bitwidth)
+
+        def codegen(context, builder, sig, args):
+            source, at, stride, out, to, out_stride = args
+            line, align = _words(storage, edge), storage.bitwidth // 8
+
+            def start(first: Any, distance: Any, k: int) -> Any:
+                return builder.add(first, builder.mul(distance, ir.Constant(distance.type, k)))
+
+            lines = [
+                _load_every(builder, context, sig.args[0], source, start(at, stride, k), step, edge)
+                for k in range(edge)
+            ]
+            for k, column in enumerate(_transposed(builder, lines, half)):
+                place = _place(builder, context, sig.args[3], out, start(to, out_stride, k), line)
+                builder.store(column, place, align=align)
+            return context.get_dummy_value()
+
+        return types.void(source, types.int64, types.int64, out, types.int64, types.int64), codegen
+
+    return transpose
+
+
+transpose_square = _square(1)
+
+
+def lines_of_squares(step: int) -> Any:
+    """Lines whose elements are ``step`` apart transposed square by square."""
+    square = _square(step)
+
+    @inline
+    def transpose(source, at, stride, out, to, out_stride, count):
+        """out[i, j] = source[j, i], of as many lines as a square has; the last square overlaps the one before."""
+        edge, of_line = edge_of(source), max(1, line_of(source) // abs(step))
+        for i in range(0, count, edge):
+            here = min(i, count - edge)
+            if i % of_line < edge:  # once for a line of the cache; at the end, for those of the next square
+                next_one = at + (i + AHEAD) * step
+                if i + AHEAD >= count:
+                    next_one += edge * stride - count * step
+                for k in range(edge):
+                    prefetch(source, next_one + k * stride)
+            square(source, at + here * step, stride, out, to + here * out_stride, out_stride)
+
+    return transpose

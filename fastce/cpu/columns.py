@@ -1,0 +1,182 @@
+"""Arrays as the kernels see them that take a row in each lane: as cubes of (outer, classes, rows)."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, memory_order
+from fastce.cpu._kernels.columns import NARROW
+from fastce.cpu._kernels.states import GROUP, LANES
+from fastce.cpu._vectors.compiler import storage_view
+from fastce.cpu.copying import copy_rows
+from fastce.cpu.layout import PAD, Rows, goes_past_cache
+from fastce.cpu.rooms import Room
+from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, INLINE_BYTES, LARGEST_BLOCK_BYTES
+
+SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory
+SIDE_BY_SIDE_BYTES = 4096  # of a row; so many longer ones are too much for a cache, where they are to be read twice
+LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
+
+
+class Place(NamedTuple):
+    """A block of a cube; in the flat order of rows it goes from start to stop."""
+
+    outer: slice
+    rows: slice
+    start: int
+    stop: int
+    shape: tuple[int, int]
+
+
+class Columns:
+    """An array as (outer, classes, rows), for the kernels that take a row in each lane.
+
+    Row i is row i % rows of outer i // rows. Either the rows are adjacent or the classes are: then it is ``narrow``.
+    """
+
+    def __init__(self, cube: Array, narrow: bool) -> None:
+        self.cube = cube
+        self.narrow = narrow
+        self.shape: tuple[int, ...] = cube.shape
+
+    def block(self, place: Place) -> Array:
+        """The part of the cube that `cut_columns` names."""
+        return self.cube[place.outer, :, place.rows]
+
+    def room(self, place: Place) -> Array:
+        """Where a kernel can write this part."""
+        return self.block(place)
+
+    def put_back(self, place: Place, block: Array) -> None:
+        """Store what was written there: it is there already."""
+
+
+class CopiedColumns:
+    """The same of an array that no kernel can read where it is: copied block by block."""
+
+    def __init__(self, rows: Rows, shape: tuple[int, ...], narrow: bool = True) -> None:
+        self.rows = rows
+        self.shape = shape
+        self.narrow = narrow
+        self._memory = Room()
+
+    def block(self, place: Place) -> Array:
+        """A copy of this part."""
+        if self.narrow:
+            return self._as_cube(self.rows.block(place.start, place.stop), place)
+        room = self.room(place)
+        for of_view, of_room in self._parts(place, room):
+            copy_rows(of_view, of_room)
+        return room
+
+    def room(self, place: Place) -> Array:
+        """Where a kernel can write this part."""
+        if self.narrow:
+            return self._as_cube(self.rows.room(place.start, place.stop), place)
+        outer, rows = place.shape
+        return storage_view(self._memory.of((outer, self.rows.classes, rows + PAD), self.rows.dtype)[:, :, :rows])
+
+    def put_back(self, place: Place, block: Array) -> None:
+        """Store what was written into `room`."""
+        if self.narrow:
+            self.rows.put_back(place.start, place.stop, block.transpose(0, 2, 1).reshape(-1, self.rows.classes))
+            return
+        past_cache = goes_past_cache(self.rows.view)
+        for of_view, of_block in self._parts(place, block):
+            copy_rows(of_block, of_view, past_cache=past_cache)
+
+    def _parts(self, place: Place, block: Array) -> Iterator[tuple[Array, Array]]:
+        """The parts of the view that make this one, each with its part of a block that has rows adjacent.
+
+        Whole outers go together: they may be what is nearest in memory.
+        """
+        matrices, count = block.view(self.rows.dtype).mT, place.shape[1]
+        if count == self.shape[2] and self.rows.lead[:1] == self.shape[:1]:
+            of_view = self.rows.view[place.outer]
+            yield of_view, matrices.reshape(of_view.shape)
+            return
+        for k, matrix in enumerate(matrices):
+            start = place.start + k * count
+            yield from self.rows.parts(slice(start, start + count), matrix)
+
+    def _as_cube(self, block: Array, place: Place) -> Array:
+        return block.reshape(*place.shape, self.rows.classes).transpose(0, 2, 1)
+
+
+def reading_order(array: Array, axes: tuple[int, ...], out: Array | None = None) -> tuple[int, ...] | None:
+    """The order of the axes in which rows of several axes are best read; None for that of the array.
+
+    It is that of memory, or of the memory of ``out`` where classes are few: their blocks are so long that stretches of
+    either are read. Where the rows nearest in memory are too few for the lanes of a vector, their classes go last, and
+    lines of both are read; which of these follow each other is then as good for ``out`` as it can be.
+    """
+    order = memory_order(array)
+    rows = [k for k in order if k not in axes]
+    if len(axes) > 1 or rows == sorted(rows):
+        return None
+    of_out = order if out is None else memory_order(out)
+    if array.shape[axes[0]] <= NARROW:
+        order = of_out
+    nearest = order[order.index(axes[0]) + 1 :]
+    if not nearest or math.prod(array.shape[k] for k in nearest) >= LANES:
+        return order
+    return (*(k for k in of_out if k not in axes and k not in nearest), *nearest, *axes)
+
+
+def columns_of(
+    array: Array, axis: int, dtype: np.dtype[Any], layout: type[Rows] = Rows
+) -> Columns | CopiedColumns | None:
+    """The array as a cube, if a kernel can read it where it is, its classes are few, or its rows nearer; else None."""
+    before, classes, after = math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :])
+    shape = (1, classes, before) if after == 1 else (before, classes, after)
+    cube = _cube_of(array, (before, classes, after), dtype)
+    if cube is not None:
+        if shape[2] > 1 and cube.strides[2] == array.itemsize and classes < LARGEST_NUMBER:
+            return Columns(storage_view(cube), narrow=False)
+        if classes == 1 or (classes <= NARROW and cube.strides[1] == array.itemsize):
+            return Columns(storage_view(cube), narrow=True)
+    if classes > NARROW and array.strides[axis] == array.itemsize:
+        return None  # the classes are adjacent: no look at the rows
+    rows = layout(array, axis, dtype)
+    if classes <= NARROW:
+        return CopiedColumns(rows, shape)
+    return CopiedColumns(rows, shape, narrow=False) if rows.is_across and classes < LARGEST_NUMBER else None
+
+
+def columns_to_write(
+    out: Array, axis: int, like: Columns | CopiedColumns, dtype: np.dtype[Any]
+) -> Columns | CopiedColumns:
+    """``out`` as a cube for results of another, by way of copies if need be: it must not choose the kernel."""
+    return columns_of(out, axis, dtype) or CopiedColumns(Rows(out, axis, dtype), like.shape, narrow=False)
+
+
+def _cube_of(array: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array | None:
+    if array.dtype != dtype or not array.flags.aligned:
+        return None
+    try:
+        cube = array.reshape(shape, copy=False)
+    except ValueError:
+        return None
+    return cube.transpose(2, 1, 0) if shape[2] == 1 else cube
+
+
+def cut_columns(shape: tuple[int, ...], itemsize: int) -> list[Place]:
+    """Blocks of a megabyte or so, cut by shape alone: several outers, or whole groups of rows of one."""
+    outer, classes, rows = shape
+    if outer * rows * classes * itemsize <= INLINE_BYTES // 4:  # short rows cost more
+        return [Place(slice(0, outer), slice(0, rows), 0, outer * rows, (outer, rows))]
+    wanted = max(BLOCK_BYTES // (classes * itemsize), outer * rows // BLOCKS, 1)
+    at_once = max(1, wanted // rows)
+    stretch = max(GROUP, min(SIDE_BY_SIDE, LARGEST_BLOCK_BYTES // (classes * itemsize) // GROUP * GROUP))
+    step = rows if rows <= wanted else max(stretch, wanted // GROUP * GROUP)
+    places = []
+    for first in range(0, outer, at_once):
+        last = min(first + at_once, outer)
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            flat = first * rows + start
+            shape = (last - first, stop - start)
+            places.append(Place(slice(first, last), slice(start, stop), flat, flat + shape[0] * shape[1], shape))
+    return places

@@ -1,0 +1,47 @@
+"""Memory for blocks of rows that are copied, kept from call to call.
+
+New memory is in no cache, and the system maps it page by page, which takes longer than to copy into it.
+"""
+
+import math
+import threading
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import Array
+
+LINE_BYTES = 64  # of the cache
+LARGEST_KEPT = 1 << 23  # bytes
+_kept: deque[Array] = deque(maxlen=16)  # what no call has; threads, and a signal handler's call, take from it at once
+
+
+class Room:
+    """Memory for blocks, one in each thread: its next block replaces its last."""
+
+    def __init__(self) -> None:
+        self._of_threads: dict[int, Array] = {}
+
+    def of(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """A block of this shape, at the start of what the thread has."""
+        thread, size = threading.get_ident(), math.prod(shape) * dtype.itemsize
+        memory = self._of_threads.get(thread)
+        if memory is None or memory.size < size:
+            memory = self._of_threads[thread] = _memory(size)
+        return memory[:size].view(dtype).reshape(shape)
+
+    def __del__(self) -> None:
+        _kept.extend(memory for memory in self._of_threads.values() if memory.size <= LARGEST_KEPT)
+
+
+def _memory(size: int) -> Array:
+    """So many bytes at least: what was last given back, if it is as much."""
+    try:
+        last = _kept.pop()
+    except IndexError:
+        last = None
+    if last is not None and last.size >= size:
+        return last
+    memory = np.empty(size + LINE_BYTES, np.uint8)
+    return memory[-memory.ctypes.data % LINE_BYTES :]

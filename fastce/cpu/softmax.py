@@ -1,0 +1,145 @@
+"""logsumexp and softmax, run over blocks: a row in each lane where that is possible, else row by row."""
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, forwards, kernel_dtype
+from fastce.arguments.numbers import checked_num_threads
+from fastce.arguments.silence import store
+from fastce.cpu._kernels.softmax import logsumexp_rows, softmax_rows
+from fastce.cpu._kernels.softmax_columns import logsumexp_columns, softmax_columns
+from fastce.cpu._vectors.compiler import storage_view
+from fastce.cpu.columns import (
+    SIDE_BY_SIDE_BYTES,
+    Columns,
+    CopiedColumns,
+    Place,
+    columns_of,
+    columns_to_write,
+    cut_columns,
+    reading_order,
+)
+from fastce.cpu.layout import Rows, cut_for, goes_past_cache
+from fastce.cpu.long_softmax import softmax_of_long_rows
+from fastce.cpu.pieces import is_long, pieces
+from fastce.cpu.threads import cut_rows, for_each, in_turn
+
+
+def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -> Array:
+    """Logsumexp over these axes as float64, one number per row."""
+    if array.ndim == 0:
+        array, axes = array.reshape(1), (0,)
+    if not axes:
+        return array.astype(np.float64).ravel()
+    order = reading_order(array, axes)
+    if order is not None or any(step < 0 for k, step in enumerate(array.strides) if k not in axes):
+        return _logsumexp_as_memory_lies(array, axes, order or tuple(range(array.ndim)), n_threads)
+    parts = [Rows(array[piece], axes) for piece in pieces(array.shape, axes)]
+    rows = parts[0].rows
+    if n_threads is not None:
+        checked_num_threads(n_threads)
+    if parts[0].classes == 0:
+        return np.full(rows, -np.inf)
+    if len(parts) == 1 and len(axes) == 1 and (cube := columns_of(array, axes[0], parts[0].dtype)) is not None:
+        return _logsumexp_of_columns(cube, parts[0], n_threads)
+    kernel = logsumexp_rows.compiled(parts[0].dtype)
+    results = np.empty((len(parts), rows))
+    row_blocks = cut_rows(rows, parts[0].row_bytes * len(parts))
+    blocks = [(k, *block) for k in range(len(parts)) for block in row_blocks]
+
+    def work(k: int, start: int, stop: int) -> None:
+        kernel(parts[k].block(start, stop), results[k, start:stop])
+
+    in_turn(blocks, work, n_threads)
+    return results[0] if len(parts) == 1 else logsumexp_over(results, (0,), n_threads)
+
+
+def _logsumexp_as_memory_lies(
+    array: Array, axes: tuple[int, ...], order: tuple[int, ...], n_threads: int | None
+) -> Array:
+    """The same with the axes in this order, and forwards through all rows."""
+    way = tuple(slice(None) if k in axes else step for k, step in enumerate(forwards(array)))
+    results = logsumexp_over(array[way].transpose(order), tuple(order.index(k) for k in axes), n_threads)
+    rows = [k for k in order if k not in axes]
+    results = results.reshape([array.shape[k] for k in rows]).transpose(np.argsort(rows))
+    return results[tuple(way[k] for k in sorted(rows))].ravel()
+
+
+def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: int | None) -> Array:
+    places = cut_columns(cube.shape, rows.dtype.itemsize)
+    kernel = logsumexp_columns.compiled(rows.dtype)
+    results = np.empty(rows.rows, rows.dtype)
+
+    def work(place: Place) -> None:
+        here = np.empty(place.stop - place.start)
+        misfits = np.zeros(place.shape, np.uint8)
+        kernel(cube.block(place), cube.narrow, here.reshape(place.shape), misfits)
+        if np.count_nonzero(misfits):
+            odd = np.flatnonzero(misfits)
+            of_odd = np.empty(odd.size)
+            logsumexp_rows.compiled(rows.dtype)(storage_view(rows.copy(odd + place.start)), of_odd)
+            here[odd] = of_odd
+        store(results, slice(place.start, place.stop), here)  # half precision may not hold it
+
+    in_turn([(place,) for place in places], work, n_threads)
+    return results
+
+
+def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int | None, *, logarithm: bool) -> None:
+    """Softmax over these axes, or its logarithm, into ``out``, which may be the array itself."""
+    order = reading_order(array, axes, out)
+    if order is not None:
+        array, out, axes = array.transpose(order), out.transpose(order), (order.index(axes[0]),)
+    dtype = kernel_dtype(array.dtype)
+    rows, written = Rows(array, axes, dtype), Rows(out, axes, dtype)
+    if len(axes) == 1:
+        cube = columns_of(array, axes[0], dtype)
+        if cube is not None and not _goes_along_rows(cube, rows):
+            target = columns_to_write(out, axes[0], cube, dtype)
+            _softmax_of_columns(cube, target, rows, written, n_threads, logarithm=logarithm)
+            return
+    if is_long(rows.classes):
+        softmax_of_long_rows(array, axes, out, dtype, n_threads, logarithm=logarithm)
+        return
+    kernel = softmax_rows.compiled(dtype)
+    past_cache = written.matrix is not None and goes_past_cache(out, array)
+
+    def work(start: int, stop: int) -> None:
+        block = rows.block(start, stop)
+        room = written.room_for(rows, block, start, stop)
+        kernel(block, room, logarithm, past_cache)
+        written.put_back(start, stop, room)
+
+    for_each(cut_for(rows, written), work, n_threads)
+
+
+def _goes_along_rows(cube: Columns | CopiedColumns, rows: Rows) -> bool:
+    """Whether rows are better copied and read one by one: side by side they are too long, or to be copied anyway."""
+    is_too_much = isinstance(cube, CopiedColumns) or rows.row_bytes > SIDE_BY_SIDE_BYTES
+    return is_too_much and not cube.narrow and rows.is_across and cube.shape[0] == 1
+
+
+def _softmax_of_columns(
+    cube: Columns | CopiedColumns,
+    target: Columns | CopiedColumns,
+    rows: Rows,
+    written: Rows,
+    n_threads: int | None,
+    *,
+    logarithm: bool,
+) -> None:
+    places = cut_columns(cube.shape, rows.dtype.itemsize)
+    kernel = softmax_columns.compiled(rows.dtype)
+    past_cache = isinstance(target, Columns) and goes_past_cache(written.view, rows.view)
+
+    def work(place: Place) -> None:
+        misfits, room = np.zeros(place.shape, np.uint8), target.room(place)
+        kernel(cube.block(place), cube.narrow, room, target.narrow, logarithm, misfits, past_cache)
+        odd = np.flatnonzero(misfits)
+        if odd.size:  # in place, they are still what they were, but a copy of the block is not put back yet
+            block = rows.copy(odd + place.start)
+        target.put_back(place, room)
+        if odd.size:
+            softmax_rows.compiled(rows.dtype)(storage_view(block), storage_view(block), logarithm, False)
+            written.put(odd + place.start, block)
+
+    in_turn([(place,) for place in places], work, n_threads)

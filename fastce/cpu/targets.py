@@ -1,0 +1,281 @@
+"""The three kinds of targets and the weights, as the kernels take them.
+
+Class indices and the non-zeros of a sparse matrix are points; a dense matrix of probabilities is read block by
+block.
+"""
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, class_index_error
+from fastce.arguments.reductions import product
+from fastce.arguments.silence import cast, silently
+from fastce.cpu._kernels.cross_entropy_columns import ColumnTargets
+from fastce.cpu._kernels.targets import Targets
+from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
+from fastce.cpu.layout import Rows
+from fastce.cpu.masses import Masses
+from fastce.cpu.threads import in_turn
+
+CHECKED_AT_A_TIME = 1 << 17  # class indices
+NO_CLASS = 1 << 64  # an index that no integer has
+
+_NO_INTEGERS = np.empty(0, np.int64)
+_NO_FLOATS = np.empty(0, np.float64)
+_NO_WEIGHT = {np.dtype(name): np.empty(0, name) for name in ("float32", "float64")}
+_NO_POINTS = (_NO_INTEGERS, _NO_FLOATS, _NO_INTEGERS)
+_NO_INDICES = np.empty((0, 0), np.int64)
+_NO_ROW_WEIGHT = np.empty((0, 0))
+_NO_CUBE = {np.dtype(name): np.empty((0, 0, 0), name) for name in ("float32", "float64")}
+_NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32", "float64")}
+
+
+class _Total:
+    """What a mean divides by: total_weight * 2**total_exponent."""
+
+    total_weight: float
+    total_exponent: int = 0
+
+    @property
+    def total(self) -> tuple[float, int]:
+        """The same as a pair."""
+        return self.total_weight, self.total_exponent
+
+
+class IndexTargets(_Total):
+    """Class indices, one per row. ``total`` is what a mean divides by, as a pair.
+
+    All are checked before anything is computed, and those that a kernel takes for granted once more, in a copy: an
+    index that is out of range would read somebody else's memory, and another thread may change the caller's array.
+    """
+
+    def __init__(
+        self, indices: Array, classes: int, ignored_class: int, per_class: Array | None, per_row: Array | None,
+        dtype: np.dtype[Any], smoothed: bool, n_threads: int | None,
+    ) -> None:  # fmt: skip
+        self.indices = indices
+        self.n_classes = classes
+        self.ignored_class = ignored_class
+        self.per_class = per_class
+        self.per_row = per_row
+        self.dtype = dtype
+        self.smoothed = smoothed
+        self.are_plain: bool = True
+        self.total_weight: float = self._checked_weight(n_threads)
+
+    def _checked_weight(self, n_threads: int | None) -> float:
+        """Check all indices; the sum of v_i w_y over the rows that are not ignored."""
+        size = self.indices.size
+        if size <= CHECKED_AT_A_TIME:
+            return self._weight_of(slice(0, size))
+        starts = range(0, size, CHECKED_AT_A_TIME)
+        of_blocks = np.zeros(len(starts))
+
+        def work(k: int, start: int) -> None:
+            of_blocks[k] = self._weight_of(slice(start, min(start + CHECKED_AT_A_TIME, size)))
+
+        in_turn(list(enumerate(starts)), work, n_threads)
+        return float(silently(np.add.reduce, of_blocks))
+
+    def _weight_of(self, rows: slice) -> float:
+        if self.per_class is None and self.per_row is None and self._are_plain(self.indices[rows]):
+            return float(rows.stop - rows.start)
+        self.are_plain = False
+        return silently(self._sum_of_weights, rows)
+
+    def _sum_of_weights(self, rows: slice) -> float:
+        classes, row_weight = self.picked(rows)
+        if self.per_class is None:
+            return float(row_weight.sum()) if row_weight.size else float(classes.size)
+        of_targets = self.per_class[classes]
+        return float((of_targets * row_weight if row_weight.size else of_targets).sum())
+
+    def weights(self) -> tuple[Array, Array | int]:
+        """v_i w_y of all rows, as pairs."""
+        classes, row_weight = self.picked(slice(0, self.indices.size))
+        if self.per_class is None:
+            return row_weight if row_weight.size else np.ones(classes.size), 0
+        return product(self.per_class[classes], row_weight if row_weight.size else 1.0)
+
+    def times(self, exponent: int) -> "IndexTargets":
+        """The same with row weights times 2**exponent."""
+        targets = copy.copy(self)
+        per_row = np.ones(self.indices.size) if self.per_row is None else self.per_row
+        targets.per_row = silently(np.ldexp, per_row, exponent)
+        return targets
+
+    def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "IndexTargets":
+        """The targets of the rows with these numbers, which are all of them."""
+        targets = copy.copy(self)
+        targets.indices = self.indices[numbers]
+        targets.per_row = None if self.per_row is None else self.per_row[numbers]
+        return targets
+
+    def _are_plain(self, indices: Array) -> bool:
+        """Whether these are in range and none of them is ignored; negative ones are large without their sign."""
+        return (
+            indices.dtype == np.int64
+            and indices.flags.aligned
+            and not 0 <= self.ignored_class < self.n_classes
+            and (not indices.size or int(np.maximum.reduce(indices.view(np.uint64))) < self.n_classes)
+        )
+
+    def picked(self, rows: slice | Array) -> tuple[Array, Array]:
+        """(classes, row weights) of these rows; no weights if all are 1. Ignored rows have class 0 and weight 0."""
+        given = self.indices[rows]
+        classes = given.astype(np.int64)
+        per_row = _NO_FLOATS if self.per_row is None else self.per_row[rows]
+        if self._are_plain(classes):
+            return classes, per_row
+        ignored = classes == self.ignored_class
+        if given.dtype == np.uint64 and self.ignored_class < 0:
+            ignored &= given < 2**63
+        if ((classes.view(np.uint64) >= self.n_classes) & ~ignored).any():
+            raise self._first_error()
+        classes[ignored] = 0
+        if ignored.any():
+            per_row = np.where(ignored, 0.0, per_row if self.per_row is not None else 1.0)
+        return classes, per_row
+
+    def _first_error(self) -> IndexError:
+        """The complaint about the first row whose class is out of range."""
+        given = self.indices
+        wrong = ((given < 0) | (given >= self.n_classes)) & (given != self.ignored_class)
+        row = int(wrong.argmax())
+        return class_index_error(row, given[row], self.n_classes)
+
+    def counted(self) -> Array | None:
+        """The numbers of the rows that are not ignored and have some weight; None for all of them."""
+        if self.are_plain:
+            return None
+        row_weight = self.picked(slice(0, self.indices.size))[1]
+        return None if row_weight.all() else np.flatnonzero(row_weight)
+
+    def in_float64(self) -> "IndexTargets":
+        """The same, for kernels of float64."""
+        targets = copy.copy(self)
+        targets.dtype = np.dtype(np.float64)
+        return targets
+
+    def _class_weight(self) -> Array:
+        return _NO_WEIGHT[self.dtype] if self.per_class is None else cast(self.per_class, self.dtype)
+
+    def of(self, rows: slice | Array) -> Targets:
+        """The targets of these rows; class weights that concern only the targets are looked up here."""
+        classes, row_weight = self.picked(rows)
+        masses, class_weight = _NO_FLOATS, _NO_WEIGHT[self.dtype]
+        if self.per_class is not None:
+            if self.smoothed:
+                class_weight = self._class_weight()
+            else:
+                masses = self.per_class[classes]
+        return Targets(_NO_INTEGERS, classes, masses, _NO_PROBABILITIES[self.dtype], class_weight, row_weight)
+
+    def block(self, start: int, stop: int) -> Targets:
+        """The targets of rows ``start`` to ``stop``."""
+        return self.of(slice(start, stop))
+
+    def columns(self, place: Place) -> ColumnTargets:
+        """The targets of a block of a cube; its kernel checks them itself, so that they need not be copied."""
+        rows = slice(place.start, place.stop)
+        classes, row_weight = self.indices[rows], _NO_FLOATS
+        if not self.are_plain or self.per_row is not None:
+            classes, row_weight = self.picked(rows)
+        return ColumnTargets(
+            classes.reshape(place.shape),
+            _NO_CUBE[self.dtype],
+            self._class_weight(),
+            row_weight.reshape(place.shape) if row_weight.size else _NO_ROW_WEIGHT,
+        )
+
+
+class MassTargets(_Total):
+    """Probabilities or a sparse matrix; points in the latter's case. ``total`` is what a mean divides by, as a pair."""
+
+    def __init__(
+        self,
+        points: tuple[Array, Array, Array] | None,
+        probabilities: Rows | None,
+        cube: Columns | CopiedColumns | None,
+        per_class: Array | None,
+        per_row: Array | None,
+        dtype: np.dtype[Any],
+        rows: int,
+    ) -> None:
+        self.points = points
+        self.rows = rows
+        self.probabilities = probabilities
+        self.cube = cube
+        self.per_class = per_class
+        self.class_weight: Array = _NO_WEIGHT[dtype] if per_class is None else cast(per_class, dtype)
+        self.row_weight: Array = _NO_FLOATS if per_row is None else per_row
+        self.per_row = per_row
+        self.total_weight: float = float(rows) if per_row is None else float(silently(np.add.reduce, per_row))
+
+    def weights(self) -> tuple[Array, Array | int]:
+        """v_i of all rows, as pairs."""
+        return self.row_weight, 0
+
+    def times(self, exponent: int) -> "MassTargets":
+        """The same with row weights times 2**exponent."""
+        targets = copy.copy(self)
+        targets.per_row = targets.row_weight = silently(np.ldexp, self.row_weight, exponent)
+        return targets
+
+    def in_float64(self) -> "MassTargets":
+        """The same, for kernels of float64."""
+        targets, dtype = copy.copy(self), np.dtype(np.float64)
+        targets.class_weight = _NO_WEIGHT[dtype] if self.per_class is None else self.per_class
+        targets.probabilities = None if self.probabilities is None else self.probabilities.in_dtype(dtype)
+        return targets
+
+    def of(self, rows: Array) -> Targets:
+        """The probabilities of these rows."""
+        assert self.probabilities is not None
+        weight = self.row_weight[rows] if self.row_weight.size else self.row_weight
+        return self._targets(_NO_POINTS, self.probabilities.copy(rows), weight)
+
+    def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "MassTargets":
+        """The probabilities with their axes, of which this was the class axis, in another order; rows as they come."""
+        assert self.probabilities is not None
+        array = np.moveaxis(self.probabilities.view, -1, axis).transpose(order)
+        axis, dtype = order.index(axis), self.class_weight.dtype
+        per_row = None if self.per_row is None else self.per_row[numbers]
+        return MassTargets(
+            None, Masses(array, axis, dtype), columns_of(array, axis, dtype, Masses), self.per_class, per_row, dtype,
+            self.rows,
+        )  # fmt: skip
+
+    def counted(self) -> Array | None:
+        """The numbers of the rows that have some weight; None for all of them."""
+        return None if self.row_weight.all() else np.flatnonzero(self.row_weight)
+
+    def block(self, start: int, stop: int) -> Targets:
+        """The targets of rows ``start`` to ``stop``."""
+        weight = self.row_weight[start:stop]
+        if self.points is None:
+            assert self.probabilities is not None
+            return self._targets(_NO_POINTS, self.probabilities.block(start, stop), weight)
+        classes, masses, first_points = self.points
+        none = _NO_PROBABILITIES[self.class_weight.dtype]
+        return self._targets((classes, masses, first_points[start : stop + 1]), none, weight)
+
+    def _targets(self, points: tuple[Array, Array, Array], probabilities: Array, row_weight: Array) -> Targets:
+        classes, masses, first_points = points
+        return Targets(first_points, classes, masses, probabilities, self.class_weight, row_weight)
+
+    def columns(self, place: Place) -> ColumnTargets:
+        """The targets of a block of a cube."""
+        assert self.cube is not None
+        weight = self.row_weight[place.start : place.stop]
+        return ColumnTargets(
+            _NO_INDICES,
+            self.cube.block(place),
+            self.class_weight,
+            weight.reshape(place.shape) if weight.size else _NO_ROW_WEIGHT,
+        )
+
+
+TargetRows = IndexTargets | MassTargets

@@ -1,0 +1,151 @@
+"""cross_entropy and its gradient for arrays on a GPU."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import class_axis
+from fastce.arguments.numbers import integer, number, reduction_of
+from fastce.arguments.options import CheckedOptions, checked_options
+from fastce.arguments.places import is_on_device
+from fastce.arguments.reductions import reduced
+from fastce.cuda._kernels.jobs import CROSS_ENTROPY, Job, Options, options_of
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
+from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
+from fastce.cuda.precision import BeyondRange, check_factors, fits, with_range
+from fastce.cuda.run import Call, run
+from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
+from fastce.typing import ValueAndGrad
+
+
+def float_array(value: Any, name: str) -> DeviceArray:
+    """An array of floats; integers and booleans are converted to float64."""
+    array = value if isinstance(value, DeviceArray) else device_array(value, name)
+    return array if array.dtype_name in FLOATS else contiguous(array, "float64")
+
+
+def real_of(array: DeviceArray) -> np.dtype[Any]:
+    """What elements of this array are computed in."""
+    return np.dtype(np.float64 if array.dtype_name == "float64" else np.float32)
+
+
+def readable_rows(array: DeviceArray, axis: int) -> Rows:
+    """The rows of an array: where it is, or of a copy if no kernel can read it there."""
+    rows = rows_of(array, axis) or rows_of(contiguous(array), axis)
+    assert rows is not None
+    return rows
+
+
+def upstream_of(grad_output: Any, call: "CrossEntropy") -> tuple[float, DeviceArray | None]:
+    """What row gradients are multiplied by: a number, and one more for each row if there are such."""
+    if grad_output is None or not is_on_device(grad_output):
+        return 1.0 if grad_output is None else number(grad_output, "grad_output"), None
+    array = device_array(grad_output, "grad_output", call.logits.library)
+    if array.ndim > 0 and (call.reduction != "none" or array.shape != call.lead):
+        expected = f"{call.lead} or a number" if call.reduction == "none" else "a number"
+        raise ValueError(f"grad_output has shape {array.shape}, expected {expected}")
+    return 1.0, contiguous(array, "float64")
+
+
+def size_of_number(grad_output: Any) -> float:
+    """What gradients are multiplied by, if that is a number on the host; else 0."""
+    return 0.0 if grad_output is None or is_on_device(grad_output) else abs(number(grad_output, "grad_output"))
+
+
+def options_in_range(given: dict[str, Any], classes: int) -> CheckedOptions:
+    """The options of a call of so many classes; refused where float64 has not the range for them."""
+    names = ("label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss")
+    options = checked_options(classes, *(given[name] for name in names))
+    check_factors(logit_scale=options.logit_scale, softcap=options.softcap)
+    check_factors(z_loss=options.z_loss)
+    return options
+
+
+def has_range(dtype: np.dtype[Any], given: dict[str, Any], options: CheckedOptions) -> bool:
+    """Whether a call with these options can be computed in this dtype."""
+    scale, softcap, z_loss, *_ = options
+    above = size_of_number(given.get("grad_output")) * scale * max(z_loss, 1.0)
+    return fits(dtype, scale, softcap) and fits(dtype, z_loss) and fits(dtype, above)
+
+
+class CrossEntropy:
+    """A checked call of cross_entropy, computed in float64 if it ``is_wide``."""
+
+    def __init__(self, given: dict[str, Any], is_wide: bool = False) -> None:
+        self.given: DeviceArray = float_array(given["logits"], "logits")
+        self.logits: DeviceArray = self.given
+        self.axis: int = class_axis(self.logits, given["axis"], "logits")  # type: ignore[arg-type]  # ndim and shape do
+        self.lead: tuple[int, ...] = self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
+        self.classes: int = self.logits.shape[self.axis]
+        self.reduction = reduction_of(given["reduction"])
+        options = options_in_range(given, self.classes)
+        self.softcap: float = options.softcap
+        own = real_of(self.logits)
+        self.dtype_of_losses = own.name
+        if own != np.float64 and (is_wide or not has_range(own, given, options)):
+            self.logits = contiguous(self.logits, "float64")
+        self.real: np.dtype[Any] = real_of(self.logits)
+        self.options: Options = options_of(self.real, *options)
+        self.targets: DeviceTargets = described_targets(
+            given["targets"],
+            self.logits,
+            self.axis,
+            weight=given["weight"],
+            sample_weight=given["sample_weight"],
+            ignore_index=integer(given["ignore_index"], "ignore_index"),
+            spread=options.spread,
+            real=self.real.name,
+        )
+
+    def run(self, upstream: tuple[float, DeviceArray | None], out: DeviceArray | None) -> Any:
+        """The value; the gradient goes to ``out`` if that is given."""
+        logits, library = self.logits, self.logits.library
+        rows = math.prod(self.lead)
+        results = empty(library, self.lead, self.dtype_of_losses) if self.reduction == "none" else None
+        per_row = None if upstream[1] is None else upstream[1].flat()
+        check(self.targets, rows, self.classes, self.reduction == "mean", upstream[0], out is not None, per_row)
+        job = Job(
+            CROSS_ENTROPY, out is not None, self.targets.points, self.targets.dense, self.softcap > 0.0,
+            self.real == np.float64,
+        )  # fmt: skip
+        above = self.targets.arrays.row_weight[:0] if per_row is None else per_row
+        call = Call(job, self.options, self.targets.arrays, self.targets.mass_rows, above, self.targets.report)
+        written = None if out is None or not rows else rows_of(out, self.axis)
+        if rows:
+            if out is not None and out.dtype_name != logits.dtype_name:
+                written = None
+            room = written
+            if out is not None and written is None:
+                room = rows_of(empty(library, out.shape, logits.dtype_name), self.axis)
+            run(call, readable_rows(logits, self.axis), room, results)
+        try:
+            total_loss, total_weight = verdict(self.targets, rows, self.classes)
+        except BeyondRange as error:
+            if not error.is_written or out is None or written is None or not out.is_same_memory(self.given):
+                raise
+            raise BeyondRange(error.is_float64, is_written=True, is_in_place=True) from None
+        if rows and out is not None and written is None and room is not None:
+            copy(room.array, out)
+        return results.given if results is not None else reduced(total_loss, self.reduction, total_weight)
+
+
+def cross_entropy(**given: Any) -> Any:
+    """See `fastce.cross_entropy`."""
+    return with_range(lambda is_wide: CrossEntropy(given, is_wide).run((1.0, None), None))
+
+
+def cross_entropy_value_and_grad(**given: Any) -> ValueAndGrad:
+    """See `fastce.cross_entropy_value_and_grad`."""
+    return with_range(lambda is_wide: _value_and_grad(given, CrossEntropy(given, is_wide)))
+
+
+def _value_and_grad(given: dict[str, Any], call: CrossEntropy) -> ValueAndGrad:
+    upstream = upstream_of(given["grad_output"], call)
+    inputs: list[DeviceArray | None] = [
+        device_array(given[name], name, call.logits.library)
+        for name in ("targets", "weight", "sample_weight")
+        if is_on_device(given[name]) and not is_sparse(given[name])
+    ]
+    out = checked_out(given["out"], call.given.shape, call.given.dtype_name, call.given, inputs)
+    return ValueAndGrad(call.run(upstream, out), out.given)

@@ -1,0 +1,1 @@
+"""The public losses and what they have for themselves, a module each."""

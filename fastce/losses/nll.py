@@ -1,0 +1,172 @@
+"""Negative log likelihood of log probabilities, and its gradient."""
+
+from typing import Any, Literal, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastce.arguments.arrays import Array, class_axis, real_array
+from fastce.arguments.numbers import checked_num_threads, reduction_of
+from fastce.arguments.out import checked_out
+from fastce.arguments.reductions import product, upstream_of
+from fastce.arguments.silence import silently, store
+from fastce.cpu.checked_targets import for_mean, target_rows
+from fastce.cpu.layout import Rows
+from fastce.cpu.nll import entries_of, narrowed, value_of_entries
+from fastce.cpu.targets import IndexTargets
+from fastce.engine import on_cpu
+from fastce.typing import (
+    AnyArray,
+    Float,
+    FloatArray,
+    Index,
+    RealArray,
+    Reduced,
+    Reduction,
+    RowGradOptions,
+    RowOptions,
+    Targets,
+    ValueAndGrad,
+)
+
+
+def _nll_call(
+    log_probs: Any,
+    targets: Any,
+    axis: Any,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    reduction: Any,
+    n_threads: Any,
+) -> tuple[Array, int, Rows, IndexTargets]:
+    array = real_array(log_probs, "log_probs")
+    axis = class_axis(array, axis, "log_probs")
+    rows = Rows(array, axis)
+    if n_threads is not None:
+        checked_num_threads(n_threads)
+    described = target_rows(
+        targets, rows, array.shape, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
+        smoothed=False, name="log_probs",
+    )  # fmt: skip
+    described = for_mean(described) if reduction == "mean" else described
+    if not isinstance(described, IndexTargets):
+        raise TypeError("targets of nll_loss must be class indices; cross_entropy takes probabilities")
+    return array, axis, rows, described
+
+
+@overload
+def nll_loss(
+    log_probs: AnyArray, targets: Targets, *, reduction: Reduced = "mean", **options: Unpack[RowOptions]
+) -> float: ...
+@overload
+def nll_loss(
+    log_probs: RealArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowOptions]
+) -> FloatArray: ...
+@overload
+def nll_loss(
+    log_probs: AnyArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowOptions]
+) -> Any: ...
+@on_cpu
+def nll_loss(
+    log_probs: Any,
+    targets: Any,
+    *,
+    axis: Index | None = None,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: Index = -100,
+    reduction: Reduction = "mean",
+    n_threads: int | None = None,
+) -> Any:
+    """Negative log likelihood of log probabilities, ``-v_i * w_y * log_probs[i, y]``.
+
+    Parameters
+    ----------
+    log_probs : array_like, shape (N, C) or (C,) or (N, C, d1, d2, ...)
+        Only the targets' entries are read.
+    targets : array_like of int
+        Class indices, of the shape of `log_probs` without the class axis.
+    axis, weight, sample_weight, ignore_index, reduction, n_threads
+        As in `cross_entropy`. `n_threads` is accepted for uniformity.
+
+    Returns
+    -------
+    float or ndarray
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> log_probs = np.log([[0.7, 0.2, 0.1]])
+    >>> round(fastce.nll_loss(log_probs, [0]), 6)
+    0.356675
+    """
+    reduction = reduction_of(reduction)
+    _, _, rows, described = _nll_call(
+        log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
+    )
+    entries = entries_of(described, narrowed(rows.view, -1).shape[:-1])
+    return value_of_entries(rows, entries, reduction, described.total)
+
+
+@overload
+def nll_loss_value_and_grad(
+    log_probs: RealArray[Float], targets: Targets, *, reduction: Reduced = "mean", **options: Unpack[RowGradOptions]
+) -> ValueAndGrad[float, NDArray[Float]]: ...
+@overload
+def nll_loss_value_and_grad(
+    log_probs: RealArray[Float], targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowGradOptions]
+) -> ValueAndGrad[FloatArray, NDArray[Float]]: ...
+@overload
+def nll_loss_value_and_grad(
+    log_probs: AnyArray, targets: Targets, *, reduction: Reduction = "mean", **options: Unpack[RowGradOptions]
+) -> ValueAndGrad[Any, Any]: ...
+@on_cpu
+def nll_loss_value_and_grad(
+    log_probs: Any,
+    targets: Any,
+    *,
+    axis: Index | None = None,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: Index = -100,
+    reduction: Reduction = "mean",
+    grad_output: Any = None,
+    out: Any = None,
+    n_threads: int | None = None,
+) -> ValueAndGrad:
+    """Negative log likelihood and its gradient with respect to the log probabilities: one entry per row, others 0.
+
+    Parameters
+    ----------
+    log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
+        As in `nll_loss`.
+    grad_output, out
+        As in `cross_entropy_value_and_grad`.
+
+    Returns
+    -------
+    ValueAndGrad
+        The loss and its gradient.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> fastce.nll_loss_value_and_grad(np.log([[0.7, 0.2, 0.1]]), [0]).grad
+    array([[-1.,  0.,  0.]])
+    """
+    reduction = reduction_of(reduction)
+    array, axis, rows, described = _nll_call(
+        log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
+    )
+    entries = entries_of(described, narrowed(rows.view, -1).shape[:-1])
+    value = value_of_entries(rows, entries, reduction, described.total)
+    upstream, exponent = upstream_of(grad_output, reduction, rows.lead, *described.total)
+    out = checked_out(out, array.shape, rows.dtype, array, [targets, weight, sample_weight, grad_output])
+    out[...] = 0
+    fractions, more = product(entries.masses, -upstream)
+    slopes = silently(np.ldexp, fractions, entries.exponents + more + exponent)
+    view = narrowed(out, axis)
+    store(view, entries.where, slopes if view.ndim > 1 else slopes[0])
+    return ValueAndGrad(value, out)

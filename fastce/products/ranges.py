@@ -1,0 +1,162 @@
+"""How features, their products and the scale of these are kept within the range of what they are computed in.
+
+Powers of two change no digit: features x are multiplied as x 2**-power, and the scale makes good for it, where products
+would overflow float64, or be none of its normal numbers. Where the scale would take gradients that are still to be
+added up to either end of the range, they are added up without it, and multiplied in the end.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
+from fastce.arguments.numbers import flag
+from fastce.arguments.silence import quietly
+from fastce.cpu.threads import cut_rows
+from fastce.products.features import NO_REST
+
+LARGEST_LOGIT, LARGEST_PRODUCT = 2.0**20, 2.0**100  # that are computed in float32
+LEAST_SCALE = 2.0**-60  # by which gradients of float32 are multiplied
+LEAST_PRODUCT = 2.0**-80  # of features with each other and with the scale, likewise
+NOTHING = -1100  # the power of two of zeros: below that of any number
+LARGEST_POWER, LEAST_POWER = 900, -500  # of products, and gradients, in float64
+LEAST_OF_SIDE, MOST_OF_SIDE = -800, 1000  # of features, and what they are divided by for the sake of the other side
+SMALLEST_SCALE, LARGEST_SCALE = 5e-324, float(np.finfo(np.float64).max)
+SCALE_POWERS = (-800, 450)  # that gradients may be multiplied by before they are added up
+
+
+class Range(NamedTuple):
+    """What a loss from features is computed with."""
+
+    dtype: np.dtype[Any]
+    given_scale: float
+    scale: float  # of the products of features divided by their powers
+    left_power: int
+    right_power: int
+    is_plain: bool  # nothing comes near the end of the range
+
+    @property
+    def factor(self) -> float:
+        """What gradients are multiplied by before they are added up."""
+        return self.scale if self.is_plain else 1.0
+
+    @property
+    def rest_of_left(self) -> tuple[float, int]:
+        """(f, e): what the sums of gradients of the left features have still to be multiplied by is f * 2**e."""
+        return self._rest(self.right_power)
+
+    @property
+    def rest_of_right(self) -> tuple[float, int]:
+        """That of the right ones."""
+        return self._rest(self.left_power)
+
+    def _rest(self, power: int) -> tuple[float, int]:
+        if self.is_plain:
+            return NO_REST
+        fraction, own = math.frexp(self.given_scale)
+        return fraction, own + power
+
+    def of_scale(self, along: float) -> float:
+        """The gradient of the scale that was given, from the sum of all features times the sums of gradients."""
+        return along / self.scale if self.is_plain else _times_power(along, self.left_power + self.right_power)
+
+    def of_temperature(self, along: float) -> float:
+        """That of the temperature 1 / scale."""
+        if self.is_plain:
+            return -self.scale * along
+        fraction, power = math.frexp(self.given_scale)
+        return _times_power(-fraction * fraction * along, 2 * power + self.left_power + self.right_power)
+
+
+def _times_power(x: float, power: int) -> float:
+    """The product x 2**power, however far it reaches."""
+    with quietly():
+        return float(np.ldexp(x, power))
+
+
+def range_of(
+    left: Sequence[Array], right: Sequence[Array], scale: float, bias: float = 0.0, normalize: bool = False
+) -> Range:
+    """The range for products of the left arrays with the right ones, which may be the same."""
+    normalize = flag(normalize, "normalize")
+    dtype = dtype_of_products(left if left is right else [*left, *right], scale, bias, normalize)
+    if dtype != np.float64:
+        return Range(dtype, scale, scale, 0, 0, is_plain=True)
+    of_left = 0 if normalize else _power_of_side(left)
+    of_right = of_left if left is right or normalize else _power_of_side(right)
+    of_products = of_left + of_right + math.frexp(left[0].shape[1])[1]
+    powers = _powers(of_left, of_right, of_products - min(max(of_products, LEAST_POWER), LARGEST_POWER))
+    if left is not right:
+        powers = _balanced(of_left, of_right, *powers)
+    moved = min(max(_times_power(scale, sum(powers)), SMALLEST_SCALE), LARGEST_SCALE)
+    own = math.frexp(scale)[1]
+    with_scale = [own + power for power in (of_left, of_right, of_products)]
+    is_plain = powers == (0, 0) and SCALE_POWERS[0] <= min(own, *with_scale)
+    is_plain = is_plain and own <= SCALE_POWERS[1] and max(with_scale) <= LARGEST_POWER
+    return Range(dtype, scale, moved, *powers, is_plain)
+
+
+def dtype_of_products(
+    arrays: Sequence[Array], scale: float | None = None, bias: float = 0.0, normalize: bool = False
+) -> np.dtype[Any]:
+    """What products of these are computed in: float32, or float64 if anything is that.
+
+    With the ``scale`` that they are multiplied by: also float64 if float32 does not hold that, or logits so large that
+    the rounding of a product would tell, or products so small that it has no digits for them, of which gradients of the
+    scale are made. That of losses is the one without.
+    """
+    dtype = np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
+    if scale is None or dtype == np.float64:
+        return dtype
+    squares = [1.0] if normalize else [square for square in map(_largest_square, arrays) if square > 0.0]
+    largest, least = max(squares, default=0.0), min(squares, default=1.0)
+    holds = LEAST_SCALE <= scale <= float(np.finfo(dtype).max) and largest < LARGEST_PRODUCT
+    holds = holds and math.sqrt(least) * min(math.sqrt(least), scale) >= LEAST_PRODUCT
+    return dtype if holds and scale * largest + abs(bias) < LARGEST_LOGIT else np.dtype(np.float64)
+
+
+def _largest_square(array: Array) -> float:
+    """The largest squared length of a row, of those that have one: no product is larger."""
+    largest = 0.0
+    for start, stop in cut_rows(len(array), array.shape[1] * 8):
+        x = array[start:stop].astype(np.float64)
+        with quietly():
+            squares = np.einsum("ij,ij->i", x, x)
+        largest = max(largest, float(squares[np.isfinite(squares)].max(initial=0.0)))
+    return largest
+
+
+def _powers(of_left: int, of_right: int, excess: int) -> tuple[int, int]:
+    """By which powers of two the features of both sides are divided: the larger ones first, the same by the same."""
+    if excess < 0:
+        power, other = _powers(-of_left, -of_right, -excess)
+        return -power, -other
+    power = min(max((excess + 1 + of_left - of_right) // 2, 0), excess)
+    return power, max(excess - power, power if of_left == of_right else 0)
+
+
+def _balanced(of_left: int, of_right: int, left: int, right: int) -> tuple[int, int]:
+    """The same powers, more of one side and less of the other where a side would have less than all digits."""
+    if min(of_left - left, of_right - right) >= LEAST_OF_SIDE:
+        return left, right
+    shift = (of_left - left - of_right + right) // 2
+    shift = min(max(shift, -MOST_OF_SIDE), MOST_OF_SIDE)
+    return left + shift, right - shift
+
+
+def _power_of_side(arrays: Sequence[Array]) -> int:
+    """That of the largest element of all; arrays of zeros, or of nothing, have no say."""
+    return max((power for power in map(power_of_largest, arrays) if power > NOTHING), default=0)
+
+
+def power_of_largest(array: Array) -> int:
+    """The power of two above all finite elements, `NOTHING` for zeros; that of float32 for what cannot be larger."""
+    if array.dtype.kind != "f" or array.dtype.itemsize < 8:
+        return 128
+    largest = 0.0
+    for start, stop in cut_rows(len(array), array.shape[1] * 8):
+        sizes = np.abs(array[start:stop])
+        largest = max(largest, float(sizes.max(initial=0.0, where=np.isfinite(sizes))))
+    return math.frexp(largest)[1] if largest > 0.0 else NOTHING
