@@ -65,24 +65,26 @@ def side_of(
     scale: float,
     smoothing: float,
     reduction: str,
+    is_wide: bool,
 ) -> Side:
     """Add the positives x to the negatives of each row (or column): the loss is sum_p mass_p (lse - scale x_p).
 
     For the largest positive, lse - scale x_p = log1p(rest / exp(scale x_p)), rest being the sum of all the others,
     which keeps its digits when that one dominates. No other can. ``means``, over all of the row, are asked for by
-    smoothing alone.
+    smoothing alone. Losses of float64 are wide.
     """
     number = negatives.exps.size
-    present = np.bincount(owner, minlength=number) > 0
-    leads = _largest_of_each(owner, x, number)
+    positives = np.bincount(owner, minlength=number)
+    present = positives > 0
+    leads = np.ones(x.size, bool) if positives.max(initial=0) <= 1 else _largest_of_each(owner, x, number)
     largest = np.full(number, -np.inf)
     largest[owner[leads]] = x[leads]
     tops = np.maximum(negatives.tops, largest)
     tops[np.isinf(tops)] = np.nan  # of +inf, or of nothing but -inf
     shift = shift_of(scale, x, tops, *(means or ()))
-    unit, exps = 2.0**-shift, exp_of_difference(x, tops[owner], scale)
+    unit, exps = 2.0**-shift, exp_of_difference(x, tops[owner], scale, is_wide)
     half_above = half_difference(x, tops[owner], scale * unit)
-    rest = negatives.relative_to(tops, scale) + np.bincount(owner, np.where(leads, 0.0, exps), number)
+    rest = negatives.relative_to(tops, scale, is_wide) + np.bincount(owner, np.where(leads, 0.0, exps), number)
     total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
     half_log = 0.5 * unit * np.log(total)
     dominates = leads & (rest[owner] < 1e15 * exps)
@@ -155,12 +157,13 @@ def gradient_factors(
     if not (is_plain(scale, dtype) and scale * size < LARGEST_LOGIT and _fits(sides, size, dtype)):
         dtype = np.dtype(np.float64)
     unit = 1.0 if _fits(sides, size, dtype) else 2.0**-200
+    is_wide = compute_dtype(dtype) == np.float64
     common = _common_exponent(sides, scale, dtype) if is_plain(scale, dtype) and unit == 1.0 else None
     fractions = [_shares_of_sums(side, weight) for side in sides]
     if common is None:
         of_both = [_relative_to_tops(*both, scale, dtype) for both in zip(sides, fractions, strict=True)]
     else:
-        of_both = [_relative_to_power(*both, scale, common) for both in zip(sides, fractions, strict=True)]
+        of_both = [_relative_to_power(*both, scale, common, is_wide) for both in zip(sides, fractions, strict=True)]
     of_rows, of_columns = (np.stack([*pair, weight * side.share]) for pair, side in zip(of_both, sides, strict=True))
     of_columns = of_columns.astype(compute_dtype(dtype))
     return Factors(dtype, np.ascontiguousarray(of_rows.T), of_columns, common is not None, spreads, unit)
@@ -200,10 +203,13 @@ def _common_exponent(sides: tuple[Side, Side], scale: float, dtype: np.dtype[Any
     return float(exponents.min()) if fits else None
 
 
-def _relative_to_power(side: Side, fraction: Array, scale: float, exponent: float) -> tuple[Array, Array]:
+def _relative_to_power(
+    side: Side, fraction: Array, scale: float, exponent: float, is_wide: bool
+) -> tuple[Array, Array]:
     """(exponent, fraction relative to 2**exponent): only powers of two, which are exact, reach far."""
     own = np.nan_to_num(_exponents(side, scale), nan=exponent, posinf=exponent, neginf=exponent)
-    relative = fraction * np.exp(-above_power(np.where(np.isfinite(side.tops), side.tops, 0.0), own, scale))
+    tops = np.where(np.isfinite(side.tops), side.tops, 0.0)
+    relative = fraction * np.exp(-above_power(tops, own, scale, is_wide))
     power = np.ldexp(np.where(fraction == 0.0, 0.0, relative), (exponent - own).astype(np.int64))
     return np.full(own.size, exponent), power
 
@@ -213,5 +219,5 @@ def _relative_to_tops(side: Side, fraction: Array, scale: float, dtype: np.dtype
     real = compute_dtype(dtype)
     known = np.isfinite(side.tops)
     tops = np.where(known, side.tops, float(np.finfo(real).max)).astype(real).astype(np.float64)
-    moved = exp_of_difference(tops, side.tops, scale)
+    moved = exp_of_difference(tops, side.tops, scale, real == np.float64)
     return -0.5 * tops, fraction * np.where(known, moved, 1.0)

@@ -30,15 +30,21 @@ class SimilarityCall(NamedTuple):
     smoothing: float
     reduction: str
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether losses are those of float64."""
+        return self.similarity.dtype == np.float64
+
 
 def both_sides(call: SimilarityCall, n_threads: int | None) -> tuple[Side, Side]:
     """The losses of rows and of columns, with what their gradients are made of."""
     points = call.positives
     x = np.asarray(call.array[points.rows, points.columns], np.float64)
     by_row, by_column, means = sums_of_negatives(call, x, n_threads)
+    options = call.scale, call.smoothing, call.reduction, call.is_wide
     return (
-        side_of(by_row, points.rows, points.row_mass, x, means[0], call.scale, call.smoothing, call.reduction),
-        side_of(by_column, points.columns, points.column_mass, x, means[1], call.scale, call.smoothing, call.reduction),
+        side_of(by_row, points.rows, points.row_mass, x, means[0], *options),
+        side_of(by_column, points.columns, points.column_mass, x, means[1], *options),
     )
 
 
@@ -111,7 +117,7 @@ def _trusted(
 ) -> Sums:
     """The sums; those that cannot be trusted, and means that are not finite, from scratch, and around the largest."""
     doubt = ~((sums > TRUSTED) & (sums < 2.0**99))
-    result = sums_of_powers(np.where(doubt, 1.0, sums), exponent, call.scale)
+    result = sums_of_powers(np.where(doubt, 1.0, sums), exponent, call.scale, call.is_wide)
     if means is not None:
         doubt |= ~np.isfinite(means.half_distances)
     doubtful = np.flatnonzero(doubt)

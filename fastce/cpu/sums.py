@@ -26,15 +26,15 @@ class Sums(NamedTuple):
         """The law's identity, for so many rows."""
         return cls(np.zeros(size), np.full(size, -np.inf))
 
-    def relative_to(self, tops: Array, scale: float) -> Array:
+    def relative_to(self, tops: Array, scale: float, is_wide: bool) -> Array:
         """The same sums relative to others, which are not lower."""
-        return np.where(self.exps == 0.0, 0.0, self.exps * exp_of_difference(self.tops, tops, scale))
+        return np.where(self.exps == 0.0, 0.0, self.exps * exp_of_difference(self.tops, tops, scale, is_wide))
 
-    def add(self, place: slice, new: "Sums", scale: float) -> None:
+    def add(self, place: slice, new: "Sums", scale: float, is_wide: bool) -> None:
         """Add the sums of further elements of these rows (or columns)."""
         here = Sums(self.exps[place], self.tops[place])
         tops = np.maximum(here.tops, new.tops)
-        here.exps[:] = here.relative_to(tops, scale) + new.relative_to(tops, scale)
+        here.exps[:] = here.relative_to(tops, scale, is_wide) + new.relative_to(tops, scale, is_wide)
         here.tops[:] = tops
 
 
@@ -50,8 +50,13 @@ def half_difference(x: Array, top: Array, scale: float) -> Array:
     return np.where(x == top, 0.0, scale * (0.5 * x - 0.5 * top))
 
 
-def exp_of_difference(x: Array, top: Array | float, scale: float) -> Array:
-    """The exponential of scale (x - top), where its two roundings are made good: exp(d + e) = exp(d) (1 + e)."""
+def exp_of_difference(x: Array, top: Array | float, scale: float, is_wide: bool = True) -> Array:
+    """The exponential of scale (x - top), whose two roundings are made good: exp(d + e) = exp(d) (1 + e).
+
+    Unless the result ``is_wide``, of float64, this is of no use: e is 2**-44 at most where exp(d) is no 0.
+    """
+    if not is_wide:
+        return np.where(x == top, 1.0, np.exp(scale * (x - top)))
     a, b = 0.5 * x, 0.5 * top
     difference = a - b
     part = difference - a
@@ -62,16 +67,21 @@ def exp_of_difference(x: Array, top: Array | float, scale: float) -> Array:
     return np.where(x == top, 1.0, result + result * np.where(np.isfinite(low), low, 0.0))
 
 
-def sums_of_powers(exps: Array, exponent: Array, scale: float) -> Sums:
+def sums_of_powers(exps: Array, exponent: Array, scale: float, is_wide: bool) -> Sums:
     """Positive sums relative to 2**exponent, relative to the similarity at which that is about all of the sum."""
     fraction, power = np.frexp(exps)
     exponent = exponent + power
     tops = exponent * (LN2 / scale)
-    return Sums(fraction * np.exp(-above_power(tops, exponent, scale)), tops)
+    return Sums(fraction * np.exp(-above_power(tops, exponent, scale, is_wide)), tops)
 
 
-def above_power(x: Array, exponent: Array, scale: float) -> Array:
-    """How far scale x is above exponent ln(2); only the difference is rounded, for exponents up to 2**43."""
+def above_power(x: Array, exponent: Array, scale: float, is_wide: bool) -> Array:
+    """How far scale x is above exponent ln(2); only the difference is rounded, for exponents up to 2**43.
+
+    Unless the result ``is_wide``, both may be: exponents are below 2**19 then, and their roundings below 2**-34.
+    """
+    if not is_wide:
+        return scale * x - exponent * LN2
     above, low_part = _exact_product(scale, x)
     high = np.rint(exponent * 2.0**-20) * 2.0**20
     low = exponent - high

@@ -46,6 +46,11 @@ class TilesCall:
         """Of the products of the tiles."""
         return self.range.scale
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether products are those of float64."""
+        return self.tiles.left.dtype == np.float64
+
     @functools.cached_property
     def pairs_apart(self) -> "PairsOfTiles":
         """The pairs that tiles are not asked about: the positives, then those that are not there."""
@@ -61,9 +66,10 @@ def both_sides(call: TilesCall, keep: bool) -> tuple[Side, Side]:
     x = products_of_pairs(tiles.left, points.rows, tiles.right, points.columns, call.n_threads)
     by_row, by_column = sums_of_tiles(call, keep)
     means = _means(call) if call.smoothing > 0.0 else (None, None)
+    options = call.scale, call.smoothing, call.reduction, call.is_wide
     return (
-        side_of(by_row, points.rows, points.row_mass, x, means[0], call.scale, call.smoothing, call.reduction),
-        side_of(by_column, points.columns, points.column_mass, x, means[1], call.scale, call.smoothing, call.reduction),
+        side_of(by_row, points.rows, points.row_mass, x, means[0], *options),
+        side_of(by_column, points.columns, points.column_mass, x, means[1], *options),
     )
 
 
@@ -86,9 +92,9 @@ def sums_of_tiles(call: TilesCall, keep: bool) -> tuple[Sums, Sums]:
         _, rows, columns = call.pairs_apart.of(place)
         tile[rows, columns] = -np.inf
         of_rows, of_columns, _ = sums_of_negatives(_as_matrix(tile, call.scale), _NOTHING, call.n_threads)
-        by_row.add(place.rows, of_rows, call.scale)
+        by_row.add(place.rows, of_rows, call.scale, call.is_wide)
         if not (tiles.symmetric and place.rows == place.columns):
-            by_column.add(place.columns, of_columns, call.scale)
+            by_column.add(place.columns, of_columns, call.scale, call.is_wide)
 
     tiles.sweep(work, call.progress, keep)
     return by_row, by_column
