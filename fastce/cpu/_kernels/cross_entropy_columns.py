@@ -11,7 +11,6 @@ from fastce.cpu._kernels.columns import (
     heaviest_of_lanes,
     logits_at,
     masses_of_class,
-    put_lanes,
     sum_tile,
     write_tile,
 )
@@ -19,7 +18,6 @@ from fastce.cpu._kernels.lines import (
     ABOVE,
     AT_CHOSEN,
     CHOSEN,
-    FITTING,
     REFERENCE,
     SHARE,
     keep_for_gradient,
@@ -57,7 +55,6 @@ from fastce.cpu._vectors.lanes import load_numbers, load_real, store_real
 from fastce.cpu._vectors.memory import (
     element,
     elements,
-    keep_first,
     lanes_of,
     load,
     load_first,
@@ -65,6 +62,7 @@ from fastce.cpu._vectors.memory import (
     row_pointer,
     store,
     store_first,
+    store_whole,
     to_real,
 )
 from fastce.cpu._vectors.simd import fma, where_equal
@@ -162,7 +160,7 @@ def set_upstream(states, count, first, upstream, one_for_all, row_weight, has_ro
 
 
 @inline
-def write_varied_classes(running, tile, k, first, stop, count, out, how, rest):
+def write_varied_classes(running, tile, k, first, stop, count, out, past_cache, rest):
     """upstream * (p_c * mass - q_c) of these classes of one vector of rows, and their targets' from float64."""
     cap, scaled_by, masses, probabilities = rest
     place, start, stride, _ = tile
@@ -170,7 +168,6 @@ def write_varied_classes(running, tile, k, first, stop, count, out, how, rest):
     one = load_first(place, 0, 0, to_real(place, 1.0))
     exponent, factor, target = load(running, REFERENCE + k), load(running, SHARE + k), load(running, CHOSEN + k)
     of_target, minus_upstream = load(running, AT_CHOSEN + k), load(running, ABOVE + k)
-    fitting = keep_first(load(running, FITTING + k), count)
     for c in range(first, stop):
         x = logits_at(place, start + k + c * stride, count, cap)
         minus_q = minus_upstream * masses_of_class(masses, probabilities, k, count, c)
@@ -178,24 +175,23 @@ def write_varied_classes(running, tile, k, first, stop, count, out, how, rest):
         if cap[1] > 0:
             gradient = gradient * (one - (x / cap[1]) * (x / cap[1]))
         gradient = where_equal(target, to_real(place, c), of_target, gradient)
-        put_lanes(written, out_start + k + c * out_stride, gradient, how, fitting)
+        store_whole(written, out_start + k + c * out_stride, gradient, past_cache)
 
 
 @inline
-def write_classes(running, tile, k, first, stop, count, out, how, rest):
+def write_classes(running, tile, k, first, stop, count, out, past_cache, rest):
     """The same where q is one number and there is no cap."""
     _, scaled_by, masses, _ = rest
     place, start, stride, _ = tile
     written, out_start, out_stride = out
     exponent, factor, target = load(running, REFERENCE + k), load(running, SHARE + k), load(running, CHOSEN + k)
     of_target, minus_q = load(running, AT_CHOSEN + k), load(running, ABOVE + k) * masses[1]
-    fitting = keep_first(load(running, FITTING + k), count)
     number = load_first(place, 0, 0, to_real(place, first))
     for c in range(first, stop):
         x = elements(place, start + k + c * stride, count, to_real(place, 0.0))
         gradient = fma(exp(x, exponent, scaled_by), factor, minus_q)
         gradient = where_equal(target, number, of_target, gradient)
-        put_lanes(written, out_start + k + c * out_stride, gradient, how, fitting)
+        store_whole(written, out_start + k + c * out_stride, gradient, past_cache)
         number += to_real(place, 1.0)
 
 

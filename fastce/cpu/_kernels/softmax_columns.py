@@ -10,7 +10,6 @@ from numba import types
 from fastce.cpu._kernels.blocks import scratch_block
 from fastce.cpu._kernels.columns import (
     choose_references,
-    put_lanes,
     readable,
     sum_tile,
     write_tile,
@@ -48,13 +47,13 @@ from fastce.cpu._vectors.exponential import SPARE, exp_in_parts, headroom, scali
 from fastce.cpu._vectors.lanes import any_nan, lesser_and_top, load_real
 from fastce.cpu._vectors.memory import (
     elements,
-    keep_first,
     lanes_of,
     load,
     load_first,
     row_pointer,
     store,
     store_first,
+    store_whole,
     to_real,
 )
 from fastce.cpu._vectors.simd import fma, where_less, where_zero
@@ -199,21 +198,17 @@ def keep_for_writing(running, states, lanes, first, count):
 
 
 @inline
-def write_classes(running, tile, k, first, stop, count, out, how, logarithm):
+def write_classes(running, tile, k, first, stop, count, out, past_cache, logarithm):
     """Softmax, or (x - x_max) - log(sum / exp(x_max)), of these classes of one vector of rows."""
     place, start, stride, _ = tile
     written, out_start, out_stride = out
-    exponent, factor, fitting = (
-        load(running, REFERENCE + k),
-        load(running, SHARE + k),
-        keep_first(load(running, FITTING + k), count),
-    )
+    exponent, factor = load(running, REFERENCE + k), load(running, SHARE + k)
     largest, log_sum = load(running, HIGHEST + k), load(running, ABOVE + k)
     scaled_by = scaling(place, 1.0, 1.0)
     for c in range(first, stop):
         x = elements(place, start + k + c * stride, count, to_real(place, 0.0))
         y = (x - largest) - log_sum if logarithm else probability(x, exponent, factor, scaled_by)
-        put_lanes(written, out_start + k + c * out_stride, y, how, fitting)
+        store_whole(written, out_start + k + c * out_stride, y, past_cache)
 
 
 @outlined

@@ -200,6 +200,16 @@ def elements_to_boundary(typingctx, row, i):
 
 
 @intrinsic
+def address(typingctx, row, i):
+    """Where element ``i`` is, in bytes."""
+
+    def codegen(context, builder, sig, args):
+        return builder.ptrtoint(_element_pointer(builder, context, sig.args[0], *args), _INDEX)
+
+    return types.int64(row, types.int64), codegen
+
+
+@intrinsic
 def prefetch(typingctx, row, i):
     """Ask for the cache line of element ``i``; harmless at any address."""
 
