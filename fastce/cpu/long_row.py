@@ -61,15 +61,17 @@ class LongRow:
     """Row ``i``: two tables of states with a column for each piece, as found and merged, and its own targets."""
 
     def __init__(self, call: LongCall, i: int) -> None:
-        self.call, self.i = call, i
-        self.targets = call.targets.block(i, i + 1)
-        self.weight = float(self.targets.row_weight[0]) if self.targets.row_weight.size else 1.0
-        self.count = len(call.parts)
-        self.found = np.zeros(FIELDS * GROUP)
-        self.states = np.zeros(FIELDS * GROUP)
+        self.call = call
+        self.i = i
+        self.targets: Targets = call.targets.block(i, i + 1)
+        self.weight: float = float(self.targets.row_weight[0]) if self.targets.row_weight.size else 1.0
+        self.count: int = len(call.parts)
+        self.found: Array = np.zeros(FIELDS * GROUP)
+        self.states: Array = np.zeros(FIELDS * GROUP)
         self.targets_of_pieces: dict[int, Targets] = {}
-        self.at_least = -math.inf
-        self.left_out, self.mass_of_point = -1, 0.0
+        self.at_least: float = -math.inf
+        self.left_out: int = -1
+        self.mass_of_point: float = 0.0
         if self.targets.classes.size and self.weight != 0.0:
             choice = np.empty(2)
             none = self.targets.probabilities[:0]
