@@ -308,3 +308,13 @@ def test_a_bias_of_zeros_has_no_say_in_what_products_need(rng):
     assert ours.value == pytest.approx(exact, rel=1e-14)
     for one, other in zip(ours[1:3], theirs[1:3], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [3.0, 100.0, 1e5, 1e8])
+def test_equal_similarities_smoothed_lose_no_digit_to_the_scale(dtype, scale):
+    for value in np.linspace(1.0, 1.6, 40, dtype=dtype):
+        similarity = np.full((2, 2), value)
+        for label_smoothing in (0.1, 1.0):
+            losses = fastce.clip_loss(similarity, logit_scale=scale, label_smoothing=label_smoothing, reduction="none")
+            np.testing.assert_allclose(losses, np.log(2.0), rtol=4 * np.finfo(dtype).eps)

@@ -81,7 +81,8 @@ def sums_of_negatives(
     block_of_row = np.repeat(np.arange(number), [stop - start for start, stop in blocks])
     means: tuple[Means, Means] | tuple[None, None] = (None, None)
     if smoothed:
-        near = ((exponents[:, 0] + SPARE) * (LN2 / call.scale)).astype(compute_dtype(dtype)).astype(np.float64)
+        near = (exponents[:, 0] + SPARE) * LN2 / call.scale  # in the order of the kernel: to the last bit what it takes
+        near = near.astype(compute_dtype(dtype)).astype(np.float64)
         means = _means(row_distances, column_distances, near, block_of_row, positives, call)
     top = exponents.max(initial=-np.inf) if number else 0.0
     np.ldexp(column_exps, (exponents - top).astype(np.int64), out=column_exps)
