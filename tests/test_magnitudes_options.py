@@ -308,3 +308,21 @@ def test_factors_that_are_far_apart(dtype):
         equal = np.full((1, 3), largest, dtype)
         value, sign = fastce.logsumexp(equal, axis=1, b=np.array([[0.1, -largest, 0.0]], dtype), return_sign=True)
         assert (value[0], sign[0]) == (dtype(largest), -1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("classes", [2, 3, 300])
+def test_class_weights_may_leave_the_target_to_another_class_which_dominates(dtype, axis, classes):
+    for margin in (0.5, 3.0, 20.0, 32.0, 40.0):
+        for label_smoothing in (1.0, 0.5, 0.1):
+            row = np.zeros((20, classes), dtype)
+            row[:, 0] = margin
+            weight = np.zeros(classes)
+            weight[0] = 1.0
+            logits = row if axis == 1 else np.ascontiguousarray(row.T)
+            losses = fastce.cross_entropy(
+                logits, np.ones(20, int), axis=axis, weight=weight, label_smoothing=label_smoothing, reduction="none"
+            )
+            exact = label_smoothing / classes * np.log1p((classes - 1) * np.exp(-margin))
+            np.testing.assert_allclose(losses, exact, rtol=4 * np.finfo(dtype).eps)

@@ -111,9 +111,7 @@ def cross_entropy(
     Notes
     -----
     At most 4 ulp from exact per row in float32, confident rows and common offsets included; where weights or masses of
-    both signs cancel, of the sum of the absolute terms; where class weights leave nearly all of a smoothed target to
-    another class, which dominates the row, of the target's mass. A search over a million rows (bench/accuracy.py) finds
-    2.9 ulp.
+    both signs cancel, of the sum of the absolute terms. A search over a million rows (bench/accuracy.py) finds 2.9 ulp.
     NaN in a row affects that row alone; -inf at the target gives +inf; a masked class (-inf) without target mass costs
     nothing. The loss of a row below the smallest normal number of its dtype (its margin is beyond 87 in float32, 708 in
     float64) is rounded as such numbers are before it is weighted. Strides change no bit, except that more than 256

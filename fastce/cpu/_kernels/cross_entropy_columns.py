@@ -43,6 +43,7 @@ from fastce.cpu._kernels.states import (
     leave_targets_out,
     mark_fitting,
     mark_fitting_masses,
+    mark_outweighed,
     new_states,
     report_misfits,
     without_offset,
@@ -267,6 +268,8 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
                 here_fit = mark_fitting(states, here, scale, highest)
                 if has_probabilities:
                     here_fit = mark_fitting_masses(states, here, lanes == LANES) and here_fit
+                elif masses[4] and masses[1] > 0:
+                    here_fit = mark_outweighed(states, here) and here_fit
                 if not here_fit:
                     all_fit = False
                     report_misfits(states, here, at, row_pointer(misfits, o))

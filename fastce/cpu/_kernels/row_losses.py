@@ -27,6 +27,7 @@ from fastce.cpu._kernels.states import (
     above,
     finish_states,
     has_fitting_mass,
+    is_outweighed,
     no_row,
 )
 from fastce.cpu._kernels.targets import (
@@ -190,5 +191,6 @@ def find_states(logits, first, count, options, targets, states, room, wide_room)
             add_points(row, options, of_row, scale, states, k)
         if of_row.has_probabilities and has_lost_digits(row, scale, states, k):
             look_again(row, classes, options, of_row, scale, states, k, room, wide_room)
-        if is_extreme(row, scale, states, k):
+        is_smoothed = of_row.has_class_weight and options.spread > 0.0 and not of_row.has_probabilities
+        if is_extreme(row, scale, states, k) or (is_smoothed and is_outweighed(states, k)):
             states[FITS + k] = 0.0

@@ -181,6 +181,28 @@ def mark_fitting_masses(states, count, is_float64):
 
 
 @inline
+def is_outweighed(states, k):
+    """Whether most of p is on another class than the target, and so is most of the mass: the loss has lost digits.
+
+    Class weights may leave nearly all of a smoothed target to such a class, of which these sums know no more than
+    lse - x. Rows that do not fit are few, and extremes.py knows.
+    """
+    mass = abs(states[REST_MASS + k]) + abs(states[TARGET_MASS + k])
+    return states[REST + k] > states[EXP_TARGET + k] and abs(states[LOSS + k]) < 0.5 * mass
+
+
+@outlined
+def mark_outweighed(states, count):
+    """FITS becomes 0 where a row `is_outweighed`; returns whether none is."""
+    all_fit = True
+    for k in range(count):
+        if is_outweighed(states, k):
+            states[FITS + k] = 0.0
+            all_fit = False
+    return all_fit
+
+
+@inline
 def report_misfits(states, count, first, misfits):
     """Note the rows that do not fit."""
     for k in range(count):
