@@ -17,7 +17,7 @@ from fastce.arguments.silence import silently
 
 ROOM = 64  # bits that a sum which would overflow is given
 TINY = np.finfo(np.float64).tiny
-LEAST_SUM = 2.0**-960  # whose terms have all their digits
+LEAST = 2.0**-960  # that is far from where numbers, and terms of sums, have fewer digits
 
 
 def product(*factors: Array | float) -> tuple[Array, Array | int]:
@@ -74,7 +74,7 @@ def _sum_in_units(fractions: Array, exponents: Array) -> float:
 def sum_of_terms(terms: Array, exponents: Array | int = 0) -> tuple[float, int]:
     """(s, e): s * 2**e is the sum of terms * 2**exponents, and e is 0 unless float64 lacks room or digits for it."""
     total = float(np.add.reduce(terms if isinstance(exponents, int) else np.ldexp(terms, exponents)))
-    if LEAST_SUM < abs(total) < math.inf or not np.isfinite(terms).all() or not terms.any():
+    if LEAST < abs(total) < math.inf or not np.isfinite(terms).all() or not terms.any():
         return total, 0
     fractions, own = np.frexp(terms)
     exponents = exponents + own
@@ -119,9 +119,6 @@ def smoothing(label_smoothing: float, over: str, classes: int) -> tuple[float, f
 def mean_factor(total_weight: float) -> float:
     """What a mean multiplies gradients by: 0 where there is nothing to divide by."""
     return 1.0 / total_weight if total_weight != 0.0 else 0.0
-
-
-LEAST = 2.0**-960  # that is far from where numbers have fewer digits
 
 
 def upstream_of(

@@ -99,6 +99,24 @@ def side_of(
     return Side(total, tops, quarter_losses, shift, shares(present, reduction), np.ldexp(2.0 * halves, shift), means)
 
 
+def sides_of(
+    negatives: tuple[Sums, Sums],
+    points: Positives,
+    x: Array,
+    means: tuple[Means, Means] | tuple[None, None],
+    scale: float,
+    smoothing: float,
+    reduction: str,
+    is_wide: bool,
+) -> tuple[Side, Side]:
+    """That of the rows and that of the columns, whose positives x are the same."""
+    options = scale, smoothing, reduction, is_wide
+    return (
+        side_of(negatives[0], points.rows, points.row_mass, x, means[0], *options),
+        side_of(negatives[1], points.columns, points.column_mass, x, means[1], *options),
+    )
+
+
 def shift_of(scale: float, *similarities: Array) -> int:
     """The power of two that scale times the difference of two similarities must be divided by, not to overflow."""
     size = _largest(*similarities)

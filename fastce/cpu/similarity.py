@@ -12,7 +12,7 @@ from fastce.cpu._kernels.clip import clip_sums
 from fastce.cpu._kernels.clip_gradient import clip_gradient
 from fastce.cpu._vectors.exponential import LN2, SPARE
 from fastce.cpu.layout import Rows, goes_past_cache
-from fastce.cpu.sides import Factors, Side, is_plain, side_of
+from fastce.cpu.sides import Factors, Side, is_plain, sides_of
 from fastce.cpu.sums import Means, Sums, sums_of_powers
 from fastce.cpu.threads import cut_rows, for_each
 
@@ -41,11 +41,7 @@ def both_sides(call: SimilarityCall, n_threads: int | None) -> tuple[Side, Side]
     points = call.positives
     x = np.asarray(call.array[points.rows, points.columns], np.float64)
     by_row, by_column, means = sums_of_negatives(call, x, n_threads)
-    options = call.scale, call.smoothing, call.reduction, call.is_wide
-    return (
-        side_of(by_row, points.rows, points.row_mass, x, means[0], *options),
-        side_of(by_column, points.columns, points.column_mass, x, means[1], *options),
-    )
+    return sides_of((by_row, by_column), points, x, means, call.scale, call.smoothing, call.reduction, call.is_wide)
 
 
 def sums_of_negatives(

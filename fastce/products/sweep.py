@@ -15,7 +15,7 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.arguments.positives import Positives, no_positives
 from fastce.cpu.layout import Rows
-from fastce.cpu.sides import Side, gradient_factors, side_of, slopes_of_points
+from fastce.cpu.sides import Side, gradient_factors, sides_of, slopes_of_points
 from fastce.cpu.similarity import SimilarityCall, sums_of_negatives, write_gradient
 from fastce.cpu.sums import Means, Sums
 from fastce.products.features import products_of_pairs
@@ -66,11 +66,7 @@ def both_sides(call: TilesCall, keep: bool) -> tuple[Side, Side]:
     x = products_of_pairs(tiles.left, points.rows, tiles.right, points.columns, call.n_threads)
     by_row, by_column = sums_of_tiles(call, keep)
     means = _means(call) if call.smoothing > 0.0 else (None, None)
-    options = call.scale, call.smoothing, call.reduction, call.is_wide
-    return (
-        side_of(by_row, points.rows, points.row_mass, x, means[0], *options),
-        side_of(by_column, points.columns, points.column_mass, x, means[1], *options),
-    )
+    return sides_of((by_row, by_column), points, x, means, call.scale, call.smoothing, call.reduction, call.is_wide)
 
 
 def _means(call: TilesCall) -> tuple[Means, Means]:
