@@ -348,3 +348,11 @@ for n_threads in (1, 2):
 """,
         tmp_path,
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_class_weights_may_leave_the_target_to_another_class_which_dominates(small_pieces, dtype):
+    logits, weight = np.zeros((3, 9000), dtype), np.zeros(9000)
+    logits[:, 5000], weight[5000] = 32.0, 1.0
+    losses = fastce.cross_entropy(logits, [1, 3000, 8999], weight=weight, label_smoothing=0.5, reduction="none")
+    np.testing.assert_allclose(losses, 0.5 / 9000 * np.log1p(8999 * np.exp(-32.0)), rtol=4 * np.finfo(dtype).eps)

@@ -11,7 +11,6 @@ from fastce.arguments.silence import silently
 from fastce.cpu._kernels.long_rows import add_points_of_piece, finish_long_gradient, judge_long_row
 from fastce.cpu._kernels.states import (
     DISTANCES,
-    EXP_TARGET,
     EXPONENT,
     FIELDS,
     FITS,
@@ -171,18 +170,8 @@ class LongRow:
             return False
         k = int(self._field(TARGET, self.states).argmax())
         none = storage_view(np.empty((0, 0), self.call.dtype))
-        judge_long_row.compiled(self.call.dtype)(none, self.call.options, self.states, k)
-        return bool(self.states[FITS] == 0.0) or self._is_outweighed(k)
-
-    def _is_outweighed(self, k: int) -> bool:
-        """See `is_outweighed` of states.py."""
-        is_smoothed = self.targets.class_weight.size > 0 and self.call.options.spread > 0.0
-        if not is_smoothed or self.targets.probabilities.size:
-            return False
-        loss, rest, exp_target, rest_mass, mass = (
-            float(self.states[field + k]) for field in (LOSS, REST, EXP_TARGET, REST_MASS, TARGET_MASS)
-        )
-        return rest > exp_target and abs(loss) < 0.5 * (abs(rest_mass) + abs(mass))
+        judge_long_row.compiled(self.call.dtype)(none, self.targets, self.call.options, self.states, k)
+        return bool(self.states[FITS] == 0.0)
 
     def has_many_points(self) -> bool:
         """Whether there are points besides the heaviest."""

@@ -8,7 +8,7 @@ from numba import types
 
 from fastce.cpu._kernels.blocks import scratch_block, wide_scratch_block
 from fastce.cpu._kernels.cross_entropy import write_gradient
-from fastce.cpu._kernels.row_losses import add_points, has_lost_digits, is_extreme, look_at_row
+from fastce.cpu._kernels.row_losses import add_points, has_lost_digits, look_at_row, must_be_left
 from fastce.cpu._kernels.softmax import found_in_row, write_row
 from fastce.cpu._kernels.softmax import look_at_row as look_at_softmax
 from fastce.cpu._kernels.states import FITS, finish_gradients, finish_states, new_states
@@ -76,14 +76,14 @@ def add_points_of_piece(logits, targets, options, states, k):
     add_points(row_pointer(logits, 0), options, targets_of_row(targets, 0), scale, pointer(states), k)
 
 
-@kernel(lambda storage: (matrix(storage), options_type, _table, types.int64))
-def judge_long_row(logits, options, states, k):
+@kernel(lambda storage: (matrix(storage), targets_type(storage), options_type, _table, types.int64))
+def judge_long_row(logits, targets, options, states, k):
     """FITS becomes 0 if this finished row must be left to extremes.py; ``k`` is the column that knows its target.
 
     Only the dtype of the logits matters.
     """
-    extreme = is_extreme(row_pointer(logits, 0), scale_of(options), pointer(states), k)
-    states[FITS] = 0.0 if extreme else 1.0
+    is_left = must_be_left(row_pointer(logits, 0), options, targets_of_row(targets, 0), pointer(states), k)
+    states[FITS] = 0.0 if is_left else 1.0
 
 
 @kernel(lambda storage: (options_type, _table, types.int64))

@@ -172,6 +172,13 @@ def is_extreme(row, scale, states, k):
 
 
 @inline
+def must_be_left(row, options, targets, states, k):
+    """Whether a finished row is left to extremes.py: it is extreme, or has lost digits that no other sum has."""
+    is_smoothed = targets.has_class_weight and options.spread > 0.0 and not targets.has_probabilities
+    return is_extreme(row, scale_of(options), states, k) or (is_smoothed and is_outweighed(states, k))
+
+
+@inline
 def find_states(logits, first, count, options, targets, states, room, wide_room):
     """Everything that is known of ``count`` rows from ``first`` on; their losses are not weighted yet.
 
@@ -191,6 +198,5 @@ def find_states(logits, first, count, options, targets, states, room, wide_room)
             add_points(row, options, of_row, scale, states, k)
         if of_row.has_probabilities and has_lost_digits(row, scale, states, k):
             look_again(row, classes, options, of_row, scale, states, k, room, wide_room)
-        is_smoothed = of_row.has_class_weight and options.spread > 0.0 and not of_row.has_probabilities
-        if is_extreme(row, scale, states, k) or (is_smoothed and is_outweighed(states, k)):
+        if must_be_left(row, options, of_row, states, k):
             states[FITS + k] = 0.0
