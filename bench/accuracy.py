@@ -1,4 +1,4 @@
-"""The largest errors that a search finds, as a Markdown table: python bench/accuracy.py [--rows 1010000] [--json FILE]
+"""The largest errors that a search finds, as a Markdown table: python -m bench.accuracy [--rows 1010000] [--json FILE]
 
 Every target is a process of its own. Rows are of the kinds whose roundings do not average out: equal elements, two
 levels, near ties, sums that cancel the offset, beside random ones at many scales. What is true comes from float64 for
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny import IS_TINY
+
+from bench.tiny import IS_TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 Array = np.ndarray[Any, Any]
@@ -203,10 +204,12 @@ def main() -> None:
     record = []
     print("| target | what | dtype | rows | largest error | kind of rows, classes |\n|---|---|---|---|---|---|")
     for target in options.targets:
-        command = [sys.executable, __file__, "--here", f"--rows={options.rows}", f"--seed={options.seed}"]
+        command = [sys.executable, "-m", "bench.accuracy", "--here", f"--rows={options.rows}", f"--seed={options.seed}"]
         start = time.perf_counter()
         environment = {"PYTHONPATH": str(ROOT), **os.environ, **TARGETS[target]}
-        output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+        output = subprocess.run(
+            command, env=environment, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ).stdout
         result = json.loads(output)
         for entry in result["found"]:
             print(

@@ -1,4 +1,4 @@
-"""Losses from features against the size of the batch, as `fastce profile` measures them: python bench/batches.py FILE
+"""Losses from features against the size of the batch, as `fastce profile` measures them: python -m bench.batches FILE
 
 CLIP's loss and gradients, and the dense ways of NumPy and, where it is installed, of PyTorch; see redraw.py.
 """
@@ -7,8 +7,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from tiny import IS_TINY
-
+from bench.tiny import IS_TINY
 from fastce.__main__ import main as fastce
 
 BATCH = 1024 if IS_TINY else 65536

@@ -1,10 +1,10 @@
 """Losses from features: checked, then timed in turns with NumPy's products of the same tiles, and their memory."""
 
-import feature_jobs
 import numpy as np
 import pytest
-from feature_jobs import JOBS, SLOW_JOBS, FeatureJob
 
+from bench import feature_jobs
+from bench.feature_jobs import JOBS, SLOW_JOBS, FeatureJob
 from fastce.profile.measure import extra_memory, median_ratio
 
 ROUNDS = {"fastce": 3}

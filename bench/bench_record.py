@@ -1,10 +1,11 @@
 """The record: every job of every engine that has it, checked, then timed in turns with the job's floor."""
 
 import pytest
-from engines import ENGINES, cases
-from jobs import JOBS, of_matrix
-from measure import measure
-from own_matrix import own_matrix
+
+from bench.engines import ENGINES, cases
+from bench.jobs import JOBS, of_matrix
+from bench.measure import measure
+from bench.own_matrix import own_matrix
 
 
 def pytest_generate_tests(metafunc):

@@ -5,10 +5,10 @@ import warnings
 from pathlib import Path
 
 import pytest
-from own_matrix import own_matrix
-from problem import Problem
 
 import fastce
+from bench.own_matrix import own_matrix
+from bench.problem import Problem
 from fastce.profile.machine import installed_version, machine
 
 PEERS = ("scikit-learn", "torch", "jax")

@@ -3,11 +3,11 @@
 from functools import partial
 
 import numpy as np
-from jobs import STATS, Job
-from problem import Problem
-from work import Work, named
 
 import fastce
+from bench.jobs import STATS, Job
+from bench.problem import Problem
+from bench.work import Work, named
 
 # Positional arguments and options of each function.
 CALLS = {

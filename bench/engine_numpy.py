@@ -2,12 +2,13 @@
 
 from functools import partial
 
-import formulas
 import numpy as np
-from jobs import Job
-from problem import Problem
 from scipy import special
-from work import Work, named
+
+from bench import formulas
+from bench.jobs import Job
+from bench.problem import Problem
+from bench.work import Work, named
 
 
 def scipy_has(job: Job) -> bool:

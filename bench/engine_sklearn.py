@@ -3,9 +3,9 @@
 from dataclasses import replace
 from functools import partial
 
-from jobs import Job
-from problem import Problem
-from work import Work
+from bench.jobs import Job
+from bench.problem import Problem
+from bench.work import Work
 
 
 def has(job: Job) -> bool:

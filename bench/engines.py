@@ -5,14 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
-import engine_fastce
-import engine_jax
-import engine_numpy
-import engine_sklearn
-import engine_torch
-from jobs import JOBS, Job
-from problem import Problem
-from work import Work
+from bench import engine_fastce, engine_jax, engine_numpy, engine_sklearn, engine_torch
+from bench.jobs import JOBS, Job
+from bench.problem import Problem
+from bench.work import Work
 
 
 @dataclass(frozen=True)

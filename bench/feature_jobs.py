@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from tiny import IS_TINY
 
 import fastce
+from bench.tiny import IS_TINY
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.tiles import LARGEST_EDGE
 from fastce.profile.measure import seconds

@@ -1,10 +1,10 @@
-"""The JSON of bench_from_features.py as a table, see bench/README.md: python bench/features_report.py features.json"""
+"""The JSON of bench_from_features.py as a table, see bench/README.md: python -m bench.features_report features.json"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from report import read_cases, table_of, versions_line, write_between_markers
+from bench.report import read_cases, table_of, versions_line, write_between_markers
 
 MARKERS = ("<!-- features:start -->\n", "<!-- features:end -->")
 MIB = 1 << 20

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from jobs import Job
-from problem import Problem
-
+from bench.jobs import Job
+from bench.problem import Problem
 from fastce.cpu import floors
 
 LEAST = 0.01  # arrays smaller than this part of the logits are left out: their calls would cost more than their bytes

@@ -7,8 +7,8 @@ floor, and their multiples of it are what is divided: the machine's speed may ha
 from pathlib import Path
 from statistics import median
 
-from pictures import COLOURS, multiple, name_of, new_figure, quiet, save
-from report import table_of, versions_line, write_between_markers
+from bench.pictures import COLOURS, multiple, name_of, new_figure, quiet, save
+from bench.report import table_of, versions_line, write_between_markers
 
 MARKERS = ("<!-- headline:start -->\n", "<!-- headline:end -->")
 SQUARE = "8,192 x 8,192 float32"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from tiny import IS_TINY
+from bench.tiny import IS_TINY
 
 STATS = ("logsumexp", "argmax", "entropy", "target_log_prob", "target_rank")
 

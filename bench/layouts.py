@@ -1,4 +1,4 @@
-"""How much longer a call takes where its arrays do not lie in C order: python bench/layouts.py [substring ...]
+"""How much longer a call takes where its arrays do not lie in C order: python -m bench.layouts [substring ...]
 
 Every function, on the same numbers laid out in other ways, interleaved with C order in the same rounds; the table shows
 the least time of each layout as a multiple of that of C order, and goes to results/layouts.json. Times are those of the

@@ -4,13 +4,13 @@ import time
 from statistics import median
 
 import pytest
-from engines import ENGINES, Engine
-from floor import Floor, floor_of
-from jobs import SMALL, Job
-from problem import Problem
-from reference import check
-from work import Work
 
+from bench.engines import ENGINES, Engine
+from bench.floor import Floor, floor_of
+from bench.jobs import SMALL, Job
+from bench.problem import Problem
+from bench.reference import check
+from bench.work import Work
 from fastce.profile.measure import median_ratio, seconds
 
 SETTLING = 0.005  # seconds in which the threads of other libraries come to rest

@@ -1,15 +1,14 @@
-"""The extra memory of each job on a matrix of 512 MiB, as a Markdown table: python bench/memory.py"""
+"""The extra memory of each job on a matrix of 512 MiB, as a Markdown table: python -m bench.memory"""
 
 import argparse
 from pathlib import Path
 
-from engines import ENGINES
-from jobs import Job, contrastive, losses
-from problem import Problem
-from report import write_between_markers
-from tiny import IS_TINY
-
 import fastce
+from bench.engines import ENGINES
+from bench.jobs import Job, contrastive, losses
+from bench.problem import Problem
+from bench.report import write_between_markers
+from bench.tiny import IS_TINY
 from fastce.profile.measure import extra_memory
 
 ROWS = 33 if IS_TINY else 11585  # 11585 x 11585 float32 are 512 MiB

@@ -3,9 +3,9 @@
 from functools import cached_property
 
 import numpy as np
-from jobs import Job
 from scipy import sparse
 
+from bench.jobs import Job
 from fastce.profile.inputs import as_dtype
 
 SEED = 20240229

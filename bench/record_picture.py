@@ -2,7 +2,7 @@
 
 from itertools import groupby
 
-from pictures import COLOURS, GREY, multiple, name_of, new_figure, quiet, save
+from bench.pictures import COLOURS, GREY, multiple, name_of, new_figure, quiet, save
 
 LINE = 0.21  # inches
 GAP = 1.6  # lines before the name of a function

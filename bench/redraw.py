@@ -1,4 +1,4 @@
-"""Every table and picture of the documents, from the records in bench/results: python bench/redraw.py
+"""Every table and picture of the documents, from the records in bench/results: python -m bench.redraw
 
 A record that is not there leaves its table and picture as they are. `--results` is where records are read and pictures
 written, `--root` the folder of README.md and bench/README.md.
@@ -8,16 +8,9 @@ import argparse
 import json
 from pathlib import Path
 
-import accuracy_report
-import cuda_report
-import features_report
-import headline
-import layouts_report
-import record_picture
-import report
-import scaling
-from report import write_between_markers
-
+from bench import accuracy_report, features_report, headline, layouts_report, record_picture, report, scaling
+from bench.cuda import report as cuda_report
+from bench.report import write_between_markers
 from fastce.profile.features import FeaturesReport, FeaturesRow
 from fastce.profile.features_report import save_figure
 

@@ -5,10 +5,11 @@ Numbers of rows are checked in all rows, results of the shape of the logits in a
 
 from dataclasses import replace
 
-import formulas
 import numpy as np
-from jobs import STATS, Job
-from problem import Problem
+
+from bench import formulas
+from bench.jobs import STATS, Job
+from bench.problem import Problem
 
 SAMPLED = 1 << 21  # elements of the logits' shape that are checked
 BLOCK = 1 << 17

@@ -1,11 +1,11 @@
-"""The JSON of a run as a table and a picture: python bench/report.py record.json --figure record.png"""
+"""The JSON of a run as a table and a picture: python -m bench.report record.json --figure record.png"""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-import record_picture
+from bench import record_picture
 
 ENGINES = ("fastce", "torch.compile", "jax", "torch", "sklearn", "numpy", "scipy")
 MARKERS = ("<!-- bench:start -->\n", "<!-- bench:end -->")

@@ -1,4 +1,4 @@
-"""How the cost grows with rows and with classes: python bench/scaling.py FILE; redraw.py draws the picture.
+"""How the cost grows with rows and with classes: python -m bench.scaling FILE; redraw.py draws the picture.
 
 Shapes from a thousand to a thousand million elements, as far as memory goes: square ones, more and more rows of 1000
 classes, and 1000 rows of more and more classes. In turns: the loss, the loss with its gradient, and their floors, on
@@ -12,15 +12,15 @@ from math import isqrt
 from pathlib import Path
 from statistics import median
 
-import engine_fastce
 import numpy as np
-from floor import floor_of
-from jobs import Job
-from pictures import COLOURS, GREY, new_figure, quiet, save
-from problem import Problem
-from tiny import IS_TINY
 
 import fastce
+from bench import engine_fastce
+from bench.floor import floor_of
+from bench.jobs import Job
+from bench.pictures import COLOURS, GREY, new_figure, quiet, save
+from bench.problem import Problem
+from bench.tiny import IS_TINY
 from fastce.profile.machine import available_memory, machine
 from fastce.profile.measure import seconds
 

@@ -1,4 +1,4 @@
-"""Import, first calls and a small call in fresh processes, as a Markdown table: python bench/startup.py"""
+"""Import, first calls and a small call in fresh processes, as a Markdown table: python -m bench.startup"""
 
 import argparse
 import json
@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from report import write_between_markers
-from tiny import IS_TINY
+from bench.report import write_between_markers
+from bench.tiny import IS_TINY
 
 MARKERS = ("<!-- startup:start -->\n", "<!-- startup:end -->")
 ROOT = Path(__file__).resolve().parent.parent

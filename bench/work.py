@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import STATS, Job
+from bench.jobs import STATS, Job
 
 
 @dataclass

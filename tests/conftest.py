@@ -2,7 +2,9 @@
 
 import gc
 import os
+import sys
 from importlib import import_module
+from pathlib import Path
 
 # Before NumPy is imported: its products here are so small that a second thread only waits, and takes a core to do so.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -10,6 +12,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import hypothesis
 import numpy as np
 import pytest
+
+# Where bench is: last, so that an installed fastce comes before the one of the clone.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 gc.set_threshold(50_000, 20, 20)  # collecting tests, and compiling kernels, makes many objects that stay
 hypothesis.settings.register_profile(

@@ -3,18 +3,16 @@
 import json
 from functools import cache
 
-import memory
 import numpy as np
 import pytest
-import report
-import scaling
-from engines import ENGINES, cases
-from floor import floor_of
-from jobs import Job as RecordJob
-from measure import checked_work
-from problem import Problem
-from reference import WrongResultError, check
 
+from bench import memory, report, scaling
+from bench.engines import ENGINES, cases
+from bench.floor import floor_of
+from bench.jobs import Job as RecordJob
+from bench.measure import checked_work
+from bench.problem import Problem
+from bench.reference import WrongResultError, check
 from fastce.profile.accuracy import Reference
 from fastce.profile.jobs import FLOORS, FUNCTIONS, Job, Result, floor_bytes, floor_call
 from fastce.profile.measure import Turn, extra_memory, medians_in_turns

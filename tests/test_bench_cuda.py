@@ -1,5 +1,6 @@
 """The record of the CUDA target, as far as it goes without a GPU: on tensors in the memory of the CPU."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,18 +10,20 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import cuda_jobs
-import cuda_record
-import cuda_report
-import cuda_sweep
-import cuda_timing
-import cuda_worker
 import pytest
-from cuda_jobs import JOBS, CudaJob, buffers_for, chosen
-from cuda_machine import UnavailableError
-from cuda_worker import Request, Worker
 
-BENCH = Path(cuda_record.__file__).parent
+from bench.cuda import jobs as cuda_jobs
+from bench.cuda import record as cuda_record
+from bench.cuda import report as cuda_report
+from bench.cuda import sweep as cuda_sweep
+from bench.cuda import timing as cuda_timing
+from bench.cuda import worker as cuda_worker
+from bench.cuda.jobs import JOBS, CudaJob, buffers_for, chosen
+from bench.cuda.machine import UnavailableError
+from bench.cuda.worker import Request, Worker
+
+FOLDER = Path(cuda_record.__file__).parent
+ROOT = FOLDER.parent.parent
 
 
 # ------------------------------------------------------------------------------------------------------------- jobs
@@ -166,8 +169,8 @@ def test_buffers_and_engines_take_turns():
 def on_cpu(monkeypatch):
     """The engines of PyTorch as they are, and fastce on the memory of tensors as arrays of NumPy."""
     torch = pytest.importorskip("torch")
-    cuda_engines = pytest.importorskip("cuda_engines")
-    import cuda_measure
+    cuda_engines = pytest.importorskip("bench.cuda.engines")
+    from bench.cuda import measure as cuda_measure
 
     def arrays(job, problem):
         return cuda_engines._fastce(job, problem, lambda x: x.numpy(), torch.from_numpy)
@@ -183,7 +186,7 @@ def on_cpu(monkeypatch):
 
 
 def measured(job, engines=("fastce", "torch")):
-    from cuda_measure import Measurement
+    from bench.cuda.measure import Measurement
 
     steps = []
     case = Measurement(job, "cpu", FakeCuda(), 1 << 10, steps.append).run(list(engines), 3)
@@ -254,8 +257,8 @@ def test_the_triton_kernel(smoothing, is_in_place, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     pytest.importorskip("triton")
-    sys.modules.pop("cuda_triton", None)
-    import cuda_triton
+    sys.modules.pop("bench.cuda.triton", None)
+    cuda_triton = importlib.import_module("bench.cuda.triton")
 
     monkeypatch.setattr(cuda_triton, "LARGEST_BLOCK", 16)
     x = 4 * torch.randn(5, 37)
@@ -267,7 +270,7 @@ def test_the_triton_kernel(smoothing, is_in_place, monkeypatch):
     value = cuda_triton.cross_entropy(x, y, smoothing, out)
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(out, like.grad, atol=1e-6, rtol=1e-4)
-    sys.modules.pop("cuda_triton", None)
+    sys.modules.pop("bench.cuda.triton", None)
 
 
 # ------------------------------------------------------------------------------------------------------------ worker
@@ -515,8 +518,8 @@ def test_configurations_have_names_of_their_own():
 def test_nothing_but_python_is_needed_to_ask_for_help(arguments, tmp_path):
     for name in ("torch", "numpy", "numba", "fastce", "triton", "cupy"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not now')")
-    command = [sys.executable, str(BENCH / "cuda_record.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})
+    command = [sys.executable, "-m", "bench.cuda.record", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stderr) == (0, "")
     assert "--sweep" in done.stdout or JOBS[0].id in done.stdout
 
@@ -529,8 +532,8 @@ def test_without_a_gpu_it_says_so(tmp_path):
             pytest.skip("there is a GPU")
     except ImportError:
         pass
-    command = [sys.executable, str(BENCH / "cuda_record.py"), "--output", str(tmp_path / "cuda.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "bench.cuda.record", "--output", str(tmp_path / "cuda.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("the CUDA record needs ")
     assert done.stderr.count("\n") == 1
@@ -541,7 +544,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
 STAND_IN = """#!/usr/bin/env bash
 case "$*" in
 *--list*) printf 'one\\ntwo\\n' ;;
-*cuda_record*) exit 3 ;;
+*cuda.record*) exit 3 ;;
 *) echo "asked: $*" ;;
 esac
 """
@@ -561,7 +564,7 @@ def test_a_step_that_fails_does_not_stop_the_others(tmp_path, script, steps):
     out = tmp_path / "out"
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "OUT": str(out)}
     arguments = ["linear"] if "again" in steps else []
-    subprocess.run(["bash", str(BENCH / script), *arguments], env=environment, check=True, timeout=60)
+    subprocess.run(["bash", str(FOLDER / script), *arguments], env=environment, check=True, timeout=60)
     ended = dict(line.split(": status ") for line in (out / "steps.txt").read_text().splitlines())
     assert set(ended) == set(steps)
     assert ended["record"].startswith("3,")

@@ -3,11 +3,10 @@
 import json
 import shutil
 
-import accuracy_report
-import headline
-import layouts_report
 import pytest
 from scripts import ROOT
+
+from bench import accuracy_report, headline, layouts_report
 
 MACHINE = {"fastce": {"cpu": "A CPU", "vector_bits": 256, "cores": 2, "threads": 2, "versions": {"fastce": "1"}}}
 
@@ -77,7 +76,7 @@ def test_the_table_of_layouts():
 @pytest.mark.skipif(not (ROOT / "CONTRIBUTING.md").is_file(), reason="documents are not installed with the package")
 def test_the_documents_hold_what_the_records_say(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    import redraw
+    from bench import redraw
 
     (tmp_path / "bench").mkdir()
     for name in ("README.md", "bench/README.md"):

@@ -17,12 +17,10 @@ from numba import types
 from scripts import ROOT
 
 import fastce
+from bench import accuracy
 from fastce.cpu._vectors import exponential, powers
 from fastce.cpu._vectors.compiler import inline, kernel, matrix
 from fastce.cpu._vectors.memory import lanes_of, load, row_pointer, store, to_real
-
-sys.path.append(str(ROOT / "bench"))
-import accuracy
 
 F32 = np.dtype(np.float32)
 wide_only = pytest.mark.skipif(not magnitudes.is_wide, reason="longdouble is no wider than float64 here")
@@ -188,7 +186,8 @@ def _exp_of_rows(x, out):
 TABLE = """
 import sys
 import numpy as np
-import accuracy, test_magnitudes_special as t
+import test_magnitudes_special as t
+from bench import accuracy
 from fastce.cpu._vectors import powers
 if "table" in sys.argv:
     accuracy.use_table()
@@ -203,7 +202,7 @@ for dtype, low, high in ((np.float32, -87, 88), (np.float64, -708, 709)):
 
 
 def exp_in_another_process(*options):
-    paths = os.pathsep.join([str(Path(__file__).parent), str(ROOT / "bench"), str(ROOT)])
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(accuracy.__file__).parent.parent), str(ROOT)])
     return bytes.fromhex(
         subprocess.run(
             [sys.executable, "-c", TABLE, *options],

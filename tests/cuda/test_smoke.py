@@ -3,8 +3,9 @@
 python -m pytest -m gpu tests/cuda/test_smoke.py
 """
 
-import cuda_smoke
 import pytest
+
+from bench.cuda import smoke as cuda_smoke
 
 pytest.importorskip("numba_cuda")
 

@@ -1,5 +1,5 @@
 # What gpu_run_a.sh and gpu_run_b.sh share; sourced by them. Steps fail alone: the next one runs whatever became of the last.
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=${PYTHON:-python}
 out=${OUT:-gpu_run}
 mkdir -p "$out"
@@ -23,8 +23,8 @@ versions() {
 
 all_smoke_cases() { # side by side, a process each
     local name
-    for name in $("$python" bench/cuda_smoke.py --list); do
-        step "smoke-$name" 90 "$python" bench/cuda_smoke.py "$name" &
+    for name in $("$python" -m bench.cuda.smoke --list); do
+        step "smoke-$name" 90 "$python" -m bench.cuda.smoke "$name" &
     done
     wait
 }

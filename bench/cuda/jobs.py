@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from jobs import Job
+from bench.jobs import Job
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 TARGET_BYTES = 8  # of a class index

@@ -1,4 +1,4 @@
-"""Arrays of each library on a GPU, there and back, for `cuda_smoke`; Numba's also in its simulator."""
+"""Arrays of each library on a GPU, there and back, for `smoke`; Numba's also in its simulator."""
 
 import contextlib
 from collections.abc import Callable, Iterator

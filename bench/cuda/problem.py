@@ -3,7 +3,8 @@
 from functools import cached_property
 
 import torch
-from cuda_jobs import CudaJob
+
+from bench.cuda.jobs import CudaJob
 
 CHUNK = 1 << 26  # elements that the reference converts to float64 at a time
 SAMPLE = 48  # rows of gradients and probabilities that are looked at

@@ -6,10 +6,10 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cuda_engines import ENGINES
-from cuda_jobs import CudaJob
-from cuda_machine import UnavailableError, cache_bytes, described, torch_with_device
-from cuda_sweep import Config
+from bench.cuda.engines import ENGINES
+from bench.cuda.jobs import CudaJob
+from bench.cuda.machine import UnavailableError, cache_bytes, described, torch_with_device
+from bench.cuda.sweep import Config
 
 DEVICE = "cuda"
 START_LIMIT = 180.0  # seconds until a process has its GPU
@@ -36,7 +36,7 @@ def serve(connection: Any, config: Config | None) -> None:
     except UnavailableError as error:
         connection.send(("unavailable", str(error)))
         return
-    from cuda_measure import DeviceLostError, Measurement, one_line
+    from bench.cuda.measure import DeviceLostError, Measurement, one_line
 
     while (request := connection.recv()) is not None:
         measurement = Measurement(

@@ -1,6 +1,6 @@
-"""The JSON of cuda_record.py as a table, see bench/README.md.
+"""The JSON of record.py as a table, see bench/README.md.
 
-python bench/cuda_report.py bench/results/cuda.json --readme bench/README.md
+python -m bench.cuda.report bench/results/cuda.json --readme bench/README.md
 """
 
 import argparse
@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from report import write_between_markers
+from bench.report import write_between_markers
 
 MARKERS = ("<!-- cuda:start -->\n", "<!-- cuda:end -->")
 ENGINES = (
@@ -99,11 +99,11 @@ def failures(cases):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("json", type=Path, help="written by cuda_record.py")
+    parser.add_argument("json", type=Path, help="written by record.py")
     parser.add_argument("--readme", type=Path, help="put the table between the markers of this file")
     options = parser.parse_args(argv)
     if not options.json.exists():
-        sys.exit(f"{options.json} does not exist: cuda_record.py makes it, on a machine with a GPU")
+        sys.exit(f"{options.json} does not exist: record.py makes it, on a machine with a GPU")
     record = json.loads(options.json.read_text())
     if not record["cases"]:
         sys.exit(f"{options.json} holds no cases")

@@ -1,8 +1,8 @@
 """What a GPU is asked first: does each kernel run, and is it right? Small cases against float64 of NumPy.
 
-python bench/cuda_smoke.py                     all cases, one after the other
-python bench/cuda_smoke.py float32-300x10      one of them
-python bench/cuda_smoke.py --list              their names
+python -m bench.cuda.smoke                     all cases, one after the other
+python -m bench.cuda.smoke float32-300x10      one of them
+python -m bench.cuda.smoke --list              their names
 
 Ends with 1 if a case fails. A case that hangs ends the process after 80 seconds, with every thread's traceback. With
 NUMBA_ENABLE_CUDASIM=1 it runs in Numba's simulator, with smaller sizes.
@@ -19,9 +19,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from cuda_smoke_arrays import LIBRARIES, default_library, is_simulated
 
 import fastce
+from bench.cuda.smoke_arrays import LIBRARIES, default_library, is_simulated
 
 LIMIT = 80.0  # seconds of a case
 SIZES = {"300x10": (300, 10), "7x1001": (7, 1001), "2x40000": (2, 40_000), "3x1000000": (3, 1_000_000)}

@@ -6,7 +6,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from cuda_jobs import CudaJob
+from bench.cuda.jobs import CudaJob
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,11 @@ def of_torch(job: CudaJob, problem: Any, compiled: bool = False, mode: str | Non
 
 
 def of_triton(job: CudaJob, problem: Any) -> Work:
-    import cuda_triton
+    from bench.cuda.triton import cross_entropy
 
     def call(k):
         out = None if problem.out is None else problem.out[k]
-        value = cuda_triton.cross_entropy(problem.logits[k], problem.targets, job.label_smoothing, out)
+        value = cross_entropy(problem.logits[k], problem.targets, job.label_smoothing, out)
         return (value,) if job.wants_gradient else value
 
     return Work(call, _reader(job, problem))

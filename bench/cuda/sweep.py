@@ -7,7 +7,7 @@ they are set before whatever reads them is imported.
 from dataclasses import dataclass, fields
 from importlib import import_module
 
-from cuda_jobs import JOBS, CudaJob
+from bench.cuda.jobs import JOBS, CudaJob
 
 
 @dataclass(frozen=True)

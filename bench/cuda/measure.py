@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cuda_engines import ENGINES, CudaEngine, Work
-from cuda_jobs import CudaJob, buffers_for
-from cuda_problem import Problem
-from cuda_timing import CALLS, CALLS_OF_SMALL, Stopwatch, Turns
+
+from bench.cuda.engines import ENGINES, CudaEngine, Work
+from bench.cuda.jobs import CudaJob, buffers_for
+from bench.cuda.problem import Problem
+from bench.cuda.timing import CALLS, CALLS_OF_SMALL, Stopwatch, Turns
 
 WARM_UP = 2  # calls on each of the first buffers, after the one that is checked
 PROFILED = 5  # calls

@@ -1,10 +1,10 @@
 """The record of the CUDA target: every job of every engine, checked, then timed in turns with copies of its bytes.
 
-python bench/cuda_record.py                       all jobs, into bench/results/cuda.json
-python bench/cuda_record.py --add                 those that the file does not hold yet
-python bench/cuda_record.py --quick               a minute
-python bench/cuda_record.py --jobs 16384x32768+bfloat16 softmax
-python bench/cuda_record.py --sweep               launch parameters of fastce's rows kernel
+python -m bench.cuda.record                       all jobs, into bench/results/cuda.json
+python -m bench.cuda.record --add                 those that the file does not hold yet
+python -m bench.cuda.record --quick               a minute
+python -m bench.cuda.record --jobs 16384x32768+bfloat16 softmax
+python -m bench.cuda.record --sweep               launch parameters of fastce's rows kernel
 """
 
 import argparse
@@ -13,14 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-import cuda_report
-import cuda_sweep
-from cuda_engines import ENGINES
-from cuda_jobs import JOBS, QUICK_JOBS, chosen
-from cuda_machine import UnavailableError
-from cuda_worker import Request, Worker, engines_of
+from bench.cuda import report, sweep
+from bench.cuda.engines import ENGINES
+from bench.cuda.jobs import JOBS, QUICK_JOBS, chosen
+from bench.cuda.machine import UnavailableError
+from bench.cuda.worker import Request, Worker, engines_of
 
-OUTPUT = Path(__file__).resolve().parent / "results" / "cuda.json"
+OUTPUT = Path(__file__).resolve().parent.parent / "results" / "cuda.json"
 REPEATS, QUICK_REPEATS = 30, 20
 NO_DEVICE = 2  # exit status
 
@@ -88,8 +87,8 @@ def _measure_all(worker, jobs, options):
         for name, seconds in case.get("kernels", {}).items():
             print(f"    {1e3 * seconds:8.4f} ms  {name[:100]}")
         print(f"{_line(case)}  ({time.monotonic() - start:.0f} s)", flush=True)
-    print(f"\n{cuda_report.markdown(record['cases'])}\n\n{cuda_report.footnote(record['machine'], record['cases'])}")
-    for line in cuda_report.failures(record["cases"]):
+    print(f"\n{report.markdown(record['cases'])}\n\n{report.footnote(record['machine'], record['cases'])}")
+    for line in report.failures(record["cases"]):
         print("failed:", line)
     for job in left:
         print("left for --add:", job.id)
@@ -98,10 +97,10 @@ def _measure_all(worker, jobs, options):
 
 def _line(case):
     """A case while the run goes on."""
-    parts = [f"{name} {cuda_report.milliseconds(of['device']['median'])}" for name, of in case["floors"].items()]
+    parts = [f"{name} {report.milliseconds(of['device']['median'])}" for name, of in case["floors"].items()]
     for name, of in case["engines"].items():
-        share = f" ({100 * cuda_report.fraction(case, name):.0f}%)" if case["floors"] else ""
-        parts.append(f"{name} {cuda_report.milliseconds(of['device']['median'])}{share}")
+        share = f" ({100 * report.fraction(case, name):.0f}%)" if case["floors"] else ""
+        parts.append(f"{name} {report.milliseconds(of['device']['median'])}{share}")
     parts += [f"{name} FAILED" for name in case["failures"]]
     return f"{case['id']}: ms: {', '.join(parts)}"
 
@@ -113,10 +112,10 @@ def _write(path, content):
 
 def _sweep(options):
     """Fractions of the copy's bandwidth, for each configuration and job."""
-    jobs = chosen(options.jobs, cuda_sweep.SWEEP_JOBS)
+    jobs = chosen(options.jobs, sweep.SWEEP_JOBS)
     output = options.output.with_name("sweep.json")
     found, began = {}, time.monotonic()
-    for config in cuda_sweep.CONFIGS:
+    for config in sweep.CONFIGS:
         if time.monotonic() - began > 60 * options.minutes:
             print("left out for lack of time:", config.name)
             continue
@@ -133,7 +132,7 @@ def _sweep(options):
             worker.stop()
         print(f"{config.name}: {[round(value, 3) for value in found[config.name].values()]}", flush=True)
         _write(output, found)
-    print(cuda_sweep.table(found))
+    print(sweep.table(found))
     return 0
 
 
@@ -142,8 +141,8 @@ def _fractions(worker, jobs, options):
     for job in jobs:
         case = worker.case_of(Request(job, ["fastce"], options.repeats))
         if "fastce" in case["engines"]:
-            fractions[job.id] = cuda_report.fraction(case, "fastce")
-        for line in cuda_report.failures([case]):
+            fractions[job.id] = report.fraction(case, "fastce")
+        for line in report.failures([case]):
             print("failed:", line, flush=True)
     return fractions
 
