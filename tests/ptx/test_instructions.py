@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from ptx import Memory, PtxError, launch
 
 ALL = 0xFFFFFFFF

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ptx import Memory, MemoryFault, PtxError, launch
 
 RNG = np.random.default_rng(7)

@@ -186,7 +186,7 @@ def _exp_of_rows(x, out):
 TABLE = """
 import sys
 import numpy as np
-import test_magnitudes_special as t
+import test_magnitudes_softmax as t
 from bench import accuracy
 from fastce.cpu._vectors import powers
 if "table" in sys.argv:

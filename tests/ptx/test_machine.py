@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from ptx import Memory, MemoryFault, PtxError, run
 
 pytest.importorskip("numba_cuda")
