@@ -12,6 +12,7 @@ import numpy as np
 from fastce.cuda._kernels.clip import (
     LANES,
     SIDE_THREADS,
+    SMALL_PART,
     Factors,
     Weights,
     add_directions,
@@ -20,7 +21,7 @@ from fastce.cuda._kernels.clip import (
     side_kernel,
 )
 from fastce.cuda._kernels.jobs import Options, options_of
-from fastce.cuda._kernels.similarity_states import MERGE_THREADS, merge, states_kernel
+from fastce.cuda._kernels.similarity_states import FEW, MERGE_THREADS, find_near, merge, states_kernel
 from fastce.cuda._kernels.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
 from fastce.cuda._kernels.states import WARP
 from fastce.cuda.arrays import DeviceArray, empty, zeros
@@ -88,6 +89,11 @@ class Similarity:
         self.rows: States = self._states("rows", shape[0])
         self.columns_of_panels: States = self._states("columns of panels", panels * shape[1])
         self.columns: States = self.columns_of_panels if panels == 1 else self._states("columns", shape[1])
+        self.near: list[Any] = [
+            self._room(("near", side), count if self.is_smoothed else 0, self.real.name)
+            for side, count in enumerate(shape)
+        ]
+        self.part: float = 1.0 if reduction == "mean" else 0.5 ** sum(shape).bit_length()  # of sums of y dL/dx
         self.elements: Any = self._room("elements", positives.count)
         self.slopes: Any = self._room("slopes", positives.count)
         self.kept["losses"] = zeros(library, (max(sum(shape), 1),), "float64")
@@ -124,7 +130,7 @@ class Similarity:
         kernel, flat = states_kernel(self.real == np.float64, self.is_smoothed, self.blocks), panel.flat()
         launch(
             kernel, matrix.across * down, THREADS, panel,
-            flat, matrix, self.options, *of_rows, *of_columns,
+            flat, matrix, self.options, *self._near(flat, matrix), *of_rows, *of_columns,
         )  # fmt: skip
         self._merge(of_rows, rows, matrix.across, self.rows.between(first_row, first_row + rows))
         at = self.panels_read * columns
@@ -133,6 +139,21 @@ class Similarity:
         points = self.positives.rows, self.positives.columns
         self._launch(gather, end - start, SIDE_THREADS, flat, matrix, *points, start, end, self.elements)
         self.panels_read += 1
+
+    def _near(self, flat: Any, matrix: Matrix) -> tuple[Any, Any]:
+        """Numbers near the elements of the rows of a panel, and those of all columns, which the first panel tells."""
+        rows, columns = self.near
+        if not self.is_smoothed:
+            return rows, columns
+        rows, few = rows[matrix.first_row : matrix.first_row + matrix.rows], min(FEW, matrix.columns)
+        steps = matrix.row_step, matrix.column_step
+        self._launch(find_near, matrix.rows, MERGE_THREADS, flat, matrix.origin, *steps, matrix.rows, few, rows)
+        if self.panels_read == 0:
+            few, steps = min(FEW, matrix.rows), steps[::-1]
+            self._launch(
+                find_near, matrix.columns, MERGE_THREADS, flat, matrix.origin, *steps, matrix.columns, few, columns
+            )
+        return rows, columns
 
     def _merge(self, states: States, count: int, parts: int, into: States) -> None:
         """The states of all parts together."""
@@ -159,12 +180,14 @@ class Similarity:
     def _take_side(self, number: int, states: States, owners: Any, at: int) -> None:
         share = 1.0 / max(self.positives.present[number], 1) if self.reduction == "mean" else 1.0
         weights = Weights(
-            self.scale, self.smoothing, 0.5 * share, float(self.shape[1 - number]), float(self.options.lowered)
-        )
+            self.scale, self.scale * share, self.smoothing, 0.5 * share, float(self.shape[1 - number]),
+            float(self.options.lowered),
+        )  # fmt: skip
         count = self.shape[number]
         self._launch(
             side_kernel(number == 1), count * LANES, SIDE_THREADS,
-            *states, count, self.elements, owners, weights, at, self.losses, self.factors[number], self.slopes,
+            *states, self.near[number], count, self.elements, owners, weights, at, self.losses, self.factors[number],
+            self.slopes,
         )  # fmt: skip
 
     def write_gradient(self, panel: DeviceArray, out: DeviceArray, first_row: int = 0) -> None:
@@ -177,7 +200,8 @@ class Similarity:
         sums, points = self.kept["sums"], Points(self.positives.first_points, self.positives.columns)
         launch(
             gradient_kernel(self.positives.is_diagonal, self.is_smoothed, self.blocks), blocks, THREADS, panel,
-            panel.flat(), out.flat(), matrix, into, self.options, *self.factors, points, self.slopes, sums.flat(),
+            panel.flat(), out.flat(), matrix, into, self.options, *self.factors, points, self.slopes, self.part,
+            sums.flat(),
         )  # fmt: skip
         add_up(sums, blocks, self.report, OF_SCALE + self.panels_written)
         self.panels_written += 1
@@ -194,7 +218,7 @@ class Similarity:
         elif rows + columns:
             add_up(self.kept["losses"], rows + columns, self.report, VALUE)
         numbers = numbers_of(self.report)
-        of_scale = float(numbers[OF_SCALE:].sum())
+        of_scale = float(numbers[OF_SCALE:].sum()) / (SMALL_PART * self.part)
         if results is not None:
             return results.given, of_scale
         is_mean_of_none = self.reduction == "mean" and self.positives.present == (0, 0)

@@ -6,8 +6,9 @@ With x = s y, and a_i what the loss of row i has for a factor in the value (b_j 
     dL/dx_ij = a_i (exp(x_ij - lse_i) - t_ij) + b_j (exp(x_ij - lse_j) - u_ij)
     exp(x_ij - lse_i) = exp(s (y_ij - top_i)) / (1 + rest_i)
 
-A row without positives has the factor 0. The positives' gradients (slopes) are found apart, in float64: they keep their
-digits where exp(x - lse) is near 1.
+A row without positives has the factor 0. Losses are multiplied by their factors in halves, and the sum of y dL/dx is
+kept in parts, so that neither a distance nor a sum overflows before what comes of it does. The positives' gradients
+(slopes) are found apart, in float64: they keep their digits where exp(x - lse) is near 1.
 """
 
 import functools
@@ -19,7 +20,6 @@ from numba import cuda
 
 from fastce.cuda._kernels.primitives import (
     device,
-    fma,
     from_lane,
     kernel,
     lanes_of,
@@ -58,6 +58,7 @@ class Weights(NamedTuple):
     """Numbers of a direction, in float64."""
 
     scale: float
+    of_halves: float  # 2 scale factor, of halves of distances of elements
     smoothing: float
     factor: float  # of the losses of rows that have positives
     classes: float
@@ -91,7 +92,7 @@ def side_kernel(is_second: bool):
     """
 
     @kernel(SIDE_THREADS, 4)
-    def side(tops, rests, totals, count, elements, owners, weights, at, losses, factors, slopes):
+    def side(tops, rests, totals, near, count, elements, owners, weights, at, losses, factors, slopes):
         thread = cuda.grid(1)
         i, lane = thread // LANES, thread % LANES
         first = end = np.int64(0)
@@ -108,9 +109,10 @@ def side_kernel(is_second: bool):
         for k in range(first + lane, end, LANES):
             point = owners.order[k] if owners.order.size > 0 else k
             mass = owners.masses[point] if owners.masses.size > 0 else 1.0
-            distance = weights.scale * (top - elements[point]) + tail  # lse - x
+            half = 0.5 * top - 0.5 * elements[point]
+            distance = 2.0 * weights.scale * half + tail  # lse - x
             if weights.smoothing < 1.0:
-                loss += (1.0 - weights.smoothing) * mass * distance
+                loss += (1.0 - weights.smoothing) * mass * (weights.of_halves * half + factor * tail)
             missing = (1.0 - mass) + weights.smoothing * (mass - 1.0 / weights.classes)  # 1 - target
             slope = factor * (math.expm1(-distance) + missing)
             if is_second:
@@ -122,9 +124,9 @@ def side_kernel(is_second: bool):
             step *= 2
         if i < count and lane == 0:
             if weights.smoothing > 0.0:
-                below = fma(weights.classes, PART * top, -totals[i]) / weights.classes  # a part of top - mean
-                loss += weights.smoothing * weights.scale * below / PART + weights.smoothing * tail
-            losses[at + i] = factor * loss if factor > 0.0 else 0.0
+                below = (PART * top - PART * np.float64(near[i])) - totals[i] / weights.classes  # a part of top - mean
+                loss += weights.smoothing * (weights.of_halves * (0.5 * below / PART) + factor * tail)
+            losses[at + i] = loss if factor > 0.0 else 0.0
             is_finite = not math.isnan(top)
             store_real(factors.references, i, top if is_finite else 0.0)
             store_real(factors.shares, i, factor / (1.0 + rest) if is_finite or factor == 0.0 else math.nan)
@@ -136,7 +138,7 @@ def side_kernel(is_second: bool):
 
 @functools.cache
 def write_row_by(is_diagonal: bool, is_smoothed: bool):
-    """Write a thread's elements of one row of the gradient; returns the sum of y dL/dx over them."""
+    """Write a thread's elements of one row of the gradient; returns the sum of a small part of y dL/dx over them."""
     next_point = next_point_by(is_diagonal)
 
     @device
@@ -165,18 +167,21 @@ def write_row_by(is_diagonal: bool, is_smoothed: bool):
             if is_there and slope != options.zero:
                 total += slope * (part * y)
         store(out, i, place, into, values)
-        return np.float64(total) / SMALL_PART
+        return np.float64(total)
 
     return write_row
 
 
 @functools.cache
 def gradient_kernel(is_diagonal: bool, is_smoothed: bool, blocks: int):
-    """The kernel that writes dL/dy = s dL/dx, and for each block the sum of y dL/dx; out may be the array itself."""
+    """The kernel that writes dL/dy = s dL/dx, and for each block the sum of a part of y dL/dx.
+
+    That part is SMALL_PART times ``part``; ``out`` may be the array itself.
+    """
     write_row = write_row_by(is_diagonal, is_smoothed)
 
     @kernel(THREADS, blocks)
-    def gradient(array, out, matrix, into, options, rows, columns, points, slopes, sums):
+    def gradient(array, out, matrix, into, options, rows, columns, points, slopes, part, sums):
         board = cuda.shared.array(MOST_WARPS, np.float64)
         references, shares, spreads = new_reals(array), new_reals(array), new_reals(array)
         of_columns = (references, shares, spreads)
@@ -191,10 +196,11 @@ def gradient_kernel(is_diagonal: bool, is_smoothed: bool, blocks: int):
         for step in range(0, matrix.height, ROWS_OF_BLOCK):
             i = place.row + step
             chunks = four_chunks(array, i, place, matrix)
-            total += write_row(array, out, chunks[0], i, place, into, rows, of_columns, points, slopes, options)
-            total += write_row(array, out, chunks[1], i + 1, place, into, rows, of_columns, points, slopes, options)
-            total += write_row(array, out, chunks[2], i + 2, place, into, rows, of_columns, points, slopes, options)
-            total += write_row(array, out, chunks[3], i + 3, place, into, rows, of_columns, points, slopes, options)
+            some = write_row(array, out, chunks[0], i, place, into, rows, of_columns, points, slopes, options)
+            some += write_row(array, out, chunks[1], i + 1, place, into, rows, of_columns, points, slopes, options)
+            some += write_row(array, out, chunks[2], i + 2, place, into, rows, of_columns, points, slopes, options)
+            some += write_row(array, out, chunks[3], i + 3, place, into, rows, of_columns, points, slopes, options)
+            total += part * some
         total = sum_of_block(total, board)
         if cuda.threadIdx.x == 0:
             sums[cuda.blockIdx.x] = total

@@ -3,6 +3,9 @@
 A thread meets the elements of its columns one after another; those of a row that a warp has met are put together at
 once. So every tile has a state of each of its rows and of each of its columns; other kernels merge those of all tiles,
 in float64 and always in the same order.
+
+Smoothing asks for means, too. Totals are of what lies around a number near the row's (or column's) elements: those of
+numbers with a common offset would have no digit of their differences, which is all that a loss depends on.
 """
 
 import functools
@@ -22,6 +25,7 @@ from fastce.cuda._kernels.primitives import (
     new_reals,
     reals_of,
     smallest,
+    store_real,
 )
 from fastce.cuda._kernels.similarity_tiles import MOST_WIDTH, ROWS, ROWS_OF_BLOCK, THREADS, four_chunks, place_of
 from fastce.cuda._kernels.states import WARP, pushed, raised_exp_of, reference_of, with_block
@@ -30,6 +34,18 @@ WARPS = THREADS // WARP
 MOST_LANES = MOST_WIDTH // WARP
 MERGE_THREADS = 128
 PART = 2.0**-64  # of elements, whose totals do not overflow then
+FEW = 8  # elements, of which the largest is near the others, unless these are all masked
+
+
+@kernel(MERGE_THREADS, 4)
+def find_near(array, origin, step, along, count, few, near):
+    """near[i] = the largest of the first few elements of row (or column) i; 0 if that is not finite."""
+    i = cuda.grid(1)
+    if i < count:
+        y = load_real(array, origin + i * step)
+        for k in range(1, few):
+            y = largest(y, load_real(array, origin + i * step + k * along))
+        store_real(near, i, y if math.isfinite(y) else 0.0)
 
 
 @device
@@ -106,21 +122,29 @@ def of_chunk_by(is_float64: bool):
 
 
 @device
-def total_of_rows(a, b, c, d, i, matrix):
-    """The sum of a part of a column's elements in rows i to i + 3, those that are there."""
-    total = PART * np.float64(a) if i < matrix.rows else 0.0
-    total += PART * np.float64(b) if i + 1 < matrix.rows else 0.0
-    total += PART * np.float64(c) if i + 2 < matrix.rows else 0.0
-    return total + (PART * np.float64(d) if i + 3 < matrix.rows else 0.0)
+def part_above(y, near):
+    """A part of y - near."""
+    return PART * np.float64(y) - PART * np.float64(near)
 
 
 @device
-def total_of_chunk(array, reals, i, place, matrix):
-    """The sum of a part of the elements of row i that are there."""
+def total_of_rows(a, b, c, d, i, near, matrix):
+    """The sum of a part of what is near in a column's elements in rows i to i + 3, those that are there."""
+    total = part_above(a, near) if i < matrix.rows else 0.0
+    total += part_above(b, near) if i + 1 < matrix.rows else 0.0
+    total += part_above(c, near) if i + 2 < matrix.rows else 0.0
+    return total + (part_above(d, near) if i + 3 < matrix.rows else 0.0)
+
+
+@device
+def total_of_chunk(array, reals, i, nears, place, matrix):
+    """The same of the elements of row i."""
     total = 0.0
-    for k in range(lanes_of(array)):
-        if i < matrix.rows and place.first + k * place.spread < matrix.columns:
-            total += PART * np.float64(reals[k])
+    if i < matrix.rows:
+        near = load_real(nears, i)
+        for k in range(lanes_of(array)):
+            if place.first + k * place.spread < matrix.columns:
+                total += part_above(reals[k], near)
     return total
 
 
@@ -128,23 +152,29 @@ def total_of_chunk(array, reals, i, place, matrix):
 def states_kernel(is_float64: bool, has_totals: bool, blocks: int):
     """The kernel for the states of each tile: that of row i at [its number in the row of tiles, i], likewise columns'.
 
-    With ``has_totals``, the sums of their elements too.
+    With ``has_totals``, the sums of a part of what their elements are above what is near them, too.
     """
     of_chunk, of_threads = of_chunk_by(is_float64), of_threads_by(has_totals)
     real = np.float64 if is_float64 else np.float32
     room, room_of_totals = (WARPS, MOST_WIDTH), (WARPS, MOST_WIDTH if has_totals else 1)
 
     @kernel(THREADS, blocks)
-    def states(array, matrix, options, row_tops, row_rests, row_totals, column_tops, column_rests, column_totals):
+    def states(
+        array, matrix, options, row_near, column_near, row_tops, row_rests, row_totals, column_tops, column_rests,
+        column_totals,
+    ):  # fmt: skip
         board_of_tops = cuda.shared.array(room, real)
         board_of_rests = cuda.shared.array(room, real)
         board_of_totals = cuda.shared.array(room_of_totals, np.float64)
         lanes, lane, warp = lanes_of(array), cuda.threadIdx.x % WARP, cuda.threadIdx.x // WARP
         place = place_of(array, matrix)
         tops, rests = new_reals(array), new_reals(array)
-        totals = cuda.local.array(MOST_LANES, np.float64)
+        totals, nears = cuda.local.array(MOST_LANES, np.float64), new_reals(array)
         for k in range(lanes):
             tops[k], rests[k], totals[k] = options.lowest, options.zero, 0.0
+            if has_totals:
+                c = place.first + k * place.spread
+                nears[k] = load_real(column_near, c) if c < matrix.columns else options.zero
         of_rows = place.tile // (WARP * lanes) * matrix.rows
         for step in range(0, matrix.height, ROWS_OF_BLOCK):
             i = place.row + step
@@ -158,12 +188,12 @@ def states_kernel(is_float64: bool, has_totals: bool, blocks: int):
             if has_totals:
                 for k in range(lanes):
                     if place.first + k * place.spread < matrix.columns:
-                        totals[k] += total_of_rows(one[k], two[k], three[k], four[k], i, matrix)
+                        totals[k] += total_of_rows(one[k], two[k], three[k], four[k], i, nears[k], matrix)
                 sums = (
-                    total_of_chunk(array, one, i, place, matrix),
-                    total_of_chunk(array, two, i + 1, place, matrix),
-                    total_of_chunk(array, three, i + 2, place, matrix),
-                    total_of_chunk(array, four, i + 3, place, matrix),
+                    total_of_chunk(array, one, i, row_near, place, matrix),
+                    total_of_chunk(array, two, i + 1, row_near, place, matrix),
+                    total_of_chunk(array, three, i + 2, row_near, place, matrix),
+                    total_of_chunk(array, four, i + 3, row_near, place, matrix),
                 )
             top, rest, total = of_threads(
                 of_chunk(array, one, options),
