@@ -10,7 +10,16 @@ from fastce.arguments.numbers import integer, number, reduction_of
 from fastce.arguments.options import CheckedOptions, checked_options
 from fastce.arguments.places import is_on_device
 from fastce.arguments.reductions import reduced
-from fastce.cuda._kernels.jobs import CROSS_ENTROPY, Job, Options, options_of
+from fastce.cuda._kernels.jobs import (
+    CROSS_ENTROPY,
+    PART,
+    TOTAL_LOSS,
+    TOTAL_OF_SHARES,
+    TOTAL_WEIGHT,
+    Job,
+    Options,
+    options_of,
+)
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
 from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
 from fastce.cuda.precision import BeyondRange, check_factors, fits, with_range
@@ -69,6 +78,15 @@ def has_range(dtype: np.dtype[Any], given: dict[str, Any], options: CheckedOptio
     return fits(dtype, scale, softcap) and fits(dtype, z_loss) and fits(dtype, above)
 
 
+def reduced_loss(targets: DeviceTargets, rows: int, classes: int, reduction: str) -> float:
+    """The sum or mean of the losses, or the error of whatever was found wrong; by shares where the sum is too large."""
+    report = verdict(targets, rows, classes)
+    total, of_shares, total_weight = (float(report[k]) for k in (TOTAL_LOSS, TOTAL_OF_SHARES, TOTAL_WEIGHT))
+    if math.isfinite(total) or (reduction == "mean" and total_weight == 0.0):
+        return reduced(total, reduction, total_weight)
+    return of_shares if reduction == "mean" else of_shares / PART
+
+
 class CrossEntropy:
     """A checked call of cross_entropy, computed in float64 if it ``is_wide``."""
 
@@ -120,14 +138,14 @@ class CrossEntropy:
                 room = rows_of(empty(library, out.shape, logits.dtype_name), self.axis)
             run(call, readable_rows(logits, self.axis), room, results)
         try:
-            total_loss, total_weight = verdict(self.targets, rows, self.classes)
+            value = reduced_loss(self.targets, rows, self.classes, self.reduction)
         except BeyondRange as error:
             if not error.is_written or out is None or written is None or not out.is_same_memory(self.given):
                 raise
             raise BeyondRange(error.is_float64, is_written=True, is_in_place=True) from None
         if rows and out is not None and written is None and room is not None:
             copy(room.array, out)
-        return results.given if results is not None else reduced(total_loss, self.reduction, total_weight)
+        return results.given if results is not None else value
 
 
 def cross_entropy(**given: Any) -> Any:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments.reductions import reduced
 from fastce.cuda._kernels.jobs import (
     CLASS_INDICES,
     CROSS_ENTROPY,
@@ -13,17 +12,17 @@ from fastce.cuda._kernels.jobs import (
     NO_TARGETS,
     REPORT,
     SPARSE,
-    TOTAL_LOSS,
     Job,
     Options,
     Targets,
 )
 from fastce.cuda.arrays import DeviceArray, empty, zeros
+from fastce.cuda.cross_entropy import reduced_loss
 from fastce.cuda.layout import Rows, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.products import array_module, as_reals, on_device, reshaped, rows_between, seen, seen_flat
-from fastce.cuda.run import Call, add_up, run
-from fastce.cuda.targets import DeviceTargets, check, no_targets, verdict
+from fastce.cuda.run import Call, add_up_losses, run
+from fastce.cuda.targets import DeviceTargets, check, no_targets
 
 
 class PanelLosses:
@@ -81,9 +80,8 @@ class PanelLosses:
         """What the reduction asks for, of the caller's library for "none"; the host waits for other ones."""
         if self.reduction == "none":
             return self.results.given
-        add_up(self.results, self.rows, self.targets.report, TOTAL_LOSS)
-        total_loss, total_weight = verdict(self.targets, self.rows, self.columns)
-        return reduced(total_loss, self.reduction, total_weight)
+        add_up_losses(self.results, self.rows, self.targets.report)
+        return reduced_loss(self.targets, self.rows, self.columns, self.reduction)
 
 
 def _matrix(array: DeviceArray) -> Rows:

@@ -22,7 +22,7 @@ from fastce.cuda._kernels.lone_rows import lone_rows_kernel
 from fastce.cuda._kernels.primitives import ROOM_CHUNKS
 from fastce.cuda._kernels.rows import THREADS, rows_kernel
 from fastce.cuda._kernels.states import FIELDS, WARP
-from fastce.cuda._kernels.sums import PER_BLOCK, sum_up
+from fastce.cuda._kernels.sums import PER_BLOCK, sum_up, sum_up_losses
 from fastce.cuda._kernels.sums import THREADS as SUM_THREADS
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.layout import Rows, lanes_of, launch
@@ -49,17 +49,15 @@ class Call:
 
 def run(call: Call, logits: Rows, out: Rows | None, results: DeviceArray | None) -> None:
     """Compute the result of each row into ``results``, or their sum into the report, and write ``out``."""
-    if _is_few(call, logits, out):
-        blocks = -(-logits.count // ROWS_OF_BLOCK)
-        into = results if results is not None else empty(logits.array.library, (blocks,), "float64")
+    is_few = _is_few(call, logits, out)
+    count = -(-logits.count // ROWS_OF_BLOCK) if is_few else logits.count  # of numbers that add up to the total
+    into = results if results is not None else empty(logits.array.library, (2 * count,), "float64")  # and shares
+    if is_few:
         _run_few_classes(call, logits, out, into, results is None)
-        count = blocks
     else:
-        into = results if results is not None else empty(logits.array.library, (logits.count,), "float64")
         (_run_rows if _is_matrix(call, logits, out) else _run_lone_rows)(call, logits, out, into)
-        count = logits.count
     if results is None:
-        add_up(into, count, call.report, TOTAL_LOSS)
+        add_up_losses(into, count, call.report)
 
 
 def _all(call: Call, logits: Rows, out: Rows | None) -> list[Rows]:
@@ -180,6 +178,18 @@ def add_up(values: DeviceArray, count: int, report: DeviceArray, field: int) -> 
         return
     totals, blocks = sums_of_blocks(values.library, values.flat(), count)
     launch(sum_up, 1, SUM_THREADS, totals, totals.flat(), blocks, blocks, report.flat(), field)
+
+
+def add_up_losses(losses: DeviceArray, count: int, report: DeviceArray) -> None:
+    """The total loss in the report, and that of the shares if it is not finite; shares may follow the losses."""
+    flat, totals = report.flat(), losses
+    while True:
+        blocks = max(1, -(-count // PER_BLOCK))
+        into, at = (report, TOTAL_LOSS) if blocks == 1 else (empty(report.library, (2 * blocks,), "float64"), 0)
+        launch(sum_up_losses, blocks, SUM_THREADS, report, totals.flat(), count, PER_BLOCK, flat, into.flat(), at)
+        if blocks == 1:
+            return
+        totals, count = into, blocks
 
 
 def numbers_of(array: DeviceArray) -> Any:

@@ -25,6 +25,7 @@ from fastce.cuda._kernels.jobs import (
     BAD_ROW_WEIGHT,
     BAD_STRUCTURE,
     BAD_TARGET,
+    BAD_TOTAL_WEIGHT,
     BEYOND,
     CLASS_INDICES,
     CLASS_WEIGHTS,
@@ -35,8 +36,6 @@ from fastce.cuda._kernels.jobs import (
     REPORT,
     SPARSE,
     SPREAD,
-    TOTAL_LOSS,
-    TOTAL_WEIGHT,
     Targets,
 )
 from fastce.cuda._kernels.sums import PER_BLOCK
@@ -237,8 +236,8 @@ def check(
     launch(finish_checks, 1, THREADS, report, totals.flat(), blocks, known, is_mean, upstream, flat)
 
 
-def verdict(described: DeviceTargets, rows: int, classes: int) -> tuple[float, float]:
-    """(total loss, total weight), or the error of whatever was found wrong: the host waits for the device here.
+def verdict(described: DeviceTargets, rows: int, classes: int) -> Any:
+    """The report, or the error of whatever was found wrong: the host waits for the device here.
 
     Where float32 has not the range for the numbers of a call, that is a `BeyondRange`.
     """
@@ -260,7 +259,9 @@ def verdict(described: DeviceTargets, rows: int, classes: int) -> tuple[float, f
         raise mass_error(_bad_mass(described, row), row)
     if report[BEYOND] > 0.0:
         raise BeyondRange(is_float64(described), is_written=report[IS_BAD] == 0.0)
-    return float(report[TOTAL_LOSS]), float(report[TOTAL_WEIGHT])
+    if report[BAD_TOTAL_WEIGHT] > 0.0:
+        raise ValueError("on a GPU, the weights that a mean is divided by must add up to less than 1.8e308 in size")
+    return report
 
 
 def is_float64(described: DeviceTargets) -> bool:

@@ -9,7 +9,18 @@ import numpy as np
 from numba import cuda
 
 from fastce.cuda._kernels.endings import weight_of_row
-from fastce.cuda._kernels.jobs import BAD_MASS, BAD_STRUCTURE, BAD_TARGET, BEYOND, FACTOR, IS_BAD, TOTAL_WEIGHT
+from fastce.cuda._kernels.jobs import (
+    BAD_MASS,
+    BAD_STRUCTURE,
+    BAD_TARGET,
+    BAD_TOTAL_WEIGHT,
+    BEYOND,
+    FACTOR,
+    IS_BAD,
+    PART,
+    SHARE,
+    TOTAL_WEIGHT,
+)
 from fastce.cuda._kernels.primitives import device, kernel
 from fastce.cuda._kernels.states import MOST_WARPS
 from fastce.cuda._kernels.sums import sum_of_block
@@ -97,7 +108,10 @@ def check_sparse(targets, masses, rows, classes, stored, low, high, report):
 
 @kernel(THREADS, 4)
 def finish_checks(totals, count, known, is_mean, upstream, report):
-    """One block: the total weight, and what gradients are multiplied by: upstream, for means / total weight."""
+    """One block: the total weight, and what gradients are multiplied by: upstream, for means / total weight.
+
+    And the share of each loss; a mean needs a total weight that float64 holds.
+    """
     board = cuda.shared.array(MOST_WARPS, np.float64)
     total = 0.0
     for k in range(cuda.threadIdx.x, count, cuda.blockDim.x):
@@ -106,10 +120,12 @@ def finish_checks(totals, count, known, is_mean, upstream, report):
     if cuda.threadIdx.x > 0:
         return
     report[TOTAL_WEIGHT] = total
-    factor = upstream
+    factor, share = upstream, PART
     if is_mean:
-        factor = upstream / total if total != 0.0 else 0.0
-    report[FACTOR] = factor
+        factor, share = (upstream / total, 1.0 / total) if total != 0.0 else (0.0, 0.0)
+        if not math.isfinite(total):
+            report[BAD_TOTAL_WEIGHT] = 1.0
+    report[FACTOR], report[SHARE] = factor, share
     for field in range(IS_BAD):
         if report[field] > 0.0:
             report[IS_BAD] = 1.0

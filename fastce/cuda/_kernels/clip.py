@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
+from fastce.cuda._kernels.jobs import PART
 from fastce.cuda._kernels.primitives import (
     device,
     from_lane,
@@ -29,7 +30,6 @@ from fastce.cuda._kernels.primitives import (
     store_real,
     to_real,
 )
-from fastce.cuda._kernels.similarity_states import PART
 from fastce.cuda._kernels.similarity_tiles import (
     ROWS_OF_BLOCK,
     THREADS,

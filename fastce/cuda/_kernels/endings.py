@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.cuda._kernels.jobs import BEYOND, CROSS_ENTROPY, FACTOR, PROBABILITIES, Job
-from fastce.cuda._kernels.primitives import device, to_real
+from fastce.cuda._kernels.jobs import BEYOND, CROSS_ENTROPY, FACTOR, PROBABILITIES, SHARE, Job
+from fastce.cuda._kernels.primitives import device, store_real, to_real
 from fastce.cuda._kernels.states import raised_by, reference_of
 
 ALONE = 2.0**-64  # log1p(x) is x below
@@ -60,9 +60,26 @@ def is_beyond_by(job: Job):
     return is_beyond
 
 
+@device
+def store_result(results, i, rows, result, share):
+    """Store the result of row i; and where results are to be added up but this is too large, its share of their sum."""
+    store_real(results, i, result)
+    if results.size > rows and not math.isfinite(result):
+        store_real(results, rows + i, share)
+
+
+@device
+def weighed(weight, distance, mass, tail, lse, options):
+    """The loss times a weight, which is that of a loss that may be beyond the largest number itself."""
+    loss = weight * mass * tail + 2.0 * (weight * options.unit) * distance
+    if options.z_loss > 0.0:
+        loss += weight * options.z_loss * lse * lse
+    return loss
+
+
 @functools.cache
 def ending_by(job: Job):
-    """(result, row): the loss or logsumexp in float64, and the `Row`."""
+    """(result, its share, row): the loss or logsumexp in float64, what it adds to a sum of shares, and the `Row`."""
     is_loss, is_written, is_float64 = job.of == CROSS_ENTROPY, job.writes, job.is_float64
     is_beyond, only_masses = is_beyond_by(job), job.dense == PROBABILITIES and not is_float64 and not is_written
     lowered, half_lowered = 1.0 / raised_by(job), raised_by(job) ** -0.5
@@ -73,22 +90,26 @@ def ending_by(job: Job):
         rest, given = raised_rest * lowered, upstream
         tail = rest if rest < ALONE else np.float64(math.log1p(to_real(like, rest)))  # rest is log1p(rest)
         lse = top if math.isinf(top) else options.unit * top + tail
-        result, multiplier = lse, 1.0
+        result, share, multiplier = lse, lse, 1.0
         if is_loss:
             is_faint = is_float64 and raised_rest < 1.0  # what the weight makes of the tail may be a normal number
-            result, multiplier = (0.0 if is_faint else mass * tail) + options.unit * distance, mass
+            result, multiplier = (0.0 if is_faint else mass * tail) + options.unit * (2.0 * distance), mass
             if options.z_loss > 0.0:
                 result += options.z_loss * lse * lse
                 multiplier += 2.0 * options.z_loss * lse
             result *= weight
             if is_faint:
                 result += (mass * half_lowered) * (weight * half_lowered) * raised_rest
+            share = result
+            if not math.isfinite(result) and math.isfinite(distance):
+                result = weighed(weight, distance, mass, tail, lse, options)
+                share = weighed(weight * report[SHARE], distance, mass, tail, lse, options)
             if only_masses and math.isinf(mass):
                 report[BEYOND] = 1.0
             upstream *= weight * options.logit_scale
             multiplier *= upstream
         if math.isinf(top) and (is_loss or is_written):
-            result = multiplier = math.nan
+            result = share = multiplier = math.nan
             is_below = top > 0.0 and not is_loss  # log_softmax of what stands beside inf is -inf
             tail = 0.0 if is_below else math.nan
         reference = to_real(like, reference_of(top, 0.0))
@@ -96,6 +117,6 @@ def ending_by(job: Job):
         row = Row(reference, factor, to_real(like, upstream), to_real(like, tail))
         if is_loss and is_written and is_beyond(row, given, mass, upstream, multiplier):
             report[BEYOND] = 1.0
-        return np.float64(result), row
+        return np.float64(result), np.float64(share), row
 
     return ending

@@ -20,7 +20,7 @@ from fastce.cuda._kernels.elements import (
     written_by,
 )
 from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_row
-from fastce.cuda._kernels.jobs import IS_BAD, LOGSUMEXP, NO_MASS, SOFTMAX, Job
+from fastce.cuda._kernels.jobs import IS_BAD, LOGSUMEXP, NO_MASS, SHARE, SOFTMAX, Job
 from fastce.cuda._kernels.points import distances_by, points_by
 from fastce.cuda._kernels.primitives import (
     chunk_of,
@@ -162,7 +162,7 @@ def state_by(job: Job, classes: int):
         rest = rest_of(powers, zero, sums[2]) * raised
         if not is_rough and are_faint(powers, top, reference, options):
             rest = faint_rest_of(room, first, reference, like, options)
-        return np.float64(top), rest, 2.0 * np.float64(distance), np.float64(total)
+        return np.float64(top), rest, np.float64(distance), np.float64(total)
 
     return state_of
 
@@ -188,7 +188,7 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
         start, stop = block * classes, min(block + rows_of_block, rows) * classes
         before = (phase + start) & (lanes_of(logits) - 1)
         fill(room, logits, start, stop, before)
-        i, first, result = block + cuda.threadIdx.x, cuda.threadIdx.x * step, 0.0
+        i, first, result, share = block + cuda.threadIdx.x, cuda.threadIdx.x * step, 0.0, 0.0
         weight = weight_of_row(i, targets) if i < rows else 0.0
         if weight != 0.0:
             for c in range(classes):
@@ -196,7 +196,7 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
             points = points_of(i, logits, targets, options)
             state = state_of(ys, room, first, points, i, targets, logits, options)
             above = upstream_of_row(i, upstream, report) if writes else 1.0
-            result, row = ending(state, weight, above, logits, options, report)
+            result, share, row = ending(state, weight, above, logits, options, report)
             if writes:
                 y = shown(get_real(room, logits, first + points.first), options) if is_alone else options.zero
                 for c in range(classes):
@@ -216,9 +216,11 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
         if writes:
             empty(room, out, start, stop, before)
         if adds_up:
-            result = sum_of_block(result, board)
+            total = sum_of_block(result, board)
+            if not math.isfinite(total):
+                share = sum_of_block(report[SHARE] * result if math.isfinite(result) else share, board)
             if cuda.threadIdx.x == 0:
-                results[cuda.blockIdx.x] = result
+                results[cuda.blockIdx.x], results[cuda.gridDim.x + cuda.blockIdx.x] = total, share
         elif i < rows:
             store_real(results, i, result)
 

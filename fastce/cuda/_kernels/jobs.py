@@ -16,11 +16,15 @@ WHOLE, STATES_ONLY, KNOWN_STATES = range(3)  # stages of a launch on parts of ro
 BAD_TARGET, BAD_STRUCTURE, BAD_MASS, BAD_ROW_WEIGHT, BAD_CLASS_WEIGHT = range(
     5
 )  # items from the first bad one; 0: none
-IS_BAD = 5  # whether any is
-TOTAL_WEIGHT, TOTAL_LOSS = 6, 7
-FACTOR = 8  # of gradients: 1, or for means 1 / total weight
-BEYOND = 9  # whether numbers are beyond the range that elements are computed in
-REPORT = 10
+BAD_TOTAL_WEIGHT = 5  # whether a mean would be divided by more than the largest number
+IS_BAD = 6  # whether any is
+TOTAL_WEIGHT, TOTAL_LOSS = 7, 8
+TOTAL_OF_SHARES = TOTAL_LOSS + 1  # of losses times SHARE, if the total loss is not finite
+SHARE = 10  # of a loss: 1 / total weight for means, else PART
+FACTOR = 11  # of gradients: 1, or for means 1 / total weight
+BEYOND = 12  # whether numbers are beyond the range that elements are computed in
+REPORT = 13
+PART = 2.0**-64  # of numbers, whose sums do not overflow then
 
 LOG2E = Fraction("1.44269504088896340735992468100189213743")
 LN2 = 0.6931471805599453

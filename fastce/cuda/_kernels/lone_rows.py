@@ -11,7 +11,7 @@ import numpy as np
 from numba import cuda
 
 from fastce.cuda._kernels.elements import element_by, has_one_point, mass_by, slope_at_target_by, value_by
-from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_row
+from fastce.cuda._kernels.endings import ending_by, store_result, upstream_of_row, weight_of_row
 from fastce.cuda._kernels.jobs import IS_BAD, NO_MASS, SPREAD, Job
 from fastce.cuda._kernels.points import distances_by, points_by
 from fastce.cuda._kernels.primitives import device, kernel, store_real, to_real
@@ -72,7 +72,7 @@ def state_by(job: Job, element):
                 total += more[1]
         if all_alike:
             total += np.float64(options.spread) * classes
-        return whole[0], whole[1], 2.0 * distance, total
+        return whole[0], whole[1], distance, total
 
     return state_of
 
@@ -105,8 +105,8 @@ def lone_rows_kernel(job: Job):
             logits, first, cube.class_step, classes, points, of_row, mass_cube.class_step, targets, logits, options
         )
         above = upstream_of_row(i, upstream, report) if writes else 1.0
-        result, row = ending(state, weight, above, logits, options, report)
-        store_real(results, i, result)
+        result, share, row = ending(state, weight, above, logits, options, report)
+        store_result(results, i, rows, result, share)
         if writes:
             y_target = element(logits, first + points.first * cube.class_step, options) if is_alone else options.zero
             for c in range(classes):

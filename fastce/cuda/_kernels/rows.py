@@ -12,12 +12,12 @@ import numpy as np
 from numba import cuda
 
 from fastce.cuda._kernels.elements import element_by
-from fastce.cuda._kernels.endings import Row, ending_by, upstream_of_row, weight_of_row
+from fastce.cuda._kernels.endings import Row, ending_by, store_result, upstream_of_row, weight_of_row
 from fastce.cuda._kernels.jobs import CLASS_INDICES, IS_BAD, KNOWN_STATES, NO_MASS, SPARSE, STATES_ONLY, Job
 from fastce.cuda._kernels.parts import any_of_warp, merged_parts, post, take_part, wait_for_row
 from fastce.cuda._kernels.pieces import fetch_piece, nothing_of, piece_of_row, sums_by, top_by, write_by, write_zeros
 from fastce.cuda._kernels.points import distances_by, no_points, points_by
-from fastce.cuda._kernels.primitives import chunk_room, device, kernel, lanes_of, store_real
+from fastce.cuda._kernels.primitives import chunk_room, device, kernel, lanes_of
 from fastce.cuda._kernels.states import MOST_WARPS, WARP, largest_of_row, reference_of, sums_of_row
 
 THREADS = 128
@@ -49,7 +49,7 @@ def state_by(job: Job):
         )
         if is_index and has_points and not all_have_masses and begin <= points.first < end:
             mass = np.float64(points.mass)  # which all know; the distance is lane 0's, as is the result
-        return np.float64(top), rest, 2.0 * distance, mass
+        return np.float64(top), rest, distance, mass
 
     return state_of
 
@@ -75,9 +75,9 @@ def rows_kernel(job: Job):
             if is_first or writes:
                 state = merged_parts(states, i, shape.parts, logits, options)
         above = upstream_of_row(i, upstream, report) if writes else 1.0
-        result, row = ending(state, weight, above, logits, options, report)
+        result, share, row = ending(state, weight, above, logits, options, report)
         if is_first and cuda.threadIdx.x == 0:
-            store_real(results, i, result if weight != 0.0 else 0.0)
+            store_result(results, i, shape.rows, result if weight != 0.0 else 0.0, share)
         return row
 
     @kernel(THREADS, 6 if is_lean else 4)

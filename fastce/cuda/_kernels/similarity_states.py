@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numba import cuda
 
+from fastce.cuda._kernels.jobs import PART
 from fastce.cuda._kernels.primitives import (
     device,
     fma,
@@ -33,7 +34,6 @@ from fastce.cuda._kernels.states import WARP, pushed, raised_exp_of, reference_o
 WARPS = THREADS // WARP
 MOST_LANES = MOST_WIDTH // WARP
 MERGE_THREADS = 128
-PART = 2.0**-64  # of elements, whose totals do not overflow then
 FEW = 8  # elements, of which the largest is near the others, unless these are all masked
 
 

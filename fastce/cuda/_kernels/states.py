@@ -4,8 +4,8 @@ With the elements y of the row (logits, or capped logits), a factor s and the ma
 
     top       the largest y, held back: its term, 1, is not in ``rest``
     rest      sum of exp(s (y - top)) over all others, so that lse = s top + log1p(rest); held times 2**spare
-    distance  sum of q (top - y)
-    mass      sum of q, so that loss = sum of q (lse - x) = mass log1p(rest) + s distance
+    distance  half the sum of q (top - y), which may be too large a number
+    mass      sum of q, so that loss = sum of q (lse - x) = mass log1p(rest) + 2 s distance
 
 Nothing cancels: a confident row, whose ``rest`` is far below 1, keeps its digits; and as ``rest`` is held raised, so do
 terms that lie below the normal numbers. A thread adds up a few dozen terms in the dtype of the reals; whatever goes
@@ -181,9 +181,9 @@ def pushed(top, rest, y, options):
 
 
 @device
-def moved(distance, mass, step):
-    """Distances to a reference that is higher by this step."""
-    return distance if mass == 0.0 else distance + mass * step
+def moved(distance, mass, top, reference):
+    """Halves of distances to another reference, that is not lower than the top that they are of."""
+    return distance if mass == 0.0 else distance + mass * (0.5 * reference - 0.5 * reference_of(top, 0.0))
 
 
 @device
@@ -196,8 +196,7 @@ def merged(one, other, like, options):
     power, c = raised_power_of(d, to_real(like, (difference - np.float64(d)) + more), options)
     term = np.float64(fma(power * c, options.ln2, power))
     of_high, of_low = (one[1], other[1]) if one[0] >= other[0] else (other[1], one[1])
-    distance = moved(one[2], one[3], reference - reference_of(one[0], 0.0))
-    distance += moved(other[2], other[3], reference - reference_of(other[0], 0.0))
+    distance = moved(one[2], one[3], one[0], reference) + moved(other[2], other[3], other[0], reference)
     return high, of_high + (1.0 + of_low * np.float64(options.lowered)) * term, distance, one[3] + other[3]
 
 
