@@ -26,6 +26,12 @@ _NUMBERS = frozenset({
 })  # fmt: skip
 
 
+# Options that are no arrays at all.
+_OPTIONS = _NUMBERS | {
+    "keepdims", "memory_budget", "normalize", "progress", "reduction", "return_sign", "smoothing_over",
+}  # fmt: skip
+
+
 def by_device(function: Callable[P, R]) -> Callable[P, R]:
     """Let a public function compute on the GPU, by its namesake in `fastce.cuda`, what lies on a GPU.
 
@@ -128,7 +134,7 @@ def _outs(given: Any, read: Any) -> dict[int, Any]:
 
 def _are_on_device(given: dict[str, Any]) -> bool:
     """Whether all arrays among the arguments lie on one GPU, not on the CPU; at least one argument is on a GPU."""
-    arrays = {name: value for name, value in given.items() if name not in _NUMBERS and _is_array(value)}
+    arrays = {name: value for name, value in given.items() if name not in _OPTIONS and _is_array(value)}
     if not arrays:
         return True  # numbers only, on a GPU: logsumexp of one
     here = [name for name, value in arrays.items() if not is_on_device(value)]

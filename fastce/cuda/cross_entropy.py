@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments.arrays import class_axis
-from fastce.arguments.numbers import integer, number, reduction_of
+from fastce.arguments.arrays import class_axis, real_array
+from fastce.arguments.numbers import integer, reduction_of
 from fastce.arguments.options import CheckedOptions, checked_options
 from fastce.arguments.places import is_on_device
 from fastce.arguments.reductions import reduced
@@ -49,7 +49,7 @@ def readable_rows(array: DeviceArray, axis: int) -> Rows:
 def upstream_of(grad_output: Any, call: "CrossEntropy") -> tuple[float, DeviceArray | None]:
     """What row gradients are multiplied by: a number, and one more for each row if there are such."""
     if grad_output is None or not is_on_device(grad_output):
-        return 1.0 if grad_output is None else number(grad_output, "grad_output"), None
+        return _number_of(grad_output), None
     array = device_array(grad_output, "grad_output", call.logits.library)
     if array.ndim > 0 and (call.reduction != "none" or array.shape != call.lead):
         expected = f"{call.lead} or a number" if call.reduction == "none" else "a number"
@@ -59,7 +59,12 @@ def upstream_of(grad_output: Any, call: "CrossEntropy") -> tuple[float, DeviceAr
 
 def size_of_number(grad_output: Any) -> float:
     """What gradients are multiplied by, if that is a number on the host; else 0."""
-    return 0.0 if grad_output is None or is_on_device(grad_output) else abs(number(grad_output, "grad_output"))
+    return 0.0 if grad_output is None or is_on_device(grad_output) else abs(_number_of(grad_output))
+
+
+def _number_of(grad_output: Any) -> float:
+    """One that is on the host, where it can be but one number."""
+    return 1.0 if grad_output is None else float(real_array(grad_output, "grad_output").item())
 
 
 def options_in_range(given: dict[str, Any], classes: int) -> CheckedOptions:

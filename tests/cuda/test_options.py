@@ -1,14 +1,18 @@
 """The functions for arrays on a GPU take what fastce's own take, by the same names: nothing more, and all of it."""
 
 import inspect
+import math
 
+import ml_dtypes
 import numpy as np
+import public_calls
 import pytest
 
 import fastce
 
 pytest.importorskip("numba_cuda")
 
+CHECKS = public_calls  # for the fixtures
 CPU_ONLY = ("row_stats", "cross_entropy_grad_and_hess", "nll_loss", "binary_cross_entropy_with_logits")
 CPU_ONLY += tuple(f"{name}_value_and_grad" for name in CPU_ONLY[2:])
 NAMES = [
@@ -51,6 +55,48 @@ def test_every_option_is_looked_at(device, name):
         with pytest.raises((TypeError, ValueError)) as error:
             function(**arguments_of(name, device) | {option: object()})
         assert option in str(error.value)
+
+
+# What options that are no arrays are given; some of it is right for some of them.
+ODD = [
+    "much", b"1", -1, 0, 7, 1.5, -0.5, math.nan, math.inf, 10**400, 1j, True, np.True_, {}, np.timedelta64(1), object()
+]  # fmt: skip
+LISTS = [[1], (0, 1), (1, 1)]
+ARRAYS = {"b", "targets", "labels", "weight", "sample_weight", "linear_bias", "negative_keys", "out"}
+OPTIONS = [
+    pytest.param(name, option, marks=[pytest.mark.slow] * (name.endswith("_and_grad") and option != "grad_output"))
+    for name in NAMES
+    for option in inspect.signature(getattr(fastce, name)).parameters
+    if option not in ARRAYS and not isinstance(public_calls.CALLS[name].get(option), np.ndarray)
+]
+
+
+def error_of(function, arguments):
+    """(type, sentence) of what a call raises; None if it returns."""
+    try:
+        function(**arguments)
+    except Exception as error:
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_what_the_cpu_does_not_accept_is_refused_in_the_same_words(on_device, name, option):
+    arguments = public_calls.CALLS[name]
+    seen = 0
+    for value in ODD + LISTS * (option != "grad_output"):  # as a list, an array in the memory of the CPU
+        expected = error_of(getattr(fastce, name), arguments | {option: value})
+        if expected is not None:
+            assert error_of(getattr(on_device, name), arguments | {option: value}) == expected
+            seen += 1
+    assert seen >= 5
+
+
+def test_numbers_that_the_cpu_accepts_as_grad_output(on_device):
+    arguments = public_calls.CALLS["cross_entropy_value_and_grad"]
+    for value in (True, np.int8(3), np.float16(0.5), -2.0, np.array(2.0, ml_dtypes.bfloat16)):
+        ours = on_device.cross_entropy_value_and_grad(**arguments, grad_output=value)
+        expected = fastce.cross_entropy_value_and_grad(**arguments, grad_output=value)
+        np.testing.assert_allclose(ours.grad, expected.grad, rtol=1e-14, atol=1e-16)
 
 
 @pytest.mark.parametrize("name", CPU_ONLY)
