@@ -22,6 +22,7 @@ from fastce.cpu._kernels.states import (
     REST_MASS,
     TARGET,
     TARGET_MASS,
+    TOP,
     UPSTREAM,
     X_TARGET,
 )
@@ -130,7 +131,13 @@ class LongRow:
         mass, x_target = self._field(REST_MASS, self.found), self._field(X_TARGET, self.found)
         rest, distances = self._field(REST, self.found), self._field(DISTANCES, self.found)
         leader, height = leader_of(offset, exponent, self.call.scale)
-        merged = {OFFSET: offset[leader], EXPONENT: exponent[leader], NEAR: near[leader], REST: math.nan}
+        merged = {
+            OFFSET: offset[leader],
+            EXPONENT: exponent[leader],
+            NEAR: near[leader],
+            REST: math.nan,
+            TOP: -math.inf,
+        }
         merged[X_TARGET], merged[TARGET_MASS] = -math.inf, 0.0
         if math.isfinite(height):
             merged[REST] = merged_sum(rest, exponent, exponent[leader])
@@ -138,6 +145,7 @@ class LongRow:
                 np.concatenate([distances, silently(np.multiply, mass, near - near[leader])])
             )
             merged[REST_MASS] = rounded_sum(mass)
+            merged[TOP] = float((self._field(TOP, self.found) + (offset - offset[leader])).max())
             if self.left_out >= 0:
                 k = next(k for k in range(self.count) if self._within(k, self.left_out) >= 0)
                 merged[X_TARGET] = x_target[k]
@@ -170,7 +178,8 @@ class LongRow:
             return False
         k = int(self._field(TARGET, self.states).argmax())
         none = storage_view(np.empty((0, 0), self.call.dtype))
-        judge_long_row.compiled(self.call.dtype)(none, self.targets, self.call.options, self.states, k)
+        classes = sum(part.logits.classes for part in self.call.parts)
+        judge_long_row.compiled(self.call.dtype)(none, classes, self.targets, self.call.options, self.states, k)
         return bool(self.states[FITS] == 0.0)
 
     def has_many_points(self) -> bool:

@@ -113,10 +113,8 @@ def cross_entropy(
     At most 4 ulp from exact per row in float32, confident rows and common offsets included; where weights or masses of
     both signs cancel, of the sum of the absolute terms. A search over a million rows (bench/accuracy.py) finds 2.9 ulp.
     NaN in a row affects that row alone; -inf at the target gives +inf; a masked class (-inf) without target mass costs
-    nothing. The loss of a row below the smallest normal number of its dtype (its margin is beyond 87 in float32, 708 in
-    float64) is rounded as such numbers are before it is weighted. Strides change no bit, except that more than 256
-    classes may be summed in another order where the rows, not the classes, are adjacent, and that sums and means of
-    rows of several axes are taken as those lie in memory.
+    nothing. Strides change no bit, except that more than 256 classes may be summed in another order where the rows, not
+    the classes, are adjacent, and that sums and means of rows of several axes are taken as those lie in memory.
 
     References
     ----------

@@ -48,6 +48,7 @@ from fastce.cpu._kernels.states import (
     report_misfits,
     without_offset,
 )
+from fastce.cpu._kernels.sunken import mark_sunken
 from fastce.cpu._kernels.targets import capped, options_type, scale_of
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, real_of, structure, vector
 from fastce.cpu._vectors.elementary import tanh
@@ -270,6 +271,9 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
                     here_fit = mark_fitting_masses(states, here, lanes == LANES) and here_fit
                 elif masses[4] and masses[1] > 0:
                     here_fit = mark_outweighed(states, here) and here_fit
+                if has_row_weight or has_probabilities or masses[4]:
+                    fit = mark_sunken(states, here, classes, at, row_weight, has_row_weight, lanes == LANES)
+                    here_fit = here_fit and fit
                 if not here_fit:
                     all_fit = False
                     report_misfits(states, here, at, row_pointer(misfits, o))

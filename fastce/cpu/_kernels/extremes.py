@@ -1,8 +1,8 @@
 """Cross entropy of rows whose numbers, or whose options, no fast kernel can take: each row alone, in float64.
 
-The formulas are those of cross_entropy.py and boosting.py. Nothing overflows on the way: every product and every sum
-that could is a pair (f, e), standing for f 2**e, until it is a result. Of the differences that exp takes, one that
-overflows is so far below the row's maximum that its exp is 0.
+The formulas are those of cross_entropy.py and boosting.py. Nothing overflows or sinks on the way: every product, sum
+and exponential that could is a pair (f, e), standing for f 2**e, until it is a result. Of the differences that exp
+takes, one that overflows is so far below the row's maximum that its exp is 0.
 """
 
 import math
@@ -11,6 +11,7 @@ import numpy as np
 from numba import types
 
 from fastce.cpu._kernels.cross_entropy import fill_row
+from fastce.cpu._kernels.pairs import NOTHING, in_units, pair, plus, times, with_power
 from fastce.cpu._kernels.rows import add_compensated
 from fastce.cpu._kernels.targets import (
     Curvature,
@@ -20,45 +21,13 @@ from fastce.cpu._kernels.targets import (
     weight_of_row,
 )
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, structure, vector
+from fastce.cpu._vectors.exponential import LN2, LN2_LOW, LOG2E
 from fastce.cpu._vectors.memory import row_pointer
 from fastce.cpu._vectors.simd import fma
 
-NOTHING = -10_000  # the exponent of 0
 HUGE = 2.0**1000  # differences of larger numbers are halved
 LINEAR = 2.0**-28  # tanh(x) = x to 53 bits below
-
-
-# --- numbers as pairs ------------------------------------------------------------------------------------------------
-
-
-@outlined
-def pair(x):
-    """(f, e) with x = f 2**e and 1/2 <= |f| < 1."""
-    if x == 0.0 or not math.isfinite(x):
-        return x, NOTHING if x == 0.0 else 0
-    f, e = math.frexp(x)
-    return f, int(e)
-
-
-@inline
-def times(a, b):
-    """The product of two pairs."""
-    f, e = pair(a[0] * b[0])
-    return f, max(e + a[1] + b[1], NOTHING)
-
-
-@inline
-def plus(a, b):
-    """The sum of two pairs."""
-    e = max(a[1], b[1])
-    f, more = pair(in_units(a, e) + in_units(b, e))
-    return f, max(e + more, NOTHING)
-
-
-@outlined
-def in_units(a, e):
-    """The pair as a number of units of 2**e: 0 or infinite beyond float64."""
-    return math.ldexp(a[0], min(max(a[1] - e, -3000), 3000))
+PLAIN = -700.0  # exp is an ordinary number from here on
 
 
 # --- logits ----------------------------------------------------------------------------------------------------------
@@ -90,17 +59,21 @@ def below(x, m, scale):
 
 @outlined
 def exp_below(x, m, scale):
-    """exp(scale (x - m)), where the two roundings of that are made good: exp(d + low) = exp(d) (1 + low).
+    """(f, e) with exp(scale (x - m)) = f 2**e, e 0 where f is an ordinary number, the roundings of x - m made good.
 
-    Half an ulp of a d of 46 would be 23 ulp of its exp, which may be all of a loss.
+    exp(d + low) = exp(d) (1 + low): half an ulp of a d of 46 would be 23 ulp of its exp, which may be all of a loss.
     """
-    result = math.exp(below(x, m, scale))
-    if result == 0.0 or abs(x) > HUGE or abs(m) > HUGE:
-        return result
+    far = below(x, m, scale)
+    if not far > NOTHING * LN2:
+        return 0.0, NOTHING
+    power = 0.0 if far > PLAIN else math.floor(far * LOG2E)
+    result = math.exp(fma(-power, LN2, far) - power * LN2_LOW)
+    if abs(x) > HUGE or abs(m) > HUGE:
+        return result, int(power)
     d = x - m
     part = d - x
     lost = (x - (d - part)) - (m + part)
-    return result + result * (fma(scale, d, -(scale * d)) + scale * lost)
+    return result + result * (fma(scale, d, -(scale * d)) + scale * lost), int(power)
 
 
 @outlined
@@ -114,22 +87,34 @@ def pair_below(x, m, scale):
 
 @outlined
 def look_at(row, classes, options):
-    """(largest logit, NaN if there is one; its class; the sum of exp(x - m) of all others)."""
-    largest, top = -math.inf, 0
+    """(largest logit, NaN if there is one; its class; (s, e): s 2**e is the sum of exp(x - m) of all others).
+
+    e is 0 unless that sum is less than any ordinary number.
+    """
+    largest, second, top = -math.inf, -math.inf, 0
     for c in range(classes):
         x, _ = logit(row[c], options)
         if math.isnan(x):
-            return x, c, x
+            return x, c, (x, 0)
         if x > largest:
-            largest, top = x, c
-    rest = (0.0, 0.0)
-    if math.isfinite(largest):
-        scale = left_scale(options)
-        for c in range(classes):
-            if c != top:
-                x, _ = logit(row[c], options)
-                rest = add_compensated(rest, exp_below(x, largest, scale))
-    return largest, top, rest[0] + rest[1]
+            largest, second, top = x, largest, c
+        elif x > second:
+            second = x
+    if not math.isfinite(largest):
+        return largest, top, (0.0, 0)
+    scale = left_scale(options)
+    rest, (_, power) = (0.0, 0.0), exp_below(second, largest, scale)
+    for c in range(classes):
+        if c != top:
+            x, _ = logit(row[c], options)
+            rest = add_compensated(rest, in_units(exp_below(x, largest, scale), power))
+    return largest, top, (rest[0] + rest[1], power)
+
+
+@inline
+def log1p_of(rest):
+    """log(1 + s 2**e) of what `look_at` found, as a pair: so small a number is its own."""
+    return pair(math.log1p(rest[0])) if rest[1] == 0 else with_power(rest[0], rest[1])
 
 
 # --- losses and derivatives ------------------------------------------------------------------------------------------
@@ -172,7 +157,7 @@ def loss_of(row, classes, options, targets, m, log_total):
             masses = add_compensated(masses, in_units(mass, largest))
             distances = add_compensated(distances, in_units(times(mass, pair_below(x, m, scale)), farthest))
     f, e = pair(masses[0] + masses[1])
-    of_total = times((f, e + largest), pair(log_total))
+    of_total = times((f, e + largest), log_total)
     f, e = pair(-(distances[0] + distances[1]))
     return plus(of_total, (f, e + farthest))
 
@@ -212,28 +197,31 @@ def write_derivatives(row, classes, options, targets, curvature, state, factor, 
     unit = max(largest_mass(classes, options, targets), z_mass[1], z[1])
     others, of_top = masses_without(row, classes, options, targets, top, unit)
     of_z, twice_z = in_units(z_mass, unit), 2.0 * in_units(z, unit)
+    all_masses = others + of_top + of_z
+    p_top = 1.0 / (1.0 + rest[0]) if rest[1] == 0 else 1.0
     scale, point = left_scale(options), targets.first_point
     slope_scale = pair(options.logit_scale)
     for c in range(classes):
         mass, point = mass_of(targets, options, c, point)
         x, t = logit(row[c], options)
-        p, remainder = 1.0 / (1.0 + rest), rest / (1.0 + rest)
         if c == top:
-            bracket = (others + of_z) * p - of_top * remainder
+            p, power, remainder, power_of_remainder = p_top, 0, rest[0] * p_top, rest[1]
+            bracket = plus(pair((others + of_z) * p), with_power(-of_top * remainder, rest[1]))
         else:
-            p = exp_below(x, m, scale) * p
-            remainder = 1.0 - p
-            bracket = p * (others + of_top + of_z) - in_units(mass, unit)
-        slope = (1.0 - t) * (1.0 + t)
-        with_slope = times(times(pair(bracket * slope), slope_scale), factor)
+            p, power = exp_below(x, m, scale)
+            p *= p_top
+            remainder, power_of_remainder = 1.0 - in_units((p, power), 0), 0
+            bracket = plus(with_power(p * all_masses, power), (-mass[0], mass[1] - unit))
+        slope = pair((1.0 - t) * (1.0 + t))
+        with_slope = times(times(times(bracket, slope), slope_scale), factor)
         gradient[c] = in_units(with_slope, -unit)
         if hessian[1]:
-            curved = pair((p * remainder * (others + of_top + of_z) + twice_z * p * p) * slope)
+            of_masses = with_power(p * remainder * all_masses, power + power_of_remainder)
+            curved = times(plus(of_masses, with_power(twice_z * p * p, 2 * power)), slope)
             if options.softcap > 0.0:
                 cap = pair(options.softcap)
-                f, e = pair(-2.0 * t * bracket / cap[0])
-                curved = plus(curved, (f, max(e - cap[1], NOTHING)))
-            curved = times(times(curved, pair(slope * curvature.factor)), times(slope_scale, slope_scale))
+                curved = plus(curved, with_power(-2.0 * t * bracket[0] / cap[0], bracket[1] - cap[1]))
+            curved = times(times(times(curved, slope), pair(curvature.factor)), times(slope_scale, slope_scale))
             value = in_units(times(curved, factor), -unit)
             hessian[0][c] = curvature.lowest if value < curvature.lowest else value
 
@@ -255,8 +243,8 @@ def row_of_extremes(row, classes, options, targets, curvature, weight, upstream,
         if has_hessian:
             fill_row(row, classes, math.nan, hessian)
         return math.nan, 0
-    log_total = math.log1p(rest)
-    lse = plus(times(pair(m), pair(left_scale(options))), pair(log_total))
+    log_total = log1p_of(rest)
+    lse = plus(times(pair(m), pair(left_scale(options))), log_total)
     z_mass = times(times(pair(2.0), pair(options.z_loss)), lse)
     of_z = times(times(lse, lse), pair(options.z_loss))
     loss = times(pair(weight), plus(loss_of(row, classes, options, targets, m, log_total), of_z))

@@ -20,6 +20,7 @@ from fastce.cpu._kernels.targets import (
     scale_of,
     targets_of_row,
     targets_type,
+    weight_of_row,
 )
 from fastce.cpu._vectors.compiler import kernel, matrix, vector
 from fastce.cpu._vectors.memory import finish_stores, pointer, row_pointer
@@ -76,13 +77,14 @@ def add_points_of_piece(logits, targets, options, states, k):
     add_points(row_pointer(logits, 0), options, targets_of_row(targets, 0), scale, pointer(states), k)
 
 
-@kernel(lambda storage: (matrix(storage), targets_type(storage), options_type, _table, types.int64))
-def judge_long_row(logits, targets, options, states, k):
+@kernel(lambda storage: (matrix(storage), types.int64, targets_type(storage), options_type, _table, types.int64))
+def judge_long_row(logits, classes, targets, options, states, k):
     """FITS becomes 0 if this finished row must be left to extremes.py; ``k`` is the column that knows its target.
 
     Only the dtype of the logits matters.
     """
-    is_left = must_be_left(row_pointer(logits, 0), options, targets_of_row(targets, 0), pointer(states), k)
+    row, of_row = row_pointer(logits, 0), targets_of_row(targets, 0)
+    is_left = must_be_left(row, classes, options, of_row, weight_of_row(targets, 0), pointer(states), k)
     states[FITS] = 0.0 if is_left else 1.0
 
 

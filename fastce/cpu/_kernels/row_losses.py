@@ -21,6 +21,7 @@ from fastce.cpu._kernels.states import (
     REST_MASS,
     TARGET,
     TARGET_MASS,
+    TOP,
     TOTAL,
     X_TARGET,
     Z_MASS,
@@ -30,6 +31,7 @@ from fastce.cpu._kernels.states import (
     is_outweighed,
     no_row,
 )
+from fastce.cpu._kernels.sunken import has_sunk
 from fastce.cpu._kernels.targets import (
     capped_element,
     dense_mass,
@@ -77,7 +79,7 @@ def look_at_row(row, classes, options, targets, left_out, at_least, states, k, r
         x_target = capped_element(row, left_out, options)
         largest = max(largest, x_target)
         mass = dense_mass(targets, options, left_out)
-    offset, exponent, near, (rest, distances, rest_mass), tops, _ = row_state(
+    offset, exponent, near, (rest, distances, rest_mass), tops, top = row_state(
         row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense
     )
     scale = scale_of(options)
@@ -95,6 +97,7 @@ def look_at_row(row, classes, options, targets, left_out, at_least, states, k, r
     if varies or options.spread > 0.0:
         states[DISTANCES + k] = distances if varies else distances * options.spread
     states[X_TARGET + k] = x_target - offset
+    states[TOP + k] = top
     states[TARGET_MASS + k] = mass
     states[TARGET + k] = left_out
 
@@ -172,10 +175,15 @@ def is_extreme(row, scale, states, k):
 
 
 @inline
-def must_be_left(row, options, targets, states, k):
+def must_be_left(row, classes, options, targets, weight, states, k):
     """Whether a finished row is left to extremes.py: it is extreme, or has lost digits that no other sum has."""
     is_smoothed = targets.has_class_weight and options.spread > 0.0 and not targets.has_probabilities
-    return is_extreme(row, scale_of(options), states, k) or (is_smoothed and is_outweighed(states, k))
+    scale = scale_of(options)
+    return (
+        is_extreme(row, scale, states, k)
+        or (is_smoothed and is_outweighed(states, k))
+        or has_sunk(states, k, classes, weight, scale, lanes_of(row) == LANES)
+    )
 
 
 @inline
@@ -190,7 +198,8 @@ def find_states(logits, first, count, options, targets, states, room, wide_room)
     finish_states(states, 0, count, scale, options.z_loss)
     for k in range(count):
         states[FITS + k] = 1.0
-        if weight_of_row(targets, first + k) == 0.0:
+        weight = weight_of_row(targets, first + k)
+        if weight == 0.0:
             states[LOSS + k] = 0.0
             continue
         row, of_row = row_pointer(logits, first + k), targets_of_row(targets, first + k)
@@ -198,5 +207,5 @@ def find_states(logits, first, count, options, targets, states, room, wide_room)
             add_points(row, options, of_row, scale, states, k)
         if of_row.has_probabilities and has_lost_digits(row, scale, states, k):
             look_again(row, classes, options, of_row, scale, states, k, room, wide_room)
-        if must_be_left(row, options, of_row, states, k):
+        if must_be_left(row, classes, options, of_row, weight, states, k):
             states[FITS + k] = 0.0

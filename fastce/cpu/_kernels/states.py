@@ -216,8 +216,9 @@ def finish_gradients(states, count, softcap):
 
         gradient_c = upstream (p_c (sum_k q_k + 2 z lse) - q_c)
 
-    The first term's factor is split into a number near 1 and a power of two, so that it is never subnormal. At the
-    target p_y - 1 is -rest / total, which keeps its digits.
+    The first term's factor is split into a number near 1 and a power of two, which exp takes as part of its own: where
+    p_c is below the smallest normal number, but not the product, that is right. At the target p_y - 1 is -rest / total,
+    which keeps its digits; so does the quotient where the rest is near the least that exp reaches.
     """
     one = load_first(states, 0, 0, 1.0)
     for k in range(0, count, LANES):
@@ -225,9 +226,13 @@ def finish_gradients(states, count, softcap):
         of_others = load(states, REST_MASS + k) + load(states, Z_MASS + k)
         mass = load(states, TARGET_MASS + k)
         fraction, power, _ = split(total)
-        store(states, FACTOR + k, upstream * (of_others + mass) / fraction)
-        store(states, FACTOR_EXPONENT + k, load(states, EXPONENT + k) + power)
-        gradient = (load(states, EXP_TARGET + k) * of_others - mass * load(states, REST + k)) / total * upstream
+        factor = upstream * (of_others + mass) / fraction
+        size = where_less(factor, 0.0, factor * -1.0, factor) + 2.0**-1000  # 0 has no power of two
+        _, power_of_factor, inverse = split(size)
+        store(states, FACTOR + k, factor * inverse)
+        store(states, FACTOR_EXPONENT + k, load(states, EXPONENT + k) + (power - power_of_factor))
+        gradient = load(states, EXP_TARGET + k) * of_others - mass * load(states, REST + k)
+        gradient = gradient / (total * 2.0**-SPARE) * (upstream * 2.0**-SPARE)
         if softcap > 0.0:
             capped = load(states, X_TARGET + k) * (1.0 / softcap)
             gradient = gradient * (one - capped * capped)
