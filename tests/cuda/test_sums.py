@@ -109,6 +109,14 @@ def test_other_targets(on_device):
     assert smoothed == pytest.approx(0.25 * LARGE, rel=1e-14)
 
 
+def test_means_of_a_layer_whose_weighted_losses_add_up_beyond_the_largest_number(on_device):
+    features, layer = np.array([[1e145], [1e145], [1e-145]]), np.array([[1e145], [-1e144], [-1e145]])
+    options = {"sample_weight": np.array([8e17, 8e17, 1.0])}
+    ours = on_device.linear_cross_entropy_value_and_grad(features, layer, np.full(3, 2), **options)
+    assert ours.value == pytest.approx(2e290, rel=1e-14)
+    assert on_device.linear_cross_entropy(features, layer, np.full(3, 2), **options) == ours.value
+
+
 def test_a_total_weight_beyond_the_largest_number_is_refused(on_device):
     logits, targets, out = np.eye(3), np.zeros(3, int), np.full((3, 3), 7.0)
     words = r"^on a GPU, the weights that a mean is divided by must add up to less than 1\.8e308 in size$"
