@@ -170,6 +170,27 @@ def test_twins_of_clip_loss_give_the_same_value(rng, layout):
         assert same_bits(np.asarray(value), np.asarray(twin.value))
 
 
+@pytest.mark.parametrize("step", [2, -2, -1])
+@pytest.mark.parametrize("shape", [(300, 1100), (2, 300, 23, 31)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_rows_with_gaps_have_the_bits_of_rows_without(rng, shape, dtype, step):
+    """Kernels copy them while they sum; rows that do not fit, in several blocks and parts of vectors, too."""
+    plain, axis = rng.normal(size=shape).astype(dtype), len(shape) // 3
+    of_class = np.moveaxis(plain, axis, 0)
+    of_class[7, ..., 0], of_class[70, ..., -1] = np.nan, np.inf
+    gaps = np.repeat(plain, abs(step), -1)
+    gaps = gaps[..., ::2] if step == 2 else gaps[..., ::-1].copy()[..., ::step]
+    assert gaps.strides[-1] == step * plain.itemsize
+    targets = rng.integers(0, 300, shape[:axis] + shape[axis + 1 :])
+    for call in (
+        lambda x: [fastce.logsumexp(x, axis=axis)],
+        lambda x: [] if axis == 0 else [fastce.softmax(x, axis=axis)],  # a matrix is copied into rows
+        lambda x: fastce.cross_entropy_value_and_grad(x, targets, axis=axis, label_smoothing=0.1, reduction="none"),
+    ):
+        for actual, expected in zip(call(gaps), call(plain), strict=True):
+            np.testing.assert_array_equal(actual, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [np.asfortranarray, lambda x: np.asfortranarray(np.repeat(x, 2, 0))[::2]])
 def test_nothing_of_the_size_of_the_logits_is_allocated(make):

@@ -45,6 +45,11 @@ class Columns:
         """The part of the cube that `cut_columns` names."""
         return self.cube[place.outer, :, place.rows]
 
+    def to_read(self, place: Place) -> tuple[Array, Array]:
+        """A part, and where it can be read more than once: the same."""
+        block = self.block(place)
+        return block, block
+
     def room(self, place: Place) -> Array:
         """Where a kernel can write this part."""
         return self.block(place)
@@ -54,13 +59,25 @@ class Columns:
 
 
 class CopiedColumns:
-    """The same of an array that no kernel can read where it is: copied block by block."""
+    """The same of an array that no kernel can read where it is, or only once: copied block by block.
 
-    def __init__(self, rows: Rows, shape: tuple[int, ...], narrow: bool = True) -> None:
+    ``source`` is the array as a cube whose rows are two elements apart, or go backwards: a kernel copies it a few
+    classes at a time, and meanwhile computes.
+    """
+
+    def __init__(self, rows: Rows, shape: tuple[int, ...], narrow: bool = True, source: Array | None = None) -> None:
         self.rows = rows
         self.shape = shape
         self.narrow = narrow
+        self.source = source
         self._memory = Room()
+
+    def to_read(self, place: Place) -> tuple[Array, Array]:
+        """A part, and room for the copy that a kernel makes of it; or a copy, twice."""
+        if self.source is not None:
+            return self.source[place.outer, :, place.rows], self.room(place)
+        block = self.block(place)
+        return block, block
 
     def block(self, place: Place) -> Array:
         """A copy of this part."""
@@ -142,7 +159,12 @@ def columns_of(
     rows = layout(array, axis, dtype)
     if classes <= NARROW:
         return CopiedColumns(rows, shape)
-    return CopiedColumns(rows, shape, narrow=False) if rows.is_across and classes < LARGEST_NUMBER else None
+    if not rows.is_across or classes >= LARGEST_NUMBER:
+        return None
+    source = None
+    if cube is not None and abs(cube.strides[2]) in (array.itemsize, 2 * array.itemsize):
+        source = storage_view(cube)
+    return CopiedColumns(rows, shape, narrow=False, source=source)
 
 
 def columns_to_write(

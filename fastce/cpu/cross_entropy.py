@@ -181,7 +181,7 @@ def _by_columns(
         above = _of_rows(upstream, slice(place.start, place.stop))
         room = none if gradient is None else gradient.room(place)
         kernel(
-            cube.block(place), narrow, targets.columns(place), call.options, of_block, misfits,
+            *cube.to_read(place), narrow, targets.columns(place), call.options, of_block, misfits,
             above.reshape(place.shape if above.size > 1 else (1, 1)), room, past_cache,
         )  # fmt: skip
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None

@@ -4,7 +4,6 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, forwards, kernel_dtype
 from fastce.arguments.numbers import checked_num_threads
-from fastce.arguments.silence import store
 from fastce.cpu._kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.cpu._kernels.softmax_columns import logsumexp_columns, softmax_columns
 from fastce.cpu._vectors.compiler import storage_view
@@ -67,18 +66,17 @@ def _logsumexp_as_memory_lies(
 def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: int | None) -> Array:
     places = cut_columns(cube.shape, rows.dtype.itemsize)
     kernel = logsumexp_columns.compiled(rows.dtype)
-    results = np.empty(rows.rows, rows.dtype)
+    results = np.empty(rows.rows)
 
     def work(place: Place) -> None:
-        here = np.empty(place.stop - place.start)
+        here = results[place.start : place.stop]
         misfits = np.zeros(place.shape, np.uint8)
-        kernel(cube.block(place), cube.narrow, here.reshape(place.shape), misfits)
+        kernel(*cube.to_read(place), cube.narrow, here.reshape(place.shape), misfits)
         if np.count_nonzero(misfits):
             odd = np.flatnonzero(misfits)
             of_odd = np.empty(odd.size)
             logsumexp_rows.compiled(rows.dtype)(storage_view(rows.copy(odd + place.start)), of_odd)
             here[odd] = of_odd
-        store(results, slice(place.start, place.stop), here)  # half precision may not hold it
 
     in_turn([(place,) for place in places], work, n_threads)
     return results
@@ -133,7 +131,7 @@ def _softmax_of_columns(
 
     def work(place: Place) -> None:
         misfits, room = np.zeros(place.shape, np.uint8), target.room(place)
-        kernel(cube.block(place), cube.narrow, room, target.narrow, logarithm, misfits, past_cache)
+        kernel(*cube.to_read(place), cube.narrow, room, target.narrow, logarithm, misfits, past_cache)
         odd = np.flatnonzero(misfits)
         if odd.size:  # in place, they are still what they were, but a copy of the block is not put back yet
             block = rows.copy(odd + place.start)

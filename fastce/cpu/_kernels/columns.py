@@ -42,6 +42,7 @@ from fastce.cpu._vectors.memory import (
     store_whole,
     to_real,
 )
+from fastce.cpu._vectors.moves import copy_matrix
 from fastce.cpu._vectors.rooms import storage_room
 from fastce.cpu._vectors.simd import VECTOR_BYTES, copysign, fma, where_equal, where_less, where_zero
 from fastce.cpu._vectors.wide import add_products, add_wide
@@ -103,35 +104,48 @@ def classes_at_a_time(tile, classes):
 
 @inline
 def send_for_next(tile, k, first, classes):
-    """Ask for the classes that come after those from ``first`` on, where the array is its own tile."""
-    place, start, stride, itself = tile
-    if itself > 0:
-        for c in range(first + CLASSES_AT_A_TIME, min(first + 2 * CLASSES_AT_A_TIME, classes)):
-            prefetch(place, start + k + c * stride)
+    """Ask for the classes that come after those from ``first`` on, of an array or of the source of a tile."""
+    place, start, stride, step = tile
+    if step != 0:
+        at = start + k * step + (first + CLASSES_AT_A_TIME) * stride
+        for _ in range(min(CLASSES_AT_A_TIME, classes - first - CLASSES_AT_A_TIME)):
+            prefetch(place, at)
+            at += stride
 
 
 @inline
-def find_largest(running, tile, classes, count, cap):
+def bring(tile, source, first, stop, count):
+    """Copy these classes into the tile, if they are not there: the arithmetic then hides that memory is waited for."""
+    place, start, stride, step = source
+    if step != tile[3]:
+        to = tile[1] + first * tile[2]
+        copy_matrix(place, start + first * stride, stride, step, tile[0], to, tile[2], 1, stop - first, count)
+
+
+@inline
+def find_largest(running, tile, source, classes, count, cap):
     """HIGHEST becomes the largest of the first classes of every row; NaN is passed over."""
     place, start, stride, _ = tile
     step = classes_at_a_time(tile, classes)
     for first in range(0, classes, step):
+        stop = min(first + step, classes)
+        bring(tile, source, first, stop, count)
         for k in range(0, count, lanes_of(place)):
-            send_for_next(tile, k, first, classes)
+            send_for_next(source, k, first, classes)
             tops = load_first(place, 0, 0, to_real(place, -math.inf))
             if first > 0:
                 tops = load(running, HIGHEST + k)
-            for c in range(first, min(first + step, classes)):
+            for c in range(first, stop):
                 x = logits_at(place, start + k + c * stride, readable(tile, k, count), cap)
                 _, tops = lesser_and_top(x, tops)
             store(running, HIGHEST + k, tops)
 
 
 @inline
-def choose_references(running, tile, classes, count, cap, scale):
+def choose_references(running, tile, source, classes, count, cap, scale):
     """The reference of every row of a tile, from all of its classes if they are few."""
     place = tile[0]
-    find_largest(running, tile, classes if classes <= NARROW else GUESS, count, cap)
+    find_largest(running, tile, source, classes if classes <= NARROW else GUESS, count, cap)
     lowest = load_first(place, 0, 0, to_real(place, -math.inf))
     for k in range(0, count, lanes_of(place)):
         exponent, near = references_near(place, load(running, HIGHEST + k), scale)
@@ -210,8 +224,8 @@ def add_weighted_classes(
 
 
 @outlined
-def sum_tile(running, sums, tile, classes, count, cap, scaled_by, masses, probabilities):
-    """The sums of every row of a tile.
+def sum_tile(running, sums, tile, source, classes, count, cap, scaled_by, masses, probabilities):
+    """The sums of every row of a tile, which holds all of them then; see `narrow.source_of`.
 
     Without weights and probabilities DISTANCE_SUM is that of x - near over all classes, targets too, and there only if
     q is not 0.
@@ -220,8 +234,9 @@ def sum_tile(running, sums, tile, classes, count, cap, scaled_by, masses, probab
     step = classes_at_a_time(tile, classes)
     for first in range(0, classes, step):
         stop = min(first + step, classes)
+        bring(tile, source, first, stop, count)
         for k in range(0, count, lanes_of(tile[0])):
-            send_for_next(tile, k, first, classes)
+            send_for_next(source, k, first, classes)
             here = readable(tile, k, count)
             if masses[2] or masses[4]:
                 of_probabilities = min(lanes_of(tile[0]), count - k)

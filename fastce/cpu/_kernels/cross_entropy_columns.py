@@ -25,7 +25,16 @@ from fastce.cpu._kernels.lines import (
     new_sums,
     put_into_states,
 )
-from fastce.cpu._kernels.narrow import Narrow, new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
+from fastce.cpu._kernels.narrow import (
+    Narrow,
+    new_tile,
+    put_tile,
+    row_stride_of,
+    source_of,
+    tile_of,
+    tile_to_write,
+    tile_width,
+)
 from fastce.cpu._kernels.states import (
     AT_TARGET,
     DISTANCES,
@@ -216,11 +225,11 @@ def _types(storage):
     )
     narrow = structure(Narrow, *(types.boolean for _ in Narrow._fields))
     per_row = matrix(types.float64)
-    return cube, narrow, targets, options_type, per_row, matrix(types.uint8), per_row, cube, types.boolean
+    return cube, cube, narrow, targets, options_type, per_row, matrix(types.uint8), per_row, cube, types.boolean
 
 
 @kernel(_types)
-def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, upstream, gradient, past_cache):
+def cross_entropy_columns(source, logits, narrow, targets, options, losses, misfits, upstream, gradient, past_cache):
     """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
 
     Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
@@ -250,13 +259,14 @@ def cross_entropy_columns(logits, narrow, targets, options, losses, misfits, ups
         for first in range(0, rows, width):
             count = min(width, rows - first)
             tile = tile_of(logits, narrow.logits, o, first, count, room, width)
+            origin = source_of(source, o, first, tile)
             probabilities = (other_room, 0, 0, 0)
             if has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
             numbers = row_pointer(targets.classes, o)
-            choose_references(running, tile, classes, count, cap, scale)
+            choose_references(running, tile, origin, classes, count, cap, scale)
             choose_targets(running, room, classes, count, numbers, first, masses, probabilities)
-            sum_tile(running, sums, tile, classes, count, cap, scaled_by, masses, probabilities)
+            sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
             all_fit = True
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group

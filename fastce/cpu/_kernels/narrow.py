@@ -110,6 +110,18 @@ def tile_of(array, is_narrow, outer, first, count, room, width):
 
 
 @inline
+def source_of(array, outer, first, tile):
+    """(place, start, stride, step) of what a tile is filled from while it is first read; itself, unless rows have gaps.
+
+    Class c of row first + k is at ``place[start + k * step + c * stride]``.
+    """
+    step = row_stride_of(array)
+    if tile[3] == 0 or step == 1:
+        return tile
+    return row_pointer(array, outer), first * step, array.strides[1] // array.itemsize, step
+
+
+@inline
 def tile_to_write(array, is_narrow, outer, first, room, width):
     """(tile, start, stride) of where results go: into the array itself, or into a room for `put_tile`."""
     if is_narrow:

@@ -27,7 +27,15 @@ from fastce.cpu._kernels.lines import (
     store_sum,
     whole_sum,
 )
-from fastce.cpu._kernels.narrow import new_tile, put_tile, row_stride_of, tile_of, tile_to_write, tile_width
+from fastce.cpu._kernels.narrow import (
+    new_tile,
+    put_tile,
+    row_stride_of,
+    source_of,
+    tile_of,
+    tile_to_write,
+    tile_width,
+)
 from fastce.cpu._kernels.softmax import probability
 from fastce.cpu._kernels.states import (
     FITS,
@@ -73,12 +81,13 @@ def no_masses(place):
 
 
 @inline
-def look_at_tile(running, sums, tile, classes, count):
+def look_at_tile(running, sums, tile, source, classes, count):
     """The largest element of every row of the tile, and the sum without its term."""
     place = tile[0]
     cap = to_real(place, 0.0), to_real(place, 0.0)
-    choose_references(running, tile, classes, count, cap, 1.0)
-    sum_tile(running, sums, tile, classes, count, cap, scaling(place, 1.0, 1.0), no_masses(place), (place, 0, 0, 0))
+    nothing = place, 0, 0, 0
+    choose_references(running, tile, source, classes, count, cap, 1.0)
+    sum_tile(running, sums, tile, source, classes, count, cap, scaling(place, 1.0, 1.0), no_masses(place), nothing)
 
 
 @inline
@@ -181,7 +190,7 @@ def leave_tiny(states, count):
 def sum_tile_exactly(running, sums, tile, classes, count):
     """`look_at_tile`, for a few classes."""
     cap = to_real(tile[0], 0.0), to_real(tile[0], 0.0)
-    choose_references(running, tile, classes, count, cap, 1.0)
+    choose_references(running, tile, tile, classes, count, cap, 1.0)
     for k in range(0, count, lanes_of(tile[0])):
         add_classes_exactly(running, sums, tile, k, classes, readable(tile, k, count))
 
@@ -221,9 +230,12 @@ def _cube(storage):
     return types.Array(storage, 3, "A")
 
 
-@kernel(lambda storage: (_cube(storage), types.boolean, matrix(types.float64), matrix(types.uint8)))
-def logsumexp_columns(logits, narrow, results, misfits):
-    """results[o, i] = log(sum(exp(logits[o, :, i]))); where ``misfits`` becomes 1 it is for `logsumexp_rows`."""
+@kernel(lambda storage: (_cube(storage), _cube(storage), types.boolean, matrix(types.float64), matrix(types.uint8)))
+def logsumexp_columns(source, logits, narrow, results, misfits):
+    """results[o, i] = log(sum(exp(logits[o, :, i]))); where ``misfits`` becomes 1 it is for `logsumexp_rows`.
+
+    ``logits`` are the source, or room for a copy of it: see `columns.CopiedColumns`.
+    """
     outer, classes, rows = logits.shape
     room, states = new_tile(logits), new_states()
     running, sums = new_running(room), new_sums()
@@ -236,7 +248,7 @@ def logsumexp_columns(logits, narrow, results, misfits):
             if exactly:
                 sum_tile_exactly(running, sums, tile, classes, count)
             else:
-                look_at_tile(running, sums, tile, classes, count)
+                look_at_tile(running, sums, tile, source_of(source, o, first, tile), classes, count)
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
                 put_into_states(states, running, sums, lanes_of(room), group, here, no_masses(room))
@@ -254,10 +266,11 @@ def logsumexp_columns(logits, narrow, results, misfits):
 
 @kernel(
     lambda storage: (
-        _cube(storage), types.boolean, _cube(storage), types.boolean, types.boolean, matrix(types.uint8), types.boolean,
+        _cube(storage), _cube(storage), types.boolean, _cube(storage), types.boolean, types.boolean,
+        matrix(types.uint8), types.boolean,
     )
 )  # fmt: skip
-def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits, past_cache):
+def softmax_columns(source, logits, narrow, out, narrow_out, logarithm, misfits, past_cache):
     """out[o, :, i] = softmax(logits[o, :, i]) or its logarithm; rows where ``misfits`` becomes 1 are not written."""
     outer, classes, rows = logits.shape
     room, states = new_tile(logits), new_states()
@@ -268,7 +281,7 @@ def softmax_columns(logits, narrow, out, narrow_out, logarithm, misfits, past_ca
         for first in range(0, rows, width):
             count = min(width, rows - first)
             tile = tile_of(logits, narrow, o, first, count, room, width)
-            look_at_tile(running, sums, tile, classes, count)
+            look_at_tile(running, sums, tile, source_of(source, o, first, tile), classes, count)
             all_fit = True
             for group in range(0, count, GROUP):
                 here = min(GROUP, count - group)
