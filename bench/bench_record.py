@@ -2,8 +2,7 @@
 
 import pytest
 
-from bench.engines import ENGINES, cases
-from bench.jobs import JOBS, of_matrix
+from bench.jobs import ENGINES, JOBS, cases, of_matrix
 from bench.measure import measure
 from bench.own_matrix import own_matrix
 

@@ -8,8 +8,8 @@ import pytest
 
 import fastce
 from bench.own_matrix import own_matrix
-from bench.problem import Problem
 from fastce.profile.machine import installed_version, machine
+from fastce.profile.problem import Problem
 
 PEERS = ("scikit-learn", "torch", "jax")
 _latest = {}

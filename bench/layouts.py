@@ -11,12 +11,14 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fastce
+from fastce.profile.measure import Turn, seconds, times_in_turns
 
 RESULTS = Path(__file__).parent / "results" / "layouts.json"
 BUDGET = 0.6  # seconds of a job's rounds, about
@@ -124,19 +126,14 @@ def _variants(x: Array, probabilities: Array, layouts: dict[str, Callable[[Array
 
 
 def _times(call: Call, variants: Variants, targets: Array, out: Array) -> dict[str, float]:
-    """The least time of each layout; rounds go through all of them in turn, after one that compiles."""
-    for x, probabilities in variants.values():
-        call(x, targets, probabilities, out)
-    least = {name: np.inf for name in variants}
-    begin = time.process_time()
-    for number in range(MOST_ROUNDS):
-        if number >= LEAST_ROUNDS and time.process_time() - begin > BUDGET:
-            break
-        for name, (x, probabilities) in variants.items():
-            start = time.process_time()
-            call(x, targets, probabilities, out)
-            least[name] = min(least[name], time.process_time() - start)
-    return least
+    """The least CPU time of each layout; rounds go through all of them in turn, after one that compiles."""
+    calls = [partial(call, x, targets, probabilities, out) for x, probabilities in variants.values()]
+    for compiling in calls:
+        compiling()
+    round_seconds = sum(seconds(one, clock=time.process_time) for one in calls)
+    rounds = max(LEAST_ROUNDS, min(MOST_ROUNDS, round(BUDGET / round_seconds)))
+    times, _ = times_in_turns([Turn(one, rounds) for one in calls], clock=time.process_time)
+    return {name: min(of_layout) for name, of_layout in zip(variants, times, strict=True)}
 
 
 def _measure(jobs: dict[str, Call], shape: tuple[int, ...], dtype: str, layouts: Any, only: list[str]) -> list[Any]:

@@ -3,31 +3,31 @@
 import time
 from statistics import median
 
+import numpy as np
 import pytest
 
-from bench.engines import ENGINES, Engine
-from bench.floor import Floor, floor_of
-from bench.jobs import SMALL, Job
-from bench.problem import Problem
-from bench.reference import check
-from bench.work import Work
+from bench.jobs import ENGINES, SMALL
+from fastce.profile.accuracy import check
+from fastce.profile.floor import Floor, floor_of
+from fastce.profile.jobs import Job
 from fastce.profile.measure import median_ratio, seconds
+from fastce.profile.problem import Problem
+from fastce.profile.reference import Reference
+from fastce.profile.work import Engine, Work, called, one_line
 
 SETTLING = 0.005  # seconds in which the threads of other libraries come to rest
 REPEATS = 20  # calls that are timed together where one is short
+SAMPLED = 1 << 21  # elements of the logits' shape that are checked
+SECONDS = {"fastce": 1.5}  # how long a job is measured, about
+ROUNDS = {"fastce": (5, 30)}  # the least and the most
 
 
 def checked_work(job: Job, engine: Engine, problem: Problem) -> tuple[Work, dict[str, float], float]:
     """The work of a job, called and found right: with its errors, and the seconds of a call."""
     work = engine.prepare(job, problem)
-    if work.compiles:
-        work.call()
-    if work.before is not None:
-        work.before()
-    start = time.perf_counter()
-    output = work.call()
-    took = time.perf_counter() - start
-    return work, check(work.job, problem, work.read(output), work.gradient_of_sum), took
+    found, took, _ = called(work)
+    count = max(1, SAMPLED * problem.lead[0] // problem.logits.size)
+    return work, check(Reference(problem, count, np.float64), work, found), took
 
 
 def measure(benchmark, job: Job, name: str, problem: Problem) -> None:
@@ -43,19 +43,18 @@ def measure(benchmark, job: Job, name: str, problem: Problem) -> None:
     except Exception as error:
         if name == "fastce":
             raise
-        reason = (str(error).strip().splitlines() or [""])[0]
-        pytest.skip(f"{name}: {type(error).__name__}: {reason}")
+        pytest.skip(f"{name}: {one_line(error)}")
     floor = floor_of(job, problem)
     floor()
     repeats = REPEATS if problem.logits.nbytes <= SMALL else 1
-    least, most = engine.rounds
-    rounds = max(least, min(most, int(engine.seconds / (repeats * took))))
+    least, most = ROUNDS.get(name, (1, 20))
+    rounds = max(least, min(most, int(SECONDS.get(name, 0.5) / (repeats * took))))
     floor_times: list[float] = []
 
     def turn():
         time.sleep(SETTLING)
         floor()
-        floor_times.append(seconds(lambda: _repeat(floor, repeats)) / repeats)
+        floor_times.append(seconds(floor, repeats))
         if work.before is not None:
             work.before()
 
@@ -71,11 +70,6 @@ def measure(benchmark, job: Job, name: str, problem: Problem) -> None:
             "floor_seconds": median(floor_times),
             "times_floor": median_ratio(times, floor_times[: len(times)]),
         }
-
-
-def _repeat(call, repeats):
-    for _ in range(repeats):
-        call()
 
 
 def _described(job: Job, engine: str, work: Work, floor: Floor, errors: dict[str, float], problem: Problem) -> dict:

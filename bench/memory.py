@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 import fastce
-from bench.engines import ENGINES
-from bench.jobs import Job, contrastive, losses
-from bench.problem import Problem
+from bench.jobs import ENGINES, contrastive, losses
 from bench.report import write_between_markers
 from bench.tiny import IS_TINY
-from fastce.profile.measure import extra_memory
+from fastce.profile.jobs import Job
+from fastce.profile.problem import Problem
+from fastce.profile.work import called
 
 ROWS = 33 if IS_TINY else 11585  # 11585 x 11585 float32 are 512 MiB
 MIB = 1 << 20
@@ -22,11 +22,7 @@ def extra_mebibytes(engine: str, job: Job, problem: Problem) -> str:
         return "not installed"
     if not ENGINES[engine].has(job):
         return ""
-    work = ENGINES[engine].prepare(job, problem)
-    work.call()  # compiles, and touches what is kept from one call to the next
-    if work.before is not None:
-        work.before()
-    nbytes, _ = extra_memory(work.call)
+    *_, nbytes = called(ENGINES[engine].prepare(job, problem))
     return "?" if nbytes is None else f"{nbytes / MIB:.1f}"
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastce.profile.inputs import InputError, from_file
+from fastce.profile.inputs import from_file
+from fastce.profile.problem import InputError
 
 
 @cache

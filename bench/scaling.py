@@ -7,7 +7,6 @@ one thread and on all.
 
 import argparse
 import json
-import time
 from math import isqrt
 from pathlib import Path
 from statistics import median
@@ -15,14 +14,14 @@ from statistics import median
 import numpy as np
 
 import fastce
-from bench import engine_fastce
-from bench.floor import floor_of
-from bench.jobs import Job
 from bench.pictures import COLOURS, GREY, new_figure, quiet, save
-from bench.problem import Problem
 from bench.tiny import IS_TINY
+from fastce.profile.floor import floor_of
+from fastce.profile.jobs import Job
 from fastce.profile.machine import available_memory, machine
-from fastce.profile.measure import seconds
+from fastce.profile.measure import Turn, seconds, times_in_turns
+from fastce.profile.peers import ENGINES
+from fastce.profile.problem import Problem
 
 FIXED = 1000
 SWEEPS = {
@@ -61,7 +60,7 @@ def lines_of(shape, logits, out):
         for what, function in FUNCTIONS.items():
             job = Job(function, shape, place="out" if what == "gradient" else "")
             floor = floor_of(job, problem)
-            lines[what, "fastce", threads] = engine_fastce.prepare(job, problem).call, floor.nbytes
+            lines[what, "fastce", threads] = ENGINES["fastce"].prepare(job, problem).call, floor.nbytes
             lines[what, "floor", threads] = floor, floor.nbytes
     return lines
 
@@ -74,14 +73,8 @@ def timed_in_turns(calls):
         took = seconds(call)
         repeats.append(max(1, round(SHORTEST / took)))
         rounds = max(ROUNDS[0], min(rounds, round(SECONDS / took)))
-    times = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, number, found in zip(calls, repeats, times, strict=True):
-            start = time.perf_counter()
-            for _ in range(number):
-                call()
-            found.append((time.perf_counter() - start) / number)
-    return [median(found) for found in times]
+    turns = [Turn(call, rounds, repeats=number) for call, number in zip(calls, repeats, strict=True)]
+    return [median(times) for times in times_in_turns(turns)[0]]
 
 
 def measure(largest):

@@ -31,10 +31,11 @@ fastce.cross_entropy(numpy.zeros((32, 10), numpy.float32), numpy.zeros(32, numpy
 """
 
 SMALL_CALL = """
-import json, sys, time
+import json
 from statistics import median
 import numpy as np
 import fastce
+from fastce.profile.measure import Turn, times_in_turns
 
 rng = np.random.default_rng(0)
 logits, targets = rng.standard_normal((32, 10), np.float32), rng.integers(0, 10, 32)
@@ -47,19 +48,9 @@ else:
     x, y = torch.from_numpy(logits), torch.from_numpy(targets)
     calls["torch"] = lambda: torch.nn.functional.cross_entropy(x, y, label_smoothing=0.1)
 
-def seconds(call, number=200):
-    start = time.perf_counter()
-    for _ in range(number):
-        call()
-    return (time.perf_counter() - start) / number
-
-times = {name: [] for name in calls}
-for call in calls.values():
-    seconds(call)
-for _ in range(50):
-    for name, call in calls.items():
-        times[name].append(seconds(call))
-print(json.dumps({name: median(several) for name, several in times.items()}))
+turns = [Turn(call, rounds=51, repeats=200) for call in calls.values()]
+times = [median(several[1:]) for several in times_in_turns(turns)[0]]  # all is warm after the first round
+print(json.dumps(dict(zip(calls, times))))
 """
 
 

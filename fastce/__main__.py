@@ -14,6 +14,7 @@ from fastce.profile import command, inputs
 from fastce.profile.features_problem import DEFAULT, FEATURE_FUNCTIONS
 from fastce.profile.jobs import DEFAULT_FUNCTIONS, FUNCTIONS
 from fastce.profile.peers import PEERS
+from fastce.profile.problem import InputError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(options)
     except SystemExit as stop:  # argparse has said why
         return stop.code if isinstance(stop.code, int) else 2
-    except inputs.InputError as error:
+    except InputError as error:
         print(f"{parser.prog} {options.command}: error: {error}", file=sys.stderr)
         return 2
     except MemoryError:

@@ -7,24 +7,23 @@ import numpy as np
 import pytest
 
 from bench import memory, report, scaling
-from bench.engines import ENGINES, cases
-from bench.floor import floor_of
-from bench.jobs import Job as RecordJob
+from bench.jobs import ENGINES, cases
 from bench.measure import checked_work
-from bench.problem import Problem
-from bench.reference import WrongResultError, check
-from fastce.profile.accuracy import Reference
-from fastce.profile.jobs import FLOORS, FUNCTIONS, Job, Result, floor_bytes, floor_call
-from fastce.profile.measure import Turn, extra_memory, medians_in_turns
-from fastce.profile.ours import fastce_jobs
-from fastce.profile.plain import plain_jobs
-from fastce.profile.problem import Problem as ProfileProblem
+from fastce.profile import run
+from fastce.profile.accuracy import WrongResultError, check, errors
+from fastce.profile.floor import floor_of
+from fastce.profile.jobs import FUNCTIONS, Job, jobs_of
+from fastce.profile.measure import Turn, extra_memory, times_in_turns
+from fastce.profile.peers import ENGINES as ALL_ENGINES
+from fastce.profile.problem import GivenProblem, Problem
+from fastce.profile.reference import Reference
+from fastce.profile.work import Work, called
 
 
 @pytest.fixture
 def problem(rng):
     logits = 4 * rng.standard_normal((37, 37), np.float32)
-    return ProfileProblem(logits, rng.integers(0, 37, 37), 0.1, 1)
+    return GivenProblem(logits, rng.integers(0, 37, 37))
 
 
 def benchmark(engine, job, seconds, times_floor, **changes):
@@ -131,14 +130,14 @@ def test_every_job_of_the_record_is_right(job, engine, problem_of):
 
 
 def test_the_record_notices_a_wrong_result(problem_of):
-    job = RecordJob("cross_entropy_value_and_grad", (33, 33), place="out")
+    job = Job("cross_entropy_value_and_grad", (33, 33), place="out")
     problem = problem_of(job.shape, job.dtype, job.axis)
     work = ENGINES["fastce"].prepare(job, problem)
     for name, wrong in (("value", 0.01), ("grad", 0.001)):
         found = work.read(work.call())
         found[name] = found[name] + wrong
         with pytest.raises(WrongResultError, match=name):
-            check(job, problem, found)
+            check(Reference(problem), work, found)
 
 
 @pytest.mark.slow
@@ -178,58 +177,92 @@ def test_jobs_take_turns_each_after_a_call_of_the_floor():
     calls = []
     job = Turn(lambda: calls.append("job"), 2, before=lambda: calls.append("before"))
     slow = Turn(lambda: calls.append("slow"), 1)
-    _, medians = medians_in_turns(lambda: calls.append("floor"), [job, slow])
-    assert len(medians) == 2
+    times, floor_times = times_in_turns([job, slow], lambda: calls.append("floor"))
+    assert [len(times[0]), len(times[1]), len(floor_times)] == [2, 1, 3]
     assert calls == ["floor", "floor", "before", "job", "floor", "floor", "slow", "floor", "floor", "before", "job"]
+
+
+def test_calls_that_are_timed_together():
+    calls, ticks = [], iter(range(10))
+    (times,), _ = times_in_turns([Turn(lambda: calls.append(1), 2, repeats=4)], clock=lambda: next(ticks))
+    assert len(calls) == 8
+    assert times == [0.25, 0.25]
+
+
+def jobs_on(problem):
+    return [job for function in FUNCTIONS for job in jobs_of(function, problem.shape, problem.dtype.name, 0.1)]
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (1000, 10), (7, 5000), (1, 1)])
 def test_floors_touch_every_byte(shape, rng):
-    problem = ProfileProblem(rng.standard_normal(shape, np.float32), np.zeros(shape[0], int), 0.1, 1)
+    problem = GivenProblem(rng.standard_normal(shape, np.float32), np.zeros(shape[0], int))
     problem.out[:] = 0
-    for name in FLOORS:
-        floor_call(name, problem)()
-        assert floor_bytes(name, problem) % problem.logits.nbytes == 0
-    np.testing.assert_array_equal(problem.out, problem.logits)
+    for job in jobs_on(problem):
+        floor = floor_of(job, problem)
+        floor()
+        assert floor.nbytes >= problem.logits.nbytes * (job.loss != "nll_loss")
+        assert bool(floor.name) == (job.function != "nll_loss")
+        if "copy logits" in floor.name:
+            np.testing.assert_array_equal(problem.out, problem.logits)
+        if "write gradient" in floor.name:
+            assert not problem.out.any()
     np.testing.assert_array_equal(problem.work, problem.logits)
     assert not problem.second_out.any()
 
 
-@pytest.mark.parametrize("jobs", [fastce_jobs, plain_jobs])
-def test_every_job_is_right_and_a_wrong_result_is_noticed(jobs, problem):
-    reference = Reference(problem)
-    made = jobs(problem)
+def rows_and_mean(engine, job, problem):
+    """What `fastce profile` finds of a job."""
+    rows = run._losses_of_rows(engine, job, problem)
+    work = engine.prepare(job, problem)
+    found, *_ = called(work)
+    return work, rows | found
+
+
+@pytest.mark.parametrize("name", ["fastce", "numpy", "numpy/scipy"])
+def test_every_job_is_right_and_a_wrong_result_is_noticed(name, problem):
+    reference, made = Reference(problem), jobs_on(problem)
     assert {job.function for job in made} == set(FUNCTIONS)
     for job in made:
-        if job.before is not None:
-            job.before()
-        result = job.read(job.call())
-        for kind, error in reference.errors(job, result).items():
+        assert ALL_ENGINES[name].has(job)
+        work, found = rows_and_mean(ALL_ENGINES[name], job, problem)
+        for kind, error in errors(reference, work, found).items():
             assert error.absolute < 1e-4, (job.name, kind)
-        for kind, wrong in wrong_results(result):
-            assert reference.errors(job, wrong)[kind].absolute > 1e-3, (job.name, kind)
+        for kind, wrong in wrong_results(found):
+            assert errors(reference, work, wrong)[kind].absolute > 1e-3, (job.name, kind)
 
 
-def wrong_results(result):
-    for number, part in enumerate(result.rows):
-        wrong = part.copy()
+def wrong_results(found):
+    for part, values in found.items():
+        if part == "value":
+            yield "mean", found | {part: values + 0.01}
+            continue
+        wrong = np.asarray(values).copy()
         wrong[(5, 6)[: wrong.ndim]] += 1 if wrong.dtype.kind == "i" else 0.01
-        rows = (*result.rows[:number], wrong, *result.rows[number + 1 :])
-        yield "rows", Result(rows, result.value)
-    if result.value is not None:
-        yield "mean", Result(result.rows, result.value + 0.01)
+        yield "rows", found | {part: wrong}
 
 
 def test_a_nan_where_there_should_be_none_is_the_largest_error(problem):
     losses = np.zeros(37, np.float32)
     losses[3] = np.nan
-    job = Job("peer", "logsumexp", lambda: losses, lambda rows: Result((rows,)), problem)
-    assert np.isnan(Reference(problem).errors(job, Result((losses,)))["rows"].absolute)
+    work = Work(Job("logsumexp", problem.shape), lambda: losses, lambda rows: {"rows": rows})
+    assert np.isnan(errors(Reference(problem), work, {"rows": losses})["rows"].absolute)
+
+
+def test_the_reference_keeps_the_digits_of_a_confident_row():
+    logits = np.array([[40.0, 0.0, -1.0], [0.0, 35.0, 3.0]])
+    reference = Reference(GivenProblem(logits, np.array([0, 1])))
+    job = Job("cross_entropy", logits.shape, "float64", label_smoothing=0.0)
+    expected = np.log1p([np.exp(-40.0) + np.exp(-41.0), np.exp(-35.0) + np.exp(-32.0)])
+    for everywhere in (False, True):
+        _, right = reference.pair(job, "rows", np.zeros(2), everywhere=everywhere)
+        np.testing.assert_allclose(right.astype(float), expected, rtol=1e-15)
+    np.testing.assert_allclose(reference.pair(job, "value", 0.0)[1], expected.mean(), rtol=1e-15)
 
 
 def test_large_matrices_are_left_to_a_block_in_plain_numpy(problem, monkeypatch):
-    monkeypatch.setattr("fastce.profile.plain.LARGEST", 100)
-    monkeypatch.setattr("fastce.profile.plain.BLOCK", 370)
-    for job in plain_jobs(problem):
+    monkeypatch.setattr(run, "LARGEST", 100)
+    monkeypatch.setattr(run, "BLOCK", 370)
+    for job in jobs_on(problem):
         expected = (19, 19) if job.function.startswith("clip_loss") else (10, 37)
-        assert job.problem.logits.shape == expected
+        assert run._part_of(problem, job).shape == expected
+        assert run.check("numpy/scipy", job, problem, 1).scale == pytest.approx(37 * 37 / np.prod(expected))

@@ -515,8 +515,8 @@ def test_configurations_have_names_of_their_own():
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--list"]])
-def test_nothing_but_python_is_needed_to_ask_for_help(arguments, tmp_path):
-    for name in ("torch", "numpy", "numba", "fastce", "triton", "cupy"):
+def test_nothing_for_a_gpu_is_needed_to_ask_for_help(arguments, tmp_path):
+    for name in ("torch", "numba", "triton", "cupy"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not now')")
     command = [sys.executable, "-m", "bench.cuda.record", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(tmp_path)})

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from bench.cuda.jobs import CudaJob
+from fastce.profile.peers.torch import call_of
+from fastce.profile.work import named
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Work:
 
 @dataclass(frozen=True)
 class CudaEngine:
-    """As `engines.Engine`, for tensors on a GPU."""
+    """As `fastce.profile.work.Engine`, for tensors on a GPU."""
 
     has: Callable[[CudaJob], bool]
     prepare: Callable[[CudaJob, Any], Work]
@@ -83,49 +85,12 @@ def fastce_of_cupy(job: CudaJob, problem: Any) -> Work:
 # --- PyTorch ---------------------------------------------------------------------------------------------------------
 
 
-def torch_function(job: CudaJob, problem: Any) -> Callable[[Any], Any]:
-    """What the job does to a tensor of logits, before any gradient."""
-    import torch
-
-    if job.function == "logsumexp":
-        return partial(torch.logsumexp, dim=1)
-    if job.function == "softmax":
-        return partial(torch.softmax, dim=1)
-    targets, weight, cap = problem.targets, problem.weight, job.softcap
-    weight = None if weight is None else weight.to(problem.dtype)
-    loss = partial(torch.nn.functional.cross_entropy, weight=weight, label_smoothing=job.label_smoothing)
-    if job.loss == "clip_loss":
-        return lambda x: (loss(x, targets) + loss(x.T, targets)) / 2
-    return lambda x: loss(x if cap is None else cap * torch.tanh(x / cap), targets)
-
-
 def of_torch(job: CudaJob, problem: Any, compiled: bool = False, mode: str | None = None) -> Work:
     """PyTorch; gradients, and probabilities, come in new tensors."""
-    import torch
-
-    function = torch_function(job, problem)
-    if compiled:
-        torch.compiler.reset()
-        function = torch.compile(function, dynamic=False, mode=mode)
-
-    def forward(k):
-        with torch.no_grad():
-            return function(problem.logits[k])
-
-    def value_and_grad(k):
-        x = problem.logits[k].detach().requires_grad_()
-        loss = function(x)
-        loss.backward()
-        return loss.detach(), x.grad
-
-    def read(result, k):
-        if job.wants_gradient:
-            return {"value": float(result[0]), "grad": result[1]}
-        return {{"logsumexp": "rows"}.get(job.function, job.function): result} if not job.has_targets else {
-            "value": float(result)
-        }  # fmt: skip
-
-    return Work(value_and_grad if job.wants_gradient else forward, read, "gradient in a new tensor")
+    targets = problem.targets if job.has_targets else None
+    weight = None if problem.weight is None else problem.weight.to(problem.dtype)
+    call = call_of(job, targets, weight, compiled, mode)
+    return Work(lambda k: call(problem.logits[k]), lambda result, k: named(job, result), "gradient in a new tensor")
 
 
 # --- kernels of others, and one as others write it --------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""What the record of the CUDA target measures. Nothing here needs a GPU, or any package."""
+"""What the record of the CUDA target measures. Nothing here needs a GPU, or what is installed for one."""
 
 import math
 from dataclasses import dataclass, replace
 
-from bench.jobs import Job
+from fastce.profile.jobs import Job
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 TARGET_BYTES = 8  # of a class index
@@ -11,27 +11,9 @@ TARGET_BYTES = 8  # of a class index
 
 @dataclass(frozen=True)
 class CudaJob(Job):
-    """As `Job`; nothing is smoothed unless it says so.
-
-    Attributes
-    ----------
-    softcap : float or None
-        As `softcap` of the function.
-    """
+    """As `Job`; nothing is smoothed unless it says so."""
 
     label_smoothing: float = 0.0
-    softcap: float | None = None
-
-    @property
-    def name(self) -> str:
-        words = [
-            (self.targets == "probabilities", "probability targets"),
-            (self.weighted, "class weights"),
-            (self.label_smoothing > 0, f"label smoothing {self.label_smoothing:g}"),
-            (self.softcap is not None, f"softcap {self.softcap or 0:g}"),
-        ]
-        place = "in place" if self.place == "in place" else ""
-        return ", ".join([f"{self.function} {place}".strip(), *(word for applies, word in words if applies)])
 
     @property
     def has_targets(self) -> bool:

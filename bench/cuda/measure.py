@@ -10,6 +10,7 @@ from bench.cuda.engines import ENGINES, CudaEngine, Work
 from bench.cuda.jobs import CudaJob, buffers_for
 from bench.cuda.problem import Problem
 from bench.cuda.timing import CALLS, CALLS_OF_SMALL, Stopwatch, Turns
+from fastce.profile.work import one_line
 
 WARM_UP = 2  # calls on each of the first buffers, after the one that is checked
 PROFILED = 5  # calls
@@ -32,11 +33,6 @@ def floors(problem: Problem) -> dict[str, Callable[[int], Any]]:
 def floor_bytes(job: CudaJob) -> dict[str, int]:
     """Of each floor, read and written."""
     return {COPY: 2 * job.logits_bytes, READ: job.logits_bytes}
-
-
-def one_line(error: BaseException) -> str:
-    """An error as a table can hold it."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:300]
 
 
 def checked(engine: CudaEngine, job: CudaJob, problem: Problem) -> tuple[Work, dict[str, float], bool]:

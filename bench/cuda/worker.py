@@ -10,6 +10,7 @@ from bench.cuda.engines import ENGINES
 from bench.cuda.jobs import CudaJob
 from bench.cuda.machine import UnavailableError, cache_bytes, described, torch_with_device
 from bench.cuda.sweep import Config
+from fastce.profile.work import one_line
 
 DEVICE = "cuda"
 START_LIMIT = 180.0  # seconds until a process has its GPU
@@ -36,7 +37,7 @@ def serve(connection: Any, config: Config | None) -> None:
     except UnavailableError as error:
         connection.send(("unavailable", str(error)))
         return
-    from bench.cuda.measure import DeviceLostError, Measurement, one_line
+    from bench.cuda.measure import DeviceLostError, Measurement
 
     while (request := connection.recv()) is not None:
         measurement = Measurement(

@@ -14,7 +14,7 @@ from fastce.profile.jobs import DEFAULT_FUNCTIONS, FUNCTIONS
 from fastce.profile.machine import cores
 from fastce.profile.pairs import LOGIT_SCALE
 from fastce.profile.peers import PACKAGES, is_installed
-from fastce.profile.problem import Problem
+from fastce.profile.problem import GivenProblem, InputError
 from fastce.profile.run import new_report, profile
 from fastce.profile.text import as_json, counted, width
 
@@ -35,9 +35,9 @@ def run(options: argparse.Namespace) -> None:
         _profile_features(options, functions, peers)
         return
     if options.memory_limit:
-        raise inputs.InputError("--memory-limit goes with losses from features")
+        raise InputError("--memory-limit goes with losses from features")
     problem = _problem(options)
-    found, progress = new_report(problem, options.repeat, peers), _progress()
+    found, progress = new_report(problem, options.repeat, peers, options.label_smoothing), _progress()
     print(report.heading(found), flush=True)
     profile(problem, found, functions=functions, peers=peers, progress=progress)
     progress("")
@@ -48,9 +48,9 @@ def run(options: argparse.Namespace) -> None:
 def _profile_features(options: argparse.Namespace, functions: Sequence[str], peers: Sequence[str]) -> None:
     for option in ("classes", "targets"):
         if getattr(options, option):
-            raise inputs.InputError(f"--{option} does not go with losses from features")
+            raise InputError(f"--{option} does not go with losses from features")
     if options.dtype in ("float16", "bfloat16"):
-        raise inputs.InputError(
+        raise InputError(
             f"--dtype {options.dtype} does not go with losses from features; float32 and float64 do: NumPy multiplies "
             "half precision slowly"
         )
@@ -65,12 +65,11 @@ def _profile_features(options: argparse.Namespace, functions: Sequence[str], pee
         text,
         LOGIT_SCALE,
         options.label_smoothing,
-        int((options.memory_limit or MEMORY_LIMIT) * 2**30),
         options.threads or fastce.get_num_threads(),
-        origin,
     )
     dense = [DENSE[peer] for peer in peers]
-    found, progress = features.new_report(problem, options.repeat, dense), _progress()
+    limit = int((options.memory_limit or MEMORY_LIMIT) * 2**30)
+    found, progress = features.new_report(problem, options.repeat, dense, limit, origin), _progress()
     print(features_report.heading(found), flush=True)
     features.profile(problem, found, functions=functions, peers=dense, progress=progress)
     progress("")
@@ -83,11 +82,11 @@ def _peers(options: argparse.Namespace, possible: Iterable[str]) -> list[str]:
     peers = [peer for peer in dict.fromkeys(options.compare or ("scipy",)) if peer != "none"]
     for peer in peers:
         if peer not in possible:
-            raise inputs.InputError(
+            raise InputError(
                 f"--compare {peer} does not go with losses from features; {', '.join(possible)} and none do"
             )
         if not is_installed(peer):
-            raise inputs.InputError(f"--compare {peer} needs {PACKAGES[peer]}: pip install {PACKAGES[peer]}")
+            raise InputError(f"--compare {peer} needs {PACKAGES[peer]}: pip install {PACKAGES[peer]}")
     return peers
 
 
@@ -100,7 +99,7 @@ def _functions(options: argparse.Namespace) -> list[str]:
     )
     if of_matrix and (of_features or options.from_features):
         other = of_features[0] if of_features else "--from-features"
-        raise inputs.InputError(f"--op {of_matrix[0]} starts from a matrix and does not go with {other}: run it alone")
+        raise InputError(f"--op {of_matrix[0]} starts from a matrix and does not go with {other}: run it alone")
     return of_matrix or of_features
 
 
@@ -121,14 +120,14 @@ def _write(options: argparse.Namespace, text: str, draw: Callable[[Path], None])
         if options.plot:
             draw(options.plot)
     except OSError as error:
-        raise inputs.InputError(f"{error.filename} cannot be written: {error.strerror}") from None
+        raise InputError(f"{error.filename} cannot be written: {error.strerror}") from None
 
 
-def _problem(options: argparse.Namespace) -> Problem:
+def _problem(options: argparse.Namespace) -> GivenProblem:
     """What is to be profiled."""
     if options.input:
         if options.batch or options.classes:
-            raise inputs.InputError("--batch and --classes are for the shipped pairs and do not go with --input")
+            raise InputError("--batch and --classes are for the shipped pairs and do not go with --input")
         similarity, targets, origin = inputs.from_file(options.input, options.dtype)
     else:
         rows = options.batch or BATCH
@@ -137,9 +136,9 @@ def _problem(options: argparse.Namespace) -> Problem:
         targets = inputs.targets_from_file(options.targets, *similarity.shape)
     rows, classes = similarity.shape
     if rows != classes and options.op and all(name.startswith("clip_loss") for name in options.op):
-        raise inputs.InputError(f"clip_loss needs a square matrix, not {rows} x {classes}")
+        raise InputError(f"clip_loss needs a square matrix, not {rows} x {classes}")
     threads = options.threads or fastce.get_num_threads()
-    return Problem(similarity, targets, options.label_smoothing, threads, origin)
+    return GivenProblem(similarity, targets, threads, origin)
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
@@ -148,9 +147,9 @@ def _check_outputs(options: argparse.Namespace) -> None:
         if path is not None:
             _check_writable(option, path)
     if options.plot and options.plot.suffix.lower() not in figure.FORMATS:
-        raise inputs.InputError(f"--plot {options.plot} must end in one of {', '.join(figure.FORMATS)}")
+        raise InputError(f"--plot {options.plot} must end in one of {', '.join(figure.FORMATS)}")
     if options.plot and not figure.can_draw():
-        raise inputs.InputError("--plot needs matplotlib: pip install matplotlib")
+        raise InputError("--plot needs matplotlib: pip install matplotlib")
 
 
 def _check_writable(option: str, path: Path) -> None:
@@ -160,7 +159,7 @@ def _check_writable(option: str, path: Path) -> None:
         is_new = not file.exists()
         file.open("ab").close()
     except OSError as error:
-        raise inputs.InputError(f"{option} {path} cannot be written: {error.strerror}") from None
+        raise InputError(f"{option} {path} cannot be written: {error.strerror}") from None
     if is_new:
         file.unlink()
 

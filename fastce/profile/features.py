@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fastce.profile.dense import dense_bytes, dense_call
-from fastce.profile.features_problem import FeaturesProblem, fastce_call, products_floor
+from fastce.profile.features_problem import FeaturesProblem, difference, fastce_call, products_floor
 from fastce.profile.machine import busy, machine
-from fastce.profile.measure import Call, Turn, extra_memory, medians_in_turns, seconds
+from fastce.profile.measure import Call, Turn, extra_memory, seconds, times_in_turns
+from fastce.profile.peers.dense import dense_bytes, dense_call
 from fastce.profile.problem import Array
 
 SMALLEST_BATCH = 512
@@ -73,16 +73,18 @@ class FeaturesReport:
         return asdict(self)
 
 
-def new_report(problem: FeaturesProblem, rounds: int, peers: Sequence[str] = ()) -> FeaturesReport:
-    """A report in which nothing has been measured yet."""
+def new_report(
+    problem: FeaturesProblem, rounds: int, peers: Sequence[str] = (), memory_limit: int = 4 << 30, origin: str = ""
+) -> FeaturesReport:
+    """A report in which nothing has been measured yet; `memory_limit`, in bytes, is what the dense ways may use."""
     described = {
-        "origin": problem.origin,
+        "origin": origin,
         "batch": problem.batch,
         "width": problem.image.shape[1],
         "dtype": problem.image.dtype.name,
         "rows_with_nan": int((np.isnan(problem.image) | np.isnan(problem.text)).any(axis=1).sum()),
         "label_smoothing": problem.label_smoothing,
-        "memory_limit": problem.memory_limit,
+        "memory_limit": memory_limit,
     }
     packages = [peer for peer in peers if peer != "numpy"]
     return FeaturesReport(machine(problem.n_threads, packages), described, rounds, notes=busy())
@@ -116,7 +118,7 @@ def profile(
     functions : sequence of str
         Which of `FEATURE_FUNCTIONS` to measure on the problem.
     peers : sequence of str
-        Which of `fastce.profile.dense.COPIES` to measure beside fastce.
+        Which of `fastce.profile.peers.dense.COPIES` to measure beside fastce.
     progress : callable
         Told what is being done.
     """
@@ -148,8 +150,9 @@ def _measured(problem: FeaturesProblem, peers: Sequence[str], report: FeaturesRe
     medians = {known.engine: known.took for known in checked}
     if short:
         turns = [Turn(known.call, report.rounds) for known in short]
-        floor_seconds, times = medians_in_turns(floor, turns, _SETTLING if len(checked) > 1 else 0.0)
-        medians |= {known.engine: time for known, time in zip(short, times, strict=True)}
+        times, floor_times = times_in_turns(turns, floor, _SETTLING if len(checked) > 1 else 0.0)
+        floor_seconds = statistics.median(floor_times)
+        medians |= {known.engine: statistics.median(of_call) for known, of_call in zip(short, times, strict=True)}
     else:
         floor()
         floor_seconds = statistics.median(seconds(floor) for _ in range(report.rounds))
@@ -176,17 +179,16 @@ def _checked(problem: FeaturesProblem, peers: Sequence[str], report: FeaturesRep
         started = perf_counter()
         extra_bytes, results = extra_memory(call)
         took = perf_counter() - started
-        pairs = zip(results, ours or results, strict=True)
-        difference = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs) if ours else None
+        differs_by = difference(problem, results, ours) if ours else None
         ours = ours or results
-        found.append(_Checked(engine, call, took, extra_bytes, difference))
+        found.append(_Checked(engine, call, took, extra_bytes, differs_by))
     return found
 
 
 def _calls(problem: FeaturesProblem, peers: Sequence[str], report: FeaturesReport) -> Iterator[tuple[str, Call]]:
     yield "fastce", fastce_call(problem)
     for peer in peers:
-        if dense_bytes(peer, problem) <= problem.memory_limit:
+        if dense_bytes(peer, problem) <= report.input["memory_limit"]:
             yield peer, dense_call(peer, problem)
             continue
         start = f"{peer}: {problem.loss} from batch "  # said once for each loss

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastce.profile import pairs
 from fastce.profile.machine import available_memory
-from fastce.profile.problem import Array
+from fastce.profile.problem import Array, InputError, as_dtype
 from fastce.typing import FloatName
 
 _BEGINNINGS = (b"\x93NUMPY", b"PK")  # of a .npy, and of an archive
@@ -18,10 +18,6 @@ _ACCEPTED = {
 _FROM_TEXT = "numpy.save('x.npy', numpy.loadtxt('x.csv', delimiter=',')) makes one of a text file"
 
 DTYPES: tuple[FloatName, ...] = get_args(FloatName)
-
-
-class InputError(ValueError):
-    """Something that the user gave cannot be used; the message is one line."""
 
 
 def from_pairs(rows: int, classes: int, dtype: str) -> tuple[Array, Array, str]:
@@ -85,18 +81,6 @@ def targets_from_file(path: Path, rows: int, classes: int) -> Array:
     if wrong.size:
         raise InputError(f"--targets {path} must lie in 0..{classes - 1}, but row {wrong[0]} holds {targets[wrong[0]]}")
     return targets.astype(np.int64)
-
-
-def as_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of one of `DTYPES`."""
-    if name != "bfloat16":
-        return np.dtype(name)
-    try:
-        from ml_dtypes import bfloat16
-    except ImportError:
-        raise InputError("--dtype bfloat16 needs ml_dtypes: pip install ml_dtypes") from None
-    kind: np.dtype[Any] = np.dtype(bfloat16)
-    return kind
 
 
 def check_memory(rows: int, classes: int, dtype: np.dtype[Any]) -> None:

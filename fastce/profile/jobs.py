@@ -1,125 +1,105 @@
-"""What is timed: a call, the floor it is held against, and how to read its result."""
+"""What is measured: a function of fastce and what it is asked to do, in terms that every engine understands."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from fastce.cpu import floors
-from fastce.profile.measure import Call
-from fastce.profile.problem import Array, Problem
-
-_BINARY = "binary_cross_entropy_with_logits"
-FLOOR_OF = {  # what each function must at least do with the memory; of each row, nll_loss reads one element
-    "logsumexp": "read",
-    "softmax": "copy",
-    "log_softmax": "copy",
-    "row_stats": "read",
-    "cross_entropy": "read",
-    "cross_entropy_value_and_grad": "copy",
-    "cross_entropy_grad_and_hess": "copy + write",
-    "nll_loss": "",
-    "nll_loss_value_and_grad": "write",
-    _BINARY: "read + read labels",
-    f"{_BINARY}_value_and_grad": "read labels + copy",
-    "clip_loss": "read",
-    "clip_loss_value_and_grad": "read + copy",
-}
-FUNCTIONS = tuple(FLOOR_OF)
+BINARY = "binary_cross_entropy_with_logits"
+FUNCTIONS = (
+    "logsumexp", "softmax", "log_softmax", "row_stats",
+    "cross_entropy", "cross_entropy_value_and_grad", "cross_entropy_grad_and_hess",
+    "nll_loss", "nll_loss_value_and_grad", BINARY, f"{BINARY}_value_and_grad", "clip_loss", "clip_loss_value_and_grad",
+)  # fmt: skip
 DEFAULT_FUNCTIONS = ("logsumexp", "cross_entropy", "cross_entropy_value_and_grad", "clip_loss_value_and_grad")
-LOSSES = ("cross_entropy", "nll_loss", _BINARY, "clip_loss")  # each with its twin
-FLOORS = tuple(dict.fromkeys(name for name in (*FLOOR_OF.values(), "scale in place") if name))
-STATS = ("logsumexp", "argmax", "entropy", "target_rank")  # outputs of row_stats
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a job computed, in common terms.
-
-    Attributes
-    ----------
-    rows : tuple of ndarray
-        What belongs to each row: its loss or log-sum-exp, or its row of a matrix of results; several for functions
-        with several outputs. Of a value and gradient it is the gradient.
-    value : float or None
-        The mean loss.
-    grad_of_sum : bool
-        Whether a gradient is that of the sum, and not of the mean.
-    """
-
-    rows: tuple[Array, ...]
-    value: float | None = None
-    grad_of_sum: bool = False
+STATS = ("logsumexp", "argmax", "entropy", "target_log_prob", "target_rank")  # outputs of row_stats
+LOSSES = ("cross_entropy", "nll_loss", BINARY, "clip_loss")  # each with its twin
+EVERY_PLACE = ("out", "in place")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One function of one engine on one problem.
+    """A function and what it is asked to do.
 
     Attributes
     ----------
-    engine : str
-        Who computes: fastce, or the name of a peer.
     function : str
-        One of `FUNCTIONS`.
-    call : callable
-        What is timed.
-    read : callable
-        Makes a `Result` of what `call` returned; may compute more, it is not timed.
-    problem : Problem
-        What is computed on: the whole matrix, or a block of its rows.
+        A function of fastce.
+    shape, dtype
+        Of the logits.
     place : str
-        Where a gradient goes: "out", "in place", "new array", or "".
-    before : callable or None
-        Run before each call, outside the time.
-    compiles : bool
-        Whether the first call does more than the others, and must not count.
-    note : str
-        What a reader must know to compare it with the others.
+        Where a result of the logits' shape goes: "out", "in place", or "" where there is none. An engine that has no
+        such choice says "new array" in its `Work`.
+    axis : int
+        The axis of the classes.
+    targets : str
+        "classes", "probabilities", "sparse" (two classes a row), "pairs" (the diagonal) or "binary".
+    label_smoothing, weighted, softcap, reduction
+        As `label_smoothing`, `weight`, `softcap` and `reduction` of the function.
     """
 
-    engine: str
     function: str
-    call: Call
-    read: Callable[[Any], Result]
-    problem: Problem
+    shape: tuple[int, ...]
+    dtype: str = "float32"
     place: str = ""
-    before: Call | None = None
-    compiles: bool = True
-    note: str = ""
+    axis: int = 1
+    targets: str = "classes"
+    label_smoothing: float = 0.1
+    weighted: bool = False
+    softcap: float | None = None
+    reduction: str = "mean"
+
+    @property
+    def loss(self) -> str:
+        """The function without its gradient."""
+        return self.function.removesuffix("_value_and_grad").removesuffix("_grad_and_hess")
+
+    @property
+    def wants_gradient(self) -> bool:
+        return self.loss != self.function
+
+    @property
+    def smoothing(self) -> float:
+        """The label smoothing of those that have any."""
+        return self.label_smoothing if self.loss in ("cross_entropy", "clip_loss") else 0.0
 
     @property
     def name(self) -> str:
-        """The name under which engines are compared: all of them may write a gradient where they like, or in place."""
-        return f"{self.function}, in place" if self.place == "in place" else self.function
+        """The function, and what is not as usual."""
+        is_usual = self.loss != "cross_entropy" or self.label_smoothing == type(self).label_smoothing
+        smoothing = f"label smoothing {self.label_smoothing:g}" if self.label_smoothing else "no smoothing"
+        words = [
+            (self.targets == "probabilities", "probability targets"),
+            (self.targets == "sparse", "sparse targets"),
+            (self.weighted, "class weights"),
+            (not is_usual, smoothing),
+            (self.softcap is not None, f"softcap {self.softcap or 0:g}"),
+            (self.reduction == "none", "each row"),
+            (self.axis != 1, f"axis {self.axis}"),
+        ]
+        place = "in place" if self.place == "in place" else ""
+        return ", ".join([f"{self.function} {place}".strip(), *(word for applies, word in words if applies)])
 
     @property
-    def floor(self) -> str:
-        """The floor this job is held against, one of `FLOORS`, or "" for none."""
-        return "scale in place" if self.place == "in place" else FLOOR_OF[self.function]
+    def problem(self) -> str:
+        return f"{' x '.join(f'{n:,}' for n in self.shape)} {self.dtype}"
+
+    @property
+    def id(self) -> str:
+        """For `pytest -k`."""
+        return f"{self.problem}-{self.name}".replace(",", "").replace(" x ", "x").replace(" ", "-")
+
+    def tiny(self) -> "Job":
+        """The same on few numbers, to see that it works."""
+        return replace(self, shape=(1, 5000) if self.shape[0] == 1 else (33, 33, 2, 3)[: len(self.shape)])
 
 
-def floor_call(name: str, problem: Problem) -> Call:
-    """The least that a job must do with the memory of this problem, as a call."""
-    moves = _moves(name, problem)
-
-    def call() -> None:
-        for move in moves:  # one after the other: a block that was just read would be copied from the cache
-            floors.run(move, n_threads=problem.n_threads)
-
-    return call
-
-
-def floor_bytes(name: str, problem: Problem) -> int:
-    """Bytes that a floor reads and writes."""
-    return sum(move.nbytes for move in _moves(name, problem))
-
-
-def _moves(name: str, problem: Problem) -> list[floors.Move]:
-    moves: dict[str, Callable[[], floors.Move]] = {
-        "read": lambda: floors.reading(problem.logits),
-        "read labels": lambda: floors.reading(problem.labels),
-        "copy": lambda: floors.copying(problem.logits, problem.out),
-        "write": lambda: floors.writing(problem.second_out),
-        "scale in place": lambda: floors.scaling(problem.work, 1.0),
-    }
-    return [moves[move]() for move in name.split(" + ")]
+def jobs_of(function: str, shape: tuple[int, ...], dtype: str, label_smoothing: float) -> list[Job]:
+    """What is measured of one of `FUNCTIONS` on a matrix: cross entropy's gradient both in `out` and in place."""
+    places = EVERY_PLACE if function == "cross_entropy_value_and_grad" else ("out",)
+    if not function.endswith(("softmax", "_grad", "_hess")):
+        places = ("",)
+    targets = {BINARY: "binary", "clip_loss": "pairs"}.get(function.removesuffix("_value_and_grad"), "classes")
+    job = Job(function, shape, dtype, targets=targets, label_smoothing=label_smoothing)
+    if function.endswith("_hess"):
+        job = replace(job, reduction="none")
+    if job.loss == "clip_loss" and shape[0] != shape[1]:
+        return []
+    return [replace(job, place=place) for place in places]

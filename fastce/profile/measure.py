@@ -11,42 +11,63 @@ from typing import Any
 Call = Callable[[], Any]
 
 
-def seconds(call: Call) -> float:
-    """The wall time of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def seconds(call: Call, repeats: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
+    """The time of one call, of so many that are timed together."""
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return (clock() - start) / repeats
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A call that takes turns with others, in the first so many rounds; `before` runs before each, outside the time."""
+    """A call that takes turns with others.
+
+    Attributes
+    ----------
+    call : callable
+    rounds : int
+        It is timed in the first so many.
+    before : callable or None
+        Run before each, outside the time.
+    repeats : int
+        How often it is called in a round, timed together.
+    """
 
     call: Call
     rounds: int
     before: Call | None = None
+    repeats: int = 1
 
 
-def medians_in_turns(floor: Call, turns: Sequence[Turn], pause: float = 0.0) -> tuple[float, list[float]]:
-    """The median times of a floor and of calls that take turns with it.
+def times_in_turns(
+    turns: Sequence[Turn],
+    floor: Call | None = None,
+    pause: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[list[float]], list[float]]:
+    """The times of calls that take turns, and of a floor that comes before each of them.
 
     Turns put all under the same conditions, so that they can be compared on a machine whose speed drifts. Each is timed
     right after a call of the floor, which leaves the same state of the caches to all.
 
     Parameters
     ----------
-    floor : callable
-        What the calls are held against.
     turns : sequence of Turn
         What is timed.
+    floor : callable or None
+        What the calls are held against.
     pause : float
         Seconds to sleep before each call: the threads of some libraries spin on for a while after a call, and would
         slow the next one down.
+    clock : callable
+        Tells the seconds.
 
     Returns
     -------
-    floor_seconds : float
-    call_seconds : list of float
+    call_times : list of list of float
+        Of each, in each round.
+    floor_times : list of float
     """
     floor_times: list[float] = []
     call_times: list[list[float]] = [[] for _ in turns]
@@ -54,12 +75,13 @@ def medians_in_turns(floor: Call, turns: Sequence[Turn], pause: float = 0.0) -> 
         for turn, times in zip(turns, call_times, strict=True):
             if number < turn.rounds:
                 time.sleep(pause)
-                floor()
-                floor_times.append(seconds(floor))
+                if floor is not None:
+                    floor()
+                    floor_times.append(seconds(floor, clock=clock))
                 if turn.before is not None:
                     turn.before()
-                times.append(seconds(turn.call))
-    return statistics.median(floor_times), [statistics.median(times) for times in call_times]
+                times.append(seconds(turn.call, turn.repeats, clock))
+    return call_times, floor_times
 
 
 def median_ratio(job_times: Sequence[float], floor_times: Sequence[float]) -> float:

@@ -2,7 +2,8 @@
 
 from itertools import groupby
 
-from fastce.profile.accuracy import EPS, SAMPLED_ROWS, Error
+from fastce.profile.accuracy import EPS, Error
+from fastce.profile.reference import SAMPLED_ROWS
 from fastce.profile.run import JobRow, Report
 from fastce.profile.text import (
     MIB,

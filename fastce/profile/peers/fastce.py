@@ -1,22 +1,22 @@
-"""The jobs in fastce."""
+"""The jobs in fastce itself."""
 
 from functools import partial
-
-import numpy as np
+from typing import Any
 
 import fastce
-from bench.jobs import STATS, Job
-from bench.problem import Problem
-from bench.work import Work, named
+from fastce.profile.jobs import BINARY, STATS, Job
+from fastce.profile.problem import Problem
+from fastce.profile.work import Work, named
 
 # Positional arguments and options of each function.
-CALLS = {
+CALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "logsumexp": (("logits",), ("axis",)),
     "softmax": (("logits",), ("axis",)),
     "log_softmax": (("logits",), ("axis",)),
     "cross_entropy": (("logits", "targets"), ("axis", "weight", "label_smoothing", "reduction")),
-    "clip_loss": (("logits",), ("label_smoothing",)),
-    "binary_cross_entropy_with_logits": (("logits", "targets"), ()),
+    "nll_loss": (("logits", "targets"), ("reduction",)),
+    "clip_loss": (("logits",), ("label_smoothing", "reduction")),
+    BINARY: (("logits", "targets"), ("reduction",)),
     "row_stats": (("logits", "targets"), ("outputs",)),
 }
 HESSIAN = (("logits", "targets"), ("axis", "weight", "label_smoothing"))
@@ -28,6 +28,7 @@ def has(job: Job) -> bool:
 
 def prepare(job: Job, problem: Problem) -> Work:
     logits, out = problem.places(job)
+    is_hessian = job.function.endswith("hess")
     values = {
         "logits": logits,
         "targets": problem.targets(job),
@@ -37,16 +38,13 @@ def prepare(job: Job, problem: Problem) -> Work:
         "reduction": job.reduction,
         "outputs": STATS,
     }
-    positional, named_options = HESSIAN if job.function.endswith("hess") else CALLS[job.loss]
-    options = {name: values[name] for name in named_options} | {"n_threads": problem.n_threads}
+    positional, names = HESSIAN if is_hessian else CALLS[job.loss]
+    options = {name: values[name] for name in names} | {"n_threads": problem.n_threads}
     if job.place:
-        options["out"] = (out, np.empty_like(out)) if job.function.endswith("hess") else out
+        options["out"] = (out, problem.second_out) if is_hessian else out
     call = partial(getattr(fastce, job.function), *(values[name] for name in positional), **options)
-    before = problem.restore if job.place == "in place" else None
-    return Work(job, call, partial(_read, job), before)
+    return Work(job, call, partial(_read, job), problem.restore if job.place == "in place" else None)
 
 
-def _read(job, result):
-    if job.function == "row_stats":
-        return {name: result[name] for name in STATS}
-    return named(job, result)
+def _read(job: Job, result: Any) -> dict[str, Any]:
+    return named(job, tuple(result.values()) if job.function == "row_stats" else result)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from bench.jobs import Job
-from bench.problem import Problem
 from fastce.cpu import floors
+from fastce.profile.jobs import Job
+from fastce.profile.problem import Array, Problem
 
 LEAST = 0.01  # arrays smaller than this part of the logits are left out: their calls would cost more than their bytes
 
@@ -16,7 +16,7 @@ class Floor:
     passes: tuple[dict[str, floors.Move], ...]
     n_threads: int
 
-    def __call__(self):
+    def __call__(self) -> None:
         for moves in self.passes:
             floors.run(*moves.values(), n_threads=self.n_threads)
 
@@ -26,18 +26,22 @@ class Floor:
 
     @property
     def name(self) -> str:
+        """What is moved; "" for nothing."""
         return " + ".join(name for moves in self.passes for name in moves)
 
 
 def floor_of(job: Job, problem: Problem) -> Floor:
-    """The floor of a job."""
+    """The floor of a job. Of each row, nll_loss reads one element: it has none."""
     logits, out = problem.places(job)
-    if job.place == "in place":
-        moves = {"scale in place": floors.scaling(logits, 1.0)}
-    elif job.place:
-        moves = {"copy logits": floors.copying(logits, out)}
-    else:
+    if job.loss == "nll_loss":
+        gradient = ({"write gradient": floors.writing(problem.out)},) if job.wants_gradient else ()
+        return Floor(gradient, problem.n_threads)
+    if out is None:
         moves = {"read logits": floors.reading(logits)}
+    elif out is logits:
+        moves = {"scale in place": floors.scaling(logits, 1.0)}
+    else:
+        moves = {"copy logits": floors.copying(logits, out)}
     moves |= {f"read {name}": floors.reading(array) for name, array in _target_arrays(job, problem).items()}
     if job.function.endswith("hess"):
         moves["write hessian"] = floors.writing(problem.second_out)
@@ -49,7 +53,7 @@ def floor_of(job: Job, problem: Problem) -> Floor:
     return Floor((*first, moves), problem.n_threads)
 
 
-def _target_arrays(job: Job, problem: Problem):
+def _target_arrays(job: Job, problem: Problem) -> dict[str, Array]:
     if job.loss in ("logsumexp", "softmax", "log_softmax") or job.targets == "pairs":
         return {}
     targets = problem.targets(job)

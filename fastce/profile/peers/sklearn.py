@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from typing import Any
 
-from bench.jobs import Job
-from bench.problem import Problem
-from bench.work import Work
+from fastce.profile.jobs import Job
+from fastce.profile.problem import Array, Problem
+from fastce.profile.work import Work
 
 
 def has(job: Job) -> bool:
@@ -14,9 +16,7 @@ def has(job: Job) -> bool:
 
 
 def prepare(job: Job, problem: Problem) -> Work:
-    from sklearn._loss import HalfMultinomialLoss
-
-    loss = HalfMultinomialLoss(n_classes=problem.classes)
+    loss = import_module("sklearn._loss").HalfMultinomialLoss(n_classes=problem.classes)
     weight = problem.weight_of(job)
     options = {
         "y_true": problem.labels.astype(problem.dtype),
@@ -41,5 +41,5 @@ def prepare(job: Job, problem: Problem) -> Work:
     return Work(exact, call, read, compiles=False, gradient_of_sum=True, note=note)
 
 
-def _of_rows(job, problem, rows):
+def _of_rows(job: Job, problem: Problem, rows: Array) -> dict[str, Any]:
     return {"rows": rows} if job.reduction == "none" else {"value": rows.sum(dtype=float) / problem.divisor(job)}

@@ -1,13 +1,17 @@
 """The jobs in JAX under `jit`; half precision is computed in float32, as in fastce. Gradients come in new arrays."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
-from bench import formulas
-from bench.jobs import Job
-from bench.problem import Problem
-from bench.work import Work, named
+from fastce.profile import formulas
+from fastce.profile.jobs import Job
+from fastce.profile.problem import Problem
+from fastce.profile.work import Work, named
 
 
 def has(job: Job) -> bool:
@@ -16,27 +20,28 @@ def has(job: Job) -> bool:
 
 def prepare(job: Job, problem: Problem) -> Work:
     """JAX cannot be told how many threads to use: it takes all cores."""
-    import jax
-
+    jax = import_module("jax")
     jax.config.update("jax_enable_x64", problem.dtype.itemsize == 8)
     function = jax.jit(_differentiated(jax, partial(_compute, jax, job, problem.divisor(job)), job))
     targets, weight = problem.targets(job), problem.weight_of(job)
     if job.targets == "classes":
         targets = targets.astype(np.int32)
     arguments = [None if array is None else jax.numpy.asarray(array) for array in (problem.logits, targets, weight)]
+    if job.place:
+        job = replace(job, place="new array")
 
-    def call():
+    def call() -> Any:
         return jax.block_until_ready(function(*arguments))
 
-    def read(result):
+    def read(result: Any) -> dict[str, Any]:
         return named(job, jax.tree.map(np.asarray, result))
 
     return Work(job, call, read)
 
 
-def _compute(jax, job, divisor, x, y, weight):
+def _compute(jax: Any, job: Job, divisor: float, x: Any, y: Any, weight: Any) -> Any:
     """What the job does to logits, before any gradient."""
-    jnp = jax.numpy
+    jnp, smoothing = jax.numpy, job.label_smoothing
     x = jnp.moveaxis(x.astype(jnp.promote_types(x.dtype, "float32")), job.axis, -1)
     if job.targets == "probabilities":
         y = jnp.moveaxis(y, job.axis, -1)
@@ -47,26 +52,23 @@ def _compute(jax, job, divisor, x, y, weight):
     if job.function == "row_stats":
         return formulas.row_stats(jnp, x, y)
     if job.function == "cross_entropy_grad_and_hess":
-        probabilities = jax.nn.softmax(x, axis=-1)
-        return probabilities - jax.nn.one_hot(y, x.shape[-1], dtype=x.dtype), probabilities * (1 - probabilities)
-    if job.loss == "binary_cross_entropy_with_logits":
-        return formulas.binary_cross_entropies(jnp, x, y).mean()
-    if job.loss == "clip_loss":
-        return formulas.clip_losses(jnp, x, job.label_smoothing).mean()
-    losses = formulas.cross_entropies(jnp, x, y, weight, job.label_smoothing)
+        probabilities, classes = jax.nn.softmax(x, axis=-1), x.shape[-1]
+        masses = (1 - smoothing) * jax.nn.one_hot(y, classes, dtype=x.dtype) + smoothing / classes
+        return probabilities - masses, probabilities * (1 - probabilities)
+    losses = formulas.losses(jnp, job, x, y, weight)
     return losses if job.reduction == "none" else losses.sum() / divisor
 
 
-def _differentiated(jax, function, job):
+def _differentiated(jax: Any, function: Callable[..., Any], job: Job) -> Callable[..., Any]:
     """With the gradient, if the job wants it and does not compute it itself."""
     if not job.function.endswith("value_and_grad"):
         return function
 
-    def sum_and_losses(x, y, weight):
+    def sum_and_losses(x: Any, y: Any, weight: Any) -> Any:
         losses = function(x, y, weight)
         return losses.sum(), losses
 
-    def losses_and_grad(x, y, weight):
+    def losses_and_grad(x: Any, y: Any, weight: Any) -> Any:
         (_, losses), grad = jax.value_and_grad(sum_and_losses, has_aux=True)(x, y, weight)
         return losses, grad
 

@@ -1,26 +1,37 @@
 """The formulas as a careful user writes them, with the classes on the last axis, in NumPy or jax.numpy (`xp`)."""
 
+from typing import Any
 
-def log_sum_exp(xp, x):
+from fastce.profile.jobs import BINARY, Job
+
+
+def log_sum_exp(xp: Any, x: Any) -> Any:
     """With the last axis kept."""
     highest = x.max(-1, keepdims=True)
     return xp.log(xp.exp(x - highest).sum(-1, keepdims=True)) + highest
 
 
-def softmax(xp, x):
+def softmax(xp: Any, x: Any) -> Any:
     return xp.exp(x - log_sum_exp(xp, x))
 
 
-def log_softmax(xp, x):
-    return x - log_sum_exp(xp, x)
-
-
-def at(xp, x, y):
+def at(xp: Any, x: Any, y: Any) -> Any:
     """The element of each row that belongs to its class."""
     return xp.take_along_axis(x, y[..., None], axis=-1)[..., 0]
 
 
-def cross_entropies(xp, x, y, weight, smoothing):
+def losses(xp: Any, job: Job, x: Any, y: Any, weight: Any) -> Any:
+    """Those of a job: of each row, or of each element if they are binary."""
+    if job.loss == BINARY:
+        return xp.maximum(x, 0) - x * y + xp.log1p(xp.exp(-abs(x)))
+    if job.loss == "nll_loss":
+        return -at(xp, x, y)
+    if job.loss == "clip_loss":
+        return clip_losses(xp, x, job.label_smoothing)
+    return cross_entropies(xp, x, y, weight, job.label_smoothing)
+
+
+def cross_entropies(xp: Any, x: Any, y: Any, weight: Any, smoothing: float) -> Any:
     """The loss of each row; y holds classes, or probabilities in the shape of x."""
     total, classes = log_sum_exp(xp, x)[..., 0], x.shape[-1]
     if y.shape == x.shape:
@@ -35,19 +46,15 @@ def cross_entropies(xp, x, y, weight, smoothing):
     return losses + smoothing / classes * (weight.sum() * total - x @ weight)
 
 
-def clip_losses(xp, x, smoothing):
+def clip_losses(xp: Any, x: Any, smoothing: float) -> Any:
     """Half the loss of each row and half that of its column."""
     diagonal = xp.arange(x.shape[0])
     by_row = cross_entropies(xp, x, diagonal, None, smoothing)
     return (by_row + cross_entropies(xp, x.T, diagonal, None, smoothing)) / 2
 
 
-def binary_cross_entropies(xp, x, y):
-    return xp.maximum(x, 0) - x * y + xp.log1p(xp.exp(-abs(x)))
-
-
-def row_stats(xp, x, y):
-    """As `jobs.STATS`."""
+def row_stats(xp: Any, x: Any, y: Any) -> tuple[Any, ...]:
+    """As `fastce.profile.jobs.STATS`."""
     total = log_sum_exp(xp, x)
     log_probs = x - total
     at_target = at(xp, x, y)

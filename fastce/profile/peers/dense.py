@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from fastce.profile import formulas
 from fastce.profile.features_problem import BIAS, FeaturesProblem
-from fastce.profile.plain import clip_losses, clip_value_and_grad, cross_entropies, cross_entropy_value_and_grad
+from fastce.profile.peers.numpy import clip_losses_and_grad, losses_and_grad
 from fastce.profile.problem import Array
 
 COPIES = {"numpy": 4, "torch": 6}  # of the matrix of products, that a dense way holds at once
 
 
 def dense_call(engine: str, problem: FeaturesProblem) -> Callable[[], list[Array]]:
-    """A call of one of `COPIES` that returns the gradients of the features, or the value alone."""
-    return partial({"numpy": _numpy, "torch": _torch}[engine], problem)
+    """A call of one of `COPIES` that returns the gradients of the features, or the value alone.
+
+    "torch chunked" is PyTorch's own way without the whole matrix, of linear_cross_entropy alone.
+    """
+    return partial(_numpy, problem) if engine == "numpy" else partial(_torch, problem, engine == "torch chunked")
 
 
 def dense_bytes(engine: str, problem: FeaturesProblem) -> int:
     """What the matrices of a dense way need."""
-    return COPIES[engine] * problem.rows**2 * problem.image.itemsize
-
-
-def _smoothing(problem: FeaturesProblem) -> float:
-    return problem.label_smoothing if problem.loss in ("clip_loss_from_features", "linear_cross_entropy") else 0.0
+    return COPIES[engine] * problem.rows * problem.columns * problem.image.itemsize
 
 
 def _positives(labels: Array) -> Array:
@@ -41,8 +41,10 @@ def _numpy(problem: FeaturesProblem) -> list[Array]:
     x = (problem.logit_scale * left) @ right.T
     if problem.is_symmetric:
         np.fill_diagonal(x, -np.inf)
+    elif problem.loss == "siglip_loss":
+        x += BIAS
     if not problem.wants_gradients:
-        return [np.array(_value(problem, x))]
+        return [np.array(_losses(problem, x).mean(dtype=np.float64))]
     slopes = _slopes(problem, x)
     slopes *= problem.logit_scale
     if problem.is_symmetric:
@@ -51,58 +53,64 @@ def _numpy(problem: FeaturesProblem) -> list[Array]:
     return [slopes @ right, slopes.T @ left]
 
 
-def _value(problem: FeaturesProblem, x: Array) -> float:
+def _losses(problem: FeaturesProblem, x: Array) -> Array:
+    """Of each row."""
     if problem.loss == "clip_loss_from_features":
-        losses = clip_losses(x, problem.label_smoothing)
-    elif problem.loss == "siglip_loss":
-        x += BIAS
-        losses = np.logaddexp(0, x).sum(axis=1) - x.diagonal()
-    elif problem.loss == "sup_con":
+        return np.asarray(formulas.clip_losses(np, x, problem.label_smoothing))
+    if problem.loss == "siglip_loss":
+        return np.asarray(np.logaddexp(0, x).sum(axis=1) - x.diagonal())
+    if problem.loss == "sup_con":
         positive = _positives(problem.labels)
+        count = positive.sum(axis=1)
         log_probs = np.where(positive, special.log_softmax(x, axis=1), 0)
-        losses = -log_probs.sum(axis=1) / positive.sum(axis=1)
-    else:
-        losses = cross_entropies(x, problem.targets, _smoothing(problem))
-    return float(losses.mean(dtype=np.float64))
+        return np.asarray((-log_probs.sum(axis=1) / np.maximum(count, 1))[count > 0])
+    return np.asarray(formulas.cross_entropies(np, x, problem.targets, None, problem.smoothing))
 
 
 def _slopes(problem: FeaturesProblem, x: Array) -> Array:
-    """The gradient of the mean loss with respect to the matrix."""
+    """The gradient of the mean loss with respect to the matrix; the loss is computed, too."""
     rows = len(x)
     if problem.loss == "clip_loss_from_features":
-        return clip_value_and_grad(x, problem.label_smoothing)[1]
+        return clip_losses_and_grad(x, problem.label_smoothing)[1]
+    if problem.loss not in ("siglip_loss", "sup_con"):
+        return losses_and_grad(x, problem.targets, None, problem.smoothing, rows, x)[1]
+    _losses(problem, x)
     if problem.loss == "siglip_loss":
-        x += BIAS
         special.expit(x, out=x)
         x[np.arange(rows), np.arange(rows)] -= 1
-    elif problem.loss == "sup_con":
-        positive = _positives(problem.labels)
-        x = special.softmax(x, axis=1)
-        x -= positive / positive.sum(axis=1, keepdims=True).astype(x.dtype)
     else:
-        return cross_entropy_value_and_grad(x, problem.targets, _smoothing(problem), x)[1]
+        positive = _positives(problem.labels)
+        count = positive.sum(axis=1, keepdims=True)
+        x = special.softmax(x, axis=1) * (count > 0)
+        x -= positive / np.maximum(count, 1).astype(x.dtype)
+        rows = int(np.count_nonzero(count))
     x /= rows
     return x
 
 
-def _torch(problem: FeaturesProblem) -> list[Array]:
+def _torch(problem: FeaturesProblem, chunked: bool) -> list[Array]:
     torch = import_module("torch")
     torch.set_num_threads(problem.n_threads)
     sides = problem.sides[:1] if problem.is_symmetric else problem.sides
     leaves = [torch.from_numpy(side).requires_grad_(problem.wants_gradients) for side in sides]
-    x = problem.logit_scale * leaves[0] @ leaves[-1].T
-    if problem.is_symmetric:
-        x = x.masked_fill(torch.eye(len(x), dtype=torch.bool), -torch.inf)
-    value = _torch_value(torch, problem, x)
+    value = (_torch_chunked if chunked else _torch_value)(torch, problem, leaves)
     if not problem.wants_gradients:
         return [value.numpy()]
     value.backward()
     return [leaf.grad.numpy() for leaf in leaves]
 
 
-def _torch_value(torch: Any, problem: FeaturesProblem, x: Any) -> Any:
+def _torch_chunked(torch: Any, problem: FeaturesProblem, leaves: list[Any]) -> Any:
+    options, targets = torch.nn.LinearCrossEntropyOptions(), torch.from_numpy(problem.targets)
+    return torch.nn.functional.linear_cross_entropy(*leaves, targets, options=options)
+
+
+def _torch_value(torch: Any, problem: FeaturesProblem, leaves: list[Any]) -> Any:
     functional, targets = torch.nn.functional, torch.from_numpy(problem.targets)
-    cross_entropy = partial(functional.cross_entropy, target=targets, label_smoothing=_smoothing(problem))
+    x = problem.logit_scale * leaves[0] @ leaves[-1].T
+    if problem.is_symmetric:
+        x = x.masked_fill(torch.eye(len(x), dtype=torch.bool), -torch.inf)
+    cross_entropy = partial(functional.cross_entropy, target=targets, label_smoothing=problem.smoothing)
     if problem.loss == "clip_loss_from_features":  # as in open_clip
         return (cross_entropy(x) + cross_entropy(x.T)) / 2
     if problem.loss == "siglip_loss":
@@ -110,6 +118,7 @@ def _torch_value(torch: Any, problem: FeaturesProblem, x: Any) -> Any:
         return (functional.softplus(z).sum() - z.diagonal().sum()) / len(z)
     if problem.loss == "sup_con":
         positive = torch.from_numpy(_positives(problem.labels))
+        count = positive.sum(1)
         log_probs = x - torch.logsumexp(x, 1, keepdim=True)
-        return -(torch.where(positive, log_probs, 0).sum(1) / positive.sum(1)).mean()
+        return (-torch.where(positive, log_probs, 0).sum(1) / count.clamp(min=1))[count > 0].mean()
     return cross_entropy(x)

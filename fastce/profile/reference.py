@@ -1,0 +1,231 @@
+"""What results should be: by SciPy, in float64 over all rows, and wider in a sample of them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import fsum
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logsumexp
+
+from fastce.profile.jobs import BINARY, STATS, Job
+from fastce.profile.problem import Array, Problem
+
+SAMPLED_ROWS = 128
+_BLOCK_ELEMENTS = 1 << 20
+_OF_ROWS = ("rows", *STATS)  # the parts of a result that are numbers of rows; but for the value the others are matrices
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows in a wide dtype, relative to the logit of each row's target.
+
+    So nothing is lost where that has nearly all probability.
+
+    Attributes
+    ----------
+    x : ndarray, shape (rows, classes)
+    targets : ndarray
+        The class of each row, or what each element is aimed at.
+    smoothing : float
+    weight : ndarray or None
+        Of classes.
+    """
+
+    x: Array
+    targets: Array
+    smoothing: float = 0.0
+    weight: Array | None = None
+
+    @cached_property
+    def at_target(self) -> Array:
+        return np.asarray(np.take_along_axis(self.x, self.targets[:, None], 1)[:, 0])
+
+    @cached_property
+    def shift(self) -> Array:
+        if self.targets.ndim == 2:
+            return np.zeros_like(self.x[:, :1])
+        return np.asarray(np.where(np.isfinite(self.at_target), self.at_target, 0)[:, None])
+
+    @cached_property
+    def total(self) -> Array:
+        """Log-sum-exp, less the shift."""
+        return np.asarray(logsumexp(self.x - self.shift, axis=1, keepdims=True))
+
+    @cached_property
+    def log_probs(self) -> Array:
+        return np.asarray((self.x - self.shift) - self.total)
+
+    @cached_property
+    def masses(self) -> Array:
+        """What each class of a row counts: smoothed targets times class weights."""
+        targets = self.targets
+        if targets.ndim == 1:
+            targets = np.zeros_like(self.x)
+            np.put_along_axis(targets, self.targets[:, None], 1, 1)
+        if self.smoothing:
+            targets = (1 - self.smoothing) * targets + self.smoothing / self.x.shape[1]
+        return targets if self.weight is None else targets * self.weight
+
+    @property
+    def logsumexp(self) -> Array:
+        return np.asarray((self.total + self.shift)[:, 0])
+
+    @property
+    def losses(self) -> Array:
+        if self.targets.ndim == 1 and self.weight is None:  # the same without a matrix of masses
+            losses = self.total[:, 0] - (self.at_target - self.shift[:, 0])
+            if self.smoothing:
+                spread = self.total[:, 0] - (self.x - self.shift).mean(axis=1)
+                losses = (1 - self.smoothing) * losses + self.smoothing * spread
+            return np.asarray(losses)
+        return np.asarray(-np.where(self.masses == 0, 0, self.masses * self.log_probs).sum(axis=1))
+
+    @property
+    def grad(self) -> Array:
+        """Of the sum of the losses."""
+        return np.asarray(np.exp(self.log_probs) * self.masses.sum(axis=1, keepdims=True) - self.masses)
+
+    @property
+    def binary_losses(self) -> Array:
+        """Without cancellation where the loss is near zero."""
+        signed = np.where(self.targets == 1, -self.x, self.x)
+        return np.asarray(np.maximum(signed, 0) + np.log1p(np.exp(-np.abs(self.x))))
+
+    @property
+    def entropy(self) -> Array:
+        return np.asarray(-(np.exp(self.log_probs) * np.where(self.log_probs == -np.inf, 0, self.log_probs)).sum(1))
+
+    @property
+    def rank(self) -> Array:
+        at_target, earlier = self.at_target[:, None], np.arange(self.x.shape[1]) < self.targets[:, None]
+        return np.asarray(((self.x > at_target) | ((self.x == at_target) & earlier)).sum(axis=1))
+
+
+_LOSSES: dict[str, Callable[[Rows], Array]] = {
+    "logsumexp": lambda rows: rows.logsumexp,
+    "cross_entropy": lambda rows: rows.losses,
+    "clip_loss": lambda rows: rows.losses,
+    "nll_loss": lambda rows: -rows.at_target,
+    BINARY: lambda rows: rows.binary_losses,
+}
+_GRADS: dict[str, Callable[[Rows], Array]] = {
+    "cross_entropy": lambda rows: rows.grad,
+    "clip_loss": lambda rows: rows.grad,
+    "nll_loss": lambda rows: -rows.masses,
+    BINARY: lambda rows: expit(rows.x) - rows.targets,
+}
+_OTHERS: dict[str, Callable[[Rows], Array]] = {
+    "logsumexp": lambda rows: rows.logsumexp,
+    "softmax": lambda rows: np.exp(rows.log_probs),
+    "log_softmax": lambda rows: rows.log_probs,
+    "argmax": lambda rows: rows.x.argmax(axis=1),
+    "entropy": lambda rows: rows.entropy,
+    "target_log_prob": lambda rows: rows.log_probs[np.arange(len(rows.x)), rows.targets],
+    "target_rank": lambda rows: rows.rank,
+    "hess": lambda rows: np.exp(rows.log_probs) * -np.expm1(rows.log_probs),
+}
+
+
+class Reference:
+    """The right results of the jobs of a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+    count : int
+        How many places of the first axis of the rows are looked at, where not all are.
+    wide : type
+        The dtype in which these are computed.
+    """
+
+    def __init__(self, problem: Problem, count: int = SAMPLED_ROWS, wide: type[Any] = np.longdouble) -> None:
+        self.problem, self.wide = problem, wide
+        length = problem.lead[0]
+        self.sample: Array = np.sort(np.random.default_rng(0).choice(length, min(count, length), replace=False))
+
+    def pair(self, job: Job, name: str, found: Any, *, of_sum: bool = False, everywhere: bool = False) -> Any:
+        """A part of a result and what it should be, as arrays of the same shape; gradients as those of the sum.
+
+        Parameters
+        ----------
+        job : Job
+        name : str
+            What it is, see `fastce.profile.work.named`.
+        found : ndarray or float
+            All of it.
+        of_sum : bool
+            Whether a gradient is that of the sum of the losses already.
+        everywhere : bool
+            Whether numbers of rows are compared in all rows, and not only in the sample.
+        """
+        if name == "value":
+            return np.array([float(found)]), np.array([self._remembered(self._value, job)])
+        everywhere = everywhere and name in _OF_ROWS
+        found = np.asarray(found)
+        if found.ndim == len(self.problem.shape):
+            found = np.moveaxis(found, self.problem.axis, -1)
+        if not everywhere:
+            found = found[self.sample]
+        if name == "grad" and not of_sum:
+            found = found.astype(np.float64) * self.problem.divisor(job)
+        if job.loss == "clip_loss" and name == "grad":
+            found = found[:, self.sample]
+        expected = self._remembered(self._in_all_rows if everywhere else self._in_sample, job, name)
+        return found.reshape(expected.shape), expected
+
+    def _remembered(self, compute: Callable[..., Any], job: Job, *name: str) -> Any:
+        """What jobs that differ only in where they write have in common is computed once."""
+        key = (compute.__name__, len(self.sample), replace(job, function=job.loss, place="", reduction="mean"), *name)
+        if key not in self.problem.remembered:
+            with np.errstate(all="ignore"):
+                self.problem.remembered[key] = compute(key[2], *name)
+        return self.problem.remembered[key]
+
+    def _value(self, job: Job) -> float:
+        """The mean, of all rows; of clip_loss, of all rows and all columns."""
+        sides = self._sides(job)
+        sums = [_LOSSES[job.loss](rows).sum() for axis in sides for rows in self._blocks(job, axis)]
+        total = fsum(sums) if np.isfinite(sums).all() else sum(sums)
+        return float(total / len(sides) / self.problem.divisor(job))
+
+    def _in_all_rows(self, job: Job, name: str) -> Array:
+        part = _LOSSES[job.loss] if name == "rows" else _OTHERS[name]
+        sides = [np.concatenate([part(rows) for rows in self._blocks(job, axis)]) for axis in self._sides(job)]
+        return sides[0] if len(sides) == 1 else np.asarray((sides[0] + sides[1]) / 2)
+
+    def _in_sample(self, job: Job, name: str) -> Array:
+        part = _LOSSES[job.loss] if name == "rows" else _GRADS[job.loss] if name == "grad" else _OTHERS[name]
+        parts = [part(self._rows(job, self.sample, axis, self.wide)) for axis in self._sides(job)]
+        if len(parts) == 1:
+            return parts[0]
+        if name == "grad":  # where sampled rows cross sampled columns
+            parts = [parts[0][:, self.sample], parts[1][:, self.sample].T]
+        return np.asarray((parts[0] + parts[1]) / 2)
+
+    def _sides(self, job: Job) -> tuple[int, ...]:
+        """The axes along which there are losses."""
+        return (1, 0) if job.loss == "clip_loss" else (self.problem.axis,)
+
+    def _blocks(self, job: Job, axis: int) -> Iterator[Rows]:
+        length = self.problem.lead[0]
+        step = max(1, _BLOCK_ELEMENTS * length // self.problem.logits.size)
+        for start in range(0, length, step):
+            yield self._rows(job, np.arange(start, min(start + step, length)), axis, np.float64)
+
+    def _rows(self, job: Job, where: Array, axis: int, wide: type[Any]) -> Rows:
+        """The rows at some places of their first axis."""
+        x = np.moveaxis(self.problem.logits, axis, -1)[where].astype(wide, order="C").reshape(-1, self.problem.classes)
+        weight = self.problem.weight.astype(wide) if job.weighted else None
+        return Rows(x, self._targets(job, where, x), job.smoothing, weight)
+
+    def _targets(self, job: Job, where: Array, x: Array) -> Any:
+        if job.targets == "pairs":
+            return where
+        targets = self.problem.targets(job)
+        if job.targets == "classes":
+            return targets[where].ravel()
+        if job.targets == "sparse":
+            return targets[where].toarray().astype(x.dtype)
+        return np.moveaxis(targets, self.problem.axis, -1)[where].astype(x.dtype).reshape(x.shape)
