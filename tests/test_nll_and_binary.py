@@ -378,3 +378,30 @@ def test_binary_of_a_view_is_that_of_its_copy_and_touches_nothing_else(rng, view
         # Sums are taken as memory lies.
         last_bits = 0 if reduction == "none" else 4 * np.finfo(np.float64 if dtype == np.float64 else np.float32).eps
         np.testing.assert_allclose(losses, expected, rtol=last_bits, atol=0)
+
+
+@pytest.mark.parametrize("name", ["float16", "float32"])
+@pytest.mark.parametrize("shape", [(500,), (40, 3), (3, 1500)])
+@pytest.mark.parametrize("pos_weight", [None, 1e4])
+def test_targets_of_float64_beside_narrower_logits_keep_their_digits(rng, name, shape, pos_weight):
+    """1 - target is all of a loss where the logit is large; in float32 1 - 1e-12 is 1, and 0.95 has lost digits."""
+    x = (rng.normal(size=shape) * rng.choice([1.0, 10.0, 60.0], shape)).astype(name)
+    y = rng.choice([0.0, 1.0, 0.05, 0.95, 0.999, 1 - 1e-12, 1e-12], shape)
+    p = np.longdouble(1.0 if pos_weight is None else pos_weight)
+    u, t = x.astype(np.longdouble), y.astype(np.longdouble)
+    e = np.exp(-np.abs(u))
+    losses = p * t * (np.maximum(-u, 0) + np.log1p(e)) + (1 - t) * (np.maximum(u, 0) + np.log1p(e))
+    on, off = np.where(u > 0, 1, e) / (1 + e), np.where(u > 0, e, 1) / (1 + e)
+    grad, size = (1 - t) * on - p * t * off, (1 - t) * on + p * t * off
+    for layout in (np.asarray, np.asfortranarray, lambda a: np.repeat(a, 2, -1)[..., ::2]):
+        with np.errstate(all="raise"):
+            ours = fastce.binary_cross_entropy_with_logits_value_and_grad(
+                layout(x), layout(y), pos_weight=pos_weight, reduction="none"
+            )
+            total = fastce.binary_cross_entropy_with_logits(
+                layout(x), layout(y), pos_weight=pos_weight, reduction="sum"
+            )
+        assert naive.ulp_error(ours.value, losses).max() <= 4
+        assert total == pytest.approx(float(losses.sum()), rel=1e-6)
+        eps = np.finfo(name).eps if name == "float16" else EPS32
+        assert np.all(np.abs(ours.grad - grad) <= 4 * eps * size + float(np.finfo(name).tiny) * float(p))

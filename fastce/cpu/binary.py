@@ -9,7 +9,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
 from fastce.arguments.reductions import powers_of
-from fastce.arguments.silence import silently
+from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.binary import binary_rows
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu._vectors.simd import VECTOR_BYTES
@@ -160,6 +160,18 @@ def _without_repeats(array: Array) -> Array:
     return array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
 
 
+def _labels_and_rest(labels: Array, none: Array) -> tuple[Array, Array]:
+    """(labels, 1 - labels) in the dtype of ``none``, which stands for the second where the first have all their digits.
+
+    In float32 the difference would be that of what is left of a float64.
+    """
+    if labels.dtype == none.dtype:
+        return labels, none
+    rest = np.empty(labels.shape, none.dtype)
+    silently(partial(np.subtract, out=rest, casting="same_kind"), 1.0, labels)
+    return cast(labels, none.dtype), rest
+
+
 def _fill_by_kernel(
     logits: Array,
     labels: Array,
@@ -179,7 +191,8 @@ def _fill_by_kernel(
     classes = logits.shape[-1] if logits.ndim > 1 else 1
     axis = -1 if logits.ndim > 1 else ()
     layout = Rows if varies or classes >= SHORT else _Merged
-    x, y = layout(logits, axis, dtype), layout(labels, axis, real)
+    has_more_digits = labels.dtype.kind == "f" and labels.dtype.itemsize > real.itemsize
+    x, y = layout(logits, axis, dtype), layout(labels, axis, np.dtype(np.float64) if has_more_digits else real)
     by = [_Number(a, real) if _is_one_number(a) else layout(a, axis, real) for a in factors]
     written = [None if a is None else layout(a, axis, of) for a, of in zip(outputs, (real, dtype), strict=True)]
     absent = [np.empty((0, 0), real), storage_view(np.empty((0, 0), dtype))]
@@ -188,7 +201,6 @@ def _fill_by_kernel(
     plain = not varies and outputs[0] is None and all(_first(a) == 1.0 for a in factors[:2])
     past_cache = any(a is not None and goes_past_cache(a) for a in outputs)
     kernel = binary_rows.compiled(dtype)
-    labels_of = y.block if labels.dtype.itemsize <= real.itemsize else partial(silently, y.block)
 
     def work(first: int, end: int) -> None:
         for k in range(first, end):
@@ -198,7 +210,7 @@ def _fill_by_kernel(
             rooms = [none if a is None else a.room(start, stop) for a, none in zip(written, absent, strict=True)]
             kernel(
                 block,
-                labels_of(start, stop),
+                *_labels_and_rest(y.block(start, stop), absent[0]),
                 *(a.block(start, stop) for a in by),
                 row_losses,
                 *rooms,
