@@ -275,6 +275,17 @@ def test_the_number_of_threads_changes_no_bit(rng):
         np.testing.assert_array_equal(fastce.row_stats(logits, targets, outputs=[name])[name], one[name])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(300, 7), (40, 300), (2, 300, 5, 9)])
+@pytest.mark.parametrize("make", [np.ascontiguousarray, np.asfortranarray, lambda x: np.asfortranarray(x[::2])[::-1]])
+def test_logsumexp_alone_is_as_exact_as_promised(rng, shape, dtype, make):
+    logits = make(rng.normal(size=shape).astype(dtype))
+    stats = fastce.row_stats(logits, n_threads=2)
+    assert_statistics(stats, logits, np.zeros((logits.shape[0], *shape[2:]), int))
+    if dtype == np.float32:
+        np.testing.assert_array_equal(stats["logsumexp"], fastce.logsumexp(logits, axis=1))
+
+
 def test_the_results_come_in_the_order_asked_for_and_logsumexp_is_the_default():
     assert list(fastce.row_stats(np.zeros((2, 2)))) == ["logsumexp"]
     assert list(fastce.row_stats(np.zeros((2, 2)), outputs=iter(("max", "argmax")))) == ["max", "argmax"]
