@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from bench.tiny import IS_TINY
+from fastce.profile.accuracy import EPS, last_place
+from fastce.profile.reference import Rows
 
 ROOT = Path(__file__).resolve().parent.parent
 Array = np.ndarray[Any, Any]
@@ -67,7 +70,9 @@ def random(rng: np.random.Generator, rows: int, classes: int) -> Array:
 
 def cancelling(rng: np.random.Generator, rows: int, classes: int) -> Array:
     x = rng.normal(0, 1, (rows, classes)) * 10.0 ** rng.uniform(-2, 1, (rows, 1))
-    return x - log_sum(x)[:, None] + rng.normal(0, 1, (rows, 1)) * 10.0 ** rng.uniform(-4, 0.5, (rows, 1))
+    return (
+        x - logsumexp(x, axis=1, keepdims=True) + rng.normal(0, 1, (rows, 1)) * 10.0 ** rng.uniform(-4, 0.5, (rows, 1))
+    )
 
 
 def offsets(rng: np.random.Generator, rows: int, classes: int) -> Array:
@@ -92,39 +97,16 @@ def matrices(rng: np.random.Generator, rows: int) -> Iterator[tuple[str, Array]]
                 yield kind.__name__, kind(rng, min(max(1, BLOCK // classes), of_kind - start), classes)
 
 
-# ------------------------------------------------------------------------------------------- what is true
-def log_sum(x: Array) -> Array:
-    """logsumexp of rows in the dtype of x."""
-    top = x.argmax(1)[:, None]
-    largest = np.take_along_axis(x, top, 1)
-    terms = np.exp(x - largest)
-    np.put_along_axis(terms, top, 0, 1)
-    return (largest + np.log1p(terms.sum(1, keepdims=True)))[:, 0]
-
-
-def loss_and_gradient(x: Array, y: Array) -> tuple[Array, Array]:
-    at_target = np.take_along_axis(x, y[:, None], 1)
-    terms = np.exp(x - at_target)
-    np.put_along_axis(terms, y[:, None], 0, 1)
-    rest = terms.sum(1, keepdims=True)
-    gradient = terms / (1 + rest)
-    np.put_along_axis(gradient, y[:, None], -rest / (1 + rest), 1)
-    return np.log1p(rest)[:, 0], gradient
-
-
+# ------------------------------------------------------------------------------------------- errors
 def ulps(actual: Array, exact: Array, dtype: np.dtype[Any]) -> Array:
     """Errors in units of the last place of the exact result."""
-    bits = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}[dtype.name]
-    lowest = {"float64": -1074, "float32": -149, "float16": -24, "bfloat16": -133}[dtype.name]
-    exponent = np.maximum(np.frexp(exact)[1] - bits, lowest)
-    return np.abs(actual.astype(exact.dtype) - exact) / np.ldexp(exact.dtype.type(1), exponent)
+    return np.abs(actual.astype(exact.dtype) - exact) / last_place(exact, dtype.name)
 
 
 def promised(actual: Array, exact: Array, dtype: np.dtype[Any]) -> Array:
     """Errors in ulp, or, of results below 1, in units of 2 eps if that is less."""
-    two_eps = 2.0 ** {"float64": -51, "float32": -22, "float16": -9, "bfloat16": -6}[dtype.name]
     errors = ulps(actual, exact, dtype)
-    absolute = np.abs(actual.astype(exact.dtype) - exact) / two_eps
+    absolute = np.abs(actual.astype(exact.dtype) - exact) / (2 * EPS[dtype.name])
     return np.where(np.abs(exact) < 1, np.minimum(errors, absolute), errors)
 
 
@@ -175,18 +157,17 @@ def examine(x: Array, kind: str, dtype: np.dtype[Any], rng: np.random.Generator,
     import fastce
 
     wide = x.astype(np.longdouble if dtype == np.float64 else np.float64)
-    exact = log_sum(wide)
+    y = np.where(rng.random(len(x)) < 0.5, wide.argmax(1), rng.integers(0, x.shape[1], len(x)))
+    right = Rows(wide, y)
+    exact = logsumexp(wide, axis=1)
     note("logsumexp, rows", dtype, kind, promised(fastce.logsumexp(x, axis=1), exact, dtype), x)
     of_columns = fastce.logsumexp(np.ascontiguousarray(x.T), axis=0)
     note("logsumexp, columns", dtype, kind, promised(of_columns, exact, dtype), x)
-    y = np.where(rng.random(len(x)) < 0.5, wide.argmax(1), rng.integers(0, x.shape[1], len(x)))
-    loss, gradient = loss_and_gradient(wide, y)
     computed = np.dtype(np.float64 if dtype == np.float64 else np.float32)
     result = fastce.cross_entropy(x, y, reduction="none")
-    note("cross_entropy, ulp", dtype, kind, ulps(result, loss, computed), x)
-    eps = 2.0 ** {"float64": -52, "float32": -23, "float16": -10, "bfloat16": -7}[dtype.name]
+    note("cross_entropy, ulp", dtype, kind, ulps(result, right.losses, computed), x)
     grad = fastce.cross_entropy_value_and_grad(x, y, reduction="sum").grad
-    note("gradient, eps", dtype, kind, np.abs(grad.astype(wide.dtype) - gradient) / eps, x)
+    note("gradient, eps", dtype, kind, np.abs(grad.astype(wide.dtype) - right.grad) / EPS[dtype.name], x)
 
 
 def main() -> None:

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 from bench.cuda.jobs import CudaJob
 from fastce.profile.peers.torch import call_of
-from fastce.profile.work import named
+from fastce.profile.work import Engine, named
 
 
 @dataclass(frozen=True)
@@ -21,29 +20,22 @@ class Work:
 
 
 @dataclass(frozen=True)
-class CudaEngine:
-    """As `fastce.profile.work.Engine`, for tensors on a GPU."""
+class CudaEngine(Engine):
+    """For tensors on a GPU: `prepare` makes this module's `Work`."""
 
-    has: Callable[[CudaJob], bool]
-    prepare: Callable[[CudaJob, Any], Work]
-    package: str
     is_peer: bool = True
     is_compiled: bool = False
-
-    @property
-    def is_installed(self) -> bool:
-        return find_spec(self.package) is not None
 
 
 def _reader(job: CudaJob, problem: Any, to_tensor: Callable[[Any], Any] = lambda x: x) -> Callable:
     """Reads what was written into the problem's own tensors."""
 
     def read(result, k):
-        if job.function == "logsumexp":
-            return {"rows": to_tensor(result)}
         if job.function == "softmax":
-            return {"softmax": problem.out[k]}
-        return {"value": float(result[0]), "grad": problem.out[k]} if job.wants_gradient else {"value": float(result)}
+            return named(job, problem.out[k])
+        if job.wants_gradient:
+            return named(job, (result[0], problem.out[k]))
+        return named(job, to_tensor(result) if job.function == "logsumexp" else result)
 
     return read
 

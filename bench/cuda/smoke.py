@@ -22,6 +22,8 @@ import numpy as np
 
 import fastce
 from bench.cuda.smoke_arrays import LIBRARIES, default_library, is_simulated
+from fastce.profile.problem import as_dtype
+from fastce.profile.reference import Rows
 
 LIMIT = 80.0  # seconds of a case
 SIZES = {"300x10": (300, 10), "7x1001": (7, 1001), "2x40000": (2, 40_000), "3x1000000": (3, 1_000_000)}
@@ -48,16 +50,9 @@ def logits_of(size: str, dtype: str = "float32") -> Any:
     x = 3 * np.random.default_rng(rows * classes).normal(size=(rows, classes))
     x[0, classes // 2] += 25.0
     x[-1] += 100.0
-    return x.astype(_numpy_dtype(dtype))
-
-
-def _numpy_dtype(name: str) -> Any:
-    if name != "bfloat16":
-        return np.dtype(name)
-    needs("ml_dtypes")
-    import ml_dtypes
-
-    return np.dtype(ml_dtypes.bfloat16)
+    if dtype == "bfloat16":
+        needs("ml_dtypes")
+    return x.astype(as_dtype(dtype))
 
 
 def targets_of(x: Any) -> Any:
@@ -68,17 +63,9 @@ def targets_of(x: Any) -> Any:
     return targets
 
 
-def right(x: Any, targets: Any) -> tuple[Any, Any, Any]:
-    """(losses, gradients of their sum, logsumexps) of rows in float64; the target is left out of its row's sum."""
-    x, rows = x.astype(np.float64), np.arange(len(x))
-    top, of_target = x.max(axis=1, keepdims=True), x[rows, targets]
-    powers = np.exp(x - top)
-    grad = powers / powers.sum(axis=1, keepdims=True)
-    others = powers.copy()
-    others[rows, targets] = 0.0
-    rest, own = others.sum(axis=1), np.exp(of_target - top[:, 0])
-    grad[rows, targets] = -rest / (rest + own)
-    return np.log1p(rest / own), grad, top[:, 0] + np.log(rest + own)
+def right(x: Any, targets: Any) -> Rows:
+    """What is right of some rows, in float64."""
+    return Rows(x.astype(np.float64), targets)
 
 
 def compare(what: str, ours: Any, exact: Any, dtype: str, is_relative: bool, most: float = ULPS) -> str:
@@ -103,23 +90,24 @@ def losses(dtype: str, size: str, library: str | None = None) -> str:
         needs(library)
     home, x = LIBRARIES[library or default_library()](), logits_of(size, dtype)
     targets = targets_of(x)
-    exact, slopes, _ = right(x, targets)
+    exact = right(x, targets)
     value, grad = fastce.cross_entropy_value_and_grad(home.to_device(x), home.to_device(targets), reduction="none")
-    words = compare("loss", home.to_host(value), exact, "float32" if dtype == "bfloat16" else dtype, True, most=8)
-    return f"{words}, {compare('gradient', home.to_host(grad), slopes, dtype, False)}"
+    words = compare(
+        "loss", home.to_host(value), exact.losses, "float32" if dtype == "bfloat16" else dtype, True, most=8
+    )
+    return f"{words}, {compare('gradient', home.to_host(grad), exact.grad, dtype, False)}"
 
 
 def logsumexp(size: str) -> str:
     home, x = LIBRARIES[default_library()](), logits_of(size)
     ours = fastce.logsumexp(home.to_device(x), axis=1)
-    return compare("logsumexp", home.to_host(ours), right(x, targets_of(x))[2], "float32", True)
+    return compare("logsumexp", home.to_host(ours), right(x, targets_of(x)).logsumexp, "float32", True)
 
 
 def softmax(size: str) -> str:
     home, x = LIBRARIES[default_library()](), logits_of(size)
-    p = np.exp(x - x.astype(np.float64).max(axis=1, keepdims=True))
     ours = home.to_host(fastce.softmax(home.to_device(x), axis=1))
-    return compare("softmax", ours, p / p.sum(axis=1, keepdims=True), "float32", False)
+    return compare("softmax", ours, np.exp(right(x, targets_of(x)).log_probs), "float32", False)
 
 
 def clip() -> str:
@@ -129,9 +117,9 @@ def clip() -> str:
     similarity += np.eye(count, dtype=np.float32)
     z, own = scale * similarity.astype(np.float64), np.arange(count)
     of_rows, of_columns = right(z, own), right(z.T, own)
-    slopes = (of_rows[1] + of_columns[1].T) / (2 * count)
+    slopes = (of_rows.grad + of_columns.grad.T) / (2 * count)
     ours = fastce.clip_loss_value_and_grad(home.to_device(similarity), logit_scale=scale)
-    words = compare("loss", ours.value, (of_rows[0].sum() + of_columns[0].sum()) / (2 * count), "float32", True)
+    words = compare("loss", ours.value, (of_rows.losses.sum() + of_columns.losses.sum()) / (2 * count), "float32", True)
     gradient = compare("gradient", count * np.asarray(home.to_host(ours.grad)), count * scale * slopes, "float32",
                        False, most=ULPS * scale)  # fmt: skip
     along = (slopes * similarity).sum()
@@ -147,20 +135,20 @@ def linear() -> str:
     features, weight = (rng.normal(size=(n, width)).astype(np.float32) for n in (rows, classes))
     logits = features.astype(np.float64) @ weight.T.astype(np.float64)
     targets = targets_of(logits)
-    exact, slopes, _ = right(logits, targets)
+    exact = right(logits, targets)
     ours = fastce.linear_cross_entropy_value_and_grad(
         *map(home.to_device, (features, weight, targets)), reduction="sum"
     )
-    words = compare("loss", ours.value, exact.sum(), "float32", True, most=width)  # products round, too
+    words = compare("loss", ours.value, exact.losses.sum(), "float32", True, most=width)  # products round, too
     gradient = home.to_host(ours.grad_linear_weight)
-    return f"{words}, {compare('gradient', gradient, slopes.T @ features, 'float32', False, most=64 * width)}"
+    return f"{words}, {compare('gradient', gradient, exact.grad.T @ features, 'float32', False, most=64 * width)}"
 
 
 def side_stream() -> str:
     """What is computed in a stream of one's own is read in its order."""
     home, x = LIBRARIES[default_library()](), logits_of("300x10")
     targets = targets_of(x)
-    exact = right(x, targets)[0]
+    exact = right(x, targets).losses
     with home.stream() as stream:
         ours = home.to_host(fastce.cross_entropy(stream(x), stream(targets), reduction="none"))
     return compare("loss", ours, exact, "float32", True, most=8)

@@ -74,13 +74,18 @@ def check(reference: Reference, work: Work, found: dict[str, Any]) -> dict[str, 
     return known
 
 
+def last_place(numbers: Array, dtype: str) -> Array:
+    """The unit in the last place of each number."""
+    return np.asarray(np.maximum(np.ldexp(EPS[dtype], np.frexp(numbers)[1] - 1), _SMALLEST[dtype]))
+
+
 def _error(actual: Array, expected: Array, dtype: str, unit: str) -> Error:
     differences, size = _differences(actual, expected), np.array(EPS[dtype])
     with np.errstate(all="ignore"):
         if expected.dtype.kind == "i":  # an index is right, or infinitely wrong
             size = np.array(0.0)
         elif unit == "ulp":
-            size = np.maximum(np.ldexp(EPS[dtype], np.frexp(expected)[1] - 1), _SMALLEST[dtype])
+            size = last_place(expected, dtype)
         units = np.where(differences == 0, 0, differences / size)
     return Error(float(differences.max(initial=0.0)), float(units.max(initial=0.0)), unit)
 

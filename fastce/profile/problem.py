@@ -1,7 +1,9 @@
 """The data of a job: logits, every kind of targets, weights, and room for results."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -31,21 +33,36 @@ def as_dtype(name: str) -> np.dtype[Any]:
     return kind
 
 
+@dataclass(eq=False)
 class Problem:
     """Logits of a shape and a dtype with classes along an axis, and what belongs to them, made when first used.
 
     Everything is random, and the same in every run; see `GivenProblem` for the rest.
     """
 
-    origin = "random"
+    shape: tuple[int, ...]
+    dtype_name: str
+    axis: int
+    n_threads: int
+    origin: str = "random"
+    remembered: dict[Any, Any] = field(default_factory=dict, repr=False)  # by `fastce.profile.reference`, for all jobs
 
-    def __init__(self, shape: tuple[int, ...], dtype: str, axis: int, n_threads: int) -> None:
-        self.shape, self.axis, self.n_threads = shape, axis, n_threads
-        self.dtype = as_dtype(dtype)
-        self.classes = shape[axis]
-        self.lead = shape[:axis] + shape[axis + 1 :]
-        self.rows = int(np.prod(self.lead))
-        self.remembered: dict[Any, Any] = {}  # by `fastce.profile.reference`, for all jobs
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        return as_dtype(self.dtype_name)
+
+    @property
+    def classes(self) -> int:
+        return self.shape[self.axis]
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The shape without the classes."""
+        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
+
+    @property
+    def rows(self) -> int:
+        return prod(self.lead)
 
     @property
     def is_square(self) -> bool:
@@ -154,8 +171,8 @@ class GivenProblem(Problem):
     """
 
     def __init__(self, logits: Array, labels: Array, n_threads: int = 1, origin: str = "") -> None:
-        super().__init__(logits.shape, logits.dtype.name, 1, n_threads)
-        self.logits, self.labels, self.origin = logits, labels, origin
+        super().__init__(logits.shape, logits.dtype.name, 1, n_threads, origin)
+        self.logits, self.labels = logits, labels
 
     @cached_property
     def binary(self) -> Array:

@@ -128,10 +128,11 @@ _OTHERS: dict[str, Callable[[Rows], Array]] = {
 }
 
 
+@dataclass(frozen=True)
 class Reference:
     """The right results of the jobs of a problem.
 
-    Parameters
+    Attributes
     ----------
     problem : Problem
     count : int
@@ -140,10 +141,14 @@ class Reference:
         The dtype in which these are computed.
     """
 
-    def __init__(self, problem: Problem, count: int = SAMPLED_ROWS, wide: type[Any] = np.longdouble) -> None:
-        self.problem, self.wide = problem, wide
-        length = problem.lead[0]
-        self.sample: Array = np.sort(np.random.default_rng(0).choice(length, min(count, length), replace=False))
+    problem: Problem
+    count: int = SAMPLED_ROWS
+    wide: type[Any] = np.longdouble
+
+    @cached_property
+    def sample(self) -> Array:
+        length = self.problem.lead[0]
+        return np.sort(np.random.default_rng(0).choice(length, min(self.count, length), replace=False))
 
     def pair(self, job: Job, name: str, found: Any, *, of_sum: bool = False, everywhere: bool = False) -> Any:
         """A part of a result and what it should be, as arrays of the same shape; gradients as those of the sum.

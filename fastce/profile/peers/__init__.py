@@ -11,7 +11,7 @@ from fastce.profile.work import Engine
 
 PACKAGES = {"scipy": "scipy", "torch": "torch", "jax": "jax", "sklearn": "scikit-learn"}
 PEERS = tuple(PACKAGES)
-ENGINES = {
+ENGINES: dict[str, Engine] = {
     "fastce": Engine(fastce.has, fastce.prepare, "fastce"),
     "torch.compile": Engine(torch.has, partial(torch.prepare, compiled=True), "torch"),
     "jax": Engine(jax.has, jax.prepare, "jax"),
@@ -21,7 +21,12 @@ ENGINES = {
     "scipy": Engine(numpy.scipy_has, numpy.prepare_scipy, "scipy"),
     "numpy/scipy": Engine(numpy.has, numpy.prepare_either, "scipy"),
 }
-OF_PEER = {"scipy": ("numpy/scipy",), "torch": ("torch", "torch.compile"), "jax": ("jax",), "sklearn": ("sklearn",)}
+OF_PEER: dict[str, tuple[str, ...]] = {
+    "scipy": ("numpy/scipy",),
+    "torch": ("torch", "torch.compile"),
+    "jax": ("jax",),
+    "sklearn": ("sklearn",),
+}
 
 
 def is_installed(peer: str) -> bool:
