@@ -70,9 +70,8 @@ def random(rng: np.random.Generator, rows: int, classes: int) -> Array:
 
 def cancelling(rng: np.random.Generator, rows: int, classes: int) -> Array:
     x = rng.normal(0, 1, (rows, classes)) * 10.0 ** rng.uniform(-2, 1, (rows, 1))
-    return (
-        x - logsumexp(x, axis=1, keepdims=True) + rng.normal(0, 1, (rows, 1)) * 10.0 ** rng.uniform(-4, 0.5, (rows, 1))
-    )
+    offset = rng.normal(0, 1, (rows, 1)) * 10.0 ** rng.uniform(-4, 0.5, (rows, 1))
+    return x - logsumexp(x, axis=1, keepdims=True) + offset
 
 
 def offsets(rng: np.random.Generator, rows: int, classes: int) -> Array:
