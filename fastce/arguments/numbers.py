@@ -13,6 +13,8 @@ from fastce.typing import Reduction
 
 Choice = TypeVar("Choice", bound=str)
 
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)  # once: this takes longer than all other checks of a number
+
 
 def integer(value: Any, name: str) -> int:
     if type(value) is int:
@@ -111,7 +113,7 @@ def chosen(values: Any, name: str, choices: tuple[Choice, ...]) -> list[Choice]:
 
 
 def reduction_of(value: Any) -> Reduction:
-    return choice(value, "reduction", get_args(Reduction))
+    return choice(value, "reduction", REDUCTIONS)
 
 
 def checked_memory_budget(value: Any) -> int:

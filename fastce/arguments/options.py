@@ -6,6 +6,7 @@ from fastce.arguments.numbers import choice, fraction, not_negative, positive
 from fastce.arguments.reductions import smoothing
 from fastce.typing import SmoothingOver
 
+WAYS_TO_SMOOTH: tuple[SmoothingOver, ...] = get_args(SmoothingOver)
 PLAIN_OPTIONS: dict[str, Any] = {
     "weight": None,
     "sample_weight": None,
@@ -32,7 +33,7 @@ def checked_options(
     classes: int, label_smoothing: Any, smoothing_over: Any, logit_scale: Any, softcap: Any, z_loss: Any
 ) -> CheckedOptions:
     """The options of a call of so many classes."""
-    over = choice(smoothing_over, "smoothing_over", get_args(SmoothingOver))
+    over = choice(smoothing_over, "smoothing_over", WAYS_TO_SMOOTH)
     keep, spread = smoothing(fraction(label_smoothing, "label_smoothing"), over, classes)
     return CheckedOptions(
         positive(logit_scale, "logit_scale"),

@@ -152,6 +152,9 @@ def for_each(blocks: list[tuple[int, int]], work: Callable[[int, int], None], n_
 
 def in_turn(tasks: Sequence[tuple[Any, ...]], work: Callable[..., None], n_threads: int | None) -> None:
     """Call ``work(*task)`` for all of them, as `for_each` does for blocks."""
+    if len(tasks) == 1 and n_threads is None:
+        work(*tasks[0])
+        return
 
     def of_block(first: int, last: int) -> None:
         for task in tasks[first:last]:
