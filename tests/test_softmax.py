@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import naive
 import numpy as np
 import pytest
@@ -566,3 +567,19 @@ def test_special_values_never_warn(name, recwarn):
             run(name, narrow, axis=1)
             run(name, narrow)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("classes", [17, 100, 256, 300, 5000])
+def test_logsumexp_of_float64_near_0_keeps_what_the_logarithm_of_many_classes_rounds_away(rng, classes, axis):
+    """Rows of log probabilities: half an ulp of log(5000) alone is 4 eps."""
+    rows = 40 if classes <= 300 else 4
+    x = rng.normal(size=(rows, classes)) * rng.uniform(0, 2, (rows, 1))
+    x[: rows // 2] = 0.0
+    x[: rows // 4, 0] = rng.uniform(0, 8, rows // 4)
+    x += rng.uniform(-0.3, 0.3, (rows, 1)) - np.log(np.exp(x).sum(1, keepdims=True))
+    ours = fastce.logsumexp(x if axis == 1 else np.ascontiguousarray(x.T), axis=axis)
+    with mpmath.workdps(40):
+        for number, row in zip(ours, x, strict=True):
+            exact = mpmath.log(mpmath.fsum(mpmath.exp(mpmath.mpf(float(u))) for u in row))
+            assert abs(mpmath.mpf(float(number)) - exact) <= (2.0 if classes <= 256 else 2.5) * 2.0**-52

@@ -15,7 +15,19 @@ from fastce.cpu._kernels.blocks import (
     write_vectors,
 )
 from fastce.cpu._kernels.rows import add_in_float64, no_masses, row_state, sum_of_tops, sum_without
-from fastce.cpu._kernels.states import EXPONENT, LANES, LOSS, NEAR, OFFSET, REST, TOP, finish_logsumexp, new_states
+from fastce.cpu._kernels.states import (
+    EXPONENT,
+    LANES,
+    LOSS,
+    LSE,
+    NEAR,
+    OFFSET,
+    REST,
+    TOP,
+    finish_logsumexp,
+    new_states,
+    sum_in_full,
+)
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, vector
 from fastce.cpu._vectors.exponential import exp, exp_in_float64, scaling
 from fastce.cpu._vectors.memory import finish_stores, lanes_of, load_first, row_pointer, to_real
@@ -46,14 +58,14 @@ def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
 
 
 @inline
-def logsumexp_of_state(states, k):
+def logsumexp_of_state(states, k, in_full):
     """An offset that is not finite is the result."""
     offset = states[OFFSET + k]
     if not math.isfinite(offset):
         return offset
     if math.isnan(states[REST + k]):
         return math.nan
-    return (offset + states[TOP + k]) + states[LOSS + k]
+    return states[LSE + k] if in_full and offset == 0.0 else (offset + states[TOP + k]) + states[LOSS + k]
 
 
 @outlined
@@ -97,15 +109,18 @@ def logsumexp_rows(logits, results):
     rows, classes = logits.shape
     states = new_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
+    in_full = lanes_of(row_pointer(logits, 0)) == LANES  # float64
     for first in range(0, rows, ROWS_AT_A_TIME):
         count = min(ROWS_AT_A_TIME, rows - first)
         for k in range(count):
             look_at_row(row_pointer(logits, first + k), classes, 1.0, -math.inf, states, k, room, wide_room)
         finish_logsumexp(states, count)
-        if lanes_of(row_pointer(logits, 0)) > LANES:
+        if in_full:
+            sum_in_full(states, count)
+        else:
             mend_small(logits, first, count, states, wide_room)
         for k in range(count):
-            results[first + k] = logsumexp_of_state(states, k)
+            results[first + k] = logsumexp_of_state(states, k, in_full)
 
 
 @inline

@@ -42,6 +42,7 @@ from fastce.cpu._kernels.states import (
     GROUP,
     LANES,
     LOSS,
+    LSE,
     REST,
     TOP,
     TOTAL,
@@ -49,6 +50,7 @@ from fastce.cpu._kernels.states import (
     mark_fitting,
     new_states,
     report_misfits,
+    sum_in_full,
 )
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined
 from fastce.cpu._vectors.exponential import SPARE, exp_in_parts, headroom, scaling
@@ -241,6 +243,7 @@ def logsumexp_columns(source, logits, narrow, results, misfits):
     running, sums = new_running(room), new_sums()
     width = tile_width(classes, narrow)
     exactly = classes <= EXACT_AT_ONCE
+    in_full = lanes_of(room) == LANES and not exactly
     for o in range(outer):
         for first in range(0, rows, width):
             count = min(width, rows - first)
@@ -259,8 +262,10 @@ def logsumexp_columns(source, logits, narrow, results, misfits):
                     leave_tiny(states, here)
                 if not mark_fitting(states, here, 1.0, headroom(room)):
                     report_misfits(states, here, at, row_pointer(misfits, o))
+                if in_full:
+                    sum_in_full(states, here)
                 for k in range(0, here, LANES):
-                    lse = load(states, LOSS + k) + load(states, TOP + k)
+                    lse = load(states, LSE + k) if in_full else load(states, LOSS + k) + load(states, TOP + k)
                     store_first(row_pointer(results, o), at + k, lse, min(LANES, here - k))
 
 

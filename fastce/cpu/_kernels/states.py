@@ -14,9 +14,9 @@ The first keeps its digits however small it is; the second adds up from ``distan
 import math
 
 from fastce.cpu._vectors.compiler import inline, outlined
-from fastce.cpu._vectors.exponential import LN2, LN2_LOW, LOG2E, SPARE, exp, scaling
+from fastce.cpu._vectors.exponential import LN2, LN2_LOW, LOG2E, SPARE, exp, exp_in_parts, scaling
 from fastce.cpu._vectors.lanes import any_nan, split
-from fastce.cpu._vectors.logarithm import log1p, log_times_power
+from fastce.cpu._vectors.logarithm import log1p, log_times_power, sum_with_log1p
 from fastce.cpu._vectors.memory import keep_first, load, load_first, store
 from fastce.cpu._vectors.rooms import float64_room
 from fastce.cpu._vectors.simd import float64_vector, fma, where_equal, where_less, where_zero
@@ -38,6 +38,7 @@ UPSTREAM, FACTOR, FACTOR_EXPONENT, TARGET_GRADIENT = 12 * GROUP, 13 * GROUP, 14 
 FITS = 17 * GROUP  # 1, or 0 where the row must be left to other kernels
 TOP = 18 * GROUP  # the largest x of a row in a lane: its term is not in REST yet
 AT_TARGET = 19 * GROUP  # x of the target as the sum has met it
+LSE = AT_TARGET  # of a row without targets
 
 new_states = float64_room(FIELDS * GROUP)
 
@@ -140,6 +141,23 @@ def finish_logsumexp(states, count):
         exp_largest = exp(load(states, TOP + k), load(states, EXPONENT + k), scaled_by)
         store(states, LOSS + k, log1p(rest / exp_largest))
         store(states, TOTAL + k, rest + exp_largest)
+
+
+@outlined
+def sum_in_full(states, count):
+    """LSE becomes x_max + log1p(rest / e_max), with all roundings on the way made good.
+
+    The logarithm of many classes is a large number, whose last digits are all of a result near 0. e_max is high + low,
+    and so is the quotient.
+    """
+    scaled_by = scaling(states, 1.0, 1.0)
+    for k in range(0, count, LANES):
+        top, rest = load(states, TOP + k), load(states, REST + k)
+        q, power = exp_in_parts(top, load(states, EXPONENT + k), scaled_by)
+        high = fma(q, power, power)
+        ratio = rest / high
+        lost = (fma(ratio * -1.0, high, rest) - ratio * fma(q, power, power - high)) / high
+        store(states, LSE + k, sum_with_log1p(ratio, lost, top))
 
 
 @outlined

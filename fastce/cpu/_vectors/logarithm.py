@@ -23,6 +23,13 @@ def log1p(u: Any) -> Any:
     """
 
 
+def sum_with_log1p(u: Any, low: Any, x: Any) -> Any:
+    """x + log(1 + u + low), rounded once, as little where the two nearly cancel.
+
+    k ln(2) is a number p and what that has lost; so is x + p (Knuth's two-sum). ``low`` is what u has lost.
+    """
+
+
 def log_times_power(total: Any, exponent: Any) -> Any:
     """log(total * 2**exponent), rounded once where it matters.
 
@@ -49,17 +56,49 @@ def _log_of_one_plus(f: Any) -> Any:
     return implementation
 
 
+def _log1p_in_parts(u: Any, low: Any) -> Any:
+    """(k, l) with log(1 + u + low) = k LN2 + l."""
+
+
+@by_type(_log1p_in_parts)
+def _log1p_in_parts_of(u: Any, low: Any) -> Any:
+    if not _is_wide(u):
+        return None
+
+    def implementation(u, low):
+        y = u + 1.0
+        g, k, inverse = split(y)
+        lost = (u - (y - 1.0)) + low
+        log_g = log_of_one_plus((g - 1.0) + lost * inverse)
+        return k, log_g + k * LN2_LOW
+
+    return implementation
+
+
 @by_type(log1p)
 def _log1p(u: Any) -> Any:
     if not _is_wide(u):
         return None
 
     def implementation(u):
-        y = u + 1.0
-        g, k, inverse = split(y)
-        lost = u - (y - 1.0)
-        log_g = log_of_one_plus((g - 1.0) + lost * inverse)
-        return fma(k, LN2, log_g + k * LN2_LOW)
+        k, low = _log1p_in_parts(u, -0.0)  # which adds nothing, even to -0
+        return fma(k, LN2, low)
+
+    return implementation
+
+
+@by_type(sum_with_log1p)
+def _sum_with_log1p(u: Any, low: Any, x: Any) -> Any:
+    if not _is_wide(u):
+        return None
+
+    def implementation(u, low, x):
+        k, low = _log1p_in_parts(u, low)
+        high = k * LN2
+        total = x + high
+        part = total - x
+        lost = (x - (total - part)) + (high - part)
+        return total + (lost + (fma(k, LN2, high * -1.0) + low))
 
     return implementation
 
