@@ -74,7 +74,7 @@ class FeaturesReport:
 
 
 def new_report(
-    problem: FeaturesProblem, rounds: int, peers: Sequence[str] = (), memory_limit: int = 4 << 30, origin: str = ""
+    problem: FeaturesProblem, rounds: int, peers: Sequence[str], memory_limit: int, origin: str
 ) -> FeaturesReport:
     """A report in which nothing has been measured yet; `memory_limit`, in bytes, is what the dense ways may use."""
     described = {

@@ -189,8 +189,8 @@ class Checked:
 
 def check(engine: str, job: Job, problem: GivenProblem, rounds: int) -> Checked:
     """Measure the memory and the errors of a job, in a call that is not timed."""
-    part = _part_of(problem, job) if engine == "numpy/scipy" else problem
-    rows = _losses_of_rows(ENGINES[engine], job, part)
+    part = part_of(problem, job) if engine == "numpy/scipy" else problem
+    rows = losses_of_rows(ENGINES[engine], job, part)
     work = ENGINES[engine].prepare(job, part)
     found, took, extra_bytes = called(work)
     known = errors(Reference(part), work, rows | found)
@@ -199,7 +199,7 @@ def check(engine: str, job: Job, problem: GivenProblem, rounds: int) -> Checked:
     return Checked(engine, job, work, problem.logits.size / part.logits.size, extra_bytes, known, rounds)
 
 
-def _losses_of_rows(engine: Engine, job: Job, problem: Problem) -> dict[str, Any]:
+def losses_of_rows(engine: Engine, job: Job, problem: Problem) -> dict[str, Any]:
     """Those behind a mean; a gradient is checked instead where there is one."""
     if job.wants_gradient or job.loss not in LOSSES:
         return {}
@@ -207,7 +207,7 @@ def _losses_of_rows(engine: Engine, job: Job, problem: Problem) -> dict[str, Any
     return work.read(work.call())
 
 
-def _part_of(problem: GivenProblem, job: Job) -> GivenProblem:
+def part_of(problem: GivenProblem, job: Job) -> GivenProblem:
     """All of it, or a block of a matrix that is too large for NumPy."""
     if problem.logits.size <= LARGEST:
         return problem
