@@ -86,6 +86,12 @@ def test_what_is_left_is_still_there():
     assert {pair for pair in NOT_YET if pair[1] in set(imports_of(pair[0]))} == NOT_YET
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_imports_the_benchmarks(module):
+    names = names_in(ast.walk(ast.parse(MODULES[module].read_text())))
+    assert not [name for name in names if name.partition(".")[0] == "bench"]
+
+
 def test_there_is_no_circle():
     order = graphlib.TopologicalSorter({m: {*imports_of(m, at_the_top=True)} - {m} for m in MODULES})
     assert len(list(order.static_order())) >= len(MODULES)  # a circle raises
