@@ -68,7 +68,7 @@ def edges(monkeypatch):
         monkeypatch.setattr(tiles, "LARGEST_EDGE", largest)
         monkeypatch.setattr(tiles, "SMALLEST_EDGE", smallest)
         monkeypatch.setattr(panels, "MOST_ROWS", largest)
-        monkeypatch.setattr(panels, "COLUMNS_AT_A_TIME", largest)
+        monkeypatch.setattr(import_module("fastce.cpu.engine").Cpu, "columns_at_a_time", largest)
         monkeypatch.setattr(panels, "QUERIES_AT_A_TIME", largest)
 
     return set_edges

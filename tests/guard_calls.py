@@ -330,9 +330,10 @@ def shrink():
         ("cpu.columns", "BLOCK_BYTES", 1 << 11),
         ("cpu.layout", "PAST_CACHE_BYTES", 0), ("cpu.pieces", "PIECE", 600), ("products.tiles", "LARGEST_EDGE", 49),
         ("products.tiles", "SMALLEST_EDGE", 33), ("products.panels", "MOST_ROWS", 49),
-        ("products.panels", "COLUMNS_AT_A_TIME", 49), ("products.panels", "QUERIES_AT_A_TIME", 49),
+        ("products.panels", "QUERIES_AT_A_TIME", 49),
     ):  # fmt: skip
         setattr(import_module(f"fastce.{module}"), name, size)
+    import_module("fastce.cpu.engine").Cpu.columns_at_a_time = 49
 
 
 def sizes(rng, group):

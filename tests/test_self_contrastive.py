@@ -226,9 +226,9 @@ def test_integer_features_count_as_float64(rng, dtype):
 
 
 def test_many_rows_of_one_class_are_summed_in_several_blocks(rng, monkeypatch):
-    import fastce.losses.sup_con
+    import fastce.cpu.tile_similarity
 
-    monkeypatch.setattr(fastce.losses.sup_con, "BLOCK_BYTES", 8 * 12 * 10)  # ten rows
+    monkeypatch.setattr(fastce.cpu.tile_similarity, "BLOCK_BYTES", 8 * 12 * 10)  # ten rows
     features = views(rng, 64, np.float64)[0]
     for labels in (np.zeros(64, int), np.arange(64) // 32, np.arange(64) % 7, np.maximum(np.arange(64) - 40, 0)):
         dense.check("sup_con", features, labels)

@@ -22,6 +22,7 @@ class Classes:
 
     def __init__(self, labels: Array) -> None:
         _, of_row, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+        self.of_row: Array = of_row
         self.order: Array = np.argsort(of_row, kind="stable")
         self.first: Array = np.concatenate([[0], np.cumsum(sizes)])
         self.others: Array = sizes[of_row] - 1

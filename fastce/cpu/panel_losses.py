@@ -7,7 +7,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.options import PLAIN_OPTIONS
-from fastce.arguments.reductions import ROOM, reduced, sum_in_order, upstream_of
+from fastce.arguments.reductions import ROOM, mean_factor, reduced, sum_in_order, upstream_of
 from fastce.cpu.cross_entropy import cross_entropy_call, row_losses
 from fastce.cpu.sides import is_plain
 
@@ -37,32 +37,49 @@ class PanelLosses:
         else:
             self.kept[rows] = losses.kept
 
-    def take_scaled(
-        self,
-        rows: slice,
-        logits: Array,
-        targets: Array,
-        grad_output: float | None,
-        scale: float,
-        by_scale: bool,
-        n_threads: int | None,
-    ) -> None:
-        """The same for products that are to be scaled; ``by_scale`` says whether their gradient is multiplied by it."""
-        if by_scale and is_plain(scale, logits.dtype):
-            self.take(rows, logits, targets, grad_output, n_threads, logit_scale=scale)
-            return
-        power = _shifted(logits, scale)
-        above = None if grad_output is None else math.ldexp(grad_output, -power)
-        self.take(rows, logits, targets, above, n_threads, logit_scale=2.0**power)
-        if by_scale and grad_output is not None:
-            logits *= scale
-
     def value(self, lead: tuple[int, ...], total_weight: float, total_exponent: int = 0) -> Any:
         """What the reduction asks for, of rows of this shape; a mean is divided by total_weight * 2**total_exponent."""
         if self.reduction == "none":
             return self.kept.reshape(lead)[()]
         total, exponent = sum_in_order(self.sums)
         return reduced(total, self.reduction, total_weight, exponent - total_exponent)
+
+
+class ClassLosses:
+    """A loss from features (`fastce.products.loss.Loss`): of each row, cross entropy with one class as its target."""
+
+    sweeps = 1
+
+    def __init__(
+        self, classes: Array, dtype: np.dtype[Any], scale: float, by_scale: bool, reduction: str, n_threads: int | None
+    ) -> None:
+        """The products are to be scaled; ``by_scale`` says whether their gradient is multiplied by that."""
+        self.classes = classes
+        self.scale = scale
+        self.by_scale = by_scale
+        self.n_threads = n_threads
+        self.factor: float = mean_factor(classes.size) if reduction == "mean" else 1.0
+        self.losses = PanelLosses(classes.size, dtype, reduction)
+
+    def read(self, place: Any, panel: Array) -> None:
+        self._take(place.rows, panel, None)
+
+    def turn(self, place: Any, panel: Array) -> None:
+        self._take(place.rows, panel, self.factor)
+
+    def _take(self, rows: slice, products: Array, factor: float | None) -> None:
+        targets = self.classes[rows]
+        if self.by_scale and is_plain(self.scale, products.dtype):
+            self.losses.take(rows, products, targets, factor, self.n_threads, logit_scale=self.scale)
+            return
+        power = _shifted(products, self.scale)
+        above = None if factor is None else math.ldexp(factor, -power)
+        self.losses.take(rows, products, targets, above, self.n_threads, logit_scale=2.0**power)
+        if self.by_scale and factor is not None:
+            products *= self.scale
+
+    def value(self) -> Any:
+        return self.losses.value((self.classes.size,), self.classes.size)
 
 
 def _shifted(logits: Array, scale: float) -> int:

@@ -1,10 +1,12 @@
 """Cross entropy of the rows of panels: the kernels of `fastce.cuda.cross_entropy`, in place, a panel at a time."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
+from fastce.arguments.reductions import ROOM
 from fastce.cuda._kernels.jobs import (
     CLASS_INDICES,
     CROSS_ENTROPY,
@@ -15,12 +17,14 @@ from fastce.cuda._kernels.jobs import (
     Job,
     Options,
     Targets,
+    options_of,
 )
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.cross_entropy import reduced_loss
 from fastce.cuda.layout import Rows, rows_of
 from fastce.cuda.libraries import Library
-from fastce.cuda.products import array_module, as_reals, on_device, reshaped, rows_between, seen, seen_flat
+from fastce.cuda.precision import fits
+from fastce.cuda.products import array_module, as_reals, of_numbers, on_device, reshaped, rows_between, seen, seen_flat
 from fastce.cuda.run import Call, add_up_losses, run
 from fastce.cuda.targets import DeviceTargets, check, no_targets
 
@@ -84,6 +88,48 @@ class PanelLosses:
         return reduced_loss(self.targets, self.rows, self.columns, self.reduction)
 
 
+class ClassLosses:
+    """A loss from features (`fastce.products.loss.Loss`): of each row, cross entropy with one class as its target."""
+
+    sweeps = 1
+
+    def __init__(
+        self, classes: Any, columns: int, within: Any, of_losses: np.dtype[Any], reduction: str, library: Library
+    ) -> None:
+        dtype, matrix = within.dtype, (classes.size, columns)
+        self.scale: float = within.scale
+        self.by_scale: bool = within.is_plain
+        self.library = library
+        self.is_plain: bool = within.is_plain and fits(dtype, self.scale)
+        power = 0 if self.is_plain else ROOM
+        targets = own_targets(library, dtype, matrix, reduction, 2.0**-power, classes=on_device(classes, library))
+        options = options_of(dtype, self.scale if self.is_plain else 2.0**power)
+        self.losses = PanelLosses(targets, options, matrix, reduction, of_losses=of_losses)
+
+    def read(self, place: Any, panel: Any) -> None:
+        self._take(place.rows, panel, writes=False)
+
+    def turn(self, place: Any, panel: Any) -> None:
+        self._take(place.rows, panel, writes=True)
+
+    def _take(self, rows: slice, products: Any, writes: bool) -> None:
+        if not self.is_plain:
+            self._shift(products)
+        self.losses.take(rows, of_numbers(products, self.library), writes)
+        if not self.is_plain and self.by_scale and writes:
+            products *= self.scale
+
+    def _shift(self, products: Any) -> None:
+        """Make scale (x - top) / 2**ROOM of each row: see `fastce.cpu.panel_losses`."""
+        if products.shape[1]:
+            products[...] = 0.5 * products - 0.5 * products.max(axis=1, keepdims=True)
+            products *= math.ldexp(self.scale, -ROOM)
+            products *= 2.0
+
+    def value(self) -> Any:
+        return self.losses.value()
+
+
 def _matrix(array: DeviceArray) -> Rows:
     """The rows of a matrix."""
     rows = rows_of(array, 1)
@@ -99,11 +145,15 @@ def own_targets(
     real: np.dtype[Any],
     shape: tuple[int, int],
     reduction: str,
+    upstream: float = 1.0,
     *,
     classes: DeviceArray | None = None,
     row_weight: DeviceArray | None = None,
 ) -> DeviceTargets:
-    """Targets that are not a caller's: one class of each row, or none; and float64 weights of rows."""
+    """Targets that are not a caller's: one class of each row, or none; and float64 weights of rows.
+
+    The gradient is multiplied by the ``upstream``.
+    """
     arrays, kept = no_targets(library, real.name), [array for array in (classes, row_weight) if array is not None]
     if classes is not None:
         arrays = arrays._replace(classes=classes.flat())
@@ -111,7 +161,7 @@ def own_targets(
         arrays = arrays._replace(row_weight=row_weight.flat())
     points = NO_TARGETS if classes is None else CLASS_INDICES
     described = DeviceTargets(points, NO_MASS, arrays, None, zeros(library, (REPORT,), "float64"), kept)
-    check(described, *shape, reduction == "mean", 1.0)
+    check(described, *shape, reduction == "mean", upstream)
     return described
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments.arrays import Array
-from fastce.arguments.positives import no_indices, positives_of, way_out_of
+from fastce.arguments.positives import Positives, no_indices, positives_of, way_out_of
 from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse
 from fastce.cuda.layout import contiguous
 from fastce.cuda.libraries import Library
@@ -72,7 +72,7 @@ def device_positives(targets: Any, shape: tuple[int, int], library: Library) -> 
         none, no_masses = sender.send(np.empty(0, np.int64)), sender.send(np.empty(0))
         owners, size = Owners(none, none, no_masses), shape[0]
         return DevicePositives(size, True, none, none, none, owners, owners, (size, size), sender.kept, np.empty(0))
-    points = positives_of(_on_host(targets, shape, library), shape)
+    points = host_positives(targets, shape, library)
     by_column = np.argsort(points.columns, kind="stable")
     first_of_columns = np.searchsorted(points.columns[by_column], np.arange(shape[1] + 1)).astype(np.int64)
     first, numbers = sender.send(points.first_points), sender.send(np.arange(points.rows.size))
@@ -83,6 +83,11 @@ def device_positives(targets: Any, shape: tuple[int, int], library: Library) -> 
         points.rows.size, False, first, sender.send(points.rows), sender.send(points.columns), of_rows, of_columns,
         present, sender.kept, points.first_points,
     )  # fmt: skip
+
+
+def host_positives(targets: Any, shape: tuple[int, int], library: Library) -> Positives:
+    """The same as arrays of NumPy."""
+    return positives_of(None if targets is None else _on_host(targets, shape, library), shape)
 
 
 def _present(first: Array) -> int:

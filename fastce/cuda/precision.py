@@ -55,3 +55,13 @@ def check_factors(**factors: float) -> None:
         low, high = _RANGE[8]
         given = ", ".join(f"{name}={factor}" for name, factor in factors.items() if factor != 0.0)
         raise ValueError(f"on a GPU, factors and their ratios must be between {low} and {high}, got {given}")
+
+
+def check_plain(within: Any) -> None:
+    """Refuse features and scales that float64 needs powers of two for (`fastce.products.ranges.Range`)."""
+    if not within.is_plain:
+        low, high = _RANGE[8]
+        raise ValueError(
+            f"on a GPU, features, their products and both times the scale must be between {low} and {high} in size, "
+            f"got a scale of {within.given_scale}"
+        )

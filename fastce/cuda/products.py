@@ -80,6 +80,17 @@ def reshaped(array: DeviceArray, shape: tuple[int, ...], strides: tuple[int, ...
     return dataclasses.replace(array, given=given, shape=shape, strides=strides)
 
 
+def of_numbers(values: Any, library: Library) -> DeviceArray:
+    """As kernels see an array of `array_module()`, float32 or float64; the memory is the same."""
+    strides = tuple(stride // values.itemsize for stride in values.strides)
+    if array_module() is np:
+        simulated = type(empty(library, (0,), "float32").given)
+        given, pointer = simulated(values), values.ctypes.data
+    else:
+        given, pointer = values, values.data.ptr
+    return DeviceArray(given, values.shape, strides, values.dtype.name, pointer, True, library)
+
+
 def on_device(values: Any, library: Library) -> DeviceArray:
     """A new array of a library, from one of `array_module()` or of NumPy."""
     result = empty(library, values.shape, str(values.dtype))

@@ -28,6 +28,8 @@ from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.layout import lanes_of, launch
 from fastce.cuda.libraries import Library
 from fastce.cuda.positives import DevicePositives
+from fastce.cuda.precision import check_plain
+from fastce.cuda.products import of_numbers
 from fastce.cuda.run import add_up, numbers_of
 
 ENOUGH_BLOCKS = 2048  # to keep all multiprocessors busy
@@ -223,6 +225,47 @@ class Similarity:
             return results.given, of_scale
         is_mean_of_none = self.reduction == "mean" and self.positives.present == (0, 0)
         return math.nan if is_mean_of_none else float(numbers[VALUE]), of_scale
+
+
+class PanelSimilarity:
+    """CLIP's loss from features (`fastce.products.loss.Loss`), whose panels are read, and then written."""
+
+    sweeps = 2
+
+    def __init__(
+        self,
+        products: Any,
+        positives: DevicePositives,
+        within: Any,
+        smoothing: float,
+        reduction: str,
+        of_losses: np.dtype[Any],
+        library: Library,
+    ) -> None:
+        check_plain(within)
+        self.library = library
+        self.has_sides: bool = False
+        self.similarity = Similarity(
+            library, (products.left.rows, products.right.rows), within.dtype.name, positives, within.scale, smoothing,
+            reduction, len(products.places), of_losses.name,
+        )  # fmt: skip
+
+    def read(self, place: Any, panel: Any) -> None:
+        self.similarity.read(of_numbers(panel, self.library), place.rows.start)
+
+    def _take_sides(self) -> None:
+        if not self.has_sides:
+            self.similarity.take_sides()
+            self.has_sides = True
+
+    def turn(self, place: Any, panel: Any) -> None:
+        self._take_sides()
+        array = of_numbers(panel, self.library)
+        self.similarity.write_gradient(array, array, place.rows.start)
+
+    def value(self) -> Any:
+        self._take_sides()
+        return self.similarity.value()[0]
 
 
 def matrix_of(array: DeviceArray, other: DeviceArray, first_row: int) -> Matrix:

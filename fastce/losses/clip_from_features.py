@@ -2,20 +2,16 @@
 
 from typing import Any, Literal, Unpack, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastce.arguments.numbers import fraction, positive, reduction_of
-from fastce.arguments.positives import check_pairs, checked_shape, positives_of
-from fastce.arguments.silence import quietly
-from fastce.cpu.sides import value_of
-from fastce.engine import by_device
+from fastce.arguments.positives import check_pairs, checked_shape
+from fastce.engine import Engine, by_engine, engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
-from fastce.products.progress import Progress
+from fastce.products.loss import LossCall
+from fastce.products.panels import products_of
 from fastce.products.ranges import dtype_of_products, range_of
-from fastce.products.sweep import TilesCall, both_sides, gradients
-from fastce.products.tiles import Tiles
 from fastce.typing import (
     AnyArray,
     ClipFromFeaturesOptions,
@@ -28,8 +24,6 @@ from fastce.typing import (
     Reduced,
     Reduction,
 )
-
-_NO_PAIRS = np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 # fmt: off
@@ -49,7 +43,7 @@ def clip_loss_from_features(
     *, reduction: Literal["none"], **options: Unpack[ClipFromFeaturesOptions]
 ) -> Any: ...
 # fmt: on
-@by_device
+@by_engine
 def clip_loss_from_features(
     image_features: Any,
     text_features: Any,
@@ -129,12 +123,11 @@ def clip_loss_from_features(
     >>> round(fastce.clip_loss_from_features(images, texts, 10.0, normalize=True), 10)
     0.002388097
     """
-    call = _checked_call(
-        image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
-        progress, n_threads, sweeps=1,
-    )  # fmt: skip
-    with call.progress, quietly():
-        return value_of(*both_sides(call, keep=False), call.reduction, call.dtype)
+    with engine_for(image_features, n_threads) as engine:
+        return _checked_call(
+            engine, image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction,
+            memory_budget, progress,
+        ).value()  # fmt: skip
 
 
 # fmt: off
@@ -154,7 +147,7 @@ def clip_loss_from_features_value_and_grad(
     *, reduction: Reduction = "mean", **options: Unpack[ClipFromFeaturesOptions]
 ) -> ClipFromFeaturesValueAndGrad[Any, Any]: ...
 # fmt: on
-@by_device
+@by_engine
 def clip_loss_from_features_value_and_grad(
     image_features: Any,
     text_features: Any,
@@ -196,20 +189,18 @@ progress, n_threads
     array([[-0.0935,  0.2016],
            [ 0.0777, -0.1701]])
     """
-    call = _checked_call(
-        image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
-        progress, n_threads, sweeps=2,
-    )  # fmt: skip
-    with call.progress, quietly():
-        sides = both_sides(call, keep=True)
-        of_image, of_text = gradients(call, *sides)
-        (image,), along = call.tiles.left.finished(of_image.total, rest=call.range.rest_of_left)
-        (text,), _ = call.tiles.right.finished(of_text.total, False, call.range.rest_of_right)
-        value = value_of(*sides, call.reduction, call.dtype)
-    return ClipFromFeaturesValueAndGrad(value, image, text, call.range.of_scale(along))
+    with engine_for(image_features, n_threads) as engine:
+        call = _checked_call(
+            engine, image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction,
+            memory_budget, progress,
+        )  # fmt: skip
+        value, (image,), (text,), along = call.value_and_gradients()
+        of_scale = call.range.of_scale(along)
+        return ClipFromFeaturesValueAndGrad(value, engine.given(image), engine.given(text), of_scale)
 
 
 def _checked_call(
+    engine: Engine,
     image_features: Any,
     text_features: Any,
     logit_scale: Any,
@@ -219,19 +210,16 @@ def _checked_call(
     reduction: Any,
     memory_budget: Any,
     progress: Any,
-    n_threads: int | None,
-    sweeps: int,
-) -> TilesCall:
-    arrays = feature_arrays([image_features, text_features], ["image_features", "text_features"])
+) -> LossCall:
+    arrays = feature_arrays(engine, [image_features, text_features], ["image_features", "text_features"])
     reduction = reduction_of(reduction)
     shape = checked_shape(arrays, targets)
     check_pairs(shape, reduction)
-    positives = positives_of(targets, shape)
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
-    within = range_of(arrays[:1], arrays[1:], scale, normalize=normalize)
-    left = Features(arrays[:1], within.dtype, normalize, n_threads, power=within.left_power)
-    right = Features(arrays[1:], within.dtype, normalize, n_threads, power=within.right_power)
-    tiles = Tiles(left, right, memory_budget)
-    reporter = Progress(progress, sweeps * len(tiles.places), "clip_loss_from_features")
-    of_losses = dtype_of_products(arrays)
-    return TilesCall(tiles, positives, _NO_PAIRS, within, smoothing, reduction, of_losses, reporter, n_threads)
+    within = range_of(engine, arrays[:1], arrays[1:], scale, normalize=normalize)
+    left = Features(engine, arrays[:1], within.dtype, normalize, power=within.left_power)
+    right = Features(engine, arrays[1:], within.dtype, normalize, power=within.right_power)
+    products = products_of(left, right, memory_budget)
+    of_losses = dtype_of_products(engine, arrays)
+    loss = engine.pair_losses(products, targets, within, smoothing, reduction, of_losses)
+    return LossCall("clip_loss_from_features", engine, within, products, loss, progress)

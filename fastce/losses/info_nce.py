@@ -1,21 +1,20 @@
 """InfoNCE: each query is to be told its positive key among negative ones; a panel of queries at a time."""
 
-from typing import Any, Literal, NamedTuple, Unpack, overload
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal, Unpack, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fastce.arguments.arrays import Array, real_array
 from fastce.arguments.numbers import inverse_temperature, reduction_of
-from fastce.arguments.reductions import mean_factor
-from fastce.arguments.silence import quietly
-from fastce.cpu.panel_losses import PanelLosses
-from fastce.engine import by_device
-from fastce.products.features import Features, feature_arrays, products_of_pairs
+from fastce.engine import Engine, by_engine, engine_for
+from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET, Gradient
+from fastce.products.loss import LossCall
 from fastce.products.panels import Panels, PanelsOfOwnKeys
 from fastce.products.progress import Progress
 from fastce.products.ranges import Range, dtype_of_products, range_of
+from fastce.products.tiles import Place, Products
 from fastce.typing import (
     AnyArray,
     ContrastiveOptions,
@@ -47,7 +46,7 @@ def info_nce(
     *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
 ) -> Any: ...
 # fmt: on
-@by_device
+@by_engine
 def info_nce(
     query: Any,
     positive_key: Any,
@@ -111,11 +110,10 @@ def info_nce(
     >>> round(fastce.info_nce(query, key, [[0.5, -0.5], [-1.0, 0.0]]), 10)
     0.0059521897
     """
-    call = _checked_call(
-        query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress, n_threads
-    )
-    with call.progress, quietly():
-        return _swept(call, None)
+    with engine_for(query, n_threads) as engine:
+        return _checked_call(
+            engine, query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress
+        )[0].value()
 
 
 # fmt: off
@@ -135,7 +133,7 @@ def info_nce_value_and_grad(
     *, reduction: Reduction = "mean", **options: Unpack[ContrastiveOptions]
 ) -> InfoNceValueAndGrad[Any, Any]: ...
 # fmt: on
-@by_device
+@by_engine
 def info_nce_value_and_grad(
     query: Any,
     positive_key: Any,
@@ -170,31 +168,18 @@ def info_nce_value_and_grad(
     array([[-0.0038,  0.0189],
            [ 0.0024, -0.0003]])
     """
-    call = _checked_call(
-        query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress, n_threads
-    )
-    gradients = _Gradients(call)
-    with call.progress, quietly():
-        value = _swept(call, gradients)
-        return InfoNceValueAndGrad(value, *gradients.finished())
-
-
-class _Call(NamedTuple):
-    """A checked call. Without negative keys the positive ones are the right side of the panels."""
-
-    panels: Panels | PanelsOfOwnKeys
-    query: Features
-    positive: Features
-    negative: Features | None
-    negative_shape: tuple[int, ...]
-    range: Range
-    reduction: str
-    dtype: np.dtype[Any]  # of losses
-    progress: Progress
-    n_threads: int | None
+    with engine_for(query, n_threads) as engine:
+        call, shape = _checked_call(
+            engine, query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress
+        )
+        value, (of_query,), of_keys, along = call.value_and_gradients()
+        of_negative = engine.given(of_keys[1], shape) if shape else None
+        of_temperature = call.range.of_temperature(along)
+        return InfoNceValueAndGrad(value, engine.given(of_query), engine.given(of_keys[0]), of_negative, of_temperature)
 
 
 def _checked_call(
+    engine: Engine,
     query: Any,
     positive_key: Any,
     negative_keys: Any,
@@ -203,92 +188,80 @@ def _checked_call(
     reduction: Any,
     memory_budget: Any,
     progress: Any,
-    n_threads: int | None,
-) -> _Call:
-    arrays = feature_arrays([query, positive_key], ["query", "positive_key"])
-    if len(arrays[0]) != len(arrays[1]):
+) -> tuple[LossCall, tuple[int, ...]]:
+    """(the call, the shape of the negative keys if there are any)."""
+    arrays = feature_arrays(engine, [query, positive_key], ["query", "positive_key"])
+    queries, width = arrays[0].shape
+    if arrays[1].shape[0] != queries:
         raise ValueError(f"query and positive_key differ in shape: {arrays[0].shape} and {arrays[1].shape}")
     shape: tuple[int, ...] = ()
     if negative_keys is not None:
-        array = real_array(negative_keys, "negative_keys")
-        shape = array.shape
-        arrays.append(_checked_negatives(array, *arrays[0].shape))
+        negative = engine.array(negative_keys, "negative_keys")
+        shape = negative.shape
+        arrays.append(_checked_negatives(engine, negative, queries, width))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    within = range_of(arrays[:1], arrays[1:], scale, normalize=normalize)
-    dtype, powers = within.dtype, [within.left_power, within.right_power, within.right_power]
+    within = range_of(engine, arrays[:1], arrays[1:], scale, normalize=normalize)
+    powers = [within.left_power, within.right_power, within.right_power]
     first, second, *others = (
-        Features([array], dtype, normalize, n_threads, power=power)
+        Features(engine, [array], within.dtype, normalize, power=power)
         for array, power in zip(arrays, powers[: len(arrays)], strict=True)
     )
-    panels: Panels | PanelsOfOwnKeys
+    products: Products
     if not others:
-        panels = Panels(first, second, memory_budget)
-    elif len(shape) == 2:
-        panels = Panels(first, others[0], memory_budget, 1, bytes_of_row=3 * first.width * dtype.itemsize)
+        products, own = Panels(first, second, memory_budget), engine.xp.arange(queries)
     else:
-        panels = PanelsOfOwnKeys(first, others[0], shape[1], memory_budget)
-    reporter = Progress(progress, len(panels.row_cuts), "info_nce", "panel")
-    negative = others[0] if others else None
-    of_losses = dtype_of_products(arrays)
-    return _Call(panels, first, second, negative, shape, within, reduction, of_losses, reporter, n_threads)
+        if len(shape) == 2:
+            negatives: Products = Panels(first, others[0], memory_budget, 1, bytes_of_row=3 * first.row_bytes)
+        else:
+            negatives = PanelsOfOwnKeys(first, others[0], shape[1], memory_budget)
+        products, own = _WithPairs(negatives, second), engine.xp.full(queries, shape[-2])
+    losses = engine.class_losses(
+        own, shape[-2] + 1 if shape else queries, within, dtype_of_products(engine, arrays), reduction
+    )
+    return LossCall("info_nce", engine, within, products, losses, progress), shape
 
 
-def _checked_negatives(array: Array, queries: int, width: int) -> Array:
+def _checked_negatives(engine: Engine, array: Any, queries: int, width: int) -> Any:
     """All negative keys as rows of a matrix."""
-    fits = array.ndim in (2, 3) and array.shape[-1] == width and (array.ndim == 2 or array.shape[0] == queries)
+    shape = array.shape
+    fits = len(shape) in (2, 3) and shape[-1] == width and (len(shape) == 2 or shape[0] == queries)
     if not fits:
-        raise ValueError(f"negative_keys have shape {array.shape}, expected (M, {width}) or ({queries}, M, {width})")
-    return array.reshape(queries * array.shape[1], width) if array.ndim == 3 else array
+        raise ValueError(f"negative_keys have shape {shape}, expected (M, {width}) or ({queries}, M, {width})")
+    return engine.reshaped(array, (queries * shape[1], width)) if len(shape) == 3 else array
 
 
-class _Gradients:
-    """The gradients of queries and keys, as far as the panels have come."""
+class _WithPairs(Products):
+    """Panels of queries and negative keys; the last column are the products of queries with their own keys."""
 
-    def __init__(self, call: _Call) -> None:
-        self.call = call
-        self.of_query = np.zeros((call.query.rows, call.query.width), call.query.dtype)
-        self.of_positive = Gradient(call.positive.rows, call.positive)
-        self.of_negative = None if call.negative is None else Gradient(call.negative.rows, call.negative)
+    unit = "panel"
 
-    def add(self, rows: slice, slopes: Array) -> None:
-        """Add what a panel's slopes, the gradient of its logits, contribute."""
-        panels = self.call.panels
-        if self.of_negative is None:
-            self.of_query[rows] = panels.gradient_of_left(slopes)
-            panels.add_to_right(rows, slopes, self.of_positive)
-            return
-        of_pairs = slopes[:, -1:]
-        self.of_query[rows] = panels.gradient_of_left(slopes[:, :-1]) + of_pairs * self.call.positive.panel(rows)
-        panels.add_to_right(rows, slopes[:, :-1], self.of_negative)
-        self.of_positive.total[rows] = of_pairs * self.call.query.panel(rows)
+    def __init__(self, negatives: Products, positive: Features) -> None:
+        super().__init__(negatives.left, negatives.right)
+        self.negatives = negatives
+        self.places = negatives.places
+        self.positive = positive
 
-    def finished(self) -> tuple[Array, Array, Array | None, float]:
-        """In the shapes and dtypes of what they belong to; and that of the temperature."""
-        call, of_negative, rest = self.call, None, self.call.range.rest_of_right
-        (of_query,), along = call.query.finished(self.of_query, rest=call.range.rest_of_left)
-        (of_positive,), _ = call.positive.finished(self.of_positive.total, False, rest)
-        if call.negative is not None and self.of_negative is not None:
-            (flat,), _ = call.negative.finished(self.of_negative.total, False, rest)
-            of_negative = flat.reshape(call.negative_shape)
-        return of_query, of_positive, of_negative, call.range.of_temperature(along)
+    @cached_property
+    def of_positive(self) -> Gradient:
+        """The gradient of the queries' own keys."""
+        return Gradient(self.positive)
 
+    def sweep(self, work: Callable[[Place, Any], None], progress: Progress, keep: bool = False) -> None:
+        def with_pairs(place: Place, panel: Any) -> None:
+            pairs = self.engine.xp.arange(place.rows.start, place.rows.stop)
+            panel[:, -1] = self.left.products_of_pairs(pairs, self.positive, pairs)
+            work(place, panel)
 
-def _swept(call: _Call, gradients: _Gradients | None) -> Any:
-    """The value; the gradients are added up if there is room for them."""
-    losses = PanelLosses(call.query.rows, call.dtype, call.reduction)
-    factor = None
-    if gradients is not None:
-        factor = mean_factor(call.query.rows) if call.reduction == "mean" else 1.0
+        self.negatives.sweep(with_pairs, progress)
 
-    def work(rows: slice, logits: Array) -> None:
-        targets = pairs = np.arange(rows.start, rows.stop)
-        if call.negative is not None:
-            targets = np.full(len(logits), logits.shape[1] - 1)
-            logits[:, -1] = products_of_pairs(call.query, pairs, call.positive, pairs, call.n_threads)
-        within = call.range
-        losses.take_scaled(rows, logits, targets, factor, within.scale, within.is_plain, call.n_threads)
-        if gradients is not None:
-            gradients.add(rows, logits)
+    def add_to_gradients(self, place: Place, slopes: Any) -> None:
+        rows, of_pairs = place.rows, slopes[:, -1:]
+        self.negatives.add_to_gradients(place, slopes[:, :-1])
+        self.negatives.of_left.total[rows] += of_pairs * self.positive.panel(rows)
+        self.of_positive.total[rows] = of_pairs * self.left.panel(rows)
 
-    call.panels.sweep(work, call.progress)
-    return losses.value((call.query.rows,), call.query.rows)
+    def finished(self, within: Range) -> tuple[list[Any], list[Any], float]:
+        """As `Products.finished`; of the keys those of positive ones come first."""
+        of_query, of_negative, along = self.negatives.finished(within)
+        of_positive, _ = self.positive.finished(self.of_positive.memory, False, within.rest_of_right)
+        return of_query, of_positive + of_negative, along

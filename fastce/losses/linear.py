@@ -11,6 +11,7 @@ from fastce.arguments.numbers import checked_memory_budget
 from fastce.arguments.reductions import upstream_of
 from fastce.arguments.sparse import checked_csr, is_sparse
 from fastce.cpu.cross_entropy import cross_entropy_call, of_counted
+from fastce.cpu.engine import Cpu
 from fastce.cpu.layout import Rows
 from fastce.engine import by_device
 from fastce.losses.linear_panels import LinearCall, value_and_gradients
@@ -230,10 +231,11 @@ def _checked_call(
     given = real_array(features, "features")
     if given.ndim == 0:
         raise ValueError("features must have at least one dimension, got a scalar")
+    engine = Cpu(n_threads)
     matrix = given.reshape(math.prod(given.shape[:-1]), given.shape[-1]) if given.ndim != 2 else given
-    arrays = feature_arrays([matrix, linear_weight], ["features", "linear_weight"])
+    arrays = feature_arrays(engine, [matrix, linear_weight], ["features", "linear_weight"])
     bias = None if linear_bias is None else _checked_bias(linear_bias, len(arrays[1]))
-    dtype = dtype_of_products(arrays if bias is None else [*arrays, bias])
+    dtype = dtype_of_products(engine, arrays if bias is None else [*arrays, bias])
     logits = np.broadcast_to(np.zeros((), dtype), (*given.shape[:-1], len(arrays[1])))
     described = cross_entropy_call(
         logits, targets, -1, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,

@@ -8,14 +8,15 @@ import numpy as np
 from fastce.arguments.arrays import Array, kernel_dtype
 from fastce.arguments.silence import quietly, silently
 from fastce.cpu.cross_entropy import CrossEntropyCall
+from fastce.cpu.engine import Cpu
 from fastce.cpu.extremes import is_extreme
 from fastce.cpu.panel_losses import PanelLosses
 from fastce.cpu.threads import cut_rows, for_each
 from fastce.losses.linear_ranges import LayerRange, Sizes, Slopes
 from fastce.products.features import Features
-from fastce.products.gradients import Gradient
 from fastce.products.panels import Panels
 from fastce.products.progress import Progress
+from fastce.products.tiles import Place
 
 
 class LinearCall(NamedTuple):
@@ -43,7 +44,6 @@ class LinearGradients:
         self.panels = panels
         self.slopes = slopes
         self.of_features: Array = np.zeros((len(call.features), panels.left.width), kernel_dtype(call.features.dtype))
-        self.of_weight: Gradient = Gradient(panels.right.rows, panels.right)
         self.of_bias: Array = np.zeros(panels.right.rows)
         self.right_power: int = within.right_power
         self.rest_of_right: int = slopes.unit + within.left_power
@@ -55,14 +55,14 @@ class LinearGradients:
         self.of_features[numbers] = _times_power(self.panels.gradient_of_left(slopes), rest + self.right_power)
         if (rest != self.slopes.unit).any():
             np.ldexp(slopes, rest - self.slopes.unit, out=slopes)
-        self.panels.add_to_right(rows, slopes, self.of_weight)
+        self.panels.add_to_right(rows, slopes)
         if self.call.bias is not None:
             self.of_bias += np.ones(len(slopes), slopes.dtype) @ slopes
 
     def finished(self) -> "Gradients":
         """In the shapes and dtypes of what they belong to."""
         right, bias, of_bias = self.panels.right, self.call.bias, None
-        (of_weight,), _ = right.finished(self.of_weight.total, wants_sum=False, rest=(1.0, self.rest_of_right))
+        (of_weight,), _ = right.finished(self.panels.of_right.memory, False, (1.0, self.rest_of_right))
         if bias is not None:
             of_bias = _times_power(self.of_bias, self.slopes.unit).astype(kernel_dtype(bias.dtype))
         return self.of_features.reshape(self.call.shape), of_weight, of_bias
@@ -114,7 +114,8 @@ def _swept(
         slopes = Slopes.of(described, within, upstream, exponent, call.counted)
     gradients = None if slopes is None else LinearGradients(call, panels, within, slopes)
 
-    def work(rows: slice, logits: Array) -> None:
+    def work(place: Place, logits: Array) -> None:
+        rows = place.rows
         numbers = rows if call.counted is None else call.counted[rows]
         if bias is not None:
             _add_to_rows(logits, bias, call.n_threads)
@@ -126,7 +127,7 @@ def _swept(
         if gradients is not None:
             gradients.add(rows, numbers, logits)
 
-    reporter = Progress(progress, len(panels.row_cuts), "linear_cross_entropy", "panel")
+    reporter = Progress(progress, len(panels.places), "linear_cross_entropy", "panel")
     with reporter, quietly():
         panels.sweep(work, reporter)
         value = losses.value(described.logits.lead, *described.targets.total)
@@ -134,10 +135,9 @@ def _swept(
 
 
 def _panels(call: LinearCall, within: LayerRange) -> Panels:
-    left = Features(
-        [call.features], within.dtype, n_threads=call.n_threads, numbers=call.counted, power=within.left_power
-    )
-    right = Features([call.weight], within.dtype, n_threads=call.n_threads, power=within.right_power)
+    engine = Cpu(call.n_threads)
+    left = Features(engine, [call.features], within.dtype, numbers=call.counted, power=within.left_power)
+    right = Features(engine, [call.weight], within.dtype, power=within.right_power)
     is_copied = call.counted is not None and call.targets.ndim == 2
     return Panels(
         left, right, call.memory_budget, bytes_of_row=right.rows * call.targets.dtype.itemsize if is_copied else 0

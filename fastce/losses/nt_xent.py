@@ -5,20 +5,15 @@ Both sides of the products are the same features, so that tiles above the diagon
 
 from typing import Any, Literal, Unpack, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastce.arguments.numbers import inverse_temperature, reduction_of
-from fastce.arguments.positives import positives_of
-from fastce.arguments.silence import quietly
-from fastce.cpu.sides import value_of
-from fastce.engine import by_device
+from fastce.engine import Engine, by_engine, engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
-from fastce.products.progress import Progress
+from fastce.products.loss import LossCall
+from fastce.products.panels import products_of
 from fastce.products.ranges import dtype_of_products, range_of
-from fastce.products.sweep import TilesCall, both_sides, gradients
-from fastce.products.tiles import Tiles
 from fastce.typing import (
     AnyArray,
     ContrastiveOptions,
@@ -45,7 +40,7 @@ def nt_xent(
 def nt_xent(
     first_views: AnyArray, second_views: AnyArray, *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
 ) -> Any: ...
-@by_device
+@by_engine
 def nt_xent(
     first_views: Any,
     second_views: Any,
@@ -103,11 +98,10 @@ def nt_xent(
     >>> round(fastce.nt_xent(first, second), 10)
     0.4376914463
     """
-    call = _checked_call(
-        first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=1
-    )
-    with call.progress, quietly():
-        return value_of(*both_sides(call, keep=False), call.reduction, call.dtype)
+    with engine_for(first_views, n_threads) as engine:
+        return _checked_call(
+            engine, first_views, second_views, temperature, normalize, reduction, memory_budget, progress
+        ).value()
 
 
 # fmt: off
@@ -127,7 +121,7 @@ def nt_xent_value_and_grad(
     *, reduction: Reduction = "mean", **options: Unpack[ContrastiveOptions]
 ) -> NtXentValueAndGrad[Any, Any]: ...
 # fmt: on
-@by_device
+@by_engine
 def nt_xent_value_and_grad(
     first_views: Any,
     second_views: Any,
@@ -160,18 +154,17 @@ def nt_xent_value_and_grad(
     array([[-0.0711,  0.3555],
            [ 0.2688, -0.0299]])
     """
-    call = _checked_call(
-        first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=2
-    )
-    with call.progress, quietly():
-        sides = both_sides(call, keep=True)
-        total = gradients(call, *sides)[0].total
-        (first, second), along = call.tiles.left.finished(total, rest=call.range.rest_of_left)
-        value = value_of(*sides, call.reduction, call.dtype)
-    return NtXentValueAndGrad(value, first, second, call.range.of_temperature(0.5 * along))
+    with engine_for(first_views, n_threads) as engine:
+        call = _checked_call(
+            engine, first_views, second_views, temperature, normalize, reduction, memory_budget, progress
+        )
+        value, (first, second), _, along = call.value_and_gradients()
+        of_temperature = call.range.of_temperature(0.5 * along)  # every product counts twice
+        return NtXentValueAndGrad(value, engine.given(first), engine.given(second), of_temperature)
 
 
 def _checked_call(
+    engine: Engine,
     first_views: Any,
     second_views: Any,
     temperature: Any,
@@ -179,18 +172,13 @@ def _checked_call(
     reduction: Any,
     memory_budget: Any,
     progress: Any,
-    n_threads: int | None,
-    sweeps: int,
-) -> TilesCall:
-    arrays = feature_arrays([first_views, second_views], ["first_views", "second_views"])
-    if len(arrays[0]) != len(arrays[1]):
+) -> LossCall:
+    arrays = feature_arrays(engine, [first_views, second_views], ["first_views", "second_views"])
+    if arrays[0].shape[0] != arrays[1].shape[0]:
         raise ValueError(f"first_views and second_views differ in shape: {arrays[0].shape} and {arrays[1].shape}")
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    within = range_of(arrays, arrays, scale, normalize=normalize)
-    views = Features(arrays, within.dtype, normalize, n_threads, power=within.left_power)
-    everyone = np.arange(views.rows)
-    partners = positives_of(np.roll(everyone, views.rows // 2), (views.rows, views.rows))
-    tiles = Tiles(views, views, memory_budget)
-    reporter = Progress(progress, sweeps * len(tiles.places), "nt_xent")
-    of_losses = dtype_of_products(arrays)
-    return TilesCall(tiles, partners, (everyone, everyone), within, 0.0, reduction, of_losses, reporter, n_threads)
+    within = range_of(engine, arrays, arrays, scale, normalize=normalize)
+    views = Features(engine, arrays, within.dtype, normalize, power=within.left_power)
+    products = products_of(views, views, memory_budget)
+    loss = engine.partner_losses(products, within, reduction, dtype_of_products(engine, arrays))
+    return LossCall("nt_xent", engine, within, products, loss, progress)

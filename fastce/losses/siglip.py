@@ -1,22 +1,20 @@
 """SigLIP's loss from features: every pair is a yes-or-no question of its own, so that one sweep over tiles does."""
 
-from typing import Any, Literal, NamedTuple, Unpack, overload
+import math
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastce.arguments.arrays import Array
 from fastce.arguments.numbers import finite, positive, reduction_of
-from fastce.arguments.positives import Positives, checked_shape, positives_of
-from fastce.arguments.silence import quietly
-from fastce.cpu.sigmoid import sigmoid_losses
-from fastce.engine import by_device
-from fastce.products.features import Features, feature_arrays, products_of_pairs
-from fastce.products.gradients import MEMORY_BUDGET, Gradient
-from fastce.products.progress import Progress
+from fastce.arguments.positives import Positives, checked_shape
+from fastce.engine import Engine, by_engine, engine_for
+from fastce.products.features import Features, feature_arrays
+from fastce.products.gradients import MEMORY_BUDGET
+from fastce.products.loss import LossCall
+from fastce.products.panels import products_of
 from fastce.products.ranges import Range, dtype_of_products, range_of
-from fastce.products.sweep import PairsOfTiles
-from fastce.products.tiles import Place, Tiles
+from fastce.products.tiles import Place, Products
 from fastce.typing import (
     AnyArray,
     Float,
@@ -29,17 +27,6 @@ from fastce.typing import (
     Reduction,
     SiglipValueAndGrad,
 )
-
-
-class _Call(NamedTuple):
-    tiles: Tiles
-    points: Positives
-    range: Range
-    bias: float
-    reduction: str
-    dtype: np.dtype[Any]  # of losses
-    progress: Progress
-    n_threads: int | None
 
 
 # fmt: off
@@ -59,7 +46,7 @@ def siglip_loss(
     *, reduction: Literal["none"], **options: Unpack[PairOptions]
 ) -> Any: ...
 # fmt: on
-@by_device
+@by_engine
 def siglip_loss(
     image_features: Any,
     text_features: Any,
@@ -122,12 +109,11 @@ def siglip_loss(
     >>> round(fastce.siglip_loss(images, texts, 10.0, -5.0, normalize=True), 10)
     0.2724921806
     """
-    call = _checked_call(
-        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, progress,
-        n_threads,
-    )  # fmt: skip
-    with call.progress, quietly():
-        return _swept(call, None)[0]
+    with engine_for(image_features, n_threads) as engine:
+        return _checked_call(
+            engine, image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction,
+            memory_budget, progress,
+        )[0].value()  # fmt: skip
 
 
 # fmt: off
@@ -147,7 +133,7 @@ def siglip_loss_value_and_grad(
     *, reduction: Reduction = "mean", **options: Unpack[PairOptions]
 ) -> SiglipValueAndGrad[Any, Any]: ...
 # fmt: on
-@by_device
+@by_engine
 def siglip_loss_value_and_grad(
     image_features: Any,
     text_features: Any,
@@ -184,20 +170,18 @@ n_threads
     >>> round(fastce.siglip_loss_value_and_grad(images, texts, 10.0, -5.0).grad_logit_bias, 6)
     0.270377
     """
-    call = _checked_call(
-        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, progress,
-        n_threads,
-    )  # fmt: skip
-    left, right = call.tiles.left, call.tiles.right
-    gradients = Gradient(left.rows, left), Gradient(right.rows, right)
-    with call.progress, quietly():
-        value, of_bias = _swept(call, gradients)
-        (image,), along = left.finished(gradients[0].total, rest=call.range.rest_of_left)
-        (text,), _ = right.finished(gradients[1].total, False, call.range.rest_of_right)
-    return SiglipValueAndGrad(value, image, text, call.range.of_scale(along), of_bias)
+    with engine_for(image_features, n_threads) as engine:
+        call, loss = _checked_call(
+            engine, image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction,
+            memory_budget, progress,
+        )  # fmt: skip
+        value, (image,), (text,), along = call.value_and_gradients()
+        of_scale = call.range.of_scale(along)
+        return SiglipValueAndGrad(value, engine.given(image), engine.given(text), of_scale, loss.of_bias())
 
 
 def _checked_call(
+    engine: Engine,
     image_features: Any,
     text_features: Any,
     logit_scale: Any,
@@ -207,52 +191,81 @@ def _checked_call(
     reduction: Any,
     memory_budget: Any,
     progress: Any,
-    n_threads: int | None,
-) -> _Call:
-    arrays = feature_arrays([image_features, text_features], ["image_features", "text_features"])
-    points = positives_of(targets, checked_shape(arrays, targets))
+) -> "tuple[LossCall, _Sigmoids]":
+    arrays = feature_arrays(engine, [image_features, text_features], ["image_features", "text_features"])
+    points = engine.positives(targets, checked_shape(arrays, targets))
     scale, bias = positive(logit_scale, "logit_scale"), finite(logit_bias, "logit_bias")
     reduction = reduction_of(reduction)
-    within = range_of(arrays[:1], arrays[1:], scale, bias, normalize)
-    left = Features(arrays[:1], within.dtype, normalize, n_threads, power=within.left_power)
-    right = Features(arrays[1:], within.dtype, normalize, n_threads, power=within.right_power)
-    tiles = Tiles(left, right, memory_budget)
-    reporter = Progress(progress, len(tiles.places), "siglip_loss")
-    return _Call(tiles, points, within, bias, reduction, dtype_of_products(arrays), reporter, n_threads)
+    within = range_of(engine, arrays[:1], arrays[1:], scale, bias, normalize)
+    left = Features(engine, arrays[:1], within.dtype, normalize, power=within.left_power)
+    right = Features(engine, arrays[1:], within.dtype, normalize, power=within.right_power)
+    products = products_of(left, right, memory_budget)
+    loss = _Sigmoids(products, points, within, bias, reduction, dtype_of_products(engine, arrays))
+    return LossCall("siglip_loss", engine, within, products, loss, progress), loss
 
 
-def _swept(call: _Call, gradients: tuple[Gradient, Gradient] | None) -> tuple[Any, float]:
-    """(value, gradient of the bias); the gradients of the features are added up if there is room for them."""
-    tiles, points = call.tiles, call.points
-    share = 1.0 / max(tiles.left.rows, 1) if call.reduction == "mean" else 1.0
-    scale, factor = call.range.scale, share * call.range.factor
-    products = products_of_pairs(tiles.left, points.rows, tiles.right, points.columns, call.n_threads)
-    of_points, slopes = _positives(scale * products + call.bias)
-    losses = np.zeros(tiles.left.rows) + np.bincount(points.rows, of_points, tiles.left.rows)  # integers if none
-    masked = PairsOfTiles(tiles, points.rows, points.columns)
-    slopes_of_rows = np.zeros(tiles.left.rows)
+class _Sigmoids:
+    """softplus(z) of each pair's logit z, softplus(-z) of those that belong together, summed up for each row.
 
-    def work(place: Place, tile: Array) -> None:
-        chosen, rows, columns = masked.of(place)
-        tile[rows, columns] = -np.inf
-        here, here_slopes = sigmoid_losses(tile, scale, call.bias, factor, gradients is not None, call.n_threads)
-        losses[place.rows] += here
-        slopes_of_rows[place.rows] += here_slopes
-        if gradients is not None:
-            tile[rows, columns] = slopes[chosen] * factor
-            tiles.add_to_gradients(place, tile, *gradients)
+    These are few: theirs are computed apart, in float64, and in the tiles their products are -inf.
+    """
 
-    tiles.sweep(work, call.progress)
-    of_bias = share * float(slopes_of_rows.sum() + slopes.sum())
-    if call.reduction == "none":
-        return losses.astype(call.dtype), of_bias
-    if call.reduction == "mean" and not losses.size:
-        return np.nan, of_bias
-    value = share * float(losses.sum())
-    return value if np.isfinite(value) else float((share * losses).sum()), of_bias
+    sweeps = 1
+
+    def __init__(
+        self,
+        products: Products,
+        points: Positives,
+        within: Range,
+        bias: float,
+        reduction: str,
+        of_losses: np.dtype[Any],
+    ) -> None:
+        self.engine = engine = products.engine
+        self.scale, self.bias = within.scale, bias
+        self.reduction = reduction
+        self.of_losses = of_losses
+        rows = products.left.rows
+        self.share: float = 1.0 / max(rows, 1) if reduction == "mean" else 1.0
+        self.factor: float = self.share * within.factor
+        self.points = products.pairs(points.rows, points.columns)
+        logits = within.scale * self.points.products() + bias
+        of_points, self.slopes = _positives(engine.xp, logits)
+        self.losses: Any = engine.sums_of_points(points, of_points)
+        self.slopes_of_rows: Any = engine.xp.zeros(rows)
+
+    def read(self, place: Place, tile: Any) -> None:
+        """See `fastce.products.loss.Loss`."""
+        self._take(place, tile, writes=False)
+
+    def turn(self, place: Place, tile: Any) -> None:
+        """See `fastce.products.loss.Loss`."""
+        chosen, where = self._take(place, tile, writes=True)
+        tile[where] = self.slopes[chosen] * self.factor
+
+    def _take(self, place: Place, tile: Any, writes: bool) -> tuple[Any, tuple[Any, Any]]:
+        chosen, where = self.points.of(place)
+        tile[where] = -np.inf
+        losses, slopes = self.engine.sigmoids(tile, self.scale, self.bias, self.factor, writes)
+        self.losses[place.rows] += losses
+        self.slopes_of_rows[place.rows] += slopes
+        return chosen, where
+
+    def value(self) -> Any:
+        """See `fastce.products.loss.Loss`."""
+        if self.reduction == "none":
+            return self.engine.given(self.engine.memory_of(self.losses.astype(self.of_losses)))
+        if self.reduction == "mean" and not self.losses.size:
+            return math.nan
+        value = self.share * float(self.losses.sum())
+        return value if math.isfinite(value) else float((self.share * self.losses).sum())
+
+    def of_bias(self) -> float:
+        """The gradient of the bias, once all tiles are turned."""
+        return self.share * float(self.slopes_of_rows.sum() + self.slopes.sum())
 
 
-def _positives(z: Array) -> tuple[Array, Array]:
+def _positives(xp: Any, z: Any) -> tuple[Any, Any]:
     """softplus(-z) and its derivative, of the pairs that belong together."""
-    e = np.exp(-np.abs(z))
-    return np.maximum(-z, 0.0) + np.log1p(e), -np.where(z < 0.0, 1.0, e) / (1.0 + e)
+    e = xp.exp(-xp.abs(z))
+    return xp.maximum(-z, 0.0) + xp.log1p(e), -xp.where(z < 0.0, 1.0, e) / (1.0 + e)

@@ -1,26 +1,17 @@
 """SupCon: the other rows with the same label are a row's positives, however many there are."""
 
-from collections.abc import Callable
 from typing import Any, Literal, Unpack, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fastce.arguments.arrays import Array, plain_array
 from fastce.arguments.labels import Classes, checked_labels
 from fastce.arguments.numbers import inverse_temperature, reduction_of
-from fastce.arguments.positives import pairs
-from fastce.arguments.silence import quietly
-from fastce.cpu.sides import Side, shares, value_of
-from fastce.cpu.sums import half_difference
-from fastce.cpu.threads import BLOCK_BYTES, in_turn
-from fastce.engine import by_device
+from fastce.engine import Engine, by_engine, engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
-from fastce.products.progress import Progress
+from fastce.products.loss import LossCall
+from fastce.products.panels import products_of
 from fastce.products.ranges import dtype_of_products, range_of
-from fastce.products.sweep import TilesCall, both_sides, gradients
-from fastce.products.tiles import Tiles
 from fastce.typing import (
     AnyArray,
     ContrastiveOptions,
@@ -47,7 +38,7 @@ def sup_con(
 def sup_con(
     features: AnyArray, labels: AnyArray, *, reduction: Literal["none"], **options: Unpack[ContrastiveOptions]
 ) -> Any: ...
-@by_device
+@by_engine
 def sup_con(
     features: Any,
     labels: Any,
@@ -108,12 +99,10 @@ def sup_con(
     >>> round(fastce.sup_con(features, [0, 1, 0, 1]), 10)
     0.0039918557
     """
-    call, classes = _checked_call(
-        features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=1
-    )
-    with call.progress, quietly():
-        sides = _sides(call, classes, keep=False)
-        return value_of(*sides, call.reduction, call.dtype)
+    with engine_for(features, n_threads) as engine:
+        return _checked_call(
+            engine, features, labels, temperature, normalize, reduction, memory_budget, progress
+        ).value()
 
 
 @overload
@@ -128,7 +117,7 @@ def sup_con_value_and_grad(
 def sup_con_value_and_grad(
     features: AnyArray, labels: AnyArray, *, reduction: Reduction = "mean", **options: Unpack[ContrastiveOptions]
 ) -> SupConValueAndGrad[Any, Any]: ...
-@by_device
+@by_engine
 def sup_con_value_and_grad(
     features: Any,
     labels: Any,
@@ -163,19 +152,15 @@ def sup_con_value_and_grad(
            [-0.0017,  0.0138],
            [ 0.0274, -0.0075]])
     """
-    call, classes = _checked_call(
-        features, labels, temperature, normalize, reduction, memory_budget, progress, n_threads, sweeps=2
-    )
-    with call.progress, quietly():
-        sides = _sides(call, classes, keep=True)
-        total = gradients(call, *sides)[0].total
-        _attract(call, classes, sides[0], total)
-        (gradient,), along = call.tiles.left.finished(total, rest=call.range.rest_of_left)
-        value = value_of(*sides, call.reduction, call.dtype)
-    return SupConValueAndGrad(value, gradient, call.range.of_temperature(0.5 * along))
+    with engine_for(features, n_threads) as engine:
+        call = _checked_call(engine, features, labels, temperature, normalize, reduction, memory_budget, progress)
+        value, (gradient,), _, along = call.value_and_gradients()
+        of_temperature = call.range.of_temperature(0.5 * along)  # every product counts twice
+        return SupConValueAndGrad(value, engine.given(gradient), of_temperature)
 
 
 def _checked_call(
+    engine: Engine,
     features: Any,
     labels: Any,
     temperature: Any,
@@ -183,71 +168,12 @@ def _checked_call(
     reduction: Any,
     memory_budget: Any,
     progress: Any,
-    n_threads: int | None,
-    sweeps: int,
-) -> tuple[TilesCall, "Classes"]:
-    arrays = feature_arrays([features], ["features"])
-    classes = Classes(checked_labels(plain_array(labels, "labels"), len(arrays[0])))
+) -> LossCall:
+    arrays = feature_arrays(engine, [features], ["features"])
+    classes = Classes(checked_labels(engine.host_numbers(labels, "labels"), arrays[0].shape[0]))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
-    within = range_of(arrays, arrays, scale, normalize=normalize)
-    rows = Features(arrays, within.dtype, normalize, n_threads, power=within.left_power)
-    everyone = np.arange(rows.rows)
-    tiles = Tiles(rows, rows, memory_budget)
-    reporter = Progress(progress, sweeps * len(tiles.places), "sup_con")
-    couples = pairs(*classes.couples(), (rows.rows, rows.rows))
-    of_losses = dtype_of_products(arrays)
-    call = TilesCall(tiles, couples, (everyone, everyone), within, 0.0, reduction, of_losses, reporter, n_threads)
-    return call, classes
-
-
-def _sides(call: TilesCall, classes: Classes, keep: bool) -> tuple[Side, Side]:
-    """The losses of all rows: lse less the mean similarity with the positives, of which there are two or more.
-
-    Those of a single one may be tiny, and are computed as CLIP's. All others are at least log(2).
-    """
-    sides = both_sides(call, keep)
-    mean = np.zeros(classes.others.size)
-    number = np.maximum(classes.others, 1)
-
-    def work(rows: Array, of_rows: Array, mates: Array) -> None:
-        mean[rows] = np.einsum("ij,ij->i", of_rows, mates) / number[rows]
-
-    _for_each_class(call, classes, work)
-    for side in sides:
-        unit = 2.0**-side.shift
-        quarters = 0.5 * (0.5 * unit * np.log(side.total) + half_difference(side.tops, mean, call.scale * unit))
-        side.quarter_losses = np.where(classes.others > 1, quarters, side.quarter_losses)
-        side.share = shares(classes.others > 0, call.reduction)
-    return sides
-
-
-def _attract(call: TilesCall, classes: Classes, side: Side, gradient: Array) -> None:
-    """Add the part of the gradient that draws rows of the same label together; from both rows of each pair.
-
-    That of couples is there already.
-    """
-    slopes = np.where(classes.others > 1, -2.0 * call.range.factor * side.share / np.maximum(classes.others, 1), 0.0)
-
-    def work(rows: Array, of_rows: Array, mates: Array) -> None:
-        gradient[rows] += slopes[rows, None] * mates
-
-    _for_each_class(call, classes, work)
-
-
-def _for_each_class(call: TilesCall, classes: Classes, work: Callable[[Array, Array, Array], None]) -> None:
-    """work(numbers, rows, the sum of all other rows with the same label), all in float64, for some rows at a time."""
-    features = call.tiles.left
-    at_a_time = max(1, BLOCK_BYTES // (8 * max(features.width, 1)))
-
-    def of_group(numbers: Array, first: Array) -> None:
-        blocks = [slice(k, k + at_a_time) for k in range(0, numbers.size, at_a_time)]
-        if len(blocks) == 1:
-            totals = np.add.reduceat(features.gathered(numbers), first, axis=0)
-        else:  # a single class
-            totals = sum(features.gathered(numbers[block]).sum(axis=0) for block in blocks)[None]
-        class_of_row = np.searchsorted(first, np.arange(numbers.size), side="right") - 1
-        for block in blocks:
-            rows = features.gathered(numbers[block])
-            work(numbers[block], rows, totals[class_of_row[block]] - rows)
-
-    in_turn(list(classes.groups(at_a_time)), of_group, call.n_threads)
+    within = range_of(engine, arrays, arrays, scale, normalize=normalize)
+    rows = Features(engine, arrays, within.dtype, normalize, power=within.left_power)
+    products = products_of(rows, rows, memory_budget, bytes_of_pair=1 + within.dtype.itemsize)
+    loss = engine.label_losses(products, classes, within, reduction, dtype_of_products(engine, arrays))
+    return LossCall("sup_con", engine, within, products, loss, progress, loss.complete)

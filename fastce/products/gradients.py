@@ -2,49 +2,35 @@
 
 from typing import Any
 
-import numpy as np
-
-from fastce.arguments.arrays import Array
-from fastce.arguments.silence import quietly
-from fastce.cpu.threads import cut_rows, for_each
 from fastce.products.features import Features
 
 MEMORY_BUDGET = 256 << 20  # bytes
-FLOPS_AT_A_TIME = 2.0**35  # Ctrl-C is heard between products
 
 
 class Gradient:
-    """The gradient of the rows of some features: a sum of products, added up in the dtype that they are computed in."""
+    """The gradient of the rows of some features: a sum of products, added up in the dtype that they are computed in.
 
-    def __init__(self, rows: int, features: Features) -> None:
-        self.total: Array = np.zeros((rows, features.width), features.dtype)
+    What is added always to the same slices of rows can be written the first time.
+    """
+
+    def __init__(self, features: Features, writes_first: bool = True) -> None:
+        self.writes_first = writes_first
+        self.engine = features.engine
+        self.memory: Any = features.engine.zeros((features.rows, features.width), features.dtype)
+        self.total: Any = features.engine.seen(self.memory)
         self.begun: set[int] = set()
-        self.room: Array = self.total[:0]
-        self.n_threads: int | None = features.n_threads
 
-    def add(self, rows: slice, slopes: Array, panel: Array) -> None:
-        """Add slopes @ panel to these rows, always the same slices."""
-        total = self.total[rows]
-        if rows.start not in self.begun:
-            np.matmul(slopes, panel, out=total)
-            self.begun.add(rows.start)
-            return
-        if len(self.room) < len(total):
-            self.room = np.empty_like(total)
-        product = np.matmul(slopes, panel, out=self.room[: len(total)])
-
-        @quietly()
-        def work(start: int, stop: int) -> None:
-            total[start:stop] += product[start:stop]
-
-        for_each(cut_rows(len(total), total.shape[1] * total.itemsize), work, self.n_threads)
+    def add(self, rows: slice, slopes: Any, panel: Any) -> None:
+        """Add slopes @ panel to these rows."""
+        adds = not self.writes_first or rows.start in self.begun
+        self.engine.multiply(slopes, panel, self.total[rows], adds=adds)
+        self.begun.add(rows.start)
 
 
 class ReadyPanel:
     """The panel that was asked for last: made ready once, while a row of tiles goes by."""
 
-    def __init__(self, features: Any, length: int) -> None:
-        """For features on the CPU, or those of `fastce.cuda.features`."""
+    def __init__(self, features: Features, length: int) -> None:
         self.features = features
         self.room: Any = features.new_room(0 if features.is_ready else length)
         self.rows: slice = slice(0, 0)

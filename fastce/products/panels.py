@@ -6,105 +6,126 @@ What a row has come to is known as soon as its panel is, so that one sweep does 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from fastce.arguments.arrays import Array
 from fastce.arguments.numbers import checked_memory_budget
 from fastce.products.features import Features
-from fastce.products.gradients import FLOPS_AT_A_TIME, Gradient, ReadyPanel
+from fastce.products.gradients import ReadyPanel
 from fastce.products.progress import Progress
+from fastce.products.tiles import Place, Products, Tiles
 
-MOST_ROWS, COLUMNS_AT_A_TIME, LEAST_COLUMNS = 4096, 4096, 64
+MOST_ROWS, LEAST_COLUMNS = 4096, 64
 QUERIES_AT_A_TIME = 4096
 
 
-class Panels:
+class Panels(Products):
     """Panels of left @ right.T, with room for further columns at their right end.
 
     Only ``memory_budget`` bytes are used beyond the features and their gradients, if that is enough for one row. The
     caller's work takes ``bytes_of_row`` of them for each row of a panel.
     """
 
+    unit = "panel"
+
     def __init__(
         self, left: Features, right: Features, memory_budget: Any, further_columns: int = 0, bytes_of_row: int = 0
     ) -> None:
-        self.left = left
-        self.right = right
+        super().__init__(left, right)
+        self.writes_first = not self.symmetric  # panels of some rows add to all rows then
         self.columns: int = right.rows + further_columns
         most_rows, most_columns = self._shape(checked_memory_budget(memory_budget), bytes_of_row)
-        self.row_cuts: list[slice] = left.cuts(most_rows)
+        everything = slice(0, self.columns)
+        self.places = [Place(k, rows, everything) for k, rows in enumerate(left.cuts(most_rows))]
         self.column_cuts: list[slice] = right.cuts(most_columns)
-        self.room: Array = np.empty(min(most_rows, left.rows) * self.columns, left.dtype)
-        self.left_panel: ReadyPanel = ReadyPanel(left, most_rows)
-        self.right_panel: ReadyPanel = ReadyPanel(right, most_columns)
+        self.room: Any = self.engine.empty((min(most_rows, left.rows), self.columns), left.dtype)
+        self.is_kept: bool = False
+        self.left_panel: ReadyPanel = ReadyPanel(left, min(most_rows, left.rows))
+        self.right_panel: ReadyPanel = ReadyPanel(right, min(most_columns, right.rows))
 
     def _shape(self, memory_budget: int, bytes_of_row: int) -> tuple[int, int]:
         """How many rows a panel has, and how many columns of it are multiplied at a time."""
-        width, itemsize = self.left.width, self.left.dtype.itemsize
-        columns = max(1, min(COLUMNS_AT_A_TIME, self.right.rows))
-        of_column = (2 - self.right.is_ready) * width * itemsize
+        engine, width, itemsize = self.engine, self.left.width, self.left.dtype.itemsize
+        columns = max(1, min(engine.columns_at_a_time, self.right.rows))
+        of_column = (engine.sums_apart + (not self.right.is_ready)) * width * itemsize
         while columns > LEAST_COLUMNS and columns * of_column > memory_budget // 2:
             columns //= 2
-        of_row = bytes_of_row + (self.columns + (3 - self.left.is_ready) * width) * itemsize
+        of_sums = 1 + engine.sums_apart + (not self.left.is_ready)
+        of_row = bytes_of_row + (self.columns + of_sums * width) * itemsize
         rows = max(1, min(MOST_ROWS, (memory_budget - columns * of_column) // max(of_row, 1)))
-        while columns > 1 and 2.0 * rows * columns * width > FLOPS_AT_A_TIME:
+        while columns > 1 and 2.0 * rows * columns * width > engine.flops_at_a_time:
             columns //= 2
         return rows, columns
 
-    def sweep(self, work: Callable[[slice, Array], None], progress: Progress) -> None:
-        """work(rows, panel) for every panel, which is the caller's to overwrite."""
-        for rows in self.row_cuts:
-            count = rows.stop - rows.start
-            panel = self.room[: count * self.columns].reshape(count, self.columns)
-            for columns in self.column_cuts:
-                np.matmul(self.left_panel.of(rows), self.right_panel.of(columns).T, out=panel[:, columns])
-            work(rows, panel)
-            progress.step()
+    def sweep(self, work: Callable[[Place, Any], None], progress: Progress, keep: bool = False) -> None:
+        """See `Products.sweep`: the only panel is kept."""
+        for place in self.places:
+            panel = self.room[: place.rows.stop - place.rows.start]
+            for columns in () if self.is_kept else self.column_cuts:
+                left, right = self.left_panel.of(place.rows), self.right_panel.of(columns)
+                self.engine.multiply(left, right.T, panel[:, columns])
+            self.is_kept = False
+            work(place, panel)
+            self.step(progress)
+        self.is_kept = keep and len(self.places) == 1
 
-    def gradient_of_left(self, slopes: Array) -> Array:
+    def gradient_of_left(self, slopes: Any) -> Any:
         """Slopes @ right."""
-        gradient, everything = Gradient(len(slopes), self.left), slice(0, len(slopes))
-        for columns in self.column_cuts:
-            gradient.add(everything, slopes[:, columns], self.right_panel.of(columns))
-        return gradient.total
+        gradient = self.left.new_room(len(slopes))
+        if not self.column_cuts:
+            gradient[...] = 0.0
+        for k, columns in enumerate(self.column_cuts):
+            self.engine.multiply(slopes[:, columns], self.right_panel.of(columns), gradient, adds=k > 0)
+        return gradient
 
-    def add_to_right(self, rows: slice, slopes: Array, of_right: Gradient) -> None:
+    def add_to_right(self, rows: slice, slopes: Any) -> None:
         """Add slopes.T @ left to the gradient of right."""
         for columns in self.column_cuts:
-            of_right.add(columns, slopes[:, columns].T, self.left_panel.of(rows))
+            self.of_right.add(columns, slopes[:, columns].T, self.left_panel.of(rows))
+
+    def add_to_gradients(self, place: Place, slopes: Any) -> None:
+        """See `Products.add_to_gradients`."""
+        for columns in self.column_cuts:
+            self.of_left.add(place.rows, slopes[:, columns], self.right_panel.of(columns))
+        self.add_to_right(place.rows, slopes)
 
 
-class PanelsOfOwnKeys:
-    """As `Panels`, where each query has negative keys of its own."""
+def products_of(left: Features, right: Features, memory_budget: Any, bytes_of_pair: int = 0) -> Products:
+    """Tiles or panels, as the engine prefers; of panels, the caller's work takes ``bytes_of_pair`` for each product."""
+    if left.engine.prefers_tiles:
+        return Tiles(left, right, memory_budget)
+    return Panels(left, right, memory_budget, bytes_of_row=bytes_of_pair * right.rows)
+
+
+class PanelsOfOwnKeys(Products):
+    """As `Panels`, where each row of the left side has products with ``number`` rows of the right one: its own."""
+
+    unit = "panel"
 
     def __init__(self, query: Features, keys: Features, number: int, memory_budget: Any) -> None:
-        self.query = query
-        self.keys = keys
+        super().__init__(query, keys)
         self.number = number
         copied = 0 if keys.is_ready else number * query.width
         of_query = (copied + number + 1 + 3 * query.width) * keys.dtype.itemsize
         rows = max(1, min(QUERIES_AT_A_TIME, checked_memory_budget(memory_budget) // of_query))
-        self.row_cuts: list[slice] = query.cuts(rows)
+        everything = slice(0, number + 1)
+        self.places = [Place(k, rows, everything) for k, rows in enumerate(query.cuts(rows))]
         self.ready_keys: ReadyPanel = ReadyPanel(keys, min(rows, query.rows) * number)
-        self.keys_of_panel: Array = np.empty((0, number, query.width), keys.dtype)
 
-    def sweep(self, work: Callable[[slice, Array], None], progress: Progress) -> None:
-        """work(rows, panel) for every panel; the last column is the caller's to fill."""
-        for rows in self.row_cuts:
-            count = rows.stop - rows.start
-            keys = self.ready_keys.of(slice(rows.start * self.number, rows.stop * self.number))
-            self.keys_of_panel = keys.reshape(count, self.number, self.query.width)
-            panel = np.empty((count, self.number + 1), self.keys.dtype)
-            np.matmul(self.keys_of_panel, self.query.panel(rows)[:, :, None], out=panel[:, :-1, None])
-            work(rows, panel)
-            progress.step()
+    def _keys_of(self, rows: slice) -> Any:
+        """The keys of these rows, for each row a matrix."""
+        keys = self.ready_keys.of(slice(rows.start * self.number, rows.stop * self.number))
+        return keys.reshape(rows.stop - rows.start, self.number, self.left.width)
 
-    def gradient_of_left(self, slopes: Array) -> Array:
-        """The sum of slope * key of each query."""
-        gradient: Array = np.matmul(slopes[:, None], self.keys_of_panel)[:, 0]
-        return gradient
+    def sweep(self, work: Callable[[Place, Any], None], progress: Progress, keep: bool = False) -> None:
+        """See `Products.sweep`; the last column is the caller's to fill, and no panel is kept."""
+        for place in self.places:
+            keys, query = self._keys_of(place.rows), self.left.panel(place.rows)
+            panel = self.engine.empty((len(query), self.number + 1), self.left.dtype)
+            panel[:, :-1] = self.engine.xp.matmul(keys, query[:, :, None])[:, :, 0]
+            work(place, panel)
+            self.step(progress)
 
-    def add_to_right(self, rows: slice, slopes: Array, of_right: Gradient) -> None:
-        """Slope * query, for every key."""
-        place = of_right.total[rows.start * self.number : rows.stop * self.number]
-        np.multiply(slopes[:, :, None], self.query.panel(rows)[:, None], out=place.reshape(self.keys_of_panel.shape))
+    def add_to_gradients(self, place: Place, slopes: Any) -> None:
+        """See `Products.add_to_gradients`."""
+        xp, keys, rows = self.engine.xp, self._keys_of(place.rows), place.rows
+        self.of_left.total[rows] = xp.matmul(slopes[:, None], keys)[:, 0]
+        of_keys = self.of_right.total[rows.start * self.number : rows.stop * self.number].reshape(keys.shape)
+        xp.multiply(slopes[:, :, None], self.left.panel(rows)[:, None], out=of_keys)

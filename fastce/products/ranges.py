@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
 from fastce.arguments.numbers import flag
 from fastce.arguments.silence import quietly
-from fastce.cpu.threads import cut_rows
+from fastce.engine import Engine
 from fastce.products.features import NO_REST
 
 LARGEST_LOGIT, LARGEST_PRODUCT = 2.0**20, 2.0**100  # that are computed in float32
@@ -77,15 +76,15 @@ def _times_power(x: float, power: int) -> float:
 
 
 def range_of(
-    left: Sequence[Array], right: Sequence[Array], scale: float, bias: float = 0.0, normalize: bool = False
+    engine: Engine, left: Sequence[Any], right: Sequence[Any], scale: float, bias: float = 0.0, normalize: bool = False
 ) -> Range:
     """The range for products of the left arrays with the right ones, which may be the same."""
     normalize = flag(normalize, "normalize")
-    dtype = dtype_of_products(left if left is right else [*left, *right], scale, bias, normalize)
+    dtype = dtype_of_products(engine, left if left is right else [*left, *right], scale, bias, normalize)
     if dtype != np.float64:
         return Range(dtype, scale, scale, 0, 0, is_plain=True)
-    of_left = 0 if normalize else _power_of_side(left)
-    of_right = of_left if left is right or normalize else _power_of_side(right)
+    of_left = 0 if normalize else _power_of_side(engine, left)
+    of_right = of_left if left is right or normalize else _power_of_side(engine, right)
     of_products = of_left + of_right + math.frexp(left[0].shape[1])[1]
     powers = _powers(of_left, of_right, of_products - min(max(of_products, LEAST_POWER), LARGEST_POWER))
     if left is not right:
@@ -99,7 +98,7 @@ def range_of(
 
 
 def dtype_of_products(
-    arrays: Sequence[Array], scale: float | None = None, bias: float = 0.0, normalize: bool = False
+    engine: Engine, arrays: Sequence[Any], scale: float | None = None, bias: float = 0.0, normalize: bool = False
 ) -> np.dtype[Any]:
     """What products of these are computed in: float32, or float64 if anything is that.
 
@@ -107,25 +106,30 @@ def dtype_of_products(
     the rounding of a product would tell, or products so small that it has no digits for them, of which gradients of the
     scale are made. That of losses is the one without.
     """
-    dtype = np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
+    dtype = np.result_type(*map(engine.dtype_of, arrays))
     if scale is None or dtype == np.float64:
         return dtype
-    squares = [1.0] if normalize else [square for square in map(_largest_square, arrays) if square > 0.0]
+    squares = [1.0] if normalize else [square for a in arrays if (square := _largest_square(engine, a)) > 0.0]
     largest, least = max(squares, default=0.0), min(squares, default=1.0)
     holds = LEAST_SCALE <= scale <= float(np.finfo(dtype).max) and largest < LARGEST_PRODUCT
     holds = holds and math.sqrt(least) * min(math.sqrt(least), scale) >= LEAST_PRODUCT
     return dtype if holds and scale * largest + abs(bias) < LARGEST_LOGIT else np.dtype(np.float64)
 
 
-def _largest_square(array: Array) -> float:
+def _largest_square(engine: Engine, array: Any) -> float:
     """The largest squared length of a row, of those that have one: no product is larger."""
-    largest = 0.0
-    for start, stop in cut_rows(len(array), array.shape[1] * 8):
-        x = array[start:stop].astype(np.float64)
+    xp, largest = engine.xp, 0.0
+    for start, stop in engine.cuts(array.shape[0], array.shape[1] * 8):
+        x = engine.reals(array, slice(start, stop), np.dtype(np.float64))
         with quietly():
-            squares = np.einsum("ij,ij->i", x, x)
-        largest = max(largest, float(squares[np.isfinite(squares)].max(initial=0.0)))
+            squares = xp.einsum("ij,ij->i", x, x)
+        largest = max(largest, _largest_finite(xp, squares))
     return largest
+
+
+def _largest_finite(xp: Any, sizes: Any) -> float:
+    """The largest of these that is finite, 0 if there is none."""
+    return float(xp.where(xp.isfinite(sizes), sizes, 0.0).max()) if sizes.size else 0.0
 
 
 def _powers(of_left: int, of_right: int, excess: int) -> tuple[int, int]:
@@ -146,17 +150,19 @@ def _balanced(of_left: int, of_right: int, left: int, right: int) -> tuple[int, 
     return left + shift, right - shift
 
 
-def _power_of_side(arrays: Sequence[Array]) -> int:
+def _power_of_side(engine: Engine, arrays: Sequence[Any]) -> int:
     """That of the largest element of all; arrays of zeros, or of nothing, have no say."""
-    return max((power for power in map(power_of_largest, arrays) if power > NOTHING), default=0)
+    powers = (power_of_largest(engine, array) for array in arrays)
+    return max((power for power in powers if power > NOTHING), default=0)
 
 
-def power_of_largest(array: Array) -> int:
+def power_of_largest(engine: Engine, array: Any) -> int:
     """The power of two above all finite elements, `NOTHING` for zeros; that of float32 for what cannot be larger."""
-    if array.dtype.kind != "f" or array.dtype.itemsize < 8:
+    wide = np.dtype(np.float64)
+    if engine.dtype_of(array) != wide:
         return 128
     largest = 0.0
-    for start, stop in cut_rows(len(array), array.shape[1] * 8):
-        sizes = np.abs(array[start:stop])
-        largest = max(largest, float(sizes.max(initial=0.0, where=np.isfinite(sizes))))
+    for start, stop in engine.cuts(array.shape[0], array.shape[1] * 8):
+        sizes = engine.xp.abs(engine.reals(array, slice(start, stop), wide))
+        largest = max(largest, _largest_finite(engine.xp, sizes))
     return math.frexp(largest)[1] if largest > 0.0 else NOTHING

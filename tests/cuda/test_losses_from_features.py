@@ -22,7 +22,7 @@ NAN = np.nan
 
 @pytest.fixture
 def on_device(on_device, small_blocks, monkeypatch):
-    monkeypatch.setattr("fastce.cuda.siglip.THREADS", 32)
+    monkeypatch.setattr("fastce.cuda.sigmoid.THREADS", 32)
     return on_device
 
 

@@ -1,0 +1,148 @@
+"""What losses from features are computed with on the CPU: NumPy, its BLAS, fastce's kernels and threads."""
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, plain_array, real_array
+from fastce.arguments.labels import Classes
+from fastce.arguments.positives import Positives, positives_of
+from fastce.arguments.silence import quietly
+from fastce.cpu.panel_losses import ClassLosses
+from fastce.cpu.sigmoid import sigmoid_losses
+from fastce.cpu.threads import cut_rows, for_each, in_turn
+from fastce.cpu.tile_similarity import LabelSimilarity, TileSimilarity
+
+
+class Cpu:
+    """See `fastce.engine.Engine`. BLAS multiplies with all of its threads, then fastce's own have their turn."""
+
+    xp: ModuleType = np
+    prefers_tiles = True
+    columns_at_a_time = 4096
+    flops_at_a_time = 2.0**35  # Ctrl-C is heard between products
+    sums_apart = 1
+
+    def __init__(self, n_threads: int | None) -> None:
+        self.n_threads = n_threads
+        self._room: Array = np.empty(0)
+
+    def working(self) -> np.errstate:
+        return quietly()
+
+    def finish(self) -> None:
+        pass
+
+    # --- the caller's arrays
+
+    def array(self, value: Any, name: str) -> Array:
+        return real_array(value, name)
+
+    def host_numbers(self, value: Any, name: str) -> Array:
+        return plain_array(value, name)
+
+    def dtype_of(self, array: Array) -> np.dtype[Any]:
+        return compute_dtype(kernel_dtype(array.dtype))
+
+    def reshaped(self, array: Array, shape: tuple[int, ...]) -> Array:
+        return array.reshape(shape)
+
+    def is_ready(self, array: Array, dtype: np.dtype[Any]) -> bool:
+        step, next_element = array.strides
+        return (
+            array.dtype == dtype
+            and array.flags.aligned
+            and next_element == array.itemsize
+            and step >= array.shape[1] * array.itemsize
+        )
+
+    def reals(self, array: Array, rows: slice | Array, dtype: np.dtype[Any]) -> Array:
+        return np.asarray(array[rows]).astype(dtype, copy=False)
+
+    # --- new ones, and results
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        return np.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        return np.zeros(shape, dtype)
+
+    def seen(self, memory: Array) -> Array:
+        return memory
+
+    def has_dtype(self, array: Array, dtype: np.dtype[Any]) -> bool:
+        return kernel_dtype(array.dtype) == dtype
+
+    def like(self, array: Array) -> Array:
+        return np.empty(array.shape, kernel_dtype(array.dtype))
+
+    def part(self, memory: Array, start: int, stop: int) -> Array:
+        return memory[start:stop]
+
+    def put(self, memory: Array, rows: slice, values: Array) -> None:
+        memory[rows] = values
+
+    def memory_of(self, numbers: Array) -> Array:
+        return numbers
+
+    def given(self, memory: Array, shape: tuple[int, ...] | None = None) -> Array:
+        return memory if shape is None else memory.reshape(shape)
+
+    # --- work
+
+    def multiply(self, a: Array, b: Array, out: Array, *, adds: bool = False) -> None:
+        if not adds:
+            np.matmul(a, b, out=out)
+            return
+        if self._room.size < out.size or self._room.dtype != out.dtype:
+            self._room = np.empty(out.size, out.dtype)
+        product = np.matmul(a, b, out=self._room[: out.size].reshape(out.shape))
+
+        def work(start: int, stop: int) -> None:
+            out[start:stop] += product[start:stop]
+
+        self.for_each(len(out), out.shape[1] * out.itemsize, work)
+
+    def cuts(self, rows: int, row_bytes: int) -> list[tuple[int, int]]:
+        return cut_rows(rows, row_bytes)
+
+    def for_each(self, rows: int, row_bytes: int, work: Callable[[int, int], None]) -> None:
+        for_each(cut_rows(rows, row_bytes), quietly()(work), self.n_threads)
+
+    def in_turn(self, tasks: Sequence[tuple[Any, ...]], work: Callable[..., None]) -> None:
+        in_turn(tasks, quietly()(work), self.n_threads)
+
+    # --- losses
+
+    def positives(self, targets: Any, shape: tuple[int, int]) -> Positives:
+        return positives_of(targets, shape)
+
+    def sums_of_points(self, points: Positives, values: Array) -> Array:
+        rows = points.first_points.size - 1
+        return np.zeros(rows) + np.bincount(points.rows, values, rows)  # integers if there are none
+
+    def sigmoids(self, tile: Array, scale: float, bias: float, factor: float, writes: bool) -> tuple[Array, Array]:
+        return sigmoid_losses(tile, scale, bias, factor, writes, self.n_threads)
+
+    def pair_losses(
+        self, products: Any, targets: Any, within: Any, smoothing: float, reduction: str, of_losses: np.dtype[Any]
+    ) -> TileSimilarity:
+        points = positives_of(targets, (products.left.rows, products.right.rows))
+        return TileSimilarity(products, points, within, smoothing, reduction, of_losses, self.n_threads)
+
+    def partner_losses(self, products: Any, within: Any, reduction: str, of_losses: np.dtype[Any]) -> TileSimilarity:
+        rows = products.left.rows
+        partners = positives_of(np.roll(np.arange(rows), rows // 2), (rows, rows))
+        return TileSimilarity(products, partners, within, 0.0, reduction, of_losses, self.n_threads)
+
+    def label_losses(
+        self, products: Any, classes: Classes, within: Any, reduction: str, of_losses: np.dtype[Any]
+    ) -> LabelSimilarity:
+        return LabelSimilarity(products, classes, within, reduction, of_losses, self.n_threads)
+
+    def class_losses(
+        self, classes: Array, columns: int, within: Any, of_losses: np.dtype[Any], reduction: str
+    ) -> ClassLosses:
+        return ClassLosses(classes, of_losses, within.scale, within.is_plain, reduction, self.n_threads)

@@ -1,0 +1,181 @@
+"""Losses in both directions of a matrix of products that exists only a tile at a time.
+
+The first sweep sums up the negatives of every row and column; what is known of a tile's rows merges with what is known
+from other tiles by the one law (pieces.py). The positives are few: their products are computed apart, in float64, and
+in the tiles they are masked. The second sweep turns each tile into its gradient, in place.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import Array
+from fastce.arguments.labels import Classes
+from fastce.arguments.positives import Positives, no_positives, pairs
+from fastce.arguments.silence import quietly
+from fastce.cpu.layout import Rows
+from fastce.cpu.sides import Factors, Side, gradient_factors, shares, sides_of, slopes_of_points, value_of
+from fastce.cpu.similarity import SimilarityCall, sums_of_negatives, write_gradient
+from fastce.cpu.sums import Means, Sums, half_difference
+from fastce.cpu.threads import BLOCK_BYTES, in_turn
+
+_NOTHING = np.empty(0)
+
+
+class TileSimilarity:
+    """A loss from features (`fastce.products.loss.Loss`): CLIP's, or NT-Xent's where both sides are the same features.
+
+    In products of features with themselves, those of a row with itself are as if they were not there.
+    """
+
+    sweeps = 2
+
+    def __init__(
+        self,
+        products: Any,
+        positives: Positives,
+        within: Any,
+        smoothing: float,
+        reduction: str,
+        of_losses: np.dtype[Any],
+        n_threads: int | None,
+    ) -> None:
+        self.products = products
+        self.positives = positives
+        self.within = within
+        self.smoothing = smoothing
+        self.reduction = reduction
+        self.of_losses = of_losses
+        self.n_threads = n_threads
+        self.is_wide: bool = products.left.dtype == np.float64
+        self.x: Array = products.pairs(positives.rows, positives.columns).products()
+        self.itself: Array = np.arange(products.left.rows if products.symmetric else 0)
+        rows, columns = (np.concatenate([numbers, self.itself]) for numbers in (positives.rows, positives.columns))
+        self.apart = products.pairs(rows, columns)
+        self.by_row: Sums = Sums.of_nothing(products.left.rows)
+        self.by_column: Sums = self.by_row if products.symmetric else Sums.of_nothing(products.right.rows)
+
+    def _is_on_diagonal(self, place: Any) -> bool:
+        return bool(self.products.symmetric and place.rows == place.columns)
+
+    def _as_matrix(self, tile: Array) -> SimilarityCall:
+        """The tile as a matrix without positives."""
+        return SimilarityCall(tile, Rows(tile), no_positives(len(tile)), self.within.scale, 0.0, "sum")
+
+    def read(self, place: Any, tile: Array) -> None:
+        tile[self.apart.of(place)[1]] = -np.inf
+        of_rows, of_columns, _ = sums_of_negatives(self._as_matrix(tile), _NOTHING, self.n_threads)
+        self.by_row.add(place.rows, of_rows, self.within.scale, self.is_wide)
+        if not self._is_on_diagonal(place):
+            self.by_column.add(place.columns, of_columns, self.within.scale, self.is_wide)
+
+    @functools.cached_property
+    def sides(self) -> tuple[Side, Side]:
+        """The losses of rows and of columns, with what their gradients are made of; once all tiles are read."""
+        means = self._means() if self.smoothing > 0.0 else (None, None)
+        return sides_of(
+            (self.by_row, self.by_column), self.positives, self.x, means, self.within.scale, self.smoothing,
+            self.reduction, self.is_wide,
+        )  # fmt: skip
+
+    def _means(self) -> tuple[Means, Means]:
+        """The mean product of each row and each column."""
+        left, right = self.products.left, self.products.right
+        return (
+            Means(np.zeros(left.rows), 0.5 * left.times(right.sum()) / max(right.rows, 1)),
+            Means(np.zeros(right.rows), 0.5 * right.times(left.sum()) / max(left.rows, 1)),
+        )
+
+    @functools.cached_property
+    def _factors(self) -> tuple[Factors, Array]:
+        """What the gradient of negatives is made of, and the slopes of the pairs apart."""
+        weight = 1.0 if self.products.symmetric else 0.5  # an element above the diagonal stands for that below, too
+        dtype = self.products.left.dtype
+        factors = gradient_factors(*self.sides, self.smoothing, self.within.scale, dtype, weight)
+        of_positives = slopes_of_points(*self.sides, self.positives, self.smoothing, weight)
+        return factors, np.concatenate([of_positives * self.within.factor, np.zeros(self.itself.size)])
+
+    def turn(self, place: Any, tile: Array) -> None:
+        factors, slopes = self._factors
+        of_tile = factors._replace(
+            of_rows=factors.of_rows[place.rows], of_columns=np.ascontiguousarray(factors.of_columns[:, place.columns])
+        )
+        write_gradient(self._as_matrix(tile), of_tile, _NOTHING, self.within.factor, tile, self.n_threads)
+        chosen, where = self.apart.of(place)
+        tile[where] = slopes[chosen]
+
+    def value(self) -> Any:
+        return value_of(*self.sides, self.reduction, self.of_losses)
+
+
+class LabelSimilarity(TileSimilarity):
+    """SupCon's: lse less the mean product with the positives, of which a row may have two or more.
+
+    Losses of a single one may be tiny, and are computed as CLIP's. All others are at least log(2).
+    """
+
+    def __init__(
+        self,
+        products: Any,
+        classes: Classes,
+        within: Any,
+        reduction: str,
+        of_losses: np.dtype[Any],
+        n_threads: int | None,
+    ) -> None:
+        self.classes = classes
+        rows = products.left.rows
+        couples = pairs(*classes.couples(), (rows, rows))
+        super().__init__(products, couples, within, 0.0, reduction, of_losses, n_threads)
+
+    @functools.cached_property
+    def sides(self) -> tuple[Side, Side]:
+        sides = super().sides
+        mean = np.zeros(self.classes.others.size)
+        number = np.maximum(self.classes.others, 1)
+
+        def work(rows: Array, of_rows: Array, mates: Array) -> None:
+            mean[rows] = np.einsum("ij,ij->i", of_rows, mates) / number[rows]
+
+        self._for_each_class(work)
+        for side in sides:
+            unit = 2.0**-side.shift
+            half = 0.5 * unit * np.log(side.total) + half_difference(side.tops, mean, self.within.scale * unit)
+            side.quarter_losses = np.where(self.classes.others > 1, 0.5 * half, side.quarter_losses)
+            side.share = shares(self.classes.others > 0, self.reduction)
+        return sides
+
+    def complete(self) -> None:
+        """Add the part of the gradient that draws rows of the same label together; from both rows of each pair.
+
+        That of couples is there already.
+        """
+        others, gradient = self.classes.others, self.products.of_left.total
+        share = -2.0 * self.within.factor * self.sides[0].share
+        slopes = np.where(others > 1, share / np.maximum(others, 1), 0.0)
+
+        def work(rows: Array, of_rows: Array, mates: Array) -> None:
+            gradient[rows] += slopes[rows, None] * mates
+
+        self._for_each_class(work)
+
+    def _for_each_class(self, work: Callable[[Array, Array, Array], None]) -> None:
+        """work(numbers, rows, the sum of all other rows with the same label), in float64, for some rows at a time."""
+        features = self.products.left
+        at_a_time = max(1, BLOCK_BYTES // (8 * max(features.width, 1)))
+
+        @quietly()
+        def of_group(numbers: Array, first: Array) -> None:
+            blocks = [slice(k, k + at_a_time) for k in range(0, numbers.size, at_a_time)]
+            if len(blocks) == 1:
+                totals = np.add.reduceat(features.gathered(numbers), first, axis=0)
+            else:  # a single class
+                totals = sum(features.gathered(numbers[block]).sum(axis=0) for block in blocks)[None]
+            class_of_row = np.searchsorted(first, np.arange(numbers.size), side="right") - 1
+            for block in blocks:
+                rows = features.gathered(numbers[block])
+                work(numbers[block], rows, totals[class_of_row[block]] - rows)
+
+        in_turn(list(self.classes.groups(at_a_time)), of_group, self.n_threads)
