@@ -260,7 +260,7 @@ class Engine(Protocol):
         """Memory, of zeros."""
 
     def like(self, array: Any) -> Any:
-        """Memory of the shape and dtype of an array, of anything."""
+        """Memory of the shape and dtype of an array, of zeros."""
 
     def part(self, memory: Any, start: int, stop: int) -> Any:
         """The memory of some of its rows."""
@@ -268,7 +268,7 @@ class Engine(Protocol):
     def seen(self, memory: Any) -> Any:
         """Its numbers: what is written there is in the memory."""
 
-    def put(self, memory: Any, rows: slice, values: Any) -> None:
+    def put(self, memory: Any, rows: Any, values: Any) -> None:
         """Write numbers of another dtype, or some that are not there yet."""
 
     def given(self, memory: Any, shape: tuple[int, ...] | None = None) -> Any:
@@ -320,6 +320,17 @@ class Engine(Protocol):
         self, products: Any, classes: Classes, within: Any, reduction: str, of_losses: np.dtype[Any]
     ) -> Any:
         """SupCon's, of features with themselves; its ``complete`` adds to their gradient what is of no single tile."""
+
+    def layer(
+        self, features: Any, weight: Any, bias: Any, lead: tuple[int, ...], options: dict[str, Any], is_wide: bool
+    ) -> Any:
+        """A call of linear_cross_entropy: its ``losses(grad_output, wants_gradients)`` are what is to be swept.
+
+        They are `fastce.products.layer.LayerLoss`; the first tells the value, the last one the gradients.
+        """
+
+    def with_range(self, compute: Callable[[bool], R]) -> R:
+        """compute(is_wide), until that has the range for the numbers of the call."""
 
     def class_losses(self, classes: Any, columns: int, within: Any, of_losses: np.dtype[Any], reduction: str) -> Any:
         """Cross entropy of rows of products with one class each."""

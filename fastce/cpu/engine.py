@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -10,10 +10,13 @@ from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, plain_ar
 from fastce.arguments.labels import Classes
 from fastce.arguments.positives import Positives, positives_of
 from fastce.arguments.silence import quietly
+from fastce.cpu.layer import Layer
 from fastce.cpu.panel_losses import ClassLosses
 from fastce.cpu.sigmoid import sigmoid_losses
 from fastce.cpu.threads import cut_rows, for_each, in_turn
 from fastce.cpu.tile_similarity import LabelSimilarity, TileSimilarity
+
+R = TypeVar("R")
 
 
 class Cpu:
@@ -76,12 +79,12 @@ class Cpu:
         return kernel_dtype(array.dtype) == dtype
 
     def like(self, array: Array) -> Array:
-        return np.empty(array.shape, kernel_dtype(array.dtype))
+        return np.zeros(array.shape, kernel_dtype(array.dtype))
 
     def part(self, memory: Array, start: int, stop: int) -> Array:
         return memory[start:stop]
 
-    def put(self, memory: Array, rows: slice, values: Array) -> None:
+    def put(self, memory: Array, rows: slice | Array, values: Array) -> None:
         memory[rows] = values
 
     def memory_of(self, numbers: Array) -> Array:
@@ -141,6 +144,14 @@ class Cpu:
         self, products: Any, classes: Classes, within: Any, reduction: str, of_losses: np.dtype[Any]
     ) -> LabelSimilarity:
         return LabelSimilarity(products, classes, within, reduction, of_losses, self.n_threads)
+
+    def layer(
+        self, features: Any, weight: Any, bias: Any, lead: tuple[int, ...], options: dict[str, Any], is_wide: bool
+    ) -> Layer:
+        return Layer(features, weight, bias, lead, options, self.n_threads)
+
+    def with_range(self, compute: Callable[[bool], R]) -> R:
+        return compute(False)
 
     def class_losses(
         self, classes: Array, columns: int, within: Any, of_losses: np.dtype[Any], reduction: str

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from fastce.arguments.numbers import checked_num_threads
 from fastce.arguments.positives import Positives
 from fastce.arguments.silence import quietly
 from fastce.cuda.arrays import DeviceArray, device_array, empty, wait_for_readers, zeros
+from fastce.cuda.layer import Layer
 from fastce.cuda.layout import FLOATS, contiguous, copy
 from fastce.cuda.libraries import Library
 from fastce.cuda.panel_losses import ClassLosses
 from fastce.cuda.positives import device_positives, host_positives
+from fastce.cuda.precision import with_range
 from fastce.cuda.products import (
     array_module,
     as_reals,
@@ -39,6 +41,7 @@ from fastce.cuda.self_similarity import LabelLosses, PartnerLosses
 from fastce.cuda.sigmoid import sigmoid_losses, sums_of_points
 from fastce.cuda.similarity import PanelSimilarity
 
+R = TypeVar("R")
 BLOCK_BYTES = 1 << 24  # of rows that are made ready, or finished, at a time
 
 
@@ -93,7 +96,7 @@ class Gpu:
     # --- the caller's arrays
 
     def array(self, value: Any, name: str) -> DeviceArray:
-        array = device_array(value, name, self.library)
+        array = value if isinstance(value, DeviceArray) else device_array(value, name, self.library)
         return array if array.dtype_name in FLOATS else contiguous(array, "float64")
 
     def reshaped(self, array: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
@@ -126,7 +129,7 @@ class Gpu:
         return zeros(self.library, shape, dtype.name)
 
     def like(self, array: DeviceArray) -> DeviceArray:
-        return empty(self.library, array.shape, array.dtype_name)
+        return zeros(self.library, array.shape, array.dtype_name)
 
     def part(self, memory: DeviceArray, start: int, stop: int) -> DeviceArray:
         if (start, stop) == (0, memory.shape[0]):
@@ -136,12 +139,12 @@ class Gpu:
     def seen(self, memory: DeviceArray) -> Any:
         return seen(memory)
 
-    def put(self, memory: DeviceArray, rows: slice, values: Any) -> None:
-        place = rows_between(memory, rows.start, rows.stop)
+    def put(self, memory: DeviceArray, rows: Any, values: Any) -> None:
         if memory.dtype_name == "bfloat16":
-            copy(of_numbers(values, self.library), place)
-        else:
-            seen(place)[...] = values
+            rounded = empty(self.library, values.shape, "bfloat16")
+            copy(of_numbers(values, self.library), rounded)
+            values = seen(rounded)
+        seen(memory)[rows] = values
 
     def memory_of(self, numbers: Any) -> DeviceArray:
         return on_device(numbers, self.library)
@@ -193,6 +196,14 @@ class Gpu:
         self, products: Any, classes: Classes, within: Any, reduction: str, of_losses: np.dtype[Any]
     ) -> LabelLosses:
         return LabelLosses(products, classes, within, reduction, of_losses, self.library)
+
+    def layer(
+        self, features: Any, weight: Any, bias: Any, lead: tuple[int, ...], options: dict[str, Any], is_wide: bool
+    ) -> Layer:
+        return Layer(features, weight, bias, lead, options, is_wide)
+
+    def with_range(self, compute: Callable[[bool], R]) -> R:
+        return with_range(compute)
 
     def class_losses(
         self, classes: Any, columns: int, within: Any, of_losses: np.dtype[Any], reduction: str

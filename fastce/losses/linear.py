@@ -3,22 +3,15 @@
 import math
 from typing import Any, Literal, Unpack, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fastce.arguments.arrays import Array, real_array
 from fastce.arguments.numbers import checked_memory_budget
-from fastce.arguments.reductions import upstream_of
-from fastce.arguments.sparse import checked_csr, is_sparse
-from fastce.cpu.cross_entropy import cross_entropy_call, of_counted
-from fastce.cpu.engine import Cpu
-from fastce.cpu.layout import Rows
-from fastce.engine import by_device
-from fastce.losses.linear_panels import LinearCall, value_and_gradients
+from fastce.engine import Engine, by_engine, engine_for
 from fastce.products.features import feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
+from fastce.products.layer import Outputs
+from fastce.products.loss import swept
 from fastce.products.progress import checked_progress
-from fastce.products.ranges import dtype_of_products
 from fastce.typing import (
     AnyArray,
     Float,
@@ -54,7 +47,7 @@ def linear_cross_entropy(
     *, reduction: Literal["none"], **options: Unpack[LinearOptions]
 ) -> Any: ...
 # fmt: on
-@by_device
+@by_engine
 def linear_cross_entropy(
     features: Any,
     linear_weight: Any,
@@ -126,11 +119,13 @@ def linear_cross_entropy(
     >>> round(fastce.linear_cross_entropy(features, linear_weight, [0, 1]), 10)
     0.841047648
     """
-    call = _checked_call(
-        features, linear_weight, targets, linear_bias, weight, sample_weight, ignore_index, label_smoothing,
-        smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress, n_threads,
-    )  # fmt: skip
-    return value_and_gradients(call, None)[0]
+    options = {
+        "targets": targets, "weight": weight, "sample_weight": sample_weight, "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing, "smoothing_over": smoothing_over, "logit_scale": logit_scale,
+        "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
+    }  # fmt: skip
+    with engine_for(features, n_threads) as engine:
+        return _computed(engine, features, linear_weight, linear_bias, options, memory_budget, progress)[0]
 
 
 # fmt: off
@@ -150,7 +145,7 @@ def linear_cross_entropy_value_and_grad(
     *, reduction: Reduction = "mean", **options: Unpack[LinearGradOptions]
 ) -> LinearCrossEntropyValueAndGrad[Any, Any]: ...
 # fmt: on
-@by_device
+@by_engine
 def linear_cross_entropy_value_and_grad(
     features: Any,
     linear_weight: Any,
@@ -196,78 +191,60 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
     array([[-0.1379,  0.2074],
            [-0.0377, -0.2153]])
     """
-    call = _checked_call(
-        features, linear_weight, targets, linear_bias, weight, sample_weight, ignore_index, label_smoothing,
-        smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress, n_threads,
-    )  # fmt: skip
-    described = call.described
-    lead, total = described.logits.lead, described.targets.total
-    upstream, exponent = upstream_of(grad_output, described.reduction, lead, *total)
-    if upstream.size > 1:
-        upstream = of_counted(upstream, described.targets)
-    value, gradients = value_and_gradients(call, upstream, exponent)
-    assert gradients is not None
-    return LinearCrossEntropyValueAndGrad(value, *gradients)
+    options = {
+        "targets": targets, "weight": weight, "sample_weight": sample_weight, "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing, "smoothing_over": smoothing_over, "logit_scale": logit_scale,
+        "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
+    }  # fmt: skip
+    with engine_for(features, n_threads) as engine:
+        value, gradients = _computed(
+            engine, features, linear_weight, linear_bias, options, memory_budget, progress, True, grad_output
+        )
+        return LinearCrossEntropyValueAndGrad(value, *gradients)
 
 
-def _checked_call(
+def _computed(
+    engine: Engine,
     features: Any,
     linear_weight: Any,
-    targets: Any,
     linear_bias: Any,
-    weight: Any,
-    sample_weight: Any,
-    ignore_index: Any,
-    label_smoothing: Any,
-    smoothing_over: Any,
-    logit_scale: Any,
-    softcap: Any,
-    z_loss: Any,
-    reduction: Any,
+    options: dict[str, Any],
     memory_budget: Any,
     progress: Any,
-    n_threads: int | None,
-) -> LinearCall:
-    given = real_array(features, "features")
+    wants_gradients: bool = False,
+    grad_output: Any = None,
+) -> tuple[Any, tuple[Any, ...]]:
+    """(value, gradients)."""
+    given = engine.array(features, "features")
     if given.ndim == 0:
         raise ValueError("features must have at least one dimension, got a scalar")
-    engine = Cpu(n_threads)
-    matrix = given.reshape(math.prod(given.shape[:-1]), given.shape[-1]) if given.ndim != 2 else given
-    arrays = feature_arrays(engine, [matrix, linear_weight], ["features", "linear_weight"])
-    bias = None if linear_bias is None else _checked_bias(linear_bias, len(arrays[1]))
-    dtype = dtype_of_products(engine, arrays if bias is None else [*arrays, bias])
-    logits = np.broadcast_to(np.zeros((), dtype), (*given.shape[:-1], len(arrays[1])))
-    described = cross_entropy_call(
-        logits, targets, -1, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
-        label_smoothing=label_smoothing, smoothing_over=smoothing_over, logit_scale=logit_scale, softcap=softcap,
-        z_loss=z_loss, reduction=reduction, n_threads=n_threads,
-    )  # fmt: skip
-    options = {
-        "weight": weight,
-        "ignore_index": ignore_index,
-        "label_smoothing": label_smoothing,
-        "smoothing_over": smoothing_over,
-        "softcap": softcap,
-        "z_loss": z_loss,
-    }
-    return LinearCall(
-        described, arrays[0], given.shape, arrays[1], bias, _by_row(targets, described.logits),
-        described.targets.per_row, described.targets.counted(), options, checked_memory_budget(memory_budget),
-        checked_progress(progress), n_threads,
-    )  # fmt: skip
+    lead, width = given.shape[:-1], given.shape[-1]
+    matrix = given if given.ndim == 2 else engine.reshaped(given, (math.prod(lead), width))
+    names = ["features", "linear_weight"]
+    matrix, weight = feature_arrays(engine, [matrix, linear_weight], names)
+    bias = None if linear_bias is None else _checked_bias(engine.array(linear_bias, "linear_bias"), weight.shape[0])
+    memory_budget, progress = checked_memory_budget(memory_budget), checked_progress(progress)
+
+    def compute(is_wide: bool) -> tuple[Any, tuple[Any, ...]]:
+        layer = engine.layer(matrix, weight, bias, lead, options, is_wide)
+        values: list[Any] = []
+        gradients: tuple[Any, ...] = ()
+        for losses in layer.losses(grad_output, wants_gradients):
+            outputs = Outputs(engine, matrix, weight, bias, losses, memory_budget)
+            shown = None if values else progress  # of a second run nothing is
+            values.append(swept("linear_cross_entropy", outputs, losses, shown, losses.writes))
+            if losses.writes:
+                gradients = outputs.gradients()
+        return values[0], gradients
+
+    value, gradients = engine.with_range(compute)
+    shapes = (given.shape, weight.shape, None if bias is None else bias.shape)
+    return value, tuple(
+        None if shape is None else engine.given(memory, shape) for memory, shape in zip(gradients, shapes, strict=False)
+    )
 
 
-def _checked_bias(value: Any, classes: int) -> Array:
-    bias = real_array(value, "linear_bias")
+def _checked_bias(bias: Any, classes: int) -> Any:
     if bias.shape != (classes,):
         raise ValueError(f"linear_bias has shape {bias.shape}, expected {(classes,)}, one number for each class")
     return bias
-
-
-def _by_row(targets: Any, logits: Rows) -> Any:
-    """Checked targets, so that an index picks rows."""
-    rows = logits.rows
-    if is_sparse(targets):
-        return checked_csr(targets, (rows, logits.classes))
-    array = np.asarray(targets)
-    return array.reshape(rows, *array.shape[-1:]) if array.dtype.kind not in "iu" else array.reshape(rows)

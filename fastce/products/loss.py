@@ -41,26 +41,28 @@ class LossCall(NamedTuple):
 
     def value(self) -> Any:
         """The value alone: one sweep."""
-        with self._reporting(1) as progress:
-            self.products.sweep(self.loss.read, progress)
-            return self.loss.value()
+        return swept(self.name, self.products, self.loss, self.progress, writes=False)
 
     def value_and_gradients(self) -> tuple[Any, list[Any], list[Any], float]:
         """(value, gradients of the arrays of the left side, of the right one, the sum of row * gradient)."""
-        products, loss = self.products, self.loss
+        value = swept(self.name, self.products, self.loss, self.progress, writes=True)
+        if self.complete is not None:
+            self.complete()
+        return value, *self.products.finished(self.range)
 
-        def work(place: Place, tile: Any) -> None:
-            loss.turn(place, tile)
-            products.add_to_gradients(place, tile)
 
-        with self._reporting(loss.sweeps) as progress:
-            if loss.sweeps == 2:
-                products.sweep(loss.read, progress, keep=True)
-            products.sweep(work, progress)
-            if self.complete is not None:
-                self.complete()
-            return loss.value(), *products.finished(self.range)
+def swept(name: str, products: Products, loss: Loss, progress: Any, writes: bool) -> Any:
+    """The value of a loss; the gradients are added up if it ``writes``."""
 
-    def _reporting(self, sweeps: int) -> Progress:
-        products = self.products
-        return Progress(self.progress, sweeps * len(products.places), self.name, products.unit)
+    def turn(place: Place, tile: Any) -> None:
+        loss.turn(place, tile)
+        products.add_to_gradients(place, tile)
+
+    sweeps = loss.sweeps if writes else 1
+    reporter = Progress(progress, sweeps * len(products.places), name, products.unit)
+    with reporter:
+        if not writes or loss.sweeps == 2:
+            products.sweep(loss.read, reporter, keep=writes)
+        if writes:
+            products.sweep(turn, reporter)
+        return loss.value()

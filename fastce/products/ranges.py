@@ -13,13 +13,13 @@ import numpy as np
 
 from fastce.arguments.numbers import flag
 from fastce.arguments.silence import quietly
+from fastce.arguments.sizes import NOTHING, largest_finite, power_of_largest
 from fastce.engine import Engine
 from fastce.products.features import NO_REST
 
 LARGEST_LOGIT, LARGEST_PRODUCT = 2.0**20, 2.0**100  # that are computed in float32
 LEAST_SCALE = 2.0**-60  # by which gradients of float32 are multiplied
 LEAST_PRODUCT = 2.0**-80  # of features with each other and with the scale, likewise
-NOTHING = -1100  # the power of two of zeros: below that of any number
 LARGEST_POWER, LEAST_POWER = 900, -500  # of products, and gradients, in float64
 LEAST_OF_SIDE, MOST_OF_SIDE = -800, 1000  # of features, and what they are divided by for the sake of the other side
 SMALLEST_SCALE, LARGEST_SCALE = 5e-324, float(np.finfo(np.float64).max)
@@ -123,13 +123,8 @@ def _largest_square(engine: Engine, array: Any) -> float:
         x = engine.reals(array, slice(start, stop), np.dtype(np.float64))
         with quietly():
             squares = xp.einsum("ij,ij->i", x, x)
-        largest = max(largest, _largest_finite(xp, squares))
+        largest = max(largest, largest_finite(xp, squares))
     return largest
-
-
-def _largest_finite(xp: Any, sizes: Any) -> float:
-    """The largest of these that is finite, 0 if there is none."""
-    return float(xp.where(xp.isfinite(sizes), sizes, 0.0).max()) if sizes.size else 0.0
 
 
 def _powers(of_left: int, of_right: int, excess: int) -> tuple[int, int]:
@@ -152,17 +147,14 @@ def _balanced(of_left: int, of_right: int, left: int, right: int) -> tuple[int, 
 
 def _power_of_side(engine: Engine, arrays: Sequence[Any]) -> int:
     """That of the largest element of all; arrays of zeros, or of nothing, have no say."""
-    powers = (power_of_largest(engine, array) for array in arrays)
+    powers = (_power_of(engine, array) for array in arrays)
     return max((power for power in powers if power > NOTHING), default=0)
 
 
-def power_of_largest(engine: Engine, array: Any) -> int:
-    """The power of two above all finite elements, `NOTHING` for zeros; that of float32 for what cannot be larger."""
-    wide = np.dtype(np.float64)
+def _power_of(engine: Engine, array: Any) -> int:
+    """The power of two above all finite elements; that of float32 for what cannot be larger."""
+    wide, (rows, width) = np.dtype(np.float64), array.shape
     if engine.dtype_of(array) != wide:
         return 128
-    largest = 0.0
-    for start, stop in engine.cuts(array.shape[0], array.shape[1] * 8):
-        sizes = engine.xp.abs(engine.reals(array, slice(start, stop), wide))
-        largest = max(largest, _largest_finite(engine.xp, sizes))
-    return math.frexp(largest)[1] if largest > 0.0 else NOTHING
+    blocks = engine.cuts(rows, width * 8)
+    return power_of_largest(engine.xp, (engine.reals(array, slice(*block), wide) for block in blocks))

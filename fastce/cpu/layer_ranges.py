@@ -13,11 +13,10 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.arguments.reductions import ROOM, powers_of
 from fastce.arguments.silence import quietly, silently
+from fastce.arguments.sizes import NOTHING, power_of_largest
 from fastce.cpu.cross_entropy import CrossEntropyCall
-from fastce.cpu.engine import Cpu
 from fastce.cpu.targets import IndexTargets, TargetRows
 from fastce.cpu.threads import cut_rows, for_each
-from fastce.products.ranges import NOTHING, power_of_largest
 
 LARGEST_LOGIT, LEAST_LOGIT = 1000, -500  # as powers of two
 LARGEST_SCALE, LEAST_SCALE = 1024, -1000
@@ -26,7 +25,6 @@ MOST_BEFORE, MOST_OF_Z, LEAST_LSE = 900, 520, 6
 LARGEST = {4: 2.0**120, 8: 2.0**1000}  # products, by size of the dtype
 LARGEST_SLOPE = float(np.finfo(np.float64).max)
 MOST_OF_SIDE = 1000
-_CPU = Cpu(None)
 _ZERO = np.zeros(1, np.int64)
 
 
@@ -50,15 +48,15 @@ class LayerRange(NamedTuple):
     @classmethod
     def of(cls, parts: Iterable[Array], right: Array, bias: Array | None, scale: float) -> "LayerRange":
         """That of any numbers, in float64, of which the left ones come in parts."""
-        of_left = max((power_of_largest(_CPU, part) for part in parts), default=NOTHING)
-        of_right = power_of_largest(_CPU, right)
+        of_left = power_of_largest(np, parts)
+        of_right = power_of_largest(np, _parts(right))
         if of_left == NOTHING:  # all products are 0: the other side may have the size that suits it
             of_left = -of_right
         elif of_right == NOTHING:
             of_right = -of_left
         of_products = of_left + of_right + math.frexp(right.shape[1])[1]
         if bias is not None:
-            of_products = max(of_products, power_of_largest(_CPU, bias[None])) + 1
+            of_products = max(of_products, power_of_largest(np, [bias])) + 1
         excess = of_products - min(max(of_products, LEAST_LOGIT), LARGEST_LOGIT)
         left_power = (of_left - of_right + excess) // 2  # so that both sides are about the same
         left_power = min(max(left_power, -MOST_OF_SIDE), MOST_OF_SIDE)
@@ -102,12 +100,16 @@ class Sizes(NamedTuple):
         return abs(of_upstream) <= PLAIN_UPSTREAM and largest < math.log2(LARGEST[dtype.itemsize])
 
 
+def _parts(matrix: Array) -> Iterable[Array]:
+    return (matrix[start:stop] for start, stop in cut_rows(len(matrix), matrix.shape[1] * matrix.itemsize))
+
+
 def _largest(matrix: Array) -> float:
     """The size of the largest element, read once."""
     largest = 0.0
-    for start, stop in cut_rows(len(matrix), matrix.shape[1] * matrix.itemsize):
+    for part in _parts(matrix):
         for extremum in (np.fmax, np.fmin):
-            largest = max(largest, abs(float(extremum.reduce(matrix[start:stop], axis=None, initial=0))))
+            largest = max(largest, abs(float(extremum.reduce(part, axis=None, initial=0))))
     return largest
 
 

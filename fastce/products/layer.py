@@ -1,0 +1,95 @@
+"""The outputs of a linear layer: products of features with weights, and a bias; and the gradients of all three."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastce.engine import Engine
+from fastce.products.features import Features
+from fastce.products.loss import Loss
+from fastce.products.panels import Panels
+from fastce.products.progress import Progress
+from fastce.products.tiles import Place, Products
+
+
+class LayerLoss(Loss, Protocol):
+    """A loss of a layer's outputs, and what these are computed with.
+
+    The powers of two are what features, weights and slopes are divided by; see `fastce.cpu.layer_ranges`.
+    """
+
+    dtype: np.dtype[Any]
+    left_power: int
+    right_power: int
+    unit: int
+    counted: Any  # the numbers of the rows that have any loss; None for all
+    bytes_of_row: int  # that the loss takes of each row of a panel
+    writes: bool  # whether gradients are wanted
+
+    def rest_of(self, rows: Any) -> Any:
+        """The powers of two of the slopes of these rows: a column, or one number for all."""
+
+
+class Outputs(Products):
+    """Panels of features @ weight.T + bias, of the rows that count."""
+
+    unit = "panel"
+
+    def __init__(
+        self, engine: Engine, features: Any, weight: Any, bias: Any, loss: LayerLoss, memory_budget: Any
+    ) -> None:
+        left = Features(engine, [features], loss.dtype, numbers=loss.counted, power=loss.left_power)
+        super().__init__(left, Features(engine, [weight], loss.dtype, power=loss.right_power))
+        self.panels = Panels(self.left, self.right, memory_budget, bytes_of_row=loss.bytes_of_row)
+        self.places = self.panels.places
+        self.loss = loss
+        self.features, self.bias = features, bias
+        if bias is not None:
+            reals = engine.reals(bias, slice(0, self.right.rows), loss.dtype)
+            self.scaled_bias: Any = _times_power(engine.xp, reals, -loss.left_power - loss.right_power)
+        if loss.writes:
+            self.of_features: Any = engine.like(features)
+            self.of_bias: Any = engine.xp.zeros(self.right.rows)
+
+    def sweep(self, work: Callable[[Place, Any], None], progress: Progress, keep: bool = False) -> None:
+        """See `Products.sweep`."""
+
+        def with_bias(place: Place, panel: Any) -> None:
+            def add(start: int, stop: int) -> None:
+                panel[start:stop] += self.scaled_bias
+
+            if self.bias is not None:
+                self.engine.for_each(len(panel), panel.shape[1] * panel.itemsize, add)
+            work(place, panel)
+
+        self.panels.sweep(with_bias, progress, keep)
+
+    def add_to_gradients(self, place: Place, slopes: Any) -> None:
+        """See `Products.add_to_gradients`."""
+        engine, loss, xp = self.engine, self.loss, self.engine.xp
+        numbers = place.rows if loss.counted is None else loss.counted[place.rows]
+        rest = loss.rest_of(numbers)
+        of_rows = self.panels.gradient_of_left(slopes)
+        engine.put(self.of_features, numbers, _times_power(xp, of_rows, rest + loss.right_power))
+        if np.ndim(rest) and (rest != loss.unit).any():
+            xp.ldexp(slopes, rest - loss.unit, out=slopes)
+        self.panels.add_to_right(place.rows, slopes)
+        if self.bias is not None:
+            total = engine.empty((1, slopes.shape[1]), slopes.dtype)
+            engine.multiply(xp.ones((1, len(slopes)), slopes.dtype), slopes, total)
+            self.of_bias += total[0]
+
+    def gradients(self) -> tuple[Any, Any, Any]:
+        """Those of features, weights and bias (None without one): memory of the engine, in their shapes and dtypes."""
+        engine, loss, of_bias = self.engine, self.loss, None
+        rest = 1.0, loss.unit + loss.left_power
+        (of_weight,), _ = self.right.finished(self.panels.of_right.memory, False, rest)
+        if self.bias is not None:
+            of_bias = engine.like(self.bias)
+            engine.put(of_bias, slice(0, self.right.rows), _times_power(engine.xp, self.of_bias, loss.unit))
+        return self.of_features, of_weight, of_bias
+
+
+def _times_power(xp: Any, x: Any, power: Any) -> Any:
+    return xp.ldexp(x, power) if np.ndim(power) or power else x
