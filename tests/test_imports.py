@@ -25,18 +25,6 @@ BELOW = {  # what each room may import, besides itself and what everybody may
     "arguments": set(),
 }
 EVERYBODYS = {"typing", "apart"}  # these import nothing of fastce
-# Losses and products that still lie in cuda/: until they have gone where they belong, this list only gets shorter.
-NOT_YET = {
-    ("cuda.clip_from_features", "products.progress"),
-    ("cuda.features", "products.features"),
-    ("cuda.info_nce", "products.panels"),
-    ("cuda.info_nce", "products.progress"),
-    ("cuda.linear", "products.progress"),
-    ("cuda.panels", "products.gradients"),
-    ("cuda.panels", "products.progress"),
-    ("cuda.self_similarity", "products.progress"),
-    ("cuda.siglip", "products.progress"),
-}
 
 
 def name_of(path):
@@ -79,11 +67,7 @@ def test_imports_go_down(module):
         return
     allowed = BELOW[room] | EVERYBODYS | {room}
     wrong = {(module, other) for other in imports_of(module) if room_of(other) not in allowed}
-    assert wrong <= NOT_YET
-
-
-def test_what_is_left_is_still_there():
-    assert {pair for pair in NOT_YET if pair[1] in set(imports_of(pair[0]))} == NOT_YET
+    assert not wrong
 
 
 @pytest.mark.parametrize("module", MODULES)

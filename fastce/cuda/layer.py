@@ -146,7 +146,7 @@ def _widest(arrays: Any) -> np.dtype[Any]:
 
 
 def dtype_of_products(features: DeviceArray, weight: DeviceArray, scale: float, numbers: Any = None) -> np.dtype[Any]:
-    """What products are computed in: float64 where they, or what is multiplied by the scale, leave the range of float32.
+    """What products are computed in: float64 where they, or they times the scale, leave the range of float32.
 
     Refused where they leave that of float64. With ``numbers``, only these rows of the features count.
     """
