@@ -1,9 +1,11 @@
 """Where calls are computed, with arrays that only say that they are on a GPU: none of these tests needs one."""
 
+import ast
 import inspect
 import pickle
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,7 +89,8 @@ def calls(monkeypatch):
     def namesake(function):
         return lambda *args, **kwargs: seen.append((function.__name__, args, kwargs)) or "from the GPU"
 
-    monkeypatch.setattr(engine, "_cuda_functions", lambda: types.SimpleNamespace(namesake=namesake))
+    functions = types.SimpleNamespace(namesake=namesake, taking_device_arrays=namesake)
+    monkeypatch.setattr(engine, "cuda_functions", lambda: functions)
     return seen
 
 
@@ -192,7 +195,7 @@ def test_functions_of_the_cpu_only_say_so():
 
 
 def test_without_numba_cuda_the_extra_is_named(monkeypatch):
-    engine._cuda_functions.cache_clear()
+    engine.cuda_functions.cache_clear()
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install fastce\[cuda12\] or fastce\[cuda13\]"):
         fastce.logsumexp(OfDLPack())
@@ -250,3 +253,17 @@ def test_show_config_never_fails_for_a_broken_installation(monkeypatch, capsys):
     monkeypatch.setattr(configuration, "_version", lambda package: "not installed")
     fastce.show_config()
     assert "CUDA: numba-cuda is not installed" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------- what losses of products ask of an engine
+def methods_of(module, name):
+    """The public methods of a class, and their parameters: read, as a GPU's cannot be imported everywhere."""
+    tree = ast.parse((Path(fastce.__file__).parent / f"{module}.py").read_text())
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    methods = [node for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    return {m.name: [a.arg for a in (*m.args.args, *m.args.kwonlyargs)] for m in methods}
+
+
+@pytest.mark.parametrize(("module", "name"), [("cpu/engine", "Cpu"), ("cuda/engine", "Gpu")])
+def test_both_engines_offer_the_same_methods_with_the_same_parameters(module, name):
+    assert methods_of(module, name) == methods_of("products/engine", "Engine")

@@ -11,6 +11,7 @@ from fastce.arguments.labels import Classes
 from fastce.arguments.positives import Positives, positives_of
 from fastce.arguments.silence import quietly
 from fastce.cpu.layer import Layer
+from fastce.cpu.matrix_similarity import MatrixSimilarity
 from fastce.cpu.panel_losses import ClassLosses
 from fastce.cpu.sigmoid import sigmoid_losses
 from fastce.cpu.threads import cut_rows, for_each, in_turn
@@ -20,7 +21,7 @@ R = TypeVar("R")
 
 
 class Cpu:
-    """See `fastce.engine.Engine`. BLAS multiplies with all of its threads, then fastce's own have their turn."""
+    """See `fastce.products.engine.Engine`. BLAS has its threads, and then fastce has its own."""
 
     xp: ModuleType = np
     prefers_tiles = True
@@ -128,6 +129,11 @@ class Cpu:
 
     def sigmoids(self, tile: Array, scale: float, bias: float, factor: float, writes: bool) -> tuple[Array, Array]:
         return sigmoid_losses(tile, scale, bias, factor, writes, self.n_threads)
+
+    def matrix_losses(
+        self, array: Any, targets: Any, scale: float, smoothing: float, reduction: str
+    ) -> MatrixSimilarity:
+        return MatrixSimilarity(array, targets, scale, smoothing, reduction, self.n_threads)
 
     def pair_losses(
         self, products: Any, targets: Any, within: Any, smoothing: float, reduction: str, of_losses: np.dtype[Any]

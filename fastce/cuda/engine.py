@@ -21,6 +21,7 @@ from fastce.cuda.arrays import DeviceArray, device_array, empty, wait_for_reader
 from fastce.cuda.layer import Layer
 from fastce.cuda.layout import FLOATS, contiguous, copy
 from fastce.cuda.libraries import Library
+from fastce.cuda.matrix_similarity import MatrixSimilarity
 from fastce.cuda.panel_losses import ClassLosses
 from fastce.cuda.positives import device_positives, host_positives
 from fastce.cuda.precision import with_range
@@ -74,7 +75,7 @@ def _called(function: Callable[..., Any], public: Callable[..., Any]) -> Callabl
 
 
 class Gpu:
-    """See `fastce.engine.Engine`. Numbers are CuPy's, in the caller's stream; NumPy's in the simulator."""
+    """See `fastce.products.engine.Engine`. Numbers are CuPy's, in the caller's stream; NumPy's in the simulator."""
 
     prefers_tiles = False
     columns_at_a_time = 1 << 62
@@ -181,6 +182,11 @@ class Gpu:
 
     def sigmoids(self, tile: Any, scale: float, bias: float, factor: float, writes: bool) -> tuple[Any, Any]:
         return sigmoid_losses(tile, scale, bias, factor, writes, self.library)
+
+    def matrix_losses(
+        self, array: Any, targets: Any, scale: float, smoothing: float, reduction: str
+    ) -> MatrixSimilarity:
+        return MatrixSimilarity(array, targets, scale, smoothing, reduction)
 
     def pair_losses(
         self, products: Any, targets: Any, within: Any, smoothing: float, reduction: str, of_losses: np.dtype[Any]

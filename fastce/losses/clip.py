@@ -4,16 +4,10 @@ from typing import Any, Literal, Unpack, overload
 
 from numpy.typing import NDArray
 
-from fastce.arguments.arrays import Array, real_array
 from fastce.arguments.numbers import fraction, positive, reduction_of
-from fastce.arguments.out import checked_out
-from fastce.arguments.positives import check_similarity, positives_of
-from fastce.arguments.silence import quietly
-from fastce.cpu.copying import is_across
-from fastce.cpu.layout import Rows
-from fastce.cpu.sides import gradient_factors, slopes_of_points, value_of
-from fastce.cpu.similarity import SimilarityCall, both_sides, write_gradient
-from fastce.engine import by_device
+from fastce.arguments.positives import check_similarity
+from fastce.engine import by_engine
+from fastce.products.engine import Engine, MatrixLoss, engine_for
 from fastce.typing import (
     AnyArray,
     ClipGradOptions,
@@ -41,7 +35,7 @@ def clip_loss(
 def clip_loss(
     similarity: AnyArray, targets: Targets | None = None, *, reduction: Literal["none"], **options: Unpack[ClipOptions]
 ) -> Any: ...
-@by_device
+@by_engine
 def clip_loss(
     similarity: Any,
     targets: Any = None,
@@ -95,10 +89,8 @@ def clip_loss(
     >>> round(fastce.clip_loss(similarity), 10)
     0.3226813394
     """
-    call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
-    call, _ = _as_memory_lies(call, call.array)
-    with quietly():
-        return value_of(*both_sides(call, n_threads), call.reduction, call.similarity.dtype)
+    with engine_for(similarity, n_threads) as engine:
+        return _checked_call(engine, similarity, targets, logit_scale, label_smoothing, reduction).value()
 
 
 # fmt: off
@@ -118,7 +110,7 @@ def clip_loss_value_and_grad(
     *, reduction: Reduction = "mean", **options: Unpack[ClipGradOptions]
 ) -> ClipValueAndGrad[Any, Any]: ...
 # fmt: on
-@by_device
+@by_engine
 def clip_loss_value_and_grad(
     similarity: Any,
     targets: Any = None,
@@ -152,33 +144,15 @@ def clip_loss_value_and_grad(
     array([[-0.0842,  0.0991],
            [ 0.0842, -0.0991]])
     """
-    call = _checked_call(similarity, targets, logit_scale, label_smoothing, reduction)
-    out = checked_out(out, call.array.shape, call.similarity.dtype, call.array, [targets])
-    call, written = _as_memory_lies(call, out)
-    with quietly():
-        sides = both_sides(call, n_threads)
-        factors = gradient_factors(*sides, call.smoothing, call.scale, call.similarity.dtype)
-        slopes = slopes_of_points(*sides, call.positives, call.smoothing)
-        value = value_of(*sides, call.reduction, call.similarity.dtype)
-        grad_logit_scale = write_gradient(call, factors, slopes, call.scale, written, n_threads)
-    return ClipValueAndGrad(value, out, grad_logit_scale)
-
-
-# --- arguments -------------------------------------------------------------------------------------------------------
+    with engine_for(similarity, n_threads) as engine:
+        call = _checked_call(engine, similarity, targets, logit_scale, label_smoothing, reduction)
+        return ClipValueAndGrad(*call.value_and_grad(out))
 
 
 def _checked_call(
-    similarity: Any, targets: Any, logit_scale: Any, label_smoothing: Any, reduction: Any
-) -> SimilarityCall:
-    array = real_array(similarity, "similarity")
+    engine: Engine, similarity: Any, targets: Any, logit_scale: Any, label_smoothing: Any, reduction: Any
+) -> MatrixLoss:
+    array = engine.array(similarity, "similarity")
     check_similarity(array.shape, targets, reduction_of(reduction))
     scale, smoothing = positive(logit_scale, "logit_scale"), fraction(label_smoothing, "label_smoothing")
-    return SimilarityCall(array, Rows(array), positives_of(targets, array.shape), scale, smoothing, reduction)
-
-
-def _as_memory_lies(call: SimilarityCall, out: Array) -> tuple[SimilarityCall, Array]:
-    """The same call, or, where columns lie in memory as rows would, that of the transposed matrix: it has this loss."""
-    if not is_across(call.array):
-        return call, out
-    positives = call.positives.transposed(call.array.shape[1])
-    return call._replace(array=call.array.T, similarity=Rows(call.array.T), positives=positives), out.T
+    return engine.matrix_losses(array, targets, scale, smoothing, reduction)

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from fastce.arguments.numbers import fraction, positive, reduction_of
 from fastce.arguments.positives import check_pairs, checked_shape
-from fastce.engine import Engine, by_engine, engine_for
+from fastce.engine import by_engine
+from fastce.products.engine import Engine, engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.loss import LossCall

@@ -7,7 +7,8 @@ from typing import Any, Literal, Unpack, overload
 from numpy.typing import NDArray
 
 from fastce.arguments.numbers import inverse_temperature, reduction_of
-from fastce.engine import Engine, by_engine, engine_for
+from fastce.engine import by_engine
+from fastce.products.engine import Engine, engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET, Gradient
 from fastce.products.loss import LossCall

@@ -6,7 +6,8 @@ from typing import Any, Literal, Unpack, overload
 from numpy.typing import NDArray
 
 from fastce.arguments.numbers import checked_memory_budget
-from fastce.engine import Engine, by_engine, engine_for
+from fastce.engine import by_engine
+from fastce.products.engine import Engine, engine_for
 from fastce.products.features import feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.layer import Outputs

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastce.arguments.arrays import check_widths
 from fastce.arguments.numbers import flag
-from fastce.engine import Engine
+from fastce.products.engine import Engine
 
 LARGEST_POWER = 1000  # of lengths that are used as they are
 NO_REST = (1.0, 0)

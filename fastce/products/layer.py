@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastce.engine import Engine
+from fastce.products.engine import Engine
 from fastce.products.features import Features
 from fastce.products.loss import Loss
 from fastce.products.panels import Panels

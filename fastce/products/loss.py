@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from fastce.engine import Engine
+from fastce.products.engine import Engine
 from fastce.products.progress import Progress
 from fastce.products.ranges import Range
 from fastce.products.tiles import Place, Products

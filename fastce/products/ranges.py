@@ -14,7 +14,7 @@ import numpy as np
 from fastce.arguments.numbers import flag
 from fastce.arguments.silence import quietly
 from fastce.arguments.sizes import NOTHING, largest_finite, power_of_largest
-from fastce.engine import Engine
+from fastce.products.engine import Engine
 from fastce.products.features import NO_REST
 
 LARGEST_LOGIT, LARGEST_PRODUCT = 2.0**20, 2.0**100  # that are computed in float32
