@@ -162,6 +162,13 @@ def device_array(value: Any, name: str, reader: Library | None = None) -> Device
     return DeviceArray(value, tuple(view.shape), strides, dtype_name, int(view.ptr), is_writable, library)
 
 
+def library_holding(value: Any) -> Library:
+    """The library of an array that is on a GPU, whatever else is to be said of it."""
+    device = device_of(value)
+    assert device is not None
+    return library_of(value, _where(value, device))
+
+
 def _dtype_name(value: Any, view: Any, name: str) -> str:
     """From the array itself if possible: a view has a dtype for bfloat16 only where ml_dtypes is installed."""
     own_name = str(getattr(value, "dtype", None)).removeprefix("torch.")

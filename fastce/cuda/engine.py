@@ -17,7 +17,7 @@ from fastce.arguments.labels import Classes
 from fastce.arguments.numbers import checked_num_threads
 from fastce.arguments.positives import Positives
 from fastce.arguments.silence import quietly
-from fastce.cuda.arrays import DeviceArray, device_array, empty, wait_for_readers, zeros
+from fastce.cuda.arrays import DeviceArray, device_array, empty, library_holding, wait_for_readers, zeros
 from fastce.cuda.layer import Layer
 from fastce.cuda.layout import FLOATS, contiguous, copy
 from fastce.cuda.libraries import Library
@@ -83,8 +83,12 @@ class Gpu:
     sums_apart = 0
 
     def __init__(self, array: Any) -> None:
-        self.library: Library = device_array(array, "the first array").library
-        self.xp: ModuleType = array_module()
+        self.library: Library = library_holding(array)
+
+    @property
+    def xp(self) -> ModuleType:
+        module: ModuleType = array_module()
+        return module
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:

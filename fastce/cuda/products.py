@@ -28,10 +28,19 @@ def array_module() -> Any:
     return cupy
 
 
+def has_array_module() -> bool:
+    """Whether `array_module` is there: a loss of a matrix does without."""
+    try:
+        array_module()
+    except ImportError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def working_in(library: Library) -> Iterator[None]:
-    """CuPy works on the GPU of a library, and in its current stream."""
-    if array_module() is np:
+    """CuPy, if it is there, works on the GPU of a library, and in its current stream."""
+    if not has_array_module() or array_module() is np:
         yield
         return
     streams, pointer = array_module().cuda, library.stream_pointer

@@ -34,11 +34,14 @@ class Engine(Protocol):
     ``xp``, NumPy or a module like it: `reals` of arrays, `seen` memory, and what is `empty` for a while.
     """
 
-    xp: ModuleType
     prefers_tiles: bool  # to panels of all columns
     columns_at_a_time: int  # of a panel
     flops_at_a_time: float
     sums_apart: int  # 1 if products are added to a sum by way of a room, 0 if they are added at once
+
+    @property
+    def xp(self) -> ModuleType:
+        """The module of numbers."""
 
     def working(self) -> AbstractContextManager[Any]:
         """In which all others are called; numbers that are not finite are worth no warning."""

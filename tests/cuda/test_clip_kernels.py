@@ -169,6 +169,19 @@ def test_shapes_and_out_are_checked(on_device):
         on_device.clip_loss_value_and_grad(np.ones((3, 3), np.float32), out=np.ones((3, 4), np.float32))
 
 
+def test_a_matrix_needs_no_cupy(on_device, rng, monkeypatch):
+    def missing():
+        raise ImportError("no CuPy")
+
+    similarity = rng.normal(size=(5, 5))
+    expected = fastce.clip_loss_value_and_grad(similarity)
+    for module in ("engine", "products"):
+        monkeypatch.setattr(f"fastce.cuda.{module}.array_module", missing)
+    ours = on_device.clip_loss_value_and_grad(similarity)
+    assert ours.value == pytest.approx(expected.value, rel=1e-14)
+    np.testing.assert_allclose(ours.grad, expected.grad, atol=1e-15)
+
+
 # ------------------------------------------------------------------------------------------- compiled kernels
 @pytest.mark.ptx
 def test_compiled_targets_and_options(launched, rng):
