@@ -298,3 +298,18 @@ def test_logits_of_hundred_thousands(small_tiles, rng, scale, dtype):
 def test_confident_rows_keep_their_digits(margin, dtype):
     ours = fastce.linear_cross_entropy(np.eye(30, dtype=dtype), margin * np.eye(30, dtype=dtype), np.arange(30))
     assert ours == pytest.approx(np.log1p(29 * np.exp(-float(margin))), rel=4 * float(np.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("small", [1e-100, 1e-200, 1e-300])
+def test_rows_far_below_others_have_their_digits_in_what_is_theirs_alone(dtype, small):
+    features, weight = np.eye(3, 2, dtype=dtype), np.zeros((2, 2), dtype)
+    weights = np.array([1e100, small, 1.0])
+    ours = fastce.linear_cross_entropy_value_and_grad(
+        features, weight, [0, 0, 1], linear_bias=np.zeros(2, dtype), sample_weight=weights, reduction="none"
+    )
+    one = weights[:2] / 2
+    with np.errstate(over="ignore", under="ignore"):  # float32 has neither
+        of_weight, of_bias = np.array([-one, one]).astype(dtype), np.array([-5e99, 5e99]).astype(dtype)
+    np.testing.assert_allclose(ours.grad_linear_weight, of_weight, rtol=4 * float(np.finfo(dtype).eps))
+    np.testing.assert_allclose(ours.grad_linear_bias, of_bias, rtol=1e-15)

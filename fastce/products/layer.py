@@ -1,16 +1,19 @@
 """The outputs of a linear layer: products of features with weights, and a bias; and the gradients of all three."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
 from fastce.products.engine import Engine
 from fastce.products.features import Features
+from fastce.products.gradients import Gradient
 from fastce.products.loss import Loss
 from fastce.products.panels import Panels
 from fastce.products.progress import Progress
 from fastce.products.tiles import Place, Products
+
+BAND = 500  # powers of two that one sum is good for
 
 
 class LayerLoss(Loss, Protocol):
@@ -44,13 +47,14 @@ class Outputs(Products):
         self.panels = Panels(self.left, self.right, memory_budget, bytes_of_row=loss.bytes_of_row)
         self.places = self.panels.places
         self.loss = loss
-        self.features, self.bias = features, bias
+        self.weight, self.bias = weight, bias
         if bias is not None:
             reals = engine.reals(bias, slice(0, self.right.rows), loss.dtype)
             self.scaled_bias: Any = _times_power(engine.xp, reals, -loss.left_power - loss.right_power)
         if loss.writes:
             self.of_features: Any = engine.like(features)
-            self.of_bias: Any = engine.xp.zeros(self.right.rows)
+            self.of_weight: dict[int, Gradient] = {}  # by unit
+            self.of_bias: dict[int, Any] = {}
 
     def sweep(self, work: Callable[[Place, Any], None], progress: Progress, keep: bool = False) -> None:
         """See `Products.sweep`."""
@@ -72,22 +76,41 @@ class Outputs(Products):
         rest = loss.rest_of(numbers)
         of_rows = self.panels.gradient_of_left(slopes)
         engine.put(self.of_features, numbers, _times_power(xp, of_rows, rest + loss.right_power))
-        if np.ndim(rest) and (rest != loss.unit).any():
-            xp.ldexp(slopes, rest - loss.unit, out=slopes)
-        self.panels.add_to_right(place.rows, slopes)
-        if self.bias is not None:
-            total = engine.empty((1, slopes.shape[1]), slopes.dtype)
-            engine.multiply(xp.ones((1, len(slopes)), slopes.dtype), slopes, total)
-            self.of_bias += total[0]
+        for unit, part in self._by_unit(slopes, rest):
+            if unit not in self.of_weight:
+                self.of_weight[unit] = Gradient(self.right)
+                self.of_bias[unit] = xp.zeros(self.right.rows)
+            self.panels.add_to_right(place.rows, part, self.of_weight[unit])
+            if self.bias is not None:
+                total = engine.empty((1, part.shape[1]), part.dtype)
+                engine.multiply(xp.ones((1, len(part)), part.dtype), part, total)
+                self.of_bias[unit] += total[0]
+
+    def _by_unit(self, slopes: Any, rest: Any) -> Iterator[tuple[int, Any]]:
+        """The slopes in units of 2**unit: rows so far apart that in one sum the small ones were 0 have their own."""
+        xp, unit = self.engine.xp, self.loss.unit
+        if not np.ndim(rest) or bool((rest == unit).all()):
+            yield unit, slopes
+            return
+        bands = xp.broadcast_to((unit - rest) // BAND, (len(slopes), 1))
+        for band in xp.unique(bands).tolist():
+            own = unit - band * BAND
+            yield own, xp.where(bands == band, xp.ldexp(slopes, rest - own), 0.0)
 
     def gradients(self) -> tuple[Any, Any, Any]:
         """Those of features, weights and bias (None without one): memory of the engine, in their shapes and dtypes."""
-        engine, loss, of_bias = self.engine, self.loss, None
-        rest = 1.0, loss.unit + loss.left_power
-        (of_weight,), _ = self.right.finished(self.panels.of_right.memory, False, rest)
+        engine, of_bias = self.engine, None
+        parts = [
+            self.right.finished(gradient.memory, False, (1.0, unit + self.loss.left_power))[0][0]
+            for unit, gradient in self.of_weight.items()
+        ]
+        of_weight = parts[0] if len(parts) == 1 else engine.like(self.weight)
+        for part in parts if len(parts) > 1 else ():
+            engine.seen(of_weight)[...] += engine.seen(part)
         if self.bias is not None:
             of_bias = engine.like(self.bias)
-            engine.put(of_bias, slice(0, self.right.rows), _times_power(engine.xp, self.of_bias, loss.unit))
+            totals = (_times_power(engine.xp, total, unit) for unit, total in self.of_bias.items())
+            engine.put(of_bias, slice(0, self.right.rows), sum(totals, engine.xp.zeros(self.right.rows)))
         return self.of_features, of_weight, of_bias
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastce.arguments.numbers import checked_memory_budget
 from fastce.products.features import Features
-from fastce.products.gradients import ReadyPanel
+from fastce.products.gradients import Gradient, ReadyPanel
 from fastce.products.progress import Progress
 from fastce.products.tiles import Place, Products, Tiles
 
@@ -75,16 +75,16 @@ class Panels(Products):
             self.engine.multiply(slopes[:, columns], self.right_panel.of(columns), gradient, adds=k > 0)
         return gradient
 
-    def add_to_right(self, rows: slice, slopes: Any) -> None:
-        """Add slopes.T @ left to the gradient of right."""
+    def add_to_right(self, rows: slice, slopes: Any, of_right: Gradient) -> None:
+        """Add slopes.T @ left to a gradient of right."""
         for columns in self.column_cuts:
-            self.of_right.add(columns, slopes[:, columns].T, self.left_panel.of(rows))
+            of_right.add(columns, slopes[:, columns].T, self.left_panel.of(rows))
 
     def add_to_gradients(self, place: Place, slopes: Any) -> None:
         """See `Products.add_to_gradients`."""
         for columns in self.column_cuts:
             self.of_left.add(place.rows, slopes[:, columns], self.right_panel.of(columns))
-        self.add_to_right(place.rows, slopes)
+        self.add_to_right(place.rows, slopes, self.of_right)
 
 
 def products_of(left: Features, right: Features, memory_budget: Any, bytes_of_pair: int = 0) -> Products:
