@@ -6,14 +6,7 @@ from typing import Any, NamedTuple
 from numba import types
 
 from fastce.cpu._kernels.blocks import capping
-from fastce.cpu._kernels.columns import (
-    choose_references,
-    heaviest_of_lanes,
-    logits_at,
-    masses_of_class,
-    sum_tile,
-    write_tile,
-)
+from fastce.cpu._kernels.columns import choose_references, heaviest_of_lanes, logits_at, masses_of_class, sum_tile
 from fastce.cpu._kernels.lines import (
     ABOVE,
     AT_CHOSEN,
@@ -59,6 +52,7 @@ from fastce.cpu._kernels.states import (
 )
 from fastce.cpu._kernels.sunken import mark_sunken
 from fastce.cpu._kernels.targets import capped, options_type, scale_of
+from fastce.cpu._kernels.written_columns import write_tile
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, real_of, structure, vector
 from fastce.cpu._vectors.elementary import tanh
 from fastce.cpu._vectors.exponential import exp, headroom, with_factor_1
@@ -146,6 +140,21 @@ def look_at_rows(states, running, sums, tile, first, count, classes, options, ca
     put_into_states(states, running, sums, lanes_of(tile[0]), first, count, masses)
     look_at_targets(states, tile, first, classes, count, options, cap)
     weigh_targets(states, first, classes, count, probabilities, masses, options, at_target)
+
+
+@inline
+def mark_misfits(states, count, first, classes, masses, row_weights, scale, highest, is_wide):
+    """Whether all of these rows fit; those that do not are marked, and left to `cross_entropy_rows`."""
+    row_weight, has_row_weight = row_weights
+    all_fit = mark_fitting(states, count, scale, highest)
+    if masses[2]:
+        all_fit = mark_fitting_masses(states, count, is_wide) and all_fit
+    elif masses[4] and masses[1] > 0:
+        all_fit = mark_outweighed(states, count) and all_fit
+    if has_row_weight or masses[2] or masses[4]:
+        fit = mark_sunken(states, count, classes, first, row_weight, has_row_weight, is_wide)
+        all_fit = all_fit and fit
+    return all_fit
 
 
 @inline
@@ -276,15 +285,8 @@ def cross_entropy_columns(source, logits, narrow, targets, options, losses, misf
                 leave_targets_out(states, here, scale, at_target)
                 finish_states(states, 0, here, scale, options.z_loss)
                 put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
-                here_fit = mark_fitting(states, here, scale, highest)
-                if has_probabilities:
-                    here_fit = mark_fitting_masses(states, here, lanes == LANES) and here_fit
-                elif masses[4] and masses[1] > 0:
-                    here_fit = mark_outweighed(states, here) and here_fit
-                if has_row_weight or has_probabilities or masses[4]:
-                    fit = mark_sunken(states, here, classes, at, row_weight, has_row_weight, lanes == LANES)
-                    here_fit = here_fit and fit
-                if not here_fit:
+                row_weights = row_weight, has_row_weight
+                if not mark_misfits(states, here, at, classes, masses, row_weights, scale, highest, lanes == LANES):
                     all_fit = False
                     report_misfits(states, here, at, row_pointer(misfits, o))
                 if with_gradient:

@@ -8,12 +8,7 @@ import math
 from numba import types
 
 from fastce.cpu._kernels.blocks import scratch_block
-from fastce.cpu._kernels.columns import (
-    choose_references,
-    readable,
-    sum_tile,
-    write_tile,
-)
+from fastce.cpu._kernels.columns import choose_references, readable, sum_tile
 from fastce.cpu._kernels.lines import (
     ABOVE,
     EXPS,
@@ -52,6 +47,7 @@ from fastce.cpu._kernels.states import (
     report_misfits,
     sum_in_full,
 )
+from fastce.cpu._kernels.written_columns import write_tile
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined
 from fastce.cpu._vectors.exponential import SPARE, exp_in_parts, headroom, scaling
 from fastce.cpu._vectors.lanes import any_nan, lesser_and_top, load_real

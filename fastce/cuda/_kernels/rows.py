@@ -54,12 +54,9 @@ def state_by(job: Job):
     return state_of
 
 
-@functools.cache
-def rows_kernel(job: Job):
-    """The kernel for rows of adjacent classes: results of rows, and what is written if that was asked for."""
-    state_of, points_of, ending, write = state_by(job), points_by(job), ending_by(job), write_by(job)
-    writes, real = job.writes, np.float64 if job.is_float64 else np.float32
-    is_lean = not (job.is_float64 or job.is_capped or job.points == SPARSE)
+def ended_by(job: Job):
+    """How a row ends, for `rows_kernel`."""
+    ending, writes = ending_by(job), job.writes
 
     @device
     def ended(state, states, posted, i, part, weight, upstream, report, results, shape, logits, options):
@@ -79,6 +76,16 @@ def rows_kernel(job: Job):
         if is_first and cuda.threadIdx.x == 0:
             store_result(results, i, shape.rows, result if weight != 0.0 else 0.0, share)
         return row
+
+    return ended
+
+
+@functools.cache
+def rows_kernel(job: Job):
+    """The kernel for rows of adjacent classes: results of rows, and what is written if that was asked for."""
+    state_of, points_of, ended, write = state_by(job), points_by(job), ended_by(job), write_by(job)
+    writes, real = job.writes, np.float64 if job.is_float64 else np.float32
+    is_lean = not (job.is_float64 or job.is_capped or job.points == SPARSE)
 
     @kernel(THREADS, 6 if is_lean else 4)
     def rows(logits, out, shape, targets, options, upstream, report, results, states, posted):

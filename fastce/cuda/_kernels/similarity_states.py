@@ -148,6 +148,55 @@ def total_of_chunk(array, reals, i, nears, place, matrix):
     return total
 
 
+def take_rows_by(has_totals: bool):
+    """Add four rows of a chunk to what is known of its columns; returns their totals, zeros if none are wanted."""
+
+    @device
+    def take_rows(array, reals, i, row_near, columns, place, matrix, options):
+        one, two, three, four = reals
+        tops, rests, totals, nears = columns
+        for k in range(lanes_of(array)):
+            column = (tops[k], rests[k])
+            tops[k], rests[k] = joined(column, of_four(one[k], two[k], three[k], four[k], options), options)
+        sums = (0.0, 0.0, 0.0, 0.0)
+        if has_totals:
+            for k in range(lanes_of(array)):
+                if place.first + k * place.spread < matrix.columns:
+                    totals[k] += total_of_rows(one[k], two[k], three[k], four[k], i, nears[k], matrix)
+            sums = (
+                total_of_chunk(array, one, i, row_near, place, matrix),
+                total_of_chunk(array, two, i + 1, row_near, place, matrix),
+                total_of_chunk(array, three, i + 2, row_near, place, matrix),
+                total_of_chunk(array, four, i + 3, row_near, place, matrix),
+            )
+        return sums
+
+    return take_rows
+
+
+def join_warps_by(has_totals: bool):
+    """The states of columns from those that each warp has put on the boards."""
+
+    @device
+    def join_warps(boards, columns, place, matrix, lanes, options):
+        board_of_tops, board_of_rests, board_of_totals = boards
+        tops, rests, totals = columns
+        of_columns = np.int64(cuda.blockIdx.x) // matrix.across * matrix.columns
+        for at in range(cuda.threadIdx.x, min(WARP * lanes, matrix.columns - place.tile), THREADS):
+            state = (board_of_tops[0, at], board_of_rests[0, at])
+            for other in range(1, WARPS):
+                state = joined(state, (board_of_tops[other, at], board_of_rests[other, at]), options)
+            c = of_columns + place.tile + at
+            tops[c], rests[c] = state
+            if has_totals:
+                total = board_of_totals[0, at]
+                for other in range(1, WARPS):
+                    total += board_of_totals[other, at]
+                totals[c] = total
+
+    return join_warps
+
+
 @functools.cache
 def states_kernel(is_float64: bool, has_totals: bool, blocks: int):
     """The kernel for the states of each tile: that of row i at [its number in the row of tiles, i], likewise columns'.
@@ -155,6 +204,7 @@ def states_kernel(is_float64: bool, has_totals: bool, blocks: int):
     With ``has_totals``, the sums of a part of what their elements are above what is near them, too.
     """
     of_chunk, of_threads = of_chunk_by(is_float64), of_threads_by(has_totals)
+    take_rows, join_warps = take_rows_by(has_totals), join_warps_by(has_totals)
     real = np.float64 if is_float64 else np.float32
     room, room_of_totals = (WARPS, MOST_WIDTH), (WARPS, MOST_WIDTH if has_totals else 1)
 
@@ -181,20 +231,9 @@ def states_kernel(is_float64: bool, has_totals: bool, blocks: int):
             chunks = four_chunks(array, i, place, matrix)
             one, two = reals_of(array, chunks[0]), reals_of(array, chunks[1])
             three, four = reals_of(array, chunks[2]), reals_of(array, chunks[3])
-            for k in range(lanes):
-                column = (tops[k], rests[k])
-                tops[k], rests[k] = joined(column, of_four(one[k], two[k], three[k], four[k], options), options)
-            sums = (0.0, 0.0, 0.0, 0.0)
-            if has_totals:
-                for k in range(lanes):
-                    if place.first + k * place.spread < matrix.columns:
-                        totals[k] += total_of_rows(one[k], two[k], three[k], four[k], i, nears[k], matrix)
-                sums = (
-                    total_of_chunk(array, one, i, row_near, place, matrix),
-                    total_of_chunk(array, two, i + 1, row_near, place, matrix),
-                    total_of_chunk(array, three, i + 2, row_near, place, matrix),
-                    total_of_chunk(array, four, i + 3, row_near, place, matrix),
-                )
+            sums = take_rows(
+                array, (one, two, three, four), i, row_near, (tops, rests, totals, nears), place, matrix, options
+            )
             top, rest, total = of_threads(
                 of_chunk(array, one, options),
                 of_chunk(array, two, options),
@@ -208,24 +247,14 @@ def states_kernel(is_float64: bool, has_totals: bool, blocks: int):
                 row_rests[of_rows + i + lane] = rest
                 if has_totals:
                     row_totals[of_rows + i + lane] = total
+        boards = board_of_tops, board_of_rests, board_of_totals
         for k in range(lanes):
             at = place.first + k * place.spread - place.tile
             board_of_tops[warp, at], board_of_rests[warp, at] = tops[k], rests[k]
             if has_totals:
                 board_of_totals[warp, at] = totals[k]
         cuda.syncthreads()
-        of_columns = np.int64(cuda.blockIdx.x) // matrix.across * matrix.columns
-        for at in range(cuda.threadIdx.x, min(WARP * lanes, matrix.columns - place.tile), THREADS):
-            state = (board_of_tops[0, at], board_of_rests[0, at])
-            for other in range(1, WARPS):
-                state = joined(state, (board_of_tops[other, at], board_of_rests[other, at]), options)
-            c = of_columns + place.tile + at
-            column_tops[c], column_rests[c] = state
-            if has_totals:
-                total = board_of_totals[0, at]
-                for other in range(1, WARPS):
-                    total += board_of_totals[other, at]
-                column_totals[c] = total
+        join_warps(boards, (column_tops, column_rests, column_totals), place, matrix, lanes, options)
 
     return states
 
