@@ -260,7 +260,8 @@ def methods_of(module, name):
     """The public methods of a class, and their parameters: read, as a GPU's cannot be imported everywhere."""
     tree = ast.parse((Path(fastce.__file__).parent / f"{module}.py").read_text())
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    methods = [node for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    defined = [node for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    methods = [node for node in defined if "property" not in map(ast.unparse, node.decorator_list)]
     return {m.name: [a.arg for a in (*m.args.args, *m.args.kwonlyargs)] for m in methods}
 
 

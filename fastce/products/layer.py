@@ -99,19 +99,34 @@ class Outputs(Products):
 
     def gradients(self) -> tuple[Any, Any, Any]:
         """Those of features, weights and bias (None without one): memory of the engine, in their shapes and dtypes."""
-        engine, of_bias = self.engine, None
-        parts = [
-            self.right.finished(gradient.memory, False, (1.0, unit + self.loss.left_power))[0][0]
-            for unit, gradient in self.of_weight.items()
-        ]
-        of_weight = parts[0] if len(parts) == 1 else engine.like(self.weight)
-        for part in parts if len(parts) > 1 else ():
-            engine.seen(of_weight)[...] += engine.seen(part)
+        engine, of_bias, left_power = self.engine, None, self.loss.left_power
+        if len(self.of_weight) == 1:
+            ((unit, gradient),) = self.of_weight.items()
+            (of_weight,), _ = self.right.finished(gradient.memory, False, (1.0, unit + left_power))
+        else:
+            of_weight = engine.like(self.weight)
+            totals = {unit: gradient.total for unit, gradient in self.of_weight.items()}
+            engine.put(of_weight, slice(0, self.right.rows), _added_up(engine.xp, totals, left_power))
         if self.bias is not None:
             of_bias = engine.like(self.bias)
-            totals = (_times_power(engine.xp, total, unit) for unit, total in self.of_bias.items())
-            engine.put(of_bias, slice(0, self.right.rows), sum(totals, engine.xp.zeros(self.right.rows)))
+            engine.put(of_bias, slice(0, self.right.rows), _added_up(engine.xp, self.of_bias, 0))
         return self.of_features, of_weight, of_bias
+
+
+def _added_up(xp: Any, totals: dict[int, Any], power: int) -> Any:
+    """The sum of the totals, each times 2**(its unit + power); small ones show where the larger are 0, or nearly so.
+
+    Every element has its power of two until the end: two that are beyond the largest number would be inf - inf.
+    """
+    if len(totals) <= 1:
+        return sum((_times_power(xp, total, unit + power) for unit, total in totals.items()), 0.0)
+    (first, total), *others = sorted(totals.items(), reverse=True)
+    units = xp.full(total.shape, first)
+    for unit, other in others:
+        is_empty = total == 0.0
+        total = xp.where(is_empty, other, total + xp.ldexp(other, unit - units))
+        units = xp.where(is_empty, unit, units)
+    return xp.ldexp(total, units + power)
 
 
 def _times_power(xp: Any, x: Any, power: Any) -> Any:
