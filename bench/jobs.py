@@ -28,6 +28,7 @@ def _few_classes(shape, **options):
     return _with_gradients("cross_entropy", shape, reduction="none", **options)
 
 
+# With place="out" where there is a gradient. nll_loss itself has no floor: it reads a logit a row.
 JOBS = [
     *losses(SQUARE),
     *_with_gradients("cross_entropy", SQUARE, targets="probabilities"),

@@ -9,7 +9,8 @@ from fastce.profile.floor import floor_of
 from fastce.profile.jobs import FUNCTIONS, Job, jobs_of
 from fastce.profile.measure import Turn, extra_memory, times_in_turns
 from fastce.profile.peers import ENGINES
-from fastce.profile.problem import GivenProblem
+from fastce.profile.peers import fastce as fastce_peer
+from fastce.profile.problem import GivenProblem, Problem
 from fastce.profile.reference import Reference
 from fastce.profile.work import Work, called
 
@@ -96,6 +97,13 @@ def wrong_results(found):
         wrong = np.asarray(values).copy()
         wrong[(5, 6)[: wrong.ndim]] += 1 if wrong.dtype.kind == "i" else 0.01
         yield "rows", found | {part: wrong}
+
+
+@pytest.mark.parametrize("options", [{"weighted": True}, {"softcap": 1.0}, {"axis": 0}])
+def test_an_option_that_a_function_is_not_measured_with_is_refused(options):
+    job = Job("nll_loss", (6, 5), **options)
+    with pytest.raises(ValueError, match="nll_loss is not measured with"):
+        fastce_peer.prepare(job, Problem(job.shape, job.dtype, job.axis, 1))
 
 
 def test_a_nan_where_there_should_be_none_is_the_largest_error(problem):

@@ -154,7 +154,11 @@ class Engine(Protocol):
         """compute(is_wide), until that has the range for the numbers of the call."""
 
     def class_losses(self, classes: Any, columns: int, within: Any, of_losses: np.dtype[Any], reduction: str) -> Any:
-        """Cross entropy of rows of products with one class each."""
+        """Cross entropy of rows of products with one class each, of as many ``columns``.
+
+        Panels are theirs to change. Turned, they hold (p - target) times the scale (`Range.factor`), for a mean divided
+        by the number of rows. The value is an array of the caller's kind for "none".
+        """
 
 
 @contextmanager

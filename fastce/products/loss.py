@@ -19,10 +19,10 @@ class Loss(Protocol):
     sweeps: int
 
     def read(self, place: Place, tile: Any) -> None:
-        """Take what the value is made of; the tile is left as it is, but for pairs that are computed apart."""
+        """Take what the value is made of; with two sweeps, leave the tile as it is but for pairs computed apart."""
 
     def turn(self, place: Place, tile: Any) -> None:
-        """Overwrite the tile with the gradient of its products; with one sweep, `read` it first."""
+        """Overwrite the tile with its gradient, times `Range.factor`; with one sweep, `read` it first."""
 
     def value(self) -> Any:
         """What the reduction asks for, once all tiles are read (or turned, with one sweep)."""

@@ -39,6 +39,10 @@ def prepare(job: Job, problem: Problem) -> Work:
         "outputs": STATS,
     }
     positional, names = HESSIAN if is_hessian else CALLS[job.loss]
+    asked = {"weight": job.weighted, "softcap": job.softcap is not None, "axis": job.axis != 1}
+    for name, is_asked in asked.items():
+        if is_asked and name not in names:
+            raise ValueError(f"{job.function} is not measured with {name}, which CALLS of {__name__} has not for it")
     options = {name: values[name] for name in names} | {"n_threads": problem.n_threads}
     if job.place:
         options["out"] = (out, problem.second_out) if is_hessian else out
