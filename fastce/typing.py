@@ -1,8 +1,7 @@
 """The types of arguments and results, for annotations; every choice of an option is listed here.
 
-Arrays of PyTorch, JAX, CuPy and others give results of their own kind, as the table of `help(fastce)` says: those are
-typed as Any. A result without dimensions, such as the loss "none" of one-dimensional logits, is a scalar of NumPy;
-types call it an array.
+Arrays of PyTorch, JAX, CuPy and others give results of their own kind (`help(fastce)`), typed as Any. A result without
+dimensions, such as the loss "none" of one-dimensional logits, is a scalar of NumPy; types call it an array.
 """
 
 from collections.abc import Callable, Sequence
@@ -162,8 +161,7 @@ ProgressOption: TypeAlias = bool | Callable[[int, int], object] | None
 
 # --- options ---------------------------------------------------------------------------------------------------------
 
-# Each stands here once for all functions that take it, as the `**options: Unpack[...]` of their overloads; the defaults
-# are in the functions' own signatures. A test holds the ones against the others.
+# Each stands here once, as `**options: Unpack[...]` of overloads; a test holds them against the functions' signatures.
 
 
 class Threads(TypedDict, total=False):
@@ -173,7 +171,7 @@ class Threads(TypedDict, total=False):
 
 
 class Gradient(TypedDict, total=False):
-    """What is to become of a gradient with respect to logits."""
+    """Where a gradient with respect to logits goes, or anything of their shape."""
 
     out: FloatArray | SupportsDLPack | None
 
@@ -260,16 +258,13 @@ class Sweep(TypedDict, total=False):
     progress: ProgressOption
 
 
-class SoftmaxOptions(Threads, total=False):
+class SoftmaxOptions(Gradient, Threads, total=False):
     """The options of `softmax` and `log_softmax`."""
 
-    out: FloatArray | SupportsDLPack | None
 
-
-class StatisticsOptions(Threads, total=False):
+class StatisticsOptions(Axis, Threads, total=False):
     """The options of `row_stats`."""
 
-    axis: Index | None
     top_k: Index
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numba import cuda
@@ -163,10 +163,8 @@ def device_array(value: Any, name: str, reader: Library | None = None) -> Device
 
 
 def library_holding(value: Any) -> Library:
-    """The library of an array that is on a GPU, whatever else is to be said of it."""
-    device = device_of(value)
-    assert device is not None
-    return library_of(value, _where(value, device))
+    """The library of an array on a GPU, whatever else is to be said of it."""
+    return library_of(value, _where(value, cast(int, device_of(value))))
 
 
 def _dtype_name(value: Any, view: Any, name: str) -> str:
@@ -241,9 +239,8 @@ def wait_for_readers(values: Iterable[Any]) -> None:
     Libraries without a stream that is known here (JAX) do not see that kernels are still to read an array.
     """
     for value in values:
-        device = None if hasattr(value, "tocsr") or has_known_stream(value) else device_of(value)
-        if device is not None:
-            with library_of(value, _where(value, device)).on_device():
+        if not hasattr(value, "tocsr") and not has_known_stream(value) and device_of(value) is not None:
+            with library_holding(value).on_device():
                 cuda.synchronize()
             return
 

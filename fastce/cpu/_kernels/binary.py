@@ -20,7 +20,6 @@ from fastce.cpu._vectors.elementary import log1p
 from fastce.cpu._vectors.exponential import SPARE, exp, scaling
 from fastce.cpu._vectors.logarithm import log1p as wide_log1p
 from fastce.cpu._vectors.memory import (
-    copy_stretch,
     elements,
     finish_stores,
     lanes_of,
@@ -31,6 +30,7 @@ from fastce.cpu._vectors.memory import (
     to_real,
 )
 from fastce.cpu._vectors.simd import copysign, fma, where_less, where_zero
+from fastce.cpu._vectors.stretches import copy_stretch
 from fastce.cpu._vectors.wide import add_wide, sum_wide, zeros_wide
 
 TINY = 2.0**-100  # of e: far from the numbers that it loses digits to, and no summand beside 1

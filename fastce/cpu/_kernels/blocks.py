@@ -10,19 +10,10 @@ from fastce.cpu._vectors.compiler import by_type, inline, outlined
 from fastce.cpu._vectors.elementary import tanh
 from fastce.cpu._vectors.exponential import scaling
 from fastce.cpu._vectors.lanes import lesser_and_top
-from fastce.cpu._vectors.memory import (
-    lanes_of,
-    load,
-    load_first,
-    next_step,
-    prefetch,
-    store,
-    store_first,
-    store_whole,
-    to_real,
-)
+from fastce.cpu._vectors.memory import lanes_of, load, load_first, prefetch, store, store_first, store_whole, to_real
 from fastce.cpu._vectors.rooms import float64_room, real_room
 from fastce.cpu._vectors.simd import largest_lane, maximum, maximum_of_lanes
+from fastce.cpu._vectors.stretches import next_step
 
 BLOCK = 2048  # elements that are prepared at a time; fits the smallest first-level cache
 AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page

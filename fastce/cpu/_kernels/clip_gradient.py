@@ -9,7 +9,6 @@ from fastce.cpu._kernels.rows import add_compensated
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, real_of, vector
 from fastce.cpu._vectors.exponential import exp, scaling
 from fastce.cpu._vectors.memory import (
-    copy_stretch,
     element,
     elements,
     finish_stores,
@@ -25,6 +24,7 @@ from fastce.cpu._vectors.memory import (
     to_real,
 )
 from fastce.cpu._vectors.simd import fma, where_zero
+from fastce.cpu._vectors.stretches import copy_stretch
 from fastce.cpu._vectors.wide import add_wide, sum_wide, zeros_wide
 
 

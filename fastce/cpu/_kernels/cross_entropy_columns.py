@@ -43,14 +43,11 @@ from fastce.cpu._kernels.states import (
     finish_gradients,
     finish_states,
     leave_targets_out,
-    mark_fitting,
-    mark_fitting_masses,
-    mark_outweighed,
     new_states,
     report_misfits,
     without_offset,
 )
-from fastce.cpu._kernels.sunken import mark_sunken
+from fastce.cpu._kernels.sunken import mark_misfits
 from fastce.cpu._kernels.targets import capped, options_type, scale_of
 from fastce.cpu._kernels.written_columns import write_tile
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, real_of, structure, vector
@@ -140,21 +137,6 @@ def look_at_rows(states, running, sums, tile, first, count, classes, options, ca
     put_into_states(states, running, sums, lanes_of(tile[0]), first, count, masses)
     look_at_targets(states, tile, first, classes, count, options, cap)
     weigh_targets(states, first, classes, count, probabilities, masses, options, at_target)
-
-
-@inline
-def mark_misfits(states, count, first, classes, masses, row_weights, scale, highest, is_wide):
-    """Whether all of these rows fit; those that do not are marked, and left to `cross_entropy_rows`."""
-    row_weight, has_row_weight = row_weights
-    all_fit = mark_fitting(states, count, scale, highest)
-    if masses[2]:
-        all_fit = mark_fitting_masses(states, count, is_wide) and all_fit
-    elif masses[4] and masses[1] > 0:
-        all_fit = mark_outweighed(states, count) and all_fit
-    if has_row_weight or masses[2] or masses[4]:
-        fit = mark_sunken(states, count, classes, first, row_weight, has_row_weight, is_wide)
-        all_fit = all_fit and fit
-    return all_fit
 
 
 @inline
@@ -253,9 +235,8 @@ def cross_entropy_columns(source, logits, narrow, targets, options, losses, misf
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
     cap = ratio, capped_at
     scale = scale_of(options)
-    weight = pointer(targets.class_weight)
     masses = (
-        to_real(room, options.keep), to_real(room, options.spread), has_probabilities, weight,
+        to_real(room, options.keep), to_real(room, options.spread), has_probabilities, pointer(targets.class_weight),
         targets.class_weight.shape[0] > 0,
     )  # fmt: skip
     highest = headroom(room)
@@ -272,9 +253,9 @@ def cross_entropy_columns(source, logits, narrow, targets, options, losses, misf
             probabilities = (other_room, 0, 0, 0)
             if has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
-            numbers = row_pointer(targets.classes, o)
             choose_references(running, tile, origin, classes, count, cap, scale)
-            choose_targets(running, room, classes, count, numbers, first, masses, probabilities)
+            of_rows = row_pointer(targets.classes, o)
+            choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
             sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
             all_fit = True
             for group in range(0, count, GROUP):

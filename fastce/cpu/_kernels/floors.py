@@ -8,13 +8,11 @@ from numba import types
 
 from fastce.cpu._vectors.compiler import kernel, vector
 from fastce.cpu._vectors.memory import (
-    copy_stretch,
     elements_to_boundary,
     finish_stores,
     lanes_of,
     load,
     load_first,
-    next_step,
     pointer,
     store,
     store_first,
@@ -22,6 +20,7 @@ from fastce.cpu._vectors.memory import (
     to_real,
 )
 from fastce.cpu._vectors.simd import maximum_of_lanes
+from fastce.cpu._vectors.stretches import copy_stretch, next_step
 
 
 @kernel(lambda storage: (vector(storage), vector(types.float64)))

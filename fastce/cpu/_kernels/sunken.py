@@ -16,6 +16,9 @@ from fastce.cpu._kernels.states import (
     TARGET_MASS,
     TOP,
     X_TARGET,
+    mark_fitting,
+    mark_fitting_masses,
+    mark_outweighed,
 )
 from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import LOG2E
@@ -85,4 +88,19 @@ def mark_sunken(states, count, classes, first, weight, has_weight, is_float64):
             if has_digits_to_lose or raised > (2.0**7 if is_float64 else 2.0**36):
                 states[FITS + k] = 0.0
                 all_fit = False
+    return all_fit
+
+
+@inline
+def mark_misfits(states, count, first, classes, masses, row_weights, scale, highest, is_wide):
+    """Whether all of these rows fit; those that do not are marked, and left to `cross_entropy_rows`."""
+    row_weight, has_row_weight = row_weights
+    all_fit = mark_fitting(states, count, scale, highest)
+    if masses[2]:
+        all_fit = mark_fitting_masses(states, count, is_wide) and all_fit
+    elif masses[4] and masses[1] > 0:
+        all_fit = mark_outweighed(states, count) and all_fit
+    if has_row_weight or masses[2] or masses[4]:
+        fit = mark_sunken(states, count, classes, first, row_weight, has_row_weight, is_wide)
+        all_fit = all_fit and fit
     return all_fit
