@@ -364,3 +364,28 @@ def test_an_upgrade_of_compiled_files_only_compiles_anew(copied_package, tmp_pat
     compile_all(copied_package)
     assert call(tmp_path, cache, root=copied_package) == ""
     assert set(entries(cache)) - set(before)
+
+
+# --------------------------------------------------------------------------------------- another build of Numba
+WITHOUT_OUR_LIBRARY = """
+from fastce.cpu._vectors import compiler
+
+assert compiler._PART.pop("pipeline_class") is compiler._PartCompiler  # as if Numba had not what it replaces
+"""
+SUM = """
+import numpy as np
+
+import fastce
+
+x = np.random.default_rng(0).normal(size=(40, 300)).astype(np.float32)
+print(fastce.logsumexp(x, axis=1).tobytes().hex())
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_compiled_in_numbas_own_way_gives_the_same_bits(tmp_path):
+    """Half a minute for the one: what our way of compiling is for."""
+    options = {"timeout": 300, "FASTCE_CACHE_DIR": tmp_path / "cache"}
+    theirs, _ = run_script(WITHOUT_OUR_LIBRARY + SUM, tmp_path, **options)
+    ours, _ = run_script(SUM, tmp_path)
+    assert theirs == ours
