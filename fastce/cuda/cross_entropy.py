@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments.arrays import class_axis, real_array
-from fastce.arguments.numbers import integer, reduction_of
+from fastce.arguments.numbers import integer, is_one_number, reduction_of
 from fastce.arguments.options import CheckedOptions, checked_options
 from fastce.arguments.places import is_on_device
 from fastce.arguments.reductions import reduced
@@ -51,7 +51,7 @@ def upstream_of(grad_output: Any, call: "CrossEntropy") -> tuple[float, DeviceAr
     if grad_output is None or not is_on_device(grad_output):
         return _number_of(grad_output), None
     array = device_array(grad_output, "grad_output", call.logits.library)
-    if array.ndim > 0 and (call.reduction != "none" or array.shape != call.lead):
+    if not is_one_number(array.shape) and (call.reduction != "none" or array.shape != call.lead):
         expected = f"{call.lead} or a number" if call.reduction == "none" else "a number"
         raise ValueError(f"grad_output has shape {array.shape}, expected {expected}")
     return 1.0, contiguous(array, "float64")

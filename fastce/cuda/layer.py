@@ -176,14 +176,14 @@ def _size(array: DeviceArray, numbers: Any = None) -> float:
     """The size of the largest element that is finite, of the rows of these numbers or of all; the host waits for it."""
     if array.dtype_name == "float16" or array.size == 0:
         return 1.0  # which is far from either end
-    xp, wide, largest = array_module(), np.dtype(np.float64), 0.0
+    xp, wide = array_module(), np.dtype(np.float64)
     rows = array.shape[0] if numbers is None else numbers.size
     step = max(1, BLOCK_BYTES // (8 * array.shape[1]))
-    for start in range(0, rows, step):
+
+    def reals(start: int) -> Any:
         stop = min(start + step, rows)
         if numbers is None:
-            reals = as_reals(rows_between(array, start, stop), wide)
-        else:
-            reals = as_reals(array, wide, numbers[start:stop])
-        largest = max(largest, largest_finite(xp, xp.abs(reals)))
-    return largest
+            return as_reals(rows_between(array, start, stop), wide)
+        return as_reals(array, wide, numbers[start:stop])
+
+    return largest_finite(xp, (xp.abs(reals(start)) for start in range(0, rows, step)))

@@ -138,7 +138,8 @@ def multiply(a: Any, b: Any, out: Any, *, adds: bool = False) -> None:
     if out.size == 0:
         return
     if a.shape[1] == 0:
-        out *= float(adds)
+        if not adds:
+            out.fill(0.0)  # whatever is there, NaN too
         return
     from cupy_backends.cuda.libs import cublas
 

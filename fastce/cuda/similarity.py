@@ -180,6 +180,8 @@ class Similarity:
         self._take_side(1, self.columns, pairs.of_columns, rows)
 
     def _take_side(self, number: int, states: States, owners: Any, at: int) -> None:
+        if 0 in self.shape:
+            return  # no states have been found, and no loss is there
         share = 1.0 / max(self.positives.present[number], 1) if self.reduction == "mean" else 1.0
         weights = Weights(
             self.scale, self.scale * share, self.smoothing, 0.5 * share, float(self.shape[1 - number]),

@@ -106,10 +106,12 @@ class Outputs(Products):
         else:
             of_weight = engine.like(self.weight)
             totals = {unit: gradient.total for unit, gradient in self.of_weight.items()}
-            engine.put(of_weight, slice(0, self.right.rows), _added_up(engine.xp, totals, left_power))
+            if totals:
+                engine.put(of_weight, slice(0, self.right.rows), _added_up(engine.xp, totals, left_power))
         if self.bias is not None:
             of_bias = engine.like(self.bias)
-            engine.put(of_bias, slice(0, self.right.rows), _added_up(engine.xp, self.of_bias, 0))
+            if self.of_bias:
+                engine.put(of_bias, slice(0, self.right.rows), _added_up(engine.xp, self.of_bias, 0))
         return self.of_features, of_weight, of_bias
 
 
@@ -118,9 +120,9 @@ def _added_up(xp: Any, totals: dict[int, Any], power: int) -> Any:
 
     Every element has its power of two until the end: two that are beyond the largest number would be inf - inf.
     """
-    if len(totals) <= 1:
-        return sum((_times_power(xp, total, unit + power) for unit, total in totals.items()), 0.0)
-    (first, total), *others = sorted(totals.items(), reverse=True)
+    (first, total), *others = sorted(totals.items(), reverse=True, key=lambda item: item[0])
+    if not others:
+        return _times_power(xp, total, first + power)
     units = xp.full(total.shape, first)
     for unit, other in others:
         is_empty = total == 0.0

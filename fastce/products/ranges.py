@@ -118,13 +118,10 @@ def dtype_of_products(
 
 def _largest_square(engine: Engine, array: Any) -> float:
     """The largest squared length of a row, of those that have one: no product is larger."""
-    xp, largest = engine.xp, 0.0
-    for start, stop in engine.cuts(array.shape[0], array.shape[1] * 8):
-        x = engine.reals(array, slice(start, stop), np.dtype(np.float64))
-        with quietly():
-            squares = xp.einsum("ij,ij->i", x, x)
-        largest = max(largest, largest_finite(xp, squares))
-    return largest
+    blocks = engine.cuts(array.shape[0], array.shape[1] * 8)
+    rows = (engine.reals(array, slice(*block), np.dtype(np.float64)) for block in blocks)
+    with quietly():
+        return largest_finite(engine.xp, (engine.xp.einsum("ij,ij->i", x, x) for x in rows))
 
 
 def _powers(of_left: int, of_right: int, excess: int) -> tuple[int, int]:

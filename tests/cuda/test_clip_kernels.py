@@ -169,6 +169,25 @@ def test_shapes_and_out_are_checked(on_device):
         on_device.clip_loss_value_and_grad(np.ones((3, 3), np.float32), out=np.ones((3, 4), np.float32))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(0, 3), (0, 0)])
+def test_a_matrix_without_elements(on_device, shape, smoothing):
+    similarity, targets = np.ones(shape, np.float32), np.zeros(0, int)
+    for function in (on_device.clip_loss, lambda *a, **k: on_device.clip_loss_value_and_grad(*a, **k).value):
+        assert np.isnan(function(similarity, targets, label_smoothing=smoothing))
+        assert function(similarity, targets, label_smoothing=smoothing, reduction="sum") == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_column_without_positives_spoils_no_other_row(on_device, bad):
+    similarity = np.array([[bad, 0], [bad, 0], [0, 1]], np.float32)
+    targets = np.ones(3, int)
+    ours = on_device.clip_loss_value_and_grad(similarity, targets, reduction="sum").grad
+    theirs = fastce.clip_loss_value_and_grad(similarity, targets, reduction="sum").grad
+    np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-6)
+    np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+
+
 def test_a_matrix_needs_no_cupy(on_device, rng, monkeypatch):
     def missing():
         raise ImportError("no CuPy")

@@ -325,6 +325,26 @@ def test_all_rows_ignored_and_no_negative_key(on_device, rng):
         assert not ours.grad_query.any()
 
 
+@pytest.mark.parametrize("dtype", NAMES)
+def test_no_row_counts_and_weights_are_of_any_dtype(on_device, dtype):
+    features, weight, bias = np.ones((3, 2), np.float32), np.ones((4, 2), dtype_of(dtype)), np.ones(4, dtype_of(dtype))
+    for labels, options in (([-100] * 3, {}), ([0] * 3, {"sample_weight": 0.0})):
+        ours = on_device.linear_cross_entropy_value_and_grad(
+            features, weight, np.array(labels), linear_bias=bias, reduction="sum", **options
+        )
+        assert ours.value == 0.0
+        assert not any(np.asarray(gradient, float).any() for gradient in ours[1:])
+
+
+def test_one_number_for_all_gradients_may_be_an_array(on_device, rng):
+    arguments, _ = case(LINEAR, rng)
+    function = on_device.linear_cross_entropy_value_and_grad
+    expected = function(*arguments, grad_output=2.5)
+    ours = function(*arguments, grad_output=np.array([2.5]))
+    for one, other in zip(ours[1:3], expected[1:3], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 # -------------------------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize("what", WRONG)
 def test_errors_are_those_of_the_cpu(on_device, what):

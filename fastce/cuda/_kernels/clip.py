@@ -129,7 +129,8 @@ def side_kernel(is_second: bool):
             losses[at + i] = loss if factor > 0.0 else 0.0
             is_finite = not math.isnan(top)
             store_real(factors.references, i, top if is_finite else 0.0)
-            store_real(factors.shares, i, factor / (1.0 + rest) if is_finite or factor == 0.0 else math.nan)
+            share = factor / (1.0 + rest) if is_finite else math.nan
+            store_real(factors.shares, i, share if factor != 0.0 else 0.0)
             if weights.smoothing > 0.0:
                 store_real(factors.spreads, i, factor * weights.smoothing / weights.classes)
 
