@@ -313,3 +313,8 @@ def test_rows_far_below_others_have_their_digits_in_what_is_theirs_alone(dtype, 
         of_weight, of_bias = np.array([-one, one]).astype(dtype), np.array([-5e99, 5e99]).astype(dtype)
     np.testing.assert_allclose(ours.grad_linear_weight, of_weight, rtol=4 * float(np.finfo(dtype).eps))
     np.testing.assert_allclose(ours.grad_linear_bias, of_bias, rtol=1e-15)
+
+
+def test_a_layer_without_classes_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"linear_weight of shape \(0, 3\) has no classes"):
+        fastce.linear_cross_entropy(np.ones((4, 3)), np.ones((0, 3)), [0] * 4)

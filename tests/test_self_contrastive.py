@@ -287,3 +287,24 @@ def test_a_loss_beyond_float32_does_not_warn():
 def test_labels_are_integers_even_if_there_are_none():
     with pytest.raises(TypeError, match="labels must be integers"):
         fastce.sup_con(np.zeros((0, 3)), [])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("block", [None, 1])
+def test_sup_con_keeps_what_a_large_row_has_to_do_with_small_ones(dtype, block, monkeypatch):
+    if block is not None:
+        monkeypatch.setattr("fastce.cpu.tile_similarity.BLOCK_BYTES", block)
+    features, scale = np.array([[1e20], [1.0], [2.0]], dtype), 1e-20
+    ours = fastce.sup_con_value_and_grad(features, [0, 0, 0], temperature=1 / scale, normalize=False, reduction="none")
+    x = features.astype(np.longdouble)
+    z = scale * x @ x.T
+    np.fill_diagonal(z, -np.inf)
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    sums = p.sum(axis=1)
+    losses = [np.log(s) + row.max() - np.delete(row, i).mean() for i, (s, row) in enumerate(zip(sums, z, strict=True))]
+    slopes = p / sums[:, None] - (1 - np.eye(3)) / 2
+    expected = scale * (slopes + slopes.T) @ x
+    bound = 8 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(ours.value, np.array(losses, float), rtol=bound)
+    terms = scale * (np.abs(slopes) + np.abs(slopes.T)) @ x
+    assert np.all(np.abs(ours.grad_features - expected) <= bound * terms)

@@ -21,6 +21,7 @@ from fastce.cpu.similarity import SimilarityCall, sums_of_negatives, write_gradi
 from fastce.cpu.sums import Means, Sums, half_difference
 from fastce.cpu.threads import BLOCK_BYTES, in_turn
 
+UNEVEN = 2.0**10  # times the least row of a class is the largest
 _NOTHING = np.empty(0)
 
 
@@ -170,12 +171,32 @@ class LabelSimilarity(TileSimilarity):
         def of_group(numbers: Array, first: Array) -> None:
             blocks = [slice(k, k + at_a_time) for k in range(0, numbers.size, at_a_time)]
             if len(blocks) == 1:
-                totals = np.add.reduceat(features.gathered(numbers), first, axis=0)
-            else:  # a single class
-                totals = sum(features.gathered(numbers[block]).sum(axis=0) for block in blocks)[None]
-            class_of_row = np.searchsorted(first, np.arange(numbers.size), side="right") - 1
-            for block in blocks:
+                rows = features.gathered(numbers)
+                work(numbers, rows, _others_of_classes(rows, first))
+                return
+            sums = [features.gathered(numbers[block]).sum(axis=0) for block in blocks]  # of a single class
+            for k, block in enumerate(blocks):
                 rows = features.gathered(numbers[block])
-                work(numbers[block], rows, totals[class_of_row[block]] - rows)
+                elsewhere = sum(sums[:k], np.zeros(features.width)) + sum(sums[k + 1 :], np.zeros(features.width))
+                work(numbers[block], rows, elsewhere + _others_of_classes(rows, np.zeros(1, np.int64)))
 
         in_turn(list(self.classes.groups(at_a_time)), of_group, self.n_threads)
+
+
+def _others_of_classes(rows: Array, first: Array) -> Array:
+    """For each row the sum of all others of its class; classes begin at the ``first`` rows.
+
+    That is the sum of all less the row, unless a row is so large that nothing of the others would be left.
+    """
+    sizes = np.abs(rows).max(axis=1, initial=0.0)
+    largest, least = np.maximum.reduceat(sizes, first), np.minimum.reduceat(sizes, first)
+    class_of_row = np.searchsorted(first, np.arange(len(rows)), side="right") - 1
+    others: Array = np.add.reduceat(rows, first, axis=0)[class_of_row] - rows
+    ends = np.append(first[1:], len(rows))
+    for k in np.flatnonzero(largest > UNEVEN * least):
+        x = rows[first[k] : ends[k]]
+        before, after = np.zeros_like(x), np.zeros_like(x)
+        np.cumsum(x[:-1], axis=0, out=before[1:])
+        after[:-1] = np.cumsum(x[:0:-1], axis=0)[::-1]
+        others[first[k] : ends[k]] = before + after
+    return others

@@ -223,6 +223,8 @@ def _computed(
     matrix = given if given.ndim == 2 else engine.reshaped(given, (math.prod(lead), width))
     names = ["features", "linear_weight"]
     matrix, weight = feature_arrays(engine, [matrix, linear_weight], names)
+    if weight.shape[0] == 0:
+        raise ValueError(f"linear_weight of shape {weight.shape} has no classes: it needs a row for each")
     bias = None if linear_bias is None else _checked_bias(engine.array(linear_bias, "linear_bias"), weight.shape[0])
     memory_budget, progress = checked_memory_budget(memory_budget), checked_progress(progress)
 
