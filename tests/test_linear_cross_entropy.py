@@ -318,3 +318,13 @@ def test_rows_far_below_others_have_their_digits_in_what_is_theirs_alone(dtype, 
 def test_a_layer_without_classes_is_refused_by_name():
     with pytest.raises(ValueError, match=r"linear_weight of shape \(0, 3\) has no classes"):
         fastce.linear_cross_entropy(np.ones((4, 3)), np.ones((0, 3)), [0] * 4)
+
+
+def test_classes_far_below_another_of_their_row_have_their_digits():
+    """The bias of one class, by way of z_loss, makes its slope 1e280 times those of the others."""
+    features, weight = np.full((2, 1), 0.5), np.zeros((3, 1))
+    bias, z_loss = np.array([4e145, 0.0, 1.0]), 3e-5
+    options = dict(linear_bias=bias, weight=np.full(3, 1e-138), z_loss=z_loss, reduction="sum", grad_output=1e138)
+    ours = fastce.linear_cross_entropy_value_and_grad(features, weight, [1, 2], **options)
+    expected = 0.5 * np.array([[2 + 2e138 * 2 * z_loss * 4e145], [-1.0], [-1.0]])
+    np.testing.assert_allclose(ours.grad_linear_weight, expected, rtol=1e-14)

@@ -26,7 +26,7 @@ class Cpu:
     xp: ModuleType = np
     prefers_tiles = True
     columns_at_a_time = 4096
-    flops_at_a_time = 2.0**35  # Ctrl-C is heard between products
+    flops_at_a_time: float = 2.0**35  # Ctrl-C is heard between products
     sums_apart = 1
 
     def __init__(self, n_threads: int | None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
 from fastce.arguments.reductions import upstream_of
 from fastce.arguments.sparse import checked_csr, is_sparse
-from fastce.cpu.cross_entropy import cross_entropy_call, of_counted
+from fastce.cpu.cross_entropy import CrossEntropyCall, cross_entropy_call, of_counted
 from fastce.cpu.extremes import is_extreme
 from fastce.cpu.layer_ranges import LayerRange, Sizes, Slopes
 from fastce.cpu.layout import Rows
@@ -30,14 +30,16 @@ class Layer:
         options: dict[str, Any],
         n_threads: int | None,
     ) -> None:
-        self.features, self.weight, self.bias = features, weight, bias
+        self.features = features
+        self.weight = weight
+        self.bias = bias
         self.n_threads = n_threads
         arrays = [array for array in (features, weight, bias) if array is not None]
         dtype = np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
         logits = np.broadcast_to(np.zeros((), dtype), (*lead, len(weight)))
-        self.described = cross_entropy_call(logits, axis=-1, n_threads=n_threads, **options)
-        self.targets = _by_row(options["targets"], self.described.logits)
-        self.options = {name: options[name] for name in _OF_ROWS}
+        self.described: CrossEntropyCall = cross_entropy_call(logits, axis=-1, n_threads=n_threads, **options)
+        self.targets: Any = _by_row(options["targets"], self.described.logits)
+        self.options: dict[str, Any] = {name: options[name] for name in _OF_ROWS}
         self.counted: Array | None = self.described.targets.counted()
 
     def losses(self, grad_output: Any, wants_gradients: bool) -> "list[LayerLosses]":
@@ -79,9 +81,12 @@ class LayerLosses:
         described = layer.described
         self.layer = layer
         self.within = within
-        self.dtype = within.dtype
-        self.left_power, self.right_power = within.left_power, within.right_power
-        self.counted = layer.counted
+        self.dtype: np.dtype[Any] = within.dtype
+        self.left_power: int = within.left_power
+        self.right_power: int = within.right_power
+        self.left_unit: int = within.left_unit
+        self.right_unit: int = within.right_unit
+        self.counted: Array | None = layer.counted
         self.writes: bool = upstream is not None
         is_copied = layer.counted is not None and layer.targets.ndim == 2
         self.bytes_of_row: int = len(layer.weight) * layer.targets.dtype.itemsize if is_copied else 0
@@ -89,8 +94,8 @@ class LayerLosses:
         if upstream is not None:
             self.slopes = Slopes.of(described, within, upstream, exponent, layer.counted)
         self.unit: int = 0 if self.slopes is None else self.slopes.unit
-        self.losses = PanelLosses(described.logits.rows, described.logits.dtype, described.reduction)
-        self.options = layer.options | {"logit_scale": within.scale}
+        self.losses: PanelLosses = PanelLosses(described.logits.rows, described.logits.dtype, described.reduction)
+        self.options: dict[str, Any] = layer.options | {"logit_scale": within.scale}
 
     def _numbers(self, rows: slice) -> Any:
         return rows if self.counted is None else self.counted[rows]

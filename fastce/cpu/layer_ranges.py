@@ -37,19 +37,22 @@ class LayerRange(NamedTuple):
     missing: int  # the power of two that the scale has no room for
     left_power: int
     right_power: int
+    left_unit: int  # by whose powers of two they are divided where slopes are multiplied with them
+    right_unit: int
     of_logits: int  # the power of two that none of them reaches
     is_plain: bool  # nothing comes near the end of the range
 
     @classmethod
     def plain(cls, dtype: np.dtype[Any], scale: float) -> "LayerRange":
         """That of numbers which float32, or float64, is good for."""
-        return cls(dtype, scale, scale, 0, 0, 0, 0, is_plain=True)
+        return cls(dtype, scale, scale, 0, 0, 0, 0, 0, 0, is_plain=True)
 
     @classmethod
     def of(cls, parts: Iterable[Array], right: Array, bias: Array | None, scale: float) -> "LayerRange":
         """That of any numbers, in float64, of which the left ones come in parts."""
         of_left = power_of_largest(np, parts)
         of_right = power_of_largest(np, _parts(right))
+        left_unit, right_unit = (0 if power == NOTHING else _within_sides(power) for power in (of_left, of_right))
         if of_left == NOTHING:  # all products are 0: the other side may have the size that suits it
             of_left = -of_right
         elif of_right == NOTHING:
@@ -59,12 +62,12 @@ class LayerRange(NamedTuple):
             of_products = max(of_products, power_of_largest(np, [bias])) + 1
         excess = of_products - min(max(of_products, LEAST_LOGIT), LARGEST_LOGIT)
         left_power = (of_left - of_right + excess) // 2  # so that both sides are about the same
-        left_power = min(max(left_power, -MOST_OF_SIDE), MOST_OF_SIDE)
+        left_power = _within_sides(left_power)
         fraction, own = math.frexp(scale)
         of_scale = min(max(own + excess, LEAST_SCALE), LARGEST_SCALE)
         return cls(
             np.dtype(np.float64), math.ldexp(fraction, of_scale), scale, max(own + excess - of_scale, 0), left_power,
-            excess - left_power, own + of_products, is_plain=False,
+            excess - left_power, left_unit, right_unit, own + of_products, is_plain=False,
         )  # fmt: skip
 
     def add_missing(self, logits: Array) -> None:
@@ -98,6 +101,10 @@ class Sizes(NamedTuple):
         power = of_upstream + _power(targets.per_class) + _power(targets.per_row) + math.log2(scale)
         largest = math.log2(max(self.left, self.right, 1.0)) + max(power, 0.0)
         return abs(of_upstream) <= PLAIN_UPSTREAM and largest < math.log2(LARGEST[dtype.itemsize])
+
+
+def _within_sides(power: int) -> int:
+    return min(max(power, -MOST_OF_SIDE), MOST_OF_SIDE)
 
 
 def _parts(matrix: Array) -> Iterable[Array]:

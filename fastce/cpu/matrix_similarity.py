@@ -17,12 +17,14 @@ class MatrixSimilarity:
     def __init__(
         self, array: Array, targets: Any, scale: float, smoothing: float, reduction: str, n_threads: int | None
     ) -> None:
-        self.given, self.targets, self.n_threads = array, targets, n_threads
+        self.given = array
+        self.targets = targets
+        self.n_threads = n_threads
         positives = positives_of(targets, array.shape)
         self.is_across: bool = is_across(array)
         if self.is_across:
             array, positives = array.T, positives.transposed(array.shape[1])
-        self.call = SimilarityCall(array, Rows(array), positives, scale, smoothing, reduction)
+        self.call: SimilarityCall = SimilarityCall(array, Rows(array), positives, scale, smoothing, reduction)
 
     def value(self) -> Any:
         call = self.call

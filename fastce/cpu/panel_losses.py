@@ -59,7 +59,7 @@ class ClassLosses:
         self.by_scale = by_scale
         self.n_threads = n_threads
         self.factor: float = mean_factor(classes.size) if reduction == "mean" else 1.0
-        self.losses = PanelLosses(classes.size, dtype, reduction)
+        self.losses: PanelLosses = PanelLosses(classes.size, dtype, reduction)
 
     def read(self, place: Any, panel: Array) -> None:
         self._take(place.rows, panel, None)

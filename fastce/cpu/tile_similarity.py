@@ -54,7 +54,7 @@ class TileSimilarity:
         self.x: Array = products.pairs(positives.rows, positives.columns).products()
         self.itself: Array = np.arange(products.left.rows if products.symmetric else 0)
         rows, columns = (np.concatenate([numbers, self.itself]) for numbers in (positives.rows, positives.columns))
-        self.apart = products.pairs(rows, columns)
+        self.apart: Any = products.pairs(rows, columns)
         self.by_row: Sums = Sums.of_nothing(products.left.rows)
         self.by_column: Sums = self.by_row if products.symmetric else Sums.of_nothing(products.right.rows)
 

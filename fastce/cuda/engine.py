@@ -79,7 +79,7 @@ class Gpu:
 
     prefers_tiles = False
     columns_at_a_time = 1 << 62
-    flops_at_a_time = math.inf
+    flops_at_a_time: float = math.inf
     sums_apart = 0
 
     def __init__(self, array: Any) -> None:

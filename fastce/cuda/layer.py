@@ -16,6 +16,7 @@ from fastce.arguments.places import is_on_device
 from fastce.arguments.sizes import largest_finite
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.cross_entropy import CrossEntropy, has_range, options_in_range, upstream_of
+from fastce.cuda.libraries import Library
 from fastce.cuda.panel_losses import PanelLosses, numbers_of_counted, picked, picked_probabilities
 from fastce.cuda.precision import check_factors, fits, limits
 from fastce.cuda.products import array_module, as_reals, of_numbers, on_device, rows_between, seen, seen_flat
@@ -36,12 +37,13 @@ class Layer:
         options: dict[str, Any],
         is_wide: bool,
     ) -> None:
-        self.library = features.library
-        self.features, self.weight = features, weight
-        self.shape = features.shape[0], weight.shape[0]
+        self.library: Library = features.library
+        self.features = features
+        self.weight = weight
+        self.shape: tuple[int, int] = (features.shape[0], weight.shape[0])
         of_options = options_in_range(options, self.shape[1])
         arrays = [features, weight] + ([] if bias is None else [bias])
-        self.of_losses = _widest(arrays)
+        self.of_losses: np.dtype[Any] = _widest(arrays)
         sample_weight = options["sample_weight"]
         if sample_weight is not None and np.ndim(sample_weight) == 0 and not is_on_device(sample_weight):
             weights = np.full(lead, number(sample_weight, "sample_weight"))  # the same for all rows
@@ -50,13 +52,13 @@ class Layer:
         shape, strides = (*lead, self.shape[1]), (0,) * (len(lead) + 1)
         logits = DeviceArray(features.given, shape, strides, "float64", features.pointer, False, self.library)
         given = options | {"logits": logits, "axis": -1}
-        self.dtype = np.dtype(np.float64)
+        self.dtype: np.dtype[Any] = np.dtype(np.float64)
         is_wide = is_wide or (bias is not None and bias.dtype_name == "float64")
         dtype = self._dtype_of_products(given, of_options.logit_scale)
         if not is_wide and has_range(dtype, given, of_options):
             self.dtype = dtype
         given["logits"] = dataclasses.replace(logits, dtype_name=self.dtype.name)
-        self.entropy = CrossEntropy(given)
+        self.entropy: CrossEntropy = CrossEntropy(given)
 
     def _dtype_of_products(self, given: dict[str, Any], scale: float) -> np.dtype[Any]:
         """Features beyond the range of their dtype are of no account in rows that do not count."""
@@ -79,12 +81,12 @@ class LayerLosses:
     """A loss of a layer's outputs (`fastce.products.layer.LayerLoss`)."""
 
     sweeps = 1
-    left_power = right_power = unit = 0
+    left_power = right_power = left_unit = right_unit = unit = 0
 
     def __init__(self, layer: Layer, upstream: tuple[float, DeviceArray | None] | None) -> None:
         entropy, targets = layer.entropy, layer.entropy.targets
         self.layer = layer
-        self.dtype = layer.dtype
+        self.dtype: np.dtype[Any] = layer.dtype
         self.writes: bool = upstream is not None
         factor, per_row = upstream or (1.0, None)
         above = None if per_row is None else per_row.flat()
@@ -99,7 +101,7 @@ class LayerLosses:
                 above = on_device(seen_flat(above)[self.counted], layer.library).flat()
         self.targets = targets
         rows = layer.shape[0] if self.counted is None else self.counted.size
-        self.losses = PanelLosses(
+        self.losses: PanelLosses = PanelLosses(
             targets, entropy.options, (rows, layer.shape[1]), entropy.reduction, above, entropy.softcap > 0.0,
             layer.of_losses,
         )  # fmt: skip

@@ -14,12 +14,13 @@ class MatrixSimilarity:
     """A checked call, computed in float64 if the dtype of the matrix has not the range for its scale."""
 
     def __init__(self, array: DeviceArray, targets: Any, scale: float, smoothing: float, reduction: str) -> None:
-        self.given, self.targets = array, targets
+        self.given = array
+        self.targets = targets
         check_factors(logit_scale=scale)
         real, shape = real_of(array), (array.shape[0], array.shape[1])
-        self.array = array if fits(real, scale) else contiguous(array, "float64")
+        self.array: DeviceArray = array if fits(real, scale) else contiguous(array, "float64")
         positives = device_positives(targets, shape, array.library)
-        self.similarity = Similarity(
+        self.similarity: Similarity = Similarity(
             array.library, shape, self.array.dtype_name, positives, scale, smoothing, reduction, of_losses=real.name
         )
 

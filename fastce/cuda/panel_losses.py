@@ -104,7 +104,7 @@ class ClassLosses:
         power = 0 if self.is_plain else ROOM
         targets = own_targets(library, dtype, matrix, reduction, 2.0**-power, classes=on_device(classes, library))
         options = options_of(dtype, self.scale if self.is_plain else 2.0**power)
-        self.losses = PanelLosses(targets, options, matrix, reduction, of_losses=of_losses)
+        self.losses: PanelLosses = PanelLosses(targets, options, matrix, reduction, of_losses=of_losses)
 
     def read(self, place: Any, panel: Any) -> None:
         self._take(place.rows, panel, writes=False)

@@ -30,7 +30,7 @@ class PartnerLosses:
         partners = on_device(xp.roll(xp.arange(rows), rows // 2), library)
         targets = own_targets(library, within.dtype, (rows, rows), reduction, classes=partners)
         self.library = library
-        self.losses = _losses(targets, rows, within, reduction, of_losses)
+        self.losses: PanelLosses = _losses(targets, rows, within, reduction, of_losses)
 
     def read(self, place: Any, panel: Any) -> None:
         self._take(place.rows, panel, writes=False)
@@ -60,15 +60,17 @@ class LabelLosses:
         mates = np.full(rows, -1)  # of the rows that have a single positive
         one, other = classes.couples()
         mates[one] = other
-        self.mates = xp.asarray(mates)
-        self.class_of_row = xp.asarray(classes.of_row)
-        self.shares = xp.asarray((1.0 / np.maximum(others, 1)).astype(within.dtype))[:, None]
+        self.mates: Any = xp.asarray(mates)
+        self.class_of_row: Any = xp.asarray(classes.of_row)
+        self.shares: Any = xp.asarray((1.0 / np.maximum(others, 1)).astype(within.dtype))[:, None]
         has_positives = on_device((others > 0).astype(np.float64), library)
-        self.targets = own_targets(library, within.dtype, (rows, rows), reduction, row_weight=has_positives)
+        self.targets: DeviceTargets = own_targets(
+            library, within.dtype, (rows, rows), reduction, row_weight=has_positives
+        )
         self.library = library
-        self.losses = _losses(self.targets, rows, within, reduction, of_losses)
-        self.room = products.engine.empty((0, rows), within.dtype)
-        self.empty = products.engine.empty
+        self.losses: PanelLosses = _losses(self.targets, rows, within, reduction, of_losses)
+        self.room: Any = products.engine.empty((0, rows), within.dtype)
+        self.empty: Any = products.engine.empty
 
     def read(self, place: Any, panel: Any) -> None:
         self._take(place.rows, panel, writes=False)

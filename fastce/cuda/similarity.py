@@ -247,7 +247,7 @@ class PanelSimilarity:
         check_plain(within)
         self.library = library
         self.has_sides: bool = False
-        self.similarity = Similarity(
+        self.similarity: Similarity = Similarity(
             library, (products.left.rows, products.right.rows), within.dtype.name, positives, within.scale, smoothing,
             reduction, len(products.places), of_losses.name,
         )  # fmt: skip

@@ -234,7 +234,7 @@ def _checked_negatives(engine: Engine, array: Any, queries: int, width: int) -> 
 class _WithPairs(Products):
     """Panels of queries and negative keys; the last column are the products of queries with their own keys."""
 
-    unit = "panel"
+    unit: str = "panel"
 
     def __init__(self, negatives: Products, positive: Features) -> None:
         super().__init__(negatives.left, negatives.right)

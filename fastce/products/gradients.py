@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fastce.products.engine import Engine
 from fastce.products.features import Features
 
 MEMORY_BUDGET = 256 << 20  # bytes
@@ -15,7 +16,7 @@ class Gradient:
 
     def __init__(self, features: Features, writes_first: bool = True) -> None:
         self.writes_first = writes_first
-        self.engine = features.engine
+        self.engine: Engine = features.engine
         self.memory: Any = features.engine.zeros((features.rows, features.width), features.dtype)
         self.total: Any = features.engine.seen(self.memory)
         self.begun: set[int] = set()
@@ -32,6 +33,7 @@ class ReadyPanel:
 
     def __init__(self, features: Features, length: int) -> None:
         self.features = features
+        self.length = length
         self.room: Any = features.new_room(0 if features.is_ready else length)
         self.rows: slice = slice(0, 0)
         self.panel: Any = self.room[:0]

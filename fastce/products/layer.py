@@ -25,7 +25,9 @@ class LayerLoss(Loss, Protocol):
     dtype: np.dtype[Any]
     left_power: int
     right_power: int
-    unit: int
+    left_unit: int  # of the features and weights that slopes are multiplied with
+    right_unit: int
+    unit: int  # of slopes
     counted: Any  # the numbers of the rows that have any loss; None for all
     bytes_of_row: int  # that the loss takes of each row of a panel
     writes: bool  # whether gradients are wanted
@@ -37,21 +39,25 @@ class LayerLoss(Loss, Protocol):
 class Outputs(Products):
     """Panels of features @ weight.T + bias, of the rows that count."""
 
-    unit = "panel"
+    unit: str = "panel"
 
     def __init__(
         self, engine: Engine, features: Any, weight: Any, bias: Any, loss: LayerLoss, memory_budget: Any
     ) -> None:
         left = Features(engine, [features], loss.dtype, numbers=loss.counted, power=loss.left_power)
         super().__init__(left, Features(engine, [weight], loss.dtype, power=loss.right_power))
-        self.panels = Panels(self.left, self.right, memory_budget, bytes_of_row=loss.bytes_of_row)
-        self.places = self.panels.places
+        self.panels: Panels = Panels(self.left, self.right, memory_budget, bytes_of_row=loss.bytes_of_row)
+        self.places: list[Place] = self.panels.places
         self.loss = loss
-        self.weight, self.bias = weight, bias
+        self.weight = weight
+        self.bias = bias
         if bias is not None:
             reals = engine.reals(bias, slice(0, self.right.rows), loss.dtype)
             self.scaled_bias: Any = _times_power(engine.xp, reals, -loss.left_power - loss.right_power)
         if loss.writes:
+            if (loss.left_unit, loss.right_unit) != (loss.left_power, loss.right_power):
+                left = Features(engine, [features], loss.dtype, numbers=loss.counted, power=loss.left_unit)
+                self.panels.multiply_slopes_with(left, Features(engine, [weight], loss.dtype, power=loss.right_unit))
             self.of_features: Any = engine.like(features)
             self.of_weight: dict[int, Gradient] = {}  # by unit
             self.of_bias: dict[int, Any] = {}
@@ -75,7 +81,7 @@ class Outputs(Products):
         numbers = place.rows if loss.counted is None else loss.counted[place.rows]
         rest = loss.rest_of(numbers)
         of_rows = self.panels.gradient_of_left(slopes)
-        engine.put(self.of_features, numbers, _times_power(xp, of_rows, rest + loss.right_power))
+        engine.put(self.of_features, numbers, _times_power(xp, of_rows, rest + loss.right_unit))
         for unit, part in self._by_unit(slopes, rest):
             if unit not in self.of_weight:
                 self.of_weight[unit] = Gradient(self.right)
@@ -99,15 +105,15 @@ class Outputs(Products):
 
     def gradients(self) -> tuple[Any, Any, Any]:
         """Those of features, weights and bias (None without one): memory of the engine, in their shapes and dtypes."""
-        engine, of_bias, left_power = self.engine, None, self.loss.left_power
+        engine, of_bias, left_unit = self.engine, None, self.loss.left_unit
         if len(self.of_weight) == 1:
             ((unit, gradient),) = self.of_weight.items()
-            (of_weight,), _ = self.right.finished(gradient.memory, False, (1.0, unit + left_power))
+            (of_weight,), _ = self.right.finished(gradient.memory, False, (1.0, unit + left_unit))
         else:
             of_weight = engine.like(self.weight)
             totals = {unit: gradient.total for unit, gradient in self.of_weight.items()}
             if totals:
-                engine.put(of_weight, slice(0, self.right.rows), _added_up(engine.xp, totals, left_power))
+                engine.put(of_weight, slice(0, self.right.rows), _added_up(engine.xp, totals, left_unit))
         if self.bias is not None:
             of_bias = engine.like(self.bias)
             if self.of_bias:

@@ -23,22 +23,24 @@ class Panels(Products):
     caller's work takes ``bytes_of_row`` of them for each row of a panel.
     """
 
-    unit = "panel"
+    unit: str = "panel"
 
     def __init__(
         self, left: Features, right: Features, memory_budget: Any, further_columns: int = 0, bytes_of_row: int = 0
     ) -> None:
         super().__init__(left, right)
-        self.writes_first = not self.symmetric  # panels of some rows add to all rows then
+        self.writes_first: bool = not self.symmetric  # panels of some rows add to all rows then
         self.columns: int = right.rows + further_columns
         most_rows, most_columns = self._shape(checked_memory_budget(memory_budget), bytes_of_row)
         everything = slice(0, self.columns)
-        self.places = [Place(k, rows, everything) for k, rows in enumerate(left.cuts(most_rows))]
+        self.places: list[Place] = [Place(k, rows, everything) for k, rows in enumerate(left.cuts(most_rows))]
         self.column_cuts: list[slice] = right.cuts(most_columns)
         self.room: Any = self.engine.empty((min(most_rows, left.rows), self.columns), left.dtype)
         self.is_kept: bool = False
         self.left_panel: ReadyPanel = ReadyPanel(left, min(most_rows, left.rows))
         self.right_panel: ReadyPanel = ReadyPanel(right, min(most_columns, right.rows))
+        self.left_of_slopes: ReadyPanel = self.left_panel
+        self.right_of_slopes: ReadyPanel = self.right_panel
 
     def _shape(self, memory_budget: int, bytes_of_row: int) -> tuple[int, int]:
         """How many rows a panel has, and how many columns of it are multiplied at a time."""
@@ -66,19 +68,24 @@ class Panels(Products):
             self.step(progress)
         self.is_kept = keep and len(self.places) == 1
 
+    def multiply_slopes_with(self, left: Features, right: Features) -> None:
+        """Take gradients with these, which are the features but for a factor, of both sides."""
+        self.left_of_slopes = ReadyPanel(left, self.left_panel.length)
+        self.right_of_slopes = ReadyPanel(right, self.right_panel.length)
+
     def gradient_of_left(self, slopes: Any) -> Any:
         """Slopes @ right."""
         gradient = self.left.new_room(len(slopes))
         if not self.column_cuts:
             gradient[...] = 0.0
         for k, columns in enumerate(self.column_cuts):
-            self.engine.multiply(slopes[:, columns], self.right_panel.of(columns), gradient, adds=k > 0)
+            self.engine.multiply(slopes[:, columns], self.right_of_slopes.of(columns), gradient, adds=k > 0)
         return gradient
 
     def add_to_right(self, rows: slice, slopes: Any, of_right: Gradient) -> None:
         """Add slopes.T @ left to a gradient of right."""
         for columns in self.column_cuts:
-            of_right.add(columns, slopes[:, columns].T, self.left_panel.of(rows))
+            of_right.add(columns, slopes[:, columns].T, self.left_of_slopes.of(rows))
 
     def add_to_gradients(self, place: Place, slopes: Any) -> None:
         """See `Products.add_to_gradients`."""
@@ -97,7 +104,7 @@ def products_of(left: Features, right: Features, memory_budget: Any, bytes_of_pa
 class PanelsOfOwnKeys(Products):
     """As `Panels`, where each row of the left side has products with ``number`` rows of the right one: its own."""
 
-    unit = "panel"
+    unit: str = "panel"
 
     def __init__(self, query: Features, keys: Features, number: int, memory_budget: Any) -> None:
         super().__init__(query, keys)
@@ -106,7 +113,7 @@ class PanelsOfOwnKeys(Products):
         of_query = (copied + number + 1 + 3 * query.width) * keys.dtype.itemsize
         rows = max(1, min(QUERIES_AT_A_TIME, checked_memory_budget(memory_budget) // of_query))
         everything = slice(0, number + 1)
-        self.places = [Place(k, rows, everything) for k, rows in enumerate(query.cuts(rows))]
+        self.places: list[Place] = [Place(k, rows, everything) for k, rows in enumerate(query.cuts(rows))]
         self.ready_keys: ReadyPanel = ReadyPanel(keys, min(rows, query.rows) * number)
 
     def _keys_of(self, rows: slice) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.numbers import checked_memory_budget
+from fastce.products.engine import Engine
 from fastce.products.features import Features
 from fastce.products.gradients import Gradient, ReadyPanel
 from fastce.products.progress import Progress
@@ -34,11 +35,11 @@ class Products:
     """The products of two sets of features: left @ right.T, in parts that have ``places``; and their gradients."""
 
     places: list[Place]
-    unit = "tile"
-    writes_first = True  # see `Gradient`
+    unit: str = "tile"
+    writes_first: bool = True  # see `Gradient`
 
     def __init__(self, left: Features, right: Features) -> None:
-        self.engine = left.engine
+        self.engine: Engine = left.engine
         self.left = left
         self.right = right
         self.symmetric: bool = left is right
@@ -102,7 +103,9 @@ class Pairs:
         order = np.argsort(of_pairs, kind="stable")
         self.part_of = products
         self.first: list[int] = np.searchsorted(of_pairs[order], np.arange(len(places) + 1)).tolist()
-        self.order, self.rows, self.columns = (xp.asarray(numbers) for numbers in (order, rows, columns))
+        self.order: Any = xp.asarray(order)
+        self.rows: Any = xp.asarray(rows)
+        self.columns: Any = xp.asarray(columns)
 
     def of(self, place: Place) -> tuple[Any, tuple[Any, Any]]:
         """(which pairs are in this part, (their rows, their columns) counted from where it begins)."""
@@ -128,7 +131,7 @@ class Tiles(Products):
         edge = self._edge(memory_budget)
         row_cuts, column_cuts = left.cuts(edge), right.cuts(edge)
         places = [(r, c) for r in row_cuts for c in column_cuts if not self.symmetric or c.start >= r.start]
-        self.places = [Place(k, *place) for k, place in enumerate(places)]
+        self.places: list[Place] = [Place(k, *place) for k, place in enumerate(places)]
         self.shape: tuple[int, int] = (_longest(row_cuts), _longest(column_cuts))
         left_over = memory_budget - self._working_bytes(edge)
         self.number_kept: int = left_over // max(self.shape[0] * self.shape[1] * left.dtype.itemsize, 1)
