@@ -105,7 +105,8 @@ def clip_loss_from_features(
     -----
     All is computed in float64 where float32 would not do: where logits may reach 2**20, by the lengths of the features,
     or the scale is below 2**-60 or beyond float32. Features may be of any finite size; where their products are beyond
-    the range of float64, powers of two are taken out of them first. Results keep their dtypes.
+    the range of float64, powers of two are taken out of them first. Results keep their dtypes. Products
+    are rounded: where logits exceed 1e15, that is by more than 1, and pairs of the same features may differ.
 
     `n_threads` changes no bit of the result. The number of threads that BLAS uses may change its products in the last
     digits, and so may another `memory_budget`, by other tiles. Half precision is converted a tile at a time. Gradients
