@@ -51,7 +51,7 @@ class TileSimilarity:
         self.of_losses = of_losses
         self.n_threads = n_threads
         self.is_wide: bool = products.left.dtype == np.float64
-        self.x: Array = products.pairs(positives.rows, positives.columns).products()
+        self.x: Array = products.left.products_of_pairs(positives.rows, products.right, positives.columns)
         self.itself: Array = np.arange(products.left.rows if products.symmetric else 0)
         rows, columns = (np.concatenate([numbers, self.itself]) for numbers in (positives.rows, positives.columns))
         self.apart: Any = products.pairs(rows, columns)

@@ -90,7 +90,7 @@ class Panels(Products):
     def add_to_gradients(self, place: Place, slopes: Any) -> None:
         """See `Products.add_to_gradients`."""
         for columns in self.column_cuts:
-            self.of_left.add(place.rows, slopes[:, columns], self.right_panel.of(columns))
+            self.of_left.add(place.rows, slopes[:, columns], self.right_of_slopes.of(columns))
         self.add_to_right(place.rows, slopes, self.of_right)
 
 
