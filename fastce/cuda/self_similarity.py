@@ -20,17 +20,19 @@ from fastce.cuda.products import array_module, of_numbers, on_device
 from fastce.cuda.targets import DeviceTargets
 
 
-class PartnerLosses:
-    """NT-Xent (`fastce.products.loss.Loss`): row i of one half of the features and row i of the other are positives."""
+class SelfLosses:
+    """A loss of features with themselves (`fastce.products.loss.Loss`), by panels, of which one sweep does."""
 
     sweeps = 1
 
-    def __init__(self, products: Any, within: Any, reduction: str, of_losses: np.dtype[Any], library: Library) -> None:
-        rows, xp = products.left.rows, array_module()
-        partners = on_device(xp.roll(xp.arange(rows), rows // 2), library)
-        targets = own_targets(library, within.dtype, (rows, rows), reduction, classes=partners)
-        self.library = library
-        self.losses: PanelLosses = _losses(targets, rows, within, reduction, of_losses)
+    def __init__(
+        self, targets: DeviceTargets, within: Any, reduction: str, of_losses: np.dtype[Any], shape: tuple[int, int]
+    ) -> None:
+        check_plain(within)
+        self.targets = targets
+        self.library: Library = targets.report.library
+        options = options_of(within.dtype, within.scale)
+        self.losses: PanelLosses = PanelLosses(targets, options, shape, reduction, of_losses=of_losses)
 
     def read(self, place: Any, panel: Any) -> None:
         self._take(place.rows, panel, writes=False)
@@ -40,21 +42,36 @@ class PartnerLosses:
 
     def _take(self, rows: slice, panel: Any, writes: bool) -> None:
         _on_diagonal(panel, rows)[...] = -np.inf
-        self.losses.take(rows, of_numbers(panel, self.library), writes)
+        self.losses.take(rows, of_numbers(panel, self.library), writes, self._targets_of(rows))
+
+    def _targets_of(self, rows: slice) -> DeviceTargets | None:
+        """Those of a panel, if they are not just a part of all."""
+        return None
 
     def value(self) -> Any:
         return self.losses.value()
 
 
-class LabelLosses:
-    """SupCon (`fastce.products.loss.Loss`): all other rows with the same label are positives, of the same share."""
+class PartnerLosses(SelfLosses):
+    """NT-Xent: row i of one half of the features and row i of the other are positives."""
 
-    sweeps = 1
+    def __init__(self, products: Any, within: Any, reduction: str, of_losses: np.dtype[Any], library: Library) -> None:
+        rows, xp = products.left.rows, array_module()
+        partners = on_device(xp.roll(xp.arange(rows), rows // 2), library)
+        targets = own_targets(library, within.dtype, (rows, rows), reduction, classes=partners)
+        super().__init__(targets, within, reduction, of_losses, (rows, rows))
+
+
+class LabelLosses(SelfLosses):
+    """SupCon: all other rows with the same label are positives, of the same share."""
 
     def __init__(
         self, products: Any, classes: Classes, within: Any, reduction: str, of_losses: np.dtype[Any], library: Library
     ) -> None:
         xp, others, rows = array_module(), classes.others, products.left.rows
+        has_positives = on_device((others > 0).astype(np.float64), library)
+        targets = own_targets(library, within.dtype, (rows, rows), reduction, row_weight=has_positives)
+        super().__init__(targets, within, reduction, of_losses, (rows, rows))
         counted = int((others > 0).sum())
         self.factor: float = within.scale * (mean_factor(counted) if reduction == "mean" else 1.0)
         mates = np.full(rows, -1)  # of the rows that have a single positive
@@ -63,46 +80,25 @@ class LabelLosses:
         self.mates: Any = xp.asarray(mates)
         self.class_of_row: Any = xp.asarray(classes.of_row)
         self.shares: Any = xp.asarray((1.0 / np.maximum(others, 1)).astype(within.dtype))[:, None]
-        has_positives = on_device((others > 0).astype(np.float64), library)
-        self.targets: DeviceTargets = own_targets(
-            library, within.dtype, (rows, rows), reduction, row_weight=has_positives
-        )
-        self.library = library
-        self.losses: PanelLosses = _losses(self.targets, rows, within, reduction, of_losses)
         self.room: Any = products.engine.empty((0, rows), within.dtype)
         self.empty: Any = products.engine.empty
 
-    def read(self, place: Any, panel: Any) -> None:
-        self._take(place.rows, panel, writes=False)
-
     def turn(self, place: Any, panel: Any) -> None:
-        self._take(place.rows, panel, writes=True)
+        super().turn(place, panel)
         self.losses.sharpen(place.rows, of_numbers(panel, self.library), self.mates, self.factor)
 
-    def _take(self, rows: slice, panel: Any, writes: bool) -> None:
-        _on_diagonal(panel, rows)[...] = -np.inf
-        masses = of_numbers(self._masses(rows), self.library)
-        self.losses.take(rows, of_numbers(panel, self.library), writes, with_probabilities(self.targets, masses, rows))
-
-    def _masses(self, rows: slice) -> Any:
-        """The targets of a panel as probabilities."""
+    def _targets_of(self, rows: slice) -> DeviceTargets:
+        """As probabilities."""
         count = rows.stop - rows.start
         if len(self.room) < count:
             self.room = self.empty((count, self.class_of_row.size), self.room.dtype)
         same = self.class_of_row[rows][:, None] == self.class_of_row
         _on_diagonal(same, rows)[...] = False
-        return array_module().multiply(same, self.shares[rows], out=self.room[:count])
+        masses = array_module().multiply(same, self.shares[rows], out=self.room[:count])
+        return with_probabilities(self.targets, of_numbers(masses, self.library), rows)
 
     def complete(self) -> None:
         """All of the gradient is of panels."""
-
-    def value(self) -> Any:
-        return self.losses.value()
-
-
-def _losses(targets: DeviceTargets, rows: int, within: Any, reduction: str, of_losses: np.dtype[Any]) -> PanelLosses:
-    check_plain(within)
-    return PanelLosses(targets, options_of(within.dtype, within.scale), (rows, rows), reduction, of_losses=of_losses)
 
 
 def with_probabilities(described: DeviceTargets, masses: DeviceArray, rows: slice) -> DeviceTargets:
