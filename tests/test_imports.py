@@ -14,6 +14,7 @@ BELOW = {  # what each room may import, besides itself and what everybody may
     "profile": {"__init__", "configuration", "products", "cpu", "arguments"},
     "__init__": {"configuration", "losses", "engine", "cpu", "arguments"},
     "configuration": {"__init__", "cpu", "cpu._vectors", "arguments"},
+    "dask": {"losses", "products", "cpu", "arguments"},
     "losses": {"products", "engine", "cpu", "arguments"},
     "products": {"engine", "cpu", "arguments"},
     "engine": {"cpu", "cuda", "arguments"},

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fastce.cuda.panel_losses import ClassLosses
     from fastce.cuda.self_similarity import LabelLosses, PartnerLosses
     from fastce.cuda.similarity import PanelSimilarity
-    from fastce.losses.siglip import _Sigmoids
+    from fastce.losses.siglip import Sigmoids
     from fastce.products.engine import Engine
     from fastce.products.layer import LayerLoss
     from fastce.products.loss import Loss
@@ -20,6 +20,6 @@ if TYPE_CHECKING:
     ENGINES: list[type[Engine]] = [Cpu, Gpu]
     LOSSES: list[type[Loss]] = [
         TileSimilarity, LabelSimilarity, ClassLossesOfCpu, PanelSimilarity, PartnerLosses, LabelLosses, ClassLosses,
-        _Sigmoids,
+        Sigmoids,
     ]  # fmt: skip
     LOSSES_OF_LAYERS: list[type[LayerLoss]] = [LayerLossesOfCpu, LayerLosses]

@@ -24,6 +24,12 @@ class Positives:
     row_mass: Array
     column_mass: Array
 
+    def of_rows(self, rows: slice) -> "Positives":
+        """Those of some rows, which count from 0 then; masses are those in the whole matrix."""
+        first, end = self.first_points[rows.start], self.first_points[rows.stop]
+        of_rows, *others = (x[first:end] for x in (self.rows, self.columns, self.row_mass, self.column_mass))
+        return Positives(self.first_points[rows.start : rows.stop + 1] - first, of_rows - rows.start, *others)
+
     def transposed(self, columns: int) -> "Positives":
         """The same pairs of the transposed matrix, which has as many rows as this one has ``columns``."""
         by_column = np.lexsort((self.rows, self.columns))

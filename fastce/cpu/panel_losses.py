@@ -51,14 +51,25 @@ class ClassLosses:
     sweeps = 1
 
     def __init__(
-        self, classes: Array, dtype: np.dtype[Any], scale: float, by_scale: bool, reduction: str, n_threads: int | None
+        self,
+        classes: Array,
+        dtype: np.dtype[Any],
+        scale: float,
+        by_scale: bool,
+        reduction: str,
+        n_threads: int | None,
+        whole_rows: int | None = None,
     ) -> None:
-        """The products are to be scaled; ``by_scale`` says whether their gradient is multiplied by that."""
+        """The products are to be scaled; ``by_scale`` says whether their gradient is multiplied by that.
+
+        They may be those of some rows of a whole that has so many.
+        """
         self.classes = classes
         self.scale = scale
         self.by_scale = by_scale
         self.n_threads = n_threads
-        self.factor: float = mean_factor(classes.size) if reduction == "mean" else 1.0
+        rows = classes.size if whole_rows is None else whole_rows
+        self.factor: float = mean_factor(rows) if reduction == "mean" else 1.0
         self.losses: PanelLosses = PanelLosses(classes.size, dtype, reduction)
 
     def read(self, place: Any, panel: Array) -> None:

@@ -7,7 +7,7 @@ in the tiles they are masked. The second sweep turns each tile into its gradient
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,25 @@ from fastce.cpu.threads import BLOCK_BYTES, in_turn
 
 UNEVEN = 2.0**10  # times the least row of a class is the largest
 _NOTHING = np.empty(0)
+
+
+class Slopes(NamedTuple):
+    """What tiles are turned into: the factors of negatives, and the slopes of positives."""
+
+    factors: Factors
+    of_points: Array
+
+    @classmethod
+    def of(
+        cls, sides: tuple[Side, Side], points: Positives, smoothing: float, within: Any, weight: float = 0.5
+    ) -> "Slopes":
+        """Those of the losses of both sides, computed within a `fastce.products.ranges.Range`."""
+        factors = gradient_factors(*sides, smoothing, within.scale, within.dtype, weight)
+        return cls(factors, slopes_of_points(*sides, points, smoothing, weight) * within.factor)
+
+    def of_rows(self, rows: slice, points: slice) -> "Slopes":
+        """Those of some rows, and all columns; and the points of these rows."""
+        return Slopes(self.factors._replace(of_rows=self.factors.of_rows[rows]), self.of_points[points])
 
 
 class TileSimilarity:
@@ -51,12 +70,18 @@ class TileSimilarity:
         self.of_losses = of_losses
         self.n_threads = n_threads
         self.is_wide: bool = products.left.dtype == np.float64
-        self.x: Array = products.left.products_of_pairs(positives.rows, products.right, positives.columns)
         self.itself: Array = np.arange(products.left.rows if products.symmetric else 0)
         rows, columns = (np.concatenate([numbers, self.itself]) for numbers in (positives.rows, positives.columns))
         self.apart: Any = products.pairs(rows, columns)
         self.by_row: Sums = Sums.of_nothing(products.left.rows)
         self.by_column: Sums = self.by_row if products.symmetric else Sums.of_nothing(products.right.rows)
+
+    @functools.cached_property
+    def x(self) -> Array:
+        """The products of the positives."""
+        left, right = self.products.left, self.products.right
+        products: Array = left.products_of_pairs(self.positives.rows, right, self.positives.columns)
+        return products
 
     def _is_on_diagonal(self, place: Any) -> bool:
         return bool(self.products.symmetric and place.rows == place.columns)
@@ -75,14 +100,15 @@ class TileSimilarity:
     @functools.cached_property
     def sides(self) -> tuple[Side, Side]:
         """The losses of rows and of columns, with what their gradients are made of; once all tiles are read."""
-        means = self._means() if self.smoothing > 0.0 else (None, None)
         return sides_of(
-            (self.by_row, self.by_column), self.positives, self.x, means, self.within.scale, self.smoothing,
+            (self.by_row, self.by_column), self.positives, self.x, self.means(), self.within.scale, self.smoothing,
             self.reduction, self.is_wide,
         )  # fmt: skip
 
-    def _means(self) -> tuple[Means, Means]:
-        """The mean product of each row and each column."""
+    def means(self) -> tuple[Means, Means] | tuple[None, None]:
+        """The mean product of each row and each column, which smoothing asks for."""
+        if self.smoothing == 0.0:
+            return None, None
         left, right = self.products.left, self.products.right
         return (
             Means(np.zeros(left.rows), 0.5 * left.times(right.sum()) / max(right.rows, 1)),
@@ -90,22 +116,23 @@ class TileSimilarity:
         )
 
     @functools.cached_property
-    def _factors(self) -> tuple[Factors, Array]:
-        """What the gradient of negatives is made of, and the slopes of the pairs apart."""
+    def slopes(self) -> Slopes:
+        """What tiles are turned into; known once all are read."""
         weight = 1.0 if self.products.symmetric else 0.5  # an element above the diagonal stands for that below, too
-        dtype = self.products.left.dtype
-        factors = gradient_factors(*self.sides, self.smoothing, self.within.scale, dtype, weight)
-        of_positives = slopes_of_points(*self.sides, self.positives, self.smoothing, weight)
-        return factors, np.concatenate([of_positives * self.within.factor, np.zeros(self.itself.size)])
+        return Slopes.of(self.sides, self.positives, self.smoothing, self.within, weight)
 
     def turn(self, place: Any, tile: Array) -> None:
-        factors, slopes = self._factors
+        factors = self.slopes.factors
         of_tile = factors._replace(
             of_rows=factors.of_rows[place.rows], of_columns=np.ascontiguousarray(factors.of_columns[:, place.columns])
         )
         write_gradient(self._as_matrix(tile), of_tile, _NOTHING, self.within.factor, tile, self.n_threads)
         chosen, where = self.apart.of(place)
-        tile[where] = slopes[chosen]
+        tile[where] = self._slopes_apart[chosen]
+
+    @functools.cached_property
+    def _slopes_apart(self) -> Array:
+        return np.concatenate([self.slopes.of_points, np.zeros(self.itself.size)])
 
     def value(self) -> Any:
         return value_of(*self.sides, self.reduction, self.of_losses)

@@ -1,6 +1,6 @@
 """InfoNCE: each query is to be told its positive key among negative ones; a panel of queries at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal, Unpack, overload
 
@@ -193,8 +193,7 @@ def _checked_call(
     """(the call, the shape of the negative keys if there are any)."""
     arrays = feature_arrays(engine, [query, positive_key], ["query", "positive_key"])
     queries, width = arrays[0].shape
-    if arrays[1].shape[0] != queries:
-        raise ValueError(f"query and positive_key differ in shape: {arrays[0].shape} and {arrays[1].shape}")
+    check_positives(*arrays)
     shape: tuple[int, ...] = ()
     if negative_keys is not None:
         negative = engine.array(negative_keys, "negative_keys")
@@ -202,36 +201,50 @@ def _checked_call(
         arrays.append(_checked_negatives(engine, negative, queries, width))
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
     within = range_of(engine, arrays[:1], arrays[1:], scale, normalize=normalize)
-    powers = [within.left_power, within.right_power, within.right_power]
-    first, second, *others = (
-        Features(engine, [array], within.dtype, normalize, power=power)
-        for array, power in zip(arrays, powers[: len(arrays)], strict=True)
-    )
-    products: Products
-    if not others:
-        products, own = Panels(first, second, memory_budget), engine.xp.arange(queries)
-    else:
-        if len(shape) == 2:
-            negatives: Products = Panels(first, others[0], memory_budget, 1, bytes_of_row=3 * first.row_bytes)
-        else:
-            negatives = PanelsOfOwnKeys(first, others[0], shape[1], memory_budget)
-        products, own = _WithPairs(negatives, second), engine.xp.full(queries, shape[-2])
+    products = products_with_keys(engine, arrays, shape, within, normalize, memory_budget)
+    own = engine.xp.full(queries, shape[-2]) if shape else engine.xp.arange(queries)
     losses = engine.class_losses(
         own, shape[-2] + 1 if shape else queries, within, dtype_of_products(engine, arrays), reduction
     )
     return LossCall("info_nce", engine, within, products, losses, progress), shape
 
 
+def products_with_keys(
+    engine: Engine, arrays: Sequence[Any], shape: tuple[int, ...], within: Range, normalize: bool, memory_budget: Any
+) -> "Panels | WithPairs":
+    """The products of queries with positive keys, or with negative ones, of this shape, and their own positive one."""
+    powers = [within.left_power, within.right_power, within.right_power]
+    first, second, *others = (
+        Features(engine, [array], within.dtype, normalize, power=power)
+        for array, power in zip(arrays, powers[: len(arrays)], strict=True)
+    )
+    if not others:
+        return Panels(first, second, memory_budget)
+    if len(shape) == 3:
+        return WithPairs(PanelsOfOwnKeys(first, others[0], shape[1], memory_budget), second)
+    return WithPairs(Panels(first, others[0], memory_budget, 1, bytes_of_row=3 * first.row_bytes), second)
+
+
+def check_positives(query: Any, positive_key: Any) -> None:
+    """As many of both."""
+    if positive_key.shape[0] != query.shape[0]:
+        raise ValueError(f"query and positive_key differ in shape: {query.shape} and {positive_key.shape}")
+
+
 def _checked_negatives(engine: Engine, array: Any, queries: int, width: int) -> Any:
     """All negative keys as rows of a matrix."""
-    shape = array.shape
+    check_negatives(array.shape, queries, width)
+    return engine.reshaped(array, (queries * array.shape[1], width)) if array.ndim == 3 else array
+
+
+def check_negatives(shape: tuple[int, ...], queries: int, width: int) -> None:
+    """Keys that all queries share, or as many for each."""
     fits = len(shape) in (2, 3) and shape[-1] == width and (len(shape) == 2 or shape[0] == queries)
     if not fits:
         raise ValueError(f"negative_keys have shape {shape}, expected (M, {width}) or ({queries}, M, {width})")
-    return engine.reshaped(array, (queries * shape[1], width)) if len(shape) == 3 else array
 
 
-class _WithPairs(Products):
+class WithPairs(Products):
     """Panels of queries and negative keys; the last column are the products of queries with their own keys."""
 
     unit: str = "panel"
@@ -248,6 +261,8 @@ class _WithPairs(Products):
         return Gradient(self.positive)
 
     def sweep(self, work: Callable[[Place, Any], None], progress: Progress, keep: bool = False) -> None:
+        """See `Products.sweep`."""
+
         def with_pairs(place: Place, panel: Any) -> None:
             pairs = self.engine.xp.arange(place.rows.start, place.rows.stop)
             panel[:, -1] = self.left.products_of_pairs(pairs, self.positive, pairs)
@@ -256,6 +271,7 @@ class _WithPairs(Products):
         self.negatives.sweep(with_pairs, progress)
 
     def add_to_gradients(self, place: Place, slopes: Any) -> None:
+        """See `Products.add_to_gradients`."""
         rows, of_pairs = place.rows, slopes[:, -1:]
         self.negatives.add_to_gradients(place, slopes[:, :-1])
         self.negatives.of_left.total[rows] += of_pairs * self.positive.panel(rows)
@@ -264,5 +280,8 @@ class _WithPairs(Products):
     def finished(self, within: Range) -> tuple[list[Any], list[Any], float]:
         """As `Products.finished`; of the keys those of positive ones come first."""
         of_query, of_negative, along = self.negatives.finished(within)
-        of_positive, _ = self.positive.finished(self.of_positive.memory, False, within.rest_of_right)
-        return of_query, of_positive + of_negative, along
+        return of_query, self.finished_positive(within) + of_negative, along
+
+    def finished_positive(self, within: Range) -> list[Any]:
+        """The gradient of the positive keys."""
+        return self.positive.finished(self.of_positive.memory, False, within.rest_of_right)[0]

@@ -192,7 +192,7 @@ def _checked_call(
     reduction: Any,
     memory_budget: Any,
     progress: Any,
-) -> "tuple[LossCall, _Sigmoids]":
+) -> "tuple[LossCall, Sigmoids]":
     arrays = feature_arrays(engine, [image_features, text_features], ["image_features", "text_features"])
     points = engine.positives(targets, checked_shape(arrays, targets))
     scale, bias = positive(logit_scale, "logit_scale"), finite(logit_bias, "logit_bias")
@@ -201,11 +201,11 @@ def _checked_call(
     left = Features(engine, arrays[:1], within.dtype, normalize, power=within.left_power)
     right = Features(engine, arrays[1:], within.dtype, normalize, power=within.right_power)
     products = products_of(left, right, memory_budget)
-    loss = _Sigmoids(products, points, within, bias, reduction, dtype_of_products(engine, arrays))
+    loss = Sigmoids(products, points, within, bias, reduction, dtype_of_products(engine, arrays))
     return LossCall("siglip_loss", engine, within, products, loss, progress), loss
 
 
-class _Sigmoids:
+class Sigmoids:
     """softplus(z) of each pair's logit z, softplus(-z) of those that belong together, summed up for each row.
 
     These are few: theirs are computed apart, in float64, and in the tiles their products are -inf.
@@ -221,13 +221,15 @@ class _Sigmoids:
         bias: float,
         reduction: str,
         of_losses: np.dtype[Any],
+        whole_rows: int | None = None,
     ) -> None:
+        """The products may be those of some rows of a whole that has so many."""
         self.engine = engine = products.engine
         self.scale, self.bias = within.scale, bias
         self.reduction = reduction
         self.of_losses = of_losses
         rows = products.left.rows
-        self.share: float = 1.0 / max(rows, 1) if reduction == "mean" else 1.0
+        self.share: float = share_of_row(rows if whole_rows is None else whole_rows, reduction)
         self.factor: float = self.share * within.factor
         self.points = products.pairs(points.rows, points.columns)
         logits = within.scale * self.points.products() + bias
@@ -256,14 +258,25 @@ class _Sigmoids:
         """See `fastce.products.loss.Loss`."""
         if self.reduction == "none":
             return self.engine.given(self.engine.memory_of(self.losses.astype(self.of_losses)))
-        if self.reduction == "mean" and not self.losses.size:
-            return math.nan
-        value = self.share * float(self.losses.sum())
-        return value if math.isfinite(value) else float((self.share * self.losses).sum())
+        return reduced_value(self.losses, self.reduction)
 
     def of_bias(self) -> float:
         """The gradient of the bias, once all tiles are turned."""
         return self.share * float(self.slopes_of_rows.sum() + self.slopes.sum())
+
+
+def share_of_row(rows: int, reduction: str) -> float:
+    """What the loss of each row is multiplied by."""
+    return 1.0 / max(rows, 1) if reduction == "mean" else 1.0
+
+
+def reduced_value(losses: Any, reduction: str) -> float:
+    """The sum or the mean of the losses of rows."""
+    if reduction == "mean" and not losses.size:
+        return math.nan
+    share = share_of_row(losses.size, reduction)
+    value = share * float(losses.sum())
+    return value if math.isfinite(value) else float((share * losses).sum())
 
 
 def _positives(xp: Any, z: Any) -> tuple[Any, Any]:

@@ -75,17 +75,46 @@ def _times_power(x: float, power: int) -> float:
         return float(np.ldexp(x, power))
 
 
+class Size(NamedTuple):
+    """What the range of products depends on, of an array or of a part of it."""
+
+    dtype: np.dtype[Any]  # that it is computed in
+    square: float  # the largest squared length of a row, which matters in float32
+    power: int  # that of two above all elements, which matters in float64
+
+    @classmethod
+    def of(cls, engine: Engine, array: Any, normalize: bool) -> "Size":
+        """That of an array, whose rows may be normalized."""
+        dtype = engine.dtype_of(array)
+        if normalize:
+            return cls(dtype, 1.0, 0)
+        if dtype == np.float64:
+            return cls(dtype, 0.0, _power_of(engine, array))
+        return cls(dtype, _largest_square(engine, array), 128)
+
+    @classmethod
+    def of_whole(cls, parts: "Sequence[Size]") -> "Size":
+        """That of an array from those of its parts."""
+        return cls(parts[0].dtype, max(part.square for part in parts), max(part.power for part in parts))
+
+
 def range_of(
     engine: Engine, left: Sequence[Any], right: Sequence[Any], scale: float, bias: float = 0.0, normalize: bool = False
 ) -> Range:
     """The range for products of the left arrays with the right ones, which may be the same."""
     normalize = flag(normalize, "normalize")
-    dtype = dtype_of_products(engine, left if left is right else [*left, *right], scale, bias, normalize)
+    of_left = [Size.of(engine, array, normalize) for array in left]
+    of_right = of_left if left is right else [Size.of(engine, array, normalize) for array in right]
+    return range_of_sizes(of_left, of_right, left[0].shape[1], scale, bias)
+
+
+def range_of_sizes(left: Sequence[Size], right: Sequence[Size], width: int, scale: float, bias: float = 0.0) -> Range:
+    """The range for products of arrays of these sizes."""
+    dtype = _dtype_of_sizes(left if left is right else [*left, *right], scale, bias)
     if dtype != np.float64:
         return Range(dtype, scale, scale, 0, 0, is_plain=True)
-    of_left = 0 if normalize else _power_of_side(engine, left)
-    of_right = of_left if left is right or normalize else _power_of_side(engine, right)
-    of_products = of_left + of_right + math.frexp(left[0].shape[1])[1]
+    of_left, of_right = _power_of_side(left), _power_of_side(right)
+    of_products = of_left + of_right + math.frexp(width)[1]
     powers = _powers(of_left, of_right, of_products - min(max(of_products, LEAST_POWER), LARGEST_POWER))
     if left is not right:
         powers = _balanced(of_left, of_right, *powers)
@@ -97,19 +126,21 @@ def range_of(
     return Range(dtype, scale, moved, *powers, is_plain)
 
 
-def dtype_of_products(
-    engine: Engine, arrays: Sequence[Any], scale: float | None = None, bias: float = 0.0, normalize: bool = False
-) -> np.dtype[Any]:
-    """What products of these are computed in: float32, or float64 if anything is that.
+def dtype_of_products(engine: Engine, arrays: Sequence[Any]) -> np.dtype[Any]:
+    """What losses of products of these are computed in: float32, or float64 if anything is that."""
+    return np.result_type(*map(engine.dtype_of, arrays))
 
-    With the ``scale`` that they are multiplied by: also float64 if float32 does not hold that, or logits so large that
-    the rounding of a product would tell, or products so small that it has no digits for them, of which gradients of the
-    scale are made. That of losses is the one without.
+
+def _dtype_of_sizes(sizes: Sequence[Size], scale: float, bias: float) -> np.dtype[Any]:
+    """What products of arrays of these sizes, and with the scale, are computed in.
+
+    Also float64 if float32 does not hold the scale, or logits so large that the rounding of a product would tell, or
+    products so small that it has no digits for them, of which gradients of the scale are made.
     """
-    dtype = np.result_type(*map(engine.dtype_of, arrays))
-    if scale is None or dtype == np.float64:
+    dtype = np.result_type(*(size.dtype for size in sizes))
+    if dtype == np.float64:
         return dtype
-    squares = [1.0] if normalize else [square for a in arrays if (square := _largest_square(engine, a)) > 0.0]
+    squares = [size.square for size in sizes if size.square > 0.0]
     largest, least = max(squares, default=0.0), min(squares, default=1.0)
     holds = LEAST_SCALE <= scale <= float(np.finfo(dtype).max) and largest < LARGEST_PRODUCT
     holds = holds and math.sqrt(least) * min(math.sqrt(least), scale) >= LEAST_PRODUCT
@@ -142,16 +173,13 @@ def _balanced(of_left: int, of_right: int, left: int, right: int) -> tuple[int, 
     return left + shift, right - shift
 
 
-def _power_of_side(engine: Engine, arrays: Sequence[Any]) -> int:
+def _power_of_side(sizes: Sequence[Size]) -> int:
     """That of the largest element of all; arrays of zeros, or of nothing, have no say."""
-    powers = (_power_of(engine, array) for array in arrays)
-    return max((power for power in powers if power > NOTHING), default=0)
+    return max((size.power for size in sizes if size.power > NOTHING), default=0)
 
 
 def _power_of(engine: Engine, array: Any) -> int:
-    """The power of two above all finite elements; that of float32 for what cannot be larger."""
+    """The power of two above all finite elements of an array of float64."""
     wide, (rows, width) = np.dtype(np.float64), array.shape
-    if engine.dtype_of(array) != wide:
-        return 128
     blocks = engine.cuts(rows, width * 8)
     return power_of_largest(engine.xp, (engine.reals(array, slice(*block), wide) for block in blocks))

@@ -78,11 +78,15 @@ class Products:
 
     def finished(self, within: Range) -> tuple[list[Any], list[Any], float]:
         """The gradients of the arrays of both sides, in their dtypes; and the sum of row * gradient of the left one."""
-        of_left, along = self.left.finished(self.of_left.memory, rest=within.rest_of_left)
+        of_left, along = self.finished_left(within)
         if self.symmetric:
             return of_left, of_left, along
         of_right, _ = self.right.finished(self.of_right.memory, False, within.rest_of_right)
         return of_left, of_right, along
+
+    def finished_left(self, within: Range) -> tuple[list[Any], float]:
+        """Those of the left side alone; and that sum."""
+        return self.left.finished(self.of_left.memory, rest=within.rest_of_left)
 
 
 class Pairs:

@@ -1,0 +1,111 @@
+"""Losses from features on clusters of processes: the same bits on any of them, whatever happens to a worker."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+da = pytest.importorskip("dask.array")
+distributed = pytest.importorskip("distributed")
+
+import dask
+
+import fastce.dask
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Sending large graph:UserWarning"),  # tests have no files to load shards from
+]
+
+
+def features(rows, width, chunk):
+    rng = np.random.default_rng(7)
+    arrays = [rng.normal(size=(rows, width)).astype(np.float32) for _ in range(2)]
+    return [da.from_array(x, chunks=(chunk, width)) for x in arrays]
+
+
+def clip(rows, width=64, chunk=400):
+    chunked = features(rows, width, chunk)
+    return fastce.dask.clip_loss_from_features_value_and_grad(*chunked, 2.0, normalize=True, label_smoothing=0.1)
+
+
+def siglip(rows, width=64, chunk=400):
+    return fastce.dask.siglip_loss_value_and_grad(*features(rows, width, chunk), 0.1, -5.0)
+
+
+def here(arrays):
+    """Computed in this thread."""
+    return dask.compute(*arrays, scheduler="synchronous")
+
+
+def assert_same_bits(got, expected):
+    for x, y in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def there(client, arrays):
+    return client.gather(client.compute(list(arrays)))
+
+
+def test_one_worker_and_two_give_the_bits_of_none(new_cluster, client):
+    expected = here([*clip(1300), *siglip(1300)])
+    assert_same_bits(there(client, [*clip(1300), *siglip(1300)]), expected)
+    assert_same_bits(there(client, [*clip(1300), *siglip(1300)]), expected)
+    with new_cluster(n_workers=1) as alone, distributed.Client(alone) as other:
+        assert_same_bits(there(other, [*clip(1300), *siglip(1300)]), expected)
+
+
+def test_a_worker_is_killed_in_the_middle(new_cluster):
+    arrays = clip(6000, 256, 500)
+    expected = here(arrays)
+    with new_cluster(n_workers=2) as cluster, distributed.Client(cluster) as client:
+        workers = client.run(os.getpid)
+        futures = client.compute(list(arrays))
+        victim = worker_at(client, "clip_loss_from_features-gradients")
+        os.kill(workers[victim], signal.SIGKILL)
+        assert_same_bits(client.gather(futures), expected)
+
+
+def worker_at(client, kind):
+    """A worker that has such a task in hand."""
+    while True:
+        for worker, keys in client.processing().items():
+            if any(kind in str(key) for key in keys):
+                return worker
+        time.sleep(0.01)
+
+
+def test_a_loader_that_always_fails_says_so_itself(client):
+    def load(x, block_info=None):
+        if block_info[0]["chunk-location"][0] == 2:
+            raise OSError("shard 2 is gone")
+        return x
+
+    broken, others = (x.map_blocks(load, dtype=x.dtype, meta=x._meta) for x in features(1300, 64, 400))
+    with pytest.raises(OSError, match="shard 2 is gone"):
+        fastce.dask.clip_loss_from_features(broken, others).compute()
+
+
+def test_a_stripe_that_fails_names_itself(client):
+    def narrow(x, block_info=None):
+        return x[:, :-1] if block_info[0]["chunk-location"][0] == 2 else x
+
+    broken, others = features(1300, 64, 400)
+    broken = broken.map_blocks(narrow, dtype=broken.dtype, meta=broken._meta)
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (it is NumPy's)
+        fastce.dask.clip_loss_from_features(broken, others, normalize=True).compute()
+    assert error.value.__notes__ == ["stripe 2 of clip_loss_from_features: rows 800 to 1200"]
+
+
+def test_what_crosses_the_network_is_features_and_states(client):
+    rows, width = 4000, 16
+    before = sum(client.run(bytes_received).values())
+    there(client, clip(rows, width, 1000))
+    received = sum(client.run(bytes_received).values()) - before
+    assert received < 8 * rows * width * 4 + 2000 * rows < rows * rows * 4
+
+
+def bytes_received(dask_worker):
+    return sum(entry["total"] for entry in dask_worker.transfer_outgoing_log)
