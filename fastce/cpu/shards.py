@@ -1,0 +1,245 @@
+"""Cross entropy of rows whose classes come in shards: what a shard has come to, how shards merge, and what follows.
+
+Of each row a shard knows its state (running.py), and how much less likely than all of its classes together some are:
+
+    of_target  =  lse - scale x_y,  where it owns the target y
+    of_masses  =  the sum over its classes of q_c (lse - scale x_c),  of masses q that add up to ``mass``
+
+Beside another shard the row's lse grows by log(1 + exp(lse_other - lse)), and these by that times their mass. No term
+is negative: confident rows keep their digits, wherever their classes lie. All that is kept is O(rows), in float64.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, class_index_error
+from fastce.arguments.options import PLAIN_OPTIONS
+from fastce.arguments.silence import quietly
+from fastce.cpu._kernels.running import gradient_from_tops
+from fastce.cpu.cross_entropy import cross_entropy_call, row_losses
+from fastce.cpu.layout import Rows, cut_for, goes_past_cache
+from fastce.cpu.row_losses import EACH
+from fastce.cpu.running import States, states_over
+from fastce.cpu.sums import exp_of_difference
+from fastce.cpu.threads import for_each
+
+
+class Shard(NamedTuple):
+    """Some classes of all rows: logits, the number of the first class, and what targets and weights they have."""
+
+    logits: Array
+    first: int
+    targets: Array  # the class of each row, -1 of rows that have none; or probabilities of these classes
+    weight: Array | None  # of these classes
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether targets are masses of every class."""
+        return self.targets.ndim == 2
+
+    @property
+    def owned(self) -> Array:
+        """The rows whose target is here."""
+        return np.flatnonzero((self.targets >= self.first) & (self.targets < self.first + self.logits.shape[1]))
+
+
+class Way(NamedTuple):
+    """How logits become what exp takes, and what is asked of every class."""
+
+    scale: float
+    softcap: float  # 0 for none
+    smoothed: bool
+
+    @property
+    def rest_of_scale(self) -> float:
+        """What capped logits are still to be multiplied by."""
+        return 1.0 if self.softcap > 0.0 else self.scale
+
+    def capped(self, logits: Array) -> Array:
+        """Scaled and capped logits in float64: their differences may be small; without a cap, logits as they are."""
+        if self.softcap == 0.0:
+            return logits
+        result = logits.astype(np.float64)
+        result *= self.scale / self.softcap
+        np.tanh(result, out=result)
+        result *= self.softcap
+        return result
+
+
+class Partial(NamedTuple):
+    """What some shards together know of each row; see above."""
+
+    states: States
+    of_target: Array  # NaN where they do not own it
+    owns: Array
+    of_masses: Array
+    mass: Array
+
+    @classmethod
+    def of_nothing(cls, rows: int) -> "Partial":
+        """The law's identity, for so many rows."""
+        zeros = np.zeros(rows)
+        return cls(States.of_nothing(rows), zeros, np.zeros(rows, bool), zeros, zeros)
+
+    @quietly()
+    def merged(self, other: "Partial", scale: float) -> "Partial":
+        """What the classes of both know."""
+        mine, others = _growth(self.states, other.states, scale), _growth(other.states, self.states, scale)
+        of_target = np.where(self.owns, self.of_target + mine, np.where(other.owns, other.of_target + others, 0.0))
+        of_masses = _times(self.mass, mine) + self.of_masses + (_times(other.mass, others) + other.of_masses)
+        return Partial(
+            self.states.merged(other.states, scale), of_target, self.owns | other.owns, of_masses,
+            self.mass + other.mass,
+        )  # fmt: skip
+
+
+def _growth(states: States, others: States, scale: float) -> Array:
+    """By how much the lse of rows grows as these others are added."""
+    ratio = exp_of_difference(others.tops, states.tops, scale) * (1.0 + others.rests) / (1.0 + states.rests)
+    distance = scale * (others.tops - states.tops) + (np.log1p(others.rests) - np.log1p(states.rests))
+    growth = np.where(others.tops <= states.tops, np.log1p(ratio), np.logaddexp(0.0, distance))
+    return np.where(others.tops == -np.inf, 0.0, growth)
+
+
+def _times(mass: Array, growth: Array) -> Array:
+    """Where nothing is weighed, an infinite distance does not matter."""
+    return np.where(mass == 0.0, 0.0, mass * growth)
+
+
+@quietly()
+def look(shard: Shard, way: Way, n_threads: int | None) -> Partial:
+    """What one shard knows: one read of it, and one more if all of its classes have masses."""
+    logits, scale = way.capped(shard.logits), way.rest_of_scale
+    rows = len(logits)
+    states = states_over(logits, (1,), n_threads, scale)
+    of_target, owns = np.zeros(rows), np.zeros(rows, bool)
+    if not shard.has_probabilities:
+        here = shard.owned
+        x = logits[here, shard.targets[here] - shard.first].astype(np.float64)
+        above = scale * (states.tops[here] - x) + np.log1p(states.rests[here])
+        of_target[here], owns[here] = np.where(x == -np.inf, np.inf, above), True
+    of_masses, mass = np.zeros(rows), np.zeros(rows)
+    if shard.has_probabilities or way.smoothed:
+        of_masses, mass = _masses(shard, logits, states, scale, n_threads)
+    return Partial(states, of_target, owns, of_masses, mass)
+
+
+def _masses(shard: Shard, logits: Array, states: States, scale: float, n_threads: int | None) -> tuple[Array, Array]:
+    """(of_masses, mass) of all classes: of their probabilities, or of 1 each, times their weights."""
+    rows, classes = logits.shape
+    if classes == 0:
+        return np.zeros(rows), np.zeros(rows)
+    weight = np.ones(classes) if shard.weight is None else shard.weight
+    options = PLAIN_OPTIONS | {"weight": shard.weight, "logit_scale": scale}
+    if shard.has_probabilities:
+        targets, mass, factor = shard.targets, np.asarray(shard.targets, np.float64) @ weight, 1.0
+    else:
+        targets, mass, factor = np.zeros(rows, np.int64), np.full(rows, weight.sum()), float(classes)
+        options |= {"label_smoothing": 1.0}
+    call = cross_entropy_call(logits, targets, 1, reduction="none", n_threads=n_threads, **options)
+    each = row_losses(call._replace(reduction=EACH), None, None, n_threads).each
+    assert each is not None
+    of_masses = factor * np.ldexp(*each)
+    masked = states.tops == -np.inf
+    return np.where(masked, np.where(mass == 0.0, 0.0, np.inf), of_masses), mass
+
+
+class Masses(NamedTuple):
+    """What the loss of each row is made of, beside what shards know: masses of its target and of every class."""
+
+    of_target: Array | float
+    of_all: float
+    z_loss: float
+
+    def total(self, known: Partial, scale: float) -> Array:
+        """All masses of each row, and the slope of z_loss."""
+        total = np.where(known.owns, self.of_target, 0.0) + self.of_all * known.mass
+        return total if self.z_loss == 0.0 else total + 2.0 * self.z_loss * known.states.logsumexp(scale)
+
+    @quietly()
+    def losses(self, known: Partial, scale: float) -> Array:
+        """The loss of each row, without its weight; nan if its largest logit is not finite."""
+        losses = np.where(known.owns, self.of_target * known.of_target, 0.0) + self.of_all * known.of_masses
+        if self.z_loss != 0.0:
+            losses += self.z_loss * known.states.logsumexp(scale) ** 2
+        return np.where(np.isfinite(known.states.tops), losses, np.nan)
+
+
+@quietly()
+def write_gradient(
+    shard: Shard, way: Way, known: Partial, masses: Masses, upstream: Array, out: Array, n_threads: int | None
+) -> None:
+    """Upstream (p_c total - q_c) times the slope of the cap, of each class of a shard; known is what all shards know.
+
+    At the target 1 - p_y = -expm1(-of_target), which keeps its digits. Rows with upstream 0 are 0.
+    """
+    logits, scale = way.capped(shard.logits), way.rest_of_scale
+    total = masses.total(known, scale)
+    factors = np.where(upstream == 0.0, 0.0, upstream * total / (1.0 + known.states.rests))
+    has_masses = shard.has_probabilities or (way.smoothed and shard.weight is not None)
+    added = np.zeros(len(upstream))
+    if way.smoothed and not has_masses:
+        added -= upstream * masses.of_all
+    _exponentials(logits, scale, known.states.tops, factors, added, out, n_threads)
+    if has_masses:
+        _subtract_masses(shard, masses.of_all, upstream, out, n_threads)
+    if not shard.has_probabilities:
+        here = shard.owned[upstream[shard.owned] != 0.0]
+        at = shard.targets[here] - shard.first
+        p, less = np.exp(-known.of_target[here]), np.expm1(-known.of_target[here])
+        of_target = masses.of_target[here] if isinstance(masses.of_target, np.ndarray) else masses.of_target
+        slope = p * (total[here] - of_target) + less * of_target
+        if way.smoothed:
+            slope -= masses.of_all * (1.0 if shard.weight is None else shard.weight[at])
+        slope = np.where(np.isfinite(known.states.tops[here]), slope, np.nan)
+        out[here, at] = (upstream[here] * slope).astype(out.dtype)
+    if way.softcap > 0.0:
+        _times_slope_of_cap(logits, way.softcap, out, n_threads)
+
+
+def _exponentials(
+    logits: Array, scale: float, tops: Array, factors: Array, added: Array, out: Array, n_threads: int | None
+) -> None:
+    rows = Rows(logits)
+    written = Rows(out, dtype=rows.dtype)
+    kernel = gradient_from_tops.compiled(rows.dtype)
+    past_cache = written.matrix is not None and goes_past_cache(out, logits)
+
+    def work(start: int, stop: int) -> None:
+        here = slice(start, stop)
+        block = rows.block(start, stop)
+        room = written.room_for(rows, block, start, stop)
+        kernel(block, scale, tops[here], factors[here], added[here], room, past_cache)
+        written.put_back(start, stop, room)
+
+    if logits.size:
+        for_each(cut_for(rows, written), work, n_threads)
+
+
+def _subtract_masses(shard: Shard, of_all: float, upstream: Array, out: Array, n_threads: int | None) -> None:
+    weight = 1.0 if shard.weight is None else shard.weight
+
+    def work(start: int, stop: int) -> None:
+        masses = weight * (shard.targets[start:stop] if shard.has_probabilities else of_all)
+        here, above = out[start:stop], upstream[start:stop, None]
+        np.subtract(here, np.where(above == 0.0, 0.0, above * masses), out=here, casting="unsafe")
+
+    for_each(cut_for(Rows(out)), work, n_threads)
+
+
+def _times_slope_of_cap(capped: Array, softcap: float, out: Array, n_threads: int | None) -> None:
+    def work(start: int, stop: int) -> None:
+        slope = 1.0 - np.square(capped[start:stop] / softcap, dtype=np.float64)
+        here = out[start:stop]
+        np.multiply(here, np.where(here == 0.0, 0.0, slope), out=here, casting="unsafe")
+
+    for_each(cut_for(Rows(out)), work, n_threads)
+
+
+def check_owned(known: Partial, targets: Array, counted: Array, classes: int) -> None:
+    """Complain about the first row that counts and whose target no shard has."""
+    missing = counted & ~known.owns
+    if missing.any():
+        row = int(missing.argmax())
+        raise class_index_error(row, targets[row], classes)
