@@ -1,0 +1,177 @@
+"""Losses of logits that come in blocks of classes, of all rows each: what blocks know of a row merges by the law."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, kernel_dtype, real_array, weights
+from fastce.arguments.numbers import fraction, integer, is_one_number
+from fastce.arguments.options import CheckedOptions, checked_options
+from fastce.arguments.sparse import is_sparse
+from fastce.cpu.checked_targets import not_class_indices
+from fastce.cpu.shards import Masses, Partial, Shard, Way, check_owned, look, write_gradient
+from fastce.cpu.targets import IndexTargets
+from fastce.streaming.outputs import Receiver
+from fastce.streaming.sources import Source, ahead
+from fastce.streaming.whole import Probabilities, Whole
+
+OF_SHARDS = ("label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss")
+
+
+class Blocks(NamedTuple):
+    """Blocks of classes of some rows: ``read()`` begins anew, and gives (the number of the first class, logits)."""
+
+    rows: slice
+    read: Callable[[], Iterator[tuple[int, Array]]]
+
+
+def blocks_of_source(source: Source, rows: slice, cuts: list[slice], is_ahead: bool) -> Blocks:
+    """Of a matrix, some of whose classes are read at a time."""
+
+    def read() -> Iterator[tuple[int, Array]]:
+        reads = (partial(source.read, rows, columns) for columns in cuts)
+        for columns, logits in zip(cuts, ahead(reads, is_ahead), strict=True):
+            yield columns.start, logits
+
+    return Blocks(rows, read)
+
+
+def blocks_of_items(items: Callable[[], Iterable[Any]], rows: int) -> Blocks:
+    """Of an iterable of matrices, in the order of their classes."""
+
+    def read() -> Iterator[tuple[int, Array]]:
+        first = 0
+        for item in items():
+            logits = real_array(item, "logits")
+            if logits.ndim != 2 or len(logits) != rows:
+                raise ValueError(f"a block of classes has shape {logits.shape}, expected ({rows}, ...)")
+            yield first, logits
+            first += logits.shape[1]
+
+    return Blocks(slice(0, rows), read)
+
+
+class RowTargets(NamedTuple):
+    """The targets of some rows: class indices, -1 for rows that are ignored, or probabilities (rows from ``start``)."""
+
+    given: Array  # what errors show
+    classes: Array
+    row_weight: Array
+    probabilities: Probabilities | None = None
+    start: int = 0
+
+    @classmethod
+    def of(cls, targets: Any, sample_weight: Any, ignore_index: Any) -> "RowTargets":
+        """Of class indices, while the number of classes is not known."""
+        given = np.asarray(targets)
+        if is_sparse(targets) or given.dtype.kind not in "iu":
+            raise not_class_indices(given, "blocks of classes")
+        if given.ndim != 1:
+            raise ValueError(f"targets must have one dimension, got shape {given.shape}")
+        ignored = given == integer(ignore_index, "ignore_index")
+        row_weight = np.ones(given.size)
+        if sample_weight is not None:
+            array = real_array(sample_weight, "sample_weight")
+            array = np.full(given.size, array.reshape(())) if is_one_number(array.shape) else array
+            row_weight = weights(array, "sample_weight", given.shape)
+        row_weight[ignored] = 0.0
+        return cls(given, np.where(ignored, -1, given.astype(np.int64)), row_weight)
+
+    @classmethod
+    def of_whole(cls, whole: Whole, rows: slice) -> "RowTargets":
+        """Of targets that are checked already."""
+        described, count = whole.described.targets, rows.stop - rows.start
+        if whole.probabilities is not None:
+            weight = whole.sample_weight_of(rows)
+            row_weight = np.ones(count) if weight is None else weight
+            return cls(np.zeros(count), np.full(count, -1), row_weight, whole.probabilities, rows.start)
+        assert isinstance(described, IndexTargets)
+        classes, row_weight = described.picked(rows)
+        row_weight = row_weight if row_weight.size else np.ones(count)
+        return cls(whole.indices[rows], np.where(row_weight == 0.0, -1, classes), row_weight)
+
+    def within(self, columns: slice, options: CheckedOptions) -> Array:
+        """As `Shard` takes them: indices, or smoothed probabilities of these classes."""
+        if self.probabilities is None:
+            return self.classes
+        part = self.probabilities.of_tile(slice(self.start, self.start + len(self.given)), columns)
+        return options.keep * part + options.spread
+
+
+class ShardedLoss:
+    """Cross entropy of rows whose classes are read a block at a time; once for the value, twice with the gradient."""
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        targets: RowTargets,
+        options: dict[str, Any],
+        classes: int | None,
+        n_threads: int | None,
+    ) -> None:
+        """The number of classes is None while it is not known."""
+        weight = options["weight"]
+        self.blocks = blocks
+        self.targets = targets
+        self.weight: Array | None = None if weight is None else weights(weight, "weight", np.shape(weight))
+        self.given: dict[str, Any] = {name: options[name] for name in OF_SHARDS}
+        self.n_threads = n_threads
+        self.options: CheckedOptions = checked_options(2 if classes is None else classes, **self.given)
+        smoothed = targets.probabilities is None and fraction(options["label_smoothing"], "label_smoothing") > 0.0
+        self.way: Way = Way(self.options.logit_scale, self.options.softcap, smoothed)
+        self.known: Partial = Partial.of_nothing(len(targets.given))
+        self.masses: Masses = Masses(0.0, 1.0, self.options.z_loss)
+        self.classes: int = 0
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def _shards(self) -> Iterator[Shard]:
+        for first, logits in self.blocks.read():
+            columns = slice(first, first + logits.shape[1])
+            self._check_weight(columns.stop, is_all=False)
+            weight = None if self.weight is None else self.weight[columns]
+            yield Shard(logits, first, self.targets.within(columns, self.options), weight)
+
+    def _check_weight(self, classes: int, is_all: bool) -> None:
+        size = classes if self.weight is None else self.weight.size
+        if size < classes or (is_all and size > classes):
+            raise ValueError(f"weight has shape {(size,)}, expected {(classes,)}")
+
+    def read(self, step: Callable[[], None]) -> Array:
+        """The loss of each row, times its weight."""
+        scale = self.way.rest_of_scale
+        for shard in self._shards():
+            self.known = self.known.merged(look(shard, self.way, self.n_threads), scale)
+            self.classes, self.dtype = shard.first + shard.logits.shape[1], kernel_dtype(shard.logits.dtype)
+            step()
+        if self.classes == 0:
+            raise ValueError("logits have no classes")
+        self._check_weight(self.classes, is_all=True)
+        self.options = checked_options(self.classes, **self.given)
+        targets = self.targets
+        if targets.probabilities is None:
+            check_owned(self.known, targets.given, targets.classes != -1, self.classes)
+            of_target = self.options.keep * self._weight_of_targets()
+            self.masses = Masses(of_target, self.options.spread, self.options.z_loss)
+        losses = self.masses.losses(self.known, scale)
+        with np.errstate(all="ignore"):
+            return np.where(targets.row_weight == 0.0, 0.0, targets.row_weight * losses)
+
+    def _weight_of_targets(self) -> Array:
+        classes = np.maximum(self.targets.classes, 0)
+        return np.ones(classes.size) if self.weight is None else self.weight[classes]
+
+    def total_weight(self) -> float:
+        """What a mean divides by; of class indices, once all blocks are read."""
+        return float((self.targets.row_weight * self._weight_of_targets()).sum())
+
+    def write(self, above: Array, out: Receiver, step: Callable[[], None]) -> None:
+        """The gradient, from what is known and a second look; ``above`` is what comes after the loss of each row."""
+        upstream = self.targets.row_weight * above * self.way.scale
+        for shard in self._shards():
+            place = self.blocks.rows, slice(shard.first, shard.first + shard.logits.shape[1])
+            room = out.room(*place, kernel_dtype(shard.logits.dtype))
+            write_gradient(shard, self.way, self.known, self.masses, upstream, room, self.n_threads)
+            out.put(*place, room)
+            step()

@@ -1,0 +1,143 @@
+"""Where gradients go, a block at a time: into an array, a memmap or a file, or to a function of the caller's."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy import ma
+
+from fastce.arguments.arrays import Array, kernel_dtype
+from fastce.arguments.out import PARTLY_REPLACES, overlap
+from fastce.arguments.words import shown
+from fastce.streaming.sources import NpyFile, has_slices, is_path
+
+
+class Receiver(Protocol):
+    """What takes the gradient of a matrix in parts; ``shape`` is (None, None) where any will do."""
+
+    shape: tuple[int | None, int | None]
+
+    def room(self, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
+        """Where these elements can be written."""
+
+    def put(self, rows: slice, columns: slice, part: Array) -> None:
+        """They are written."""
+
+    def given(self) -> Any:
+        """What the caller gets in the end."""
+
+
+class _Array:
+    """An array in memory, or a map of a file."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        self.shape: tuple[int | None, int | None] = array.shape
+
+    def room(self, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
+        return self.array[rows, columns]
+
+    def put(self, rows: slice, columns: slice, part: Array) -> None:
+        pass
+
+    def given(self) -> Any:
+        return self.array
+
+
+class _Sliced:
+    """Whatever has slices that can be assigned: arrays of Zarr and HDF5, say."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.shape: tuple[int | None, int | None] = tuple(array.shape)
+
+    def room(self, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
+        return np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype)
+
+    def put(self, rows: slice, columns: slice, part: Array) -> None:
+        self.array[rows, columns] = part
+
+    def given(self) -> Any:
+        return self.array
+
+
+class _Function:
+    """A function of the caller's: out(rows, columns, gradient)."""
+
+    shape: tuple[int | None, int | None] = (None, None)
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def room(self, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
+        return np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype)
+
+    def put(self, rows: slice, columns: slice, part: Array) -> None:
+        self.function(rows, columns, part)
+
+    def given(self) -> Any:
+        return None
+
+
+class _File:
+    """A .npy file, of which only what is being written is mapped."""
+
+    def __init__(self, path: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self.path = path
+        self.shape: tuple[int | None, int | None] = shape
+        self.file = NpyFile.new(path, shape, dtype)
+
+    def room(self, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
+        return self.file.write(rows, columns)
+
+    def put(self, rows: slice, columns: slice, part: Array) -> None:
+        pass
+
+    def given(self) -> Any:
+        return self.path
+
+
+def receiver_of(out: Any, shape: tuple[int | None, int | None], dtype: np.dtype[Any], logits: Any) -> Receiver:
+    """What takes a gradient of this shape and dtype; numbers of a shape that are None are not known yet."""
+    rows, classes = shape
+    if is_path(out):
+        if rows is None or classes is None:
+            raise ValueError("out must be an array or a function where the number of blocks is not known, got a path")
+        if is_path(logits) and _is_same_file(logits, out):
+            raise ValueError("out must be another file than logits")
+        return _File(out, (rows, classes), kernel_dtype(dtype))
+    if has_slices(out):
+        _check(out, shape, kernel_dtype(dtype))
+        if not isinstance(out, np.ndarray):
+            return _Sliced(out)
+        if isinstance(logits, np.ndarray) and out is not logits and overlap(out, logits) and not _is_same(out, logits):
+            raise ValueError(PARTLY_REPLACES)
+        return _Array(np.asarray(out))
+    if callable(out):
+        return _Function(out)
+    raise TypeError(
+        f"out must be an array, a memmap, the path of a .npy file or a function(rows, columns, gradient), "
+        f"got {shown(out)}"
+    )
+
+
+def _is_same_file(a: Any, b: Any) -> bool:
+    from pathlib import Path
+
+    return Path(b).exists() and Path(a).samefile(b)
+
+
+def _is_same(a: Array, b: Array) -> bool:
+    places = (a.__array_interface__["data"][0], b.__array_interface__["data"][0])
+    return places[0] == places[1] and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype
+
+
+def _check(out: Any, shape: tuple[int | None, int | None], dtype: np.dtype[Any]) -> None:
+    given = tuple(out.shape)
+    if len(given) != 2 or any(n is not None and n != m for n, m in zip(shape, given, strict=True)):
+        raise ValueError(f"out has shape {given}, expected {shape}")
+    if np.dtype(out.dtype) != dtype:
+        raise ValueError(f"out has dtype {out.dtype}, expected {dtype}")
+    if isinstance(out, ma.MaskedArray):
+        raise TypeError("out must not be a masked array")
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array")

@@ -1,0 +1,124 @@
+"""Losses of logits that come in blocks of rows: each block is a call of its own, and totals add up."""
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import repeat, takewhile
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, real_array
+from fastce.arguments.reductions import reduced, sum_in_order
+from fastce.cpu.cross_entropy import cross_entropy_call, row_losses
+from fastce.streaming.outputs import Receiver
+from fastce.streaming.sources import Source, ahead
+from fastce.streaming.whole import Upstream, Whole
+
+OF_BLOCKS = ("weight", "ignore_index", "label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss")
+
+
+class RowBlock(NamedTuple):
+    """Some rows, with what belongs to them; ``sample_weight`` may be None."""
+
+    start: int
+    logits: Array
+    targets: Any
+    sample_weight: Any
+
+    @property
+    def rows(self) -> slice:
+        """Which rows these are."""
+        return slice(self.start, self.start + len(self.logits))
+
+
+def blocks_of_source(source: Source, cuts: list[slice], whole: Whole, is_ahead: bool) -> Iterator[RowBlock]:
+    """The blocks of a matrix, all of whose classes are read at a time."""
+    reads = (partial(source.read, rows, slice(0, source.shape[1])) for rows in cuts)
+    for rows, logits in zip(cuts, ahead(reads, is_ahead), strict=True):
+        yield RowBlock(rows.start, logits, whole.targets_of(rows), whole.sample_weight_of(rows))
+
+
+def blocks_of_items(items: Iterable[Any], is_ahead: bool) -> Iterator[RowBlock]:
+    """What an iterable gives: logits, or (logits, targets), or (logits, targets, sample_weight)."""
+    start, classes, iterator, end = 0, None, iter(items), object()
+    for item in takewhile(lambda item: item is not end, ahead(repeat(partial(next, iterator, end)), is_ahead)):
+        parts = item if isinstance(item, tuple) else (item,)
+        if not 1 <= len(parts) <= 3:
+            raise ValueError(f"a block must be (logits, targets) or (logits, targets, sample_weight), got {len(parts)}")
+        logits, targets, sample_weight = (*parts, None, None)[:3]
+        array = real_array(logits, "logits")
+        if array.ndim != 2:
+            raise ValueError(f"a block of logits must have two dimensions, got shape {array.shape}")
+        if array.shape[1] != (classes or array.shape[1]):
+            raise ValueError(f"blocks of rows must have the same classes, got {array.shape[1]} after {classes}")
+        classes = array.shape[1]
+        yield RowBlock(start, array, targets, sample_weight)
+        start += len(array)
+
+
+def with_targets(blocks: Iterable[RowBlock], whole: Whole | None) -> Iterator[RowBlock]:
+    """The same blocks with the targets of all rows, unless these come with them."""
+    for block in blocks:
+        if whole is not None:
+            if block.targets is not None:
+                raise TypeError("targets were given twice: with the blocks, and for all of them")
+            if block.rows.stop > whole.rows:
+                raise ValueError(f"blocks have more than {whole.rows} rows, which is how many targets there are")
+            targets, weight = whole.targets_of(block.rows), whole.sample_weight_of(block.rows)
+            block = block._replace(targets=targets, sample_weight=weight)
+        elif block.targets is None:
+            raise TypeError("targets must be given, with each block or for all of them, got None")
+        yield block
+
+
+class Totals:
+    """The losses of the blocks so far: kept, or summed up; and what a mean divides by."""
+
+    def __init__(self, reduction: str, options: dict[str, Any], n_threads: int | None) -> None:
+        self.reduction = reduction
+        self.options: dict[str, Any] = {name: options[name] for name in OF_BLOCKS}
+        self.n_threads = n_threads
+        self.kept: list[Array] = []
+        self.sums: list[tuple[float, int]] = []
+        self.weights: list[tuple[float, int]] = []
+        self.rows: int = 0
+
+    def add(self, block: RowBlock, upstream: Upstream | None, out: Receiver | None) -> None:
+        """Compute a block: its losses, and its gradient if that is wanted; an error says which block it was."""
+        try:
+            self._add(block, upstream, out)
+        except Exception as error:
+            rows = block.rows
+            error.add_note(f"in the block of rows {rows.start} to {rows.stop}, whose first row is row 0 of the block")
+            raise
+
+    def _add(self, block: RowBlock, upstream: Upstream | None, out: Receiver | None) -> None:
+        call = cross_entropy_call(
+            block.logits, block.targets, 1, sample_weight=block.sample_weight, n_threads=self.n_threads,
+            reduction="none" if self.reduction == "none" else "sum", **self.options,
+        )  # fmt: skip
+        if upstream is None or out is None:
+            losses = row_losses(call, None, None, self.n_threads)
+        else:
+            place = block.rows, slice(0, block.logits.shape[1])
+            room = out.room(*place, call.logits.dtype)
+            call = call._replace(exponent=upstream.exponent)
+            losses = row_losses(call, upstream.of_rows(block.rows), room, self.n_threads)
+            out.put(*place, room)
+        self.rows += len(block.logits)
+        self.weights.append(call.targets.total)
+        if losses.kept is None:
+            self.sums.append(losses.total())
+        else:
+            self.kept.append(losses.kept)
+
+    def value(self, whole: Whole | None) -> Any:
+        """What the reduction asks for, once all blocks are added."""
+        if self.reduction == "none":
+            return np.concatenate(self.kept) if self.kept else np.empty(0, np.float32)
+        if not self.rows:
+            return math.nan if self.reduction == "mean" else 0.0
+        total, exponent = sum_in_order(self.sums)
+        weight, power = sum_in_order(self.weights) if whole is None else whole.described.targets.total
+        return reduced(total, self.reduction, weight, exponent - power)
