@@ -25,6 +25,7 @@ Beside the losses:
 - `row_stats`: argmax, entropy, rank of the target and more of every row, from one read
 - `cross_entropy_grad_and_hess`: what gradient boosting asks for
 - `threads`, `get_num_threads`, `set_num_threads`: how many threads compute
+- `LogSumExp`: a running logsumexp of blocks, which merges with others
 - `warmup`: compile ahead of the first call
 - `show_config`: what fastce runs on
 
@@ -83,6 +84,7 @@ __version__ = "0.1.0"
 _HOME = {
     "binary_cross_entropy_with_logits": "losses.binary",
     "binary_cross_entropy_with_logits_value_and_grad": "losses.binary",
+    "LogSumExp": "streaming.running",
     "clip_loss": "losses.clip",
     "clip_loss_from_features": "losses.clip_from_features",
     "clip_loss_from_features_value_and_grad": "losses.clip_from_features",
@@ -111,6 +113,7 @@ _HOME = {
 }
 
 __all__ = [
+    "LogSumExp",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_value_and_grad",
     "clip_loss",
@@ -159,6 +162,7 @@ if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
     from fastce.losses.softmax import log_softmax, logsumexp, softmax
     from fastce.losses.statistics import row_stats
     from fastce.losses.sup_con import sup_con, sup_con_value_and_grad
+    from fastce.streaming.running import LogSumExp
 else:
 
     def __getattr__(name: str) -> Any:

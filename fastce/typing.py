@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 Reduced: TypeAlias = Literal["mean", "sum"]  # to a float
 Reduction: TypeAlias = Literal[Reduced, "none"]
 SmoothingOver: TypeAlias = Literal["all", "others"]
+Pieces: TypeAlias = Literal["rows", "classes"]  # that logits come in
 Hessian: TypeAlias = Literal["exact", "xgboost", "lightgbm"]
 FloatStatistic: TypeAlias = Literal["logsumexp", "max", "entropy", "target_log_prob"]
 IntegerStatistic: TypeAlias = Literal["argmax", "target_rank"]

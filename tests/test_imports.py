@@ -12,9 +12,10 @@ PACKAGE = Path(fastce.__file__).parent
 BELOW = {  # what each room may import, besides itself and what everybody may
     "__main__": {"profile", "__init__", "configuration"},
     "profile": {"__init__", "configuration", "products", "cpu", "arguments"},
-    "__init__": {"configuration", "losses", "engine", "cpu", "arguments"},
+    "__init__": {"configuration", "losses", "streaming", "engine", "cpu", "arguments"},
     "configuration": {"__init__", "cpu", "cpu._vectors", "arguments"},
-    "dask": {"losses", "products", "cpu", "arguments"},
+    "dask": {"streaming", "losses", "products", "cpu", "arguments"},
+    "streaming": {"losses", "products", "cpu", "arguments"},
     "losses": {"products", "engine", "cpu", "arguments"},
     "products": {"engine", "cpu", "arguments"},
     "engine": {"cpu", "cuda", "arguments"},

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, class_index_error
+from fastce.arguments.arrays import Array, class_index_error, compute_dtype, kernel_dtype
 from fastce.arguments.options import PLAIN_OPTIONS
 from fastce.arguments.silence import quietly
 from fastce.cpu._kernels.running import gradient_from_tops
@@ -85,7 +85,7 @@ class Partial(NamedTuple):
     @quietly()
     def merged(self, other: "Partial", scale: float) -> "Partial":
         """What the classes of both know."""
-        mine, others = _growth(self.states, other.states, scale), _growth(other.states, self.states, scale)
+        mine, others = growth(self.states, other.states, scale), growth(other.states, self.states, scale)
         of_target = np.where(self.owns, self.of_target + mine, np.where(other.owns, other.of_target + others, 0.0))
         of_masses = _times(self.mass, mine) + self.of_masses + (_times(other.mass, others) + other.of_masses)
         return Partial(
@@ -94,7 +94,7 @@ class Partial(NamedTuple):
         )  # fmt: skip
 
 
-def _growth(states: States, others: States, scale: float) -> Array:
+def growth(states: States, others: States, scale: float = 1.0) -> Array:
     """By how much the lse of rows grows as these others are added."""
     ratio = exp_of_difference(others.tops, states.tops, scale) * (1.0 + others.rests) / (1.0 + states.rests)
     distance = scale * (others.tops - states.tops) + (np.log1p(others.rests) - np.log1p(states.rests))
@@ -172,37 +172,46 @@ def write_gradient(
 ) -> None:
     """Upstream (p_c total - q_c) times the slope of the cap, of each class of a shard; known is what all shards know.
 
-    At the target 1 - p_y = -expm1(-of_target), which keeps its digits. Rows with upstream 0 are 0.
+    Rows with upstream 0 are 0. What takes several steps is rounded to the dtype of ``out`` once, in the end.
     """
-    logits, scale = way.capped(shard.logits), way.rest_of_scale
-    total = masses.total(known, scale)
-    factors = np.where(upstream == 0.0, 0.0, upstream * total / (1.0 + known.states.rests))
+    logits, room = way.capped(shard.logits), out
     has_masses = shard.has_probabilities or (way.smoothed and shard.weight is not None)
-    added = np.zeros(len(upstream))
-    if way.smoothed and not has_masses:
-        added -= upstream * masses.of_all
-    _exponentials(logits, scale, known.states.tops, factors, added, out, n_threads)
+    wide = compute_dtype(kernel_dtype(logits.dtype))
+    if out.dtype != wide and (has_masses or way.softcap > 0.0):
+        logits, room = logits.astype(wide, copy=False), np.empty(out.shape, wide)
+    total = masses.total(known, way.rest_of_scale)
+    factors = np.where(upstream == 0.0, 0.0, upstream * total / (1.0 + known.states.rests))
+    added = -upstream * masses.of_all if way.smoothed and not has_masses else np.zeros(len(upstream))
+    _exponentials(logits, way.rest_of_scale, known.states.tops, factors, added, room, n_threads)
     if has_masses:
-        _subtract_masses(shard, masses.of_all, upstream, out, n_threads)
+        _subtract_masses(shard, masses.of_all, upstream, room, n_threads)
     if not shard.has_probabilities:
-        here = shard.owned[upstream[shard.owned] != 0.0]
-        at = shard.targets[here] - shard.first
-        p, less = np.exp(-known.of_target[here]), np.expm1(-known.of_target[here])
-        of_target = masses.of_target[here] if isinstance(masses.of_target, np.ndarray) else masses.of_target
-        slope = p * (total[here] - of_target) + less * of_target
-        if way.smoothed:
-            slope -= masses.of_all * (1.0 if shard.weight is None else shard.weight[at])
-        slope = np.where(np.isfinite(known.states.tops[here]), slope, np.nan)
-        out[here, at] = (upstream[here] * slope).astype(out.dtype)
+        _write_targets(shard, way, known, masses, total, upstream, room)
     if way.softcap > 0.0:
-        _times_slope_of_cap(logits, way.softcap, out, n_threads)
+        _times_slope_of_cap(logits, way.softcap, room, n_threads)
+    if room is not out:
+        np.copyto(out, room, casting="unsafe")
+
+
+def _write_targets(
+    shard: Shard, way: Way, known: Partial, masses: Masses, total: Array, upstream: Array, out: Array
+) -> None:
+    """The gradient at the targets that are here: there 1 - p_y = -expm1(-of_target), which keeps its digits."""
+    here = shard.owned[upstream[shard.owned] != 0.0]
+    at = shard.targets[here] - shard.first
+    p, less = np.exp(-known.of_target[here]), np.expm1(-known.of_target[here])
+    of_target = masses.of_target[here] if isinstance(masses.of_target, np.ndarray) else masses.of_target
+    slope = p * (total[here] - of_target) + less * of_target
+    if way.smoothed:
+        slope -= masses.of_all * (1.0 if shard.weight is None else shard.weight[at])
+    slope = np.where(np.isfinite(known.states.tops[here]), slope, np.nan)
+    out[here, at] = (upstream[here] * slope).astype(out.dtype)
 
 
 def _exponentials(
     logits: Array, scale: float, tops: Array, factors: Array, added: Array, out: Array, n_threads: int | None
 ) -> None:
-    rows = Rows(logits)
-    written = Rows(out, dtype=rows.dtype)
+    rows, written = Rows(logits), Rows(out)
     kernel = gradient_from_tops.compiled(rows.dtype)
     past_cache = written.matrix is not None and goes_past_cache(out, logits)
 

@@ -1,8 +1,8 @@
 """A call of cross entropy in pieces: which pieces there are, and in which order they are computed."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from fastce.streaming import class_blocks, row_blocks
 from fastce.streaming.class_blocks import RowTargets, ShardedLoss
 from fastce.streaming.outputs import Receiver, receiver_of
 from fastce.streaming.row_blocks import RowBlock, Totals
-from fastce.streaming.sources import Source, cuts, has_slices, is_path, source_of
+from fastce.streaming.sources import Source, cuts, has_slices, is_path, iterable, source_of
 from fastce.streaming.whole import Upstream, Whole
+from fastce.typing import Pieces
 
 NAME = "cross_entropy"
 Opened: TypeAlias = Callable[[tuple[int | None, int | None], np.dtype[Any]], Receiver]  # once the shape is known
@@ -38,7 +39,7 @@ class Call:
     ) -> None:
         self.logits = logits
         self.targets = targets
-        self.by_rows: bool = choice(pieces, "pieces", ("rows", "classes")) == "rows"
+        self.by_rows: bool = choice(pieces, "pieces", get_args(Pieces)) == "rows"
         self.options = options
         self.reduction: str = reduction_of(options["reduction"])
         self.memory_budget: int = checked_memory_budget(memory_budget)
@@ -97,7 +98,7 @@ class Call:
     # --- blocks of rows
 
     def _of_row_items(self, opened: Opened | None) -> tuple[Any, Any]:
-        blocks = row_blocks.blocks_of_items(_iterable(self.logits), bool(self.read_ahead))
+        blocks = row_blocks.blocks_of_items(iterable(self.logits), bool(self.read_ahead))
         total = len(self.logits) if hasattr(self.logits, "__len__") else 0
         first = next(blocks, None)
         classes, dtype = (None, np.dtype(np.float32)) if first is None else (first.logits.shape[1], first.logits.dtype)
@@ -148,7 +149,7 @@ class Call:
             )
         targets = RowTargets.of(self.targets, self.options["sample_weight"], self.options["ignore_index"])
         rows = len(targets.given)
-        blocks = class_blocks.blocks_of_items(lambda: _iterable(items), rows)
+        blocks = class_blocks.blocks_of_items(lambda: iterable(items), rows)
         loss = ShardedLoss(blocks, targets, self.options, None, self.n_threads)
         total = len(items) if hasattr(items, "__len__") else 0
         with Progress(self.progress, total * (1 + (opened is not None)), NAME, "block") as shown:
@@ -167,12 +168,3 @@ class Call:
             return cast(losses, compute_dtype(dtype))
         total, exponent = sum_in_order([silently(sum_of_terms, losses)])
         return reduced(total, self.reduction, weight, exponent - power)
-
-
-def _iterable(items: Any) -> Iterable[Any]:
-    """What gives the blocks: an iterable, or a function that gives one."""
-    if callable(items) and not isinstance(items, Iterable):
-        items = items()
-    if not isinstance(items, Iterable):
-        raise TypeError(f"logits must be an array, a path or an iterable of blocks, got {type(items).__name__}")
-    return items

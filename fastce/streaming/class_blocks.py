@@ -19,6 +19,8 @@ from fastce.streaming.whole import Probabilities, Whole
 
 OF_SHARDS = ("label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss")
 
+IGNORED, NO_CLASS = -1, -2  # classes that no block has
+
 
 class Blocks(NamedTuple):
     """Blocks of classes of some rows: ``read()`` begins anew, and gives (the number of the first class, logits)."""
@@ -38,15 +40,17 @@ def blocks_of_source(source: Source, rows: slice, cuts: list[slice], is_ahead: b
     return Blocks(rows, read)
 
 
-def blocks_of_items(items: Callable[[], Iterable[Any]], rows: int) -> Blocks:
-    """Of an iterable of matrices, in the order of their classes."""
+def blocks_of_items(items: Callable[[], Iterable[Any]], rows: int | None) -> Blocks:
+    """Of an iterable of matrices, in the order of their classes; of any number of rows if that is None."""
 
     def read() -> Iterator[tuple[int, Array]]:
-        first = 0
+        first, expected = 0, rows
         for item in items():
             logits = real_array(item, "logits")
-            if logits.ndim != 2 or len(logits) != rows:
-                raise ValueError(f"a block of classes has shape {logits.shape}, expected ({rows}, ...)")
+            if logits.ndim != 2 or len(logits) != (len(logits) if expected is None else expected):
+                wanted = "two dimensions" if expected is None else f"({expected}, ...)"
+                raise ValueError(f"a block of classes has shape {logits.shape}, expected {wanted}")
+            expected = len(logits)
             yield first, logits
             first += logits.shape[1]
 
@@ -54,7 +58,7 @@ def blocks_of_items(items: Callable[[], Iterable[Any]], rows: int) -> Blocks:
 
 
 class RowTargets(NamedTuple):
-    """The targets of some rows: class indices, -1 for rows that are ignored, or probabilities (rows from ``start``)."""
+    """The targets of some rows: class indices, or IGNORED, or probabilities (rows from ``start``)."""
 
     given: Array  # what errors show
     classes: Array
@@ -77,7 +81,8 @@ class RowTargets(NamedTuple):
             array = np.full(given.size, array.reshape(())) if is_one_number(array.shape) else array
             row_weight = weights(array, "sample_weight", given.shape)
         row_weight[ignored] = 0.0
-        return cls(given, np.where(ignored, -1, given.astype(np.int64)), row_weight)
+        classes = np.where(given < 0, NO_CLASS, given.astype(np.int64))
+        return cls(given, np.where(ignored, IGNORED, classes), row_weight)
 
     @classmethod
     def of_whole(cls, whole: Whole, rows: slice) -> "RowTargets":
@@ -86,11 +91,11 @@ class RowTargets(NamedTuple):
         if whole.probabilities is not None:
             weight = whole.sample_weight_of(rows)
             row_weight = np.ones(count) if weight is None else weight
-            return cls(np.zeros(count), np.full(count, -1), row_weight, whole.probabilities, rows.start)
+            return cls(np.zeros(count), np.full(count, IGNORED), row_weight, whole.probabilities, rows.start)
         assert isinstance(described, IndexTargets)
         classes, row_weight = described.picked(rows)
         row_weight = row_weight if row_weight.size else np.ones(count)
-        return cls(whole.indices[rows], np.where(row_weight == 0.0, -1, classes), row_weight)
+        return cls(whole.indices[rows], np.where(row_weight == 0.0, IGNORED, classes), row_weight)
 
     def within(self, columns: slice, options: CheckedOptions) -> Array:
         """As `Shard` takes them: indices, or smoothed probabilities of these classes."""
@@ -151,7 +156,7 @@ class ShardedLoss:
         self.options = checked_options(self.classes, **self.given)
         targets = self.targets
         if targets.probabilities is None:
-            check_owned(self.known, targets.given, targets.classes != -1, self.classes)
+            check_owned(self.known, targets.given, targets.classes != IGNORED, self.classes)
             of_target = self.options.keep * self._weight_of_targets()
             self.masses = Masses(of_target, self.options.spread, self.options.z_loss)
         losses = self.masses.losses(self.known, scale)

@@ -30,7 +30,8 @@ class _Array:
     """An array in memory, or a map of a file."""
 
     def __init__(self, array: Array) -> None:
-        self.array = array
+        self.out = array
+        self.array: Array = np.asarray(array)
         self.shape: tuple[int | None, int | None] = array.shape
 
     def room(self, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
@@ -40,7 +41,7 @@ class _Array:
         pass
 
     def given(self) -> Any:
-        return self.array
+        return self.out
 
 
 class _Sliced:
@@ -111,7 +112,7 @@ def receiver_of(out: Any, shape: tuple[int | None, int | None], dtype: np.dtype[
             return _Sliced(out)
         if isinstance(logits, np.ndarray) and out is not logits and overlap(out, logits) and not _is_same(out, logits):
             raise ValueError(PARTLY_REPLACES)
-        return _Array(np.asarray(out))
+        return _Array(out)
     if callable(out):
         return _Function(out)
     raise TypeError(

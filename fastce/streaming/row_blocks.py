@@ -32,10 +32,15 @@ class RowBlock(NamedTuple):
         return slice(self.start, self.start + len(self.logits))
 
 
+def read_rows(source: Source, cuts: list[slice], is_ahead: bool) -> Iterator[tuple[slice, Array]]:
+    """Rows of a matrix with all of their classes."""
+    reads = (partial(source.read, rows, slice(0, source.shape[1])) for rows in cuts)
+    return zip(cuts, ahead(reads, is_ahead), strict=True)
+
+
 def blocks_of_source(source: Source, cuts: list[slice], whole: Whole, is_ahead: bool) -> Iterator[RowBlock]:
     """The blocks of a matrix, all of whose classes are read at a time."""
-    reads = (partial(source.read, rows, slice(0, source.shape[1])) for rows in cuts)
-    for rows, logits in zip(cuts, ahead(reads, is_ahead), strict=True):
+    for rows, logits in read_rows(source, cuts, is_ahead):
         yield RowBlock(rows.start, logits, whole.targets_of(rows), whole.sample_weight_of(rows))
 
 

@@ -188,3 +188,12 @@ def ahead(calls: Iterable[Callable[[], T]], is_ahead: bool) -> Iterator[T]:
             result = pending.popleft().result()
             pending.extend(pool.submit(call) for call in islice(waiting, 1))
             yield result
+
+
+def iterable(items: Any) -> Iterable[Any]:
+    """What gives the blocks: an iterable, or a function that gives one."""
+    if callable(items) and not isinstance(items, Iterable):
+        items = items()
+    if not isinstance(items, Iterable):
+        raise TypeError(f"logits must be an array, a path or an iterable of blocks, got {type(items).__name__}")
+    return items

@@ -1,0 +1,176 @@
+"""Statistics of rows of logits that come in pieces."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, class_index_error, kernel_dtype
+from fastce.arguments.numbers import checked_memory_budget, checked_num_threads, choice, chosen, integer
+from fastce.cpu.shard_statistics import Found, before_target, look_at_statistics, statistic
+from fastce.cpu.shards import Shard
+from fastce.losses.statistics import row_stats as of_block
+from fastce.products.gradients import MEMORY_BUDGET
+from fastce.products.progress import Progress
+from fastce.streaming import class_blocks, row_blocks
+from fastce.streaming.class_blocks import Blocks
+from fastce.streaming.sources import Source, cuts, has_slices, is_path, iterable, source_of
+from fastce.typing import Index, IntegerStatistic, Pieces, ProgressOption, Statistic
+
+NAME = "row_stats"
+OF_TARGETS = ("target_log_prob", "target_rank", "in_top_k")
+OF_SECOND_LOOK = ("target_rank", "in_top_k")
+
+
+def row_stats(
+    logits: Any,
+    targets: Any = None,
+    *,
+    pieces: Pieces = "rows",
+    outputs: Iterable[str] = ("logsumexp",),
+    top_k: Index = 5,
+    memory_budget: int = MEMORY_BUDGET,
+    read_ahead: bool | None = None,
+    progress: ProgressOption = None,
+    n_threads: int | None = None,
+) -> dict[Statistic, Any]:
+    """Statistics of every row of logits that need not fit into memory.
+
+    Parameters
+    ----------
+    logits, pieces, memory_budget, read_ahead, progress
+        As in `cross_entropy`. Blocks of rows come as ``logits`` or ``(logits, targets)``.
+    targets, outputs, top_k, n_threads
+        As in `fastce.row_stats`. Where classes come in blocks, ranks of targets are a second look at them: an iterable
+        of them is a sequence then, or a function that gives a new iterator.
+
+    Returns
+    -------
+    dict of str to ndarray
+        As of `fastce.row_stats`, with one number for each row.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As of `fastce.row_stats`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce.streaming
+    >>> logits = np.array([[2.0, 1.0, 0.1], [0.5, 1.5, 1.5]])
+    >>> blocks = [logits[:, :1], logits[:, 1:]]
+    >>> fastce.streaming.row_stats(blocks, [0, 2], pieces="classes", outputs=("argmax", "target_rank"))
+    {'argmax': array([0, 1]), 'target_rank': array([0, 1])}
+    """
+    names = chosen(outputs, "outputs", get_args(Statistic))
+    call = _Call(names, targets, integer(top_k, "top_k"), progress, n_threads)
+    by_rows = choice(pieces, "pieces", get_args(Pieces)) == "rows"
+    memory_budget = checked_memory_budget(memory_budget)
+    if n_threads is not None:
+        checked_num_threads(n_threads)
+    if is_path(logits) or has_slices(logits):
+        return call.of_matrix(source_of(logits, "logits"), memory_budget, read_ahead)
+    total = len(logits) if hasattr(logits, "__len__") else 0
+    if by_rows:
+        blocks = row_blocks.blocks_of_items(iterable(logits), bool(read_ahead))
+        return call.of_row_blocks(((block.rows, block.logits, block.targets) for block in blocks), total)
+    if call.looks_twice and isinstance(logits, Iterator):
+        raise ValueError(
+            "ranks of targets read blocks of classes twice: give a sequence, or a function that gives a new iterator, "
+            "got an iterator"
+        )
+    return call.of_class_items(lambda: iterable(logits), total)
+
+
+class _Call:
+    """What is asked of all pieces."""
+
+    def __init__(self, names: list[Statistic], targets: Any, top_k: int, progress: Any, n_threads: int | None) -> None:
+        self.names = names
+        self.targets: Array | None = None if targets is None else np.asarray(targets)
+        self.top_k = top_k
+        self.progress = progress
+        self.n_threads = n_threads
+        self.looks_twice: bool = any(name in OF_SECOND_LOOK for name in names)
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+
+    def of_matrix(self, source: Source, memory_budget: int, read_ahead: bool | None) -> dict[Statistic, Any]:
+        """Statistics of the rows of a matrix."""
+        is_ahead = not source.is_mapped if read_ahead is None else bool(read_ahead)
+        of_rows, of_classes = cuts(source, memory_budget, 1 + is_ahead)
+        if self.targets is not None and self.targets.shape != source.shape[:1]:
+            raise ValueError(f"targets have shape {self.targets.shape}, expected {source.shape[:1]}")
+        if len(of_classes) == 1:
+            blocks = row_blocks.read_rows(source, of_rows, is_ahead)
+            results = self.of_row_blocks(((rows, logits, None) for rows, logits in blocks), len(of_rows))
+            return results if of_rows else self._of_rows(np.empty((0, source.shape[1]), source.dtype), None)
+        looks = 1 + self.looks_twice
+        with Progress(self.progress, len(of_rows) * len(of_classes) * looks, NAME, "block") as shown:
+            groups = (class_blocks.blocks_of_source(source, rows, of_classes, is_ahead) for rows in of_rows)
+            return self._together([self._of_shards(blocks, shown) for blocks in groups])
+
+    def of_row_blocks(self, blocks: Iterable[tuple[slice, Array, Any]], total: int) -> dict[Statistic, Any]:
+        """Statistics of (rows, logits, targets or None)."""
+        parts, rows_so_far = [], 0
+        with Progress(self.progress, total, NAME, "block") as shown:
+            for rows, logits, targets in blocks:
+                if self.targets is not None and targets is not None:
+                    raise TypeError("targets were given twice: with the blocks, and for all of them")
+                if self.targets is not None:
+                    targets = self.targets[rows]
+                try:
+                    parts.append(self._of_rows(logits, targets))
+                except Exception as error:
+                    error.add_note(f"in the block of rows {rows.start} to {rows.stop}, whose first row is row 0 there")
+                    raise
+                rows_so_far = rows.stop
+                shown.step()
+        if self.targets is not None and rows_so_far != len(self.targets):
+            raise ValueError(f"blocks have {rows_so_far} rows, but there are {len(self.targets)} targets")
+        return self._together(parts)
+
+    def _of_rows(self, logits: Array, targets: Any) -> dict[Statistic, Any]:
+        return of_block(logits, targets, outputs=self.names, top_k=self.top_k, axis=1, n_threads=self.n_threads)
+
+    def _together(self, parts: list[dict[Statistic, Any]]) -> dict[Statistic, Any]:
+        if not parts:
+            return {name: np.empty(0, np.int64 if name in get_args(IntegerStatistic) else None) for name in self.names}
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.names}
+
+    def of_class_items(self, items: Any, total: int) -> dict[Statistic, Any]:
+        """Statistics of blocks of classes; without targets the first block says how many rows there are."""
+        rows = None if self.targets is None else len(self.targets)
+        with Progress(self.progress, total * (1 + self.looks_twice), NAME, "block") as shown:
+            return self._of_shards(class_blocks.blocks_of_items(items, rows), shown)
+
+    def _of_shards(self, blocks: Blocks, shown: Progress) -> dict[Statistic, Any]:
+        found, dtype, classes = None, np.dtype(np.float64), 0
+        for shard in self._shards(blocks):
+            here = look_at_statistics(shard, self.names, self.n_threads)
+            found = here if found is None else found.merged(here)
+            dtype, classes = kernel_dtype(shard.logits.dtype), shard.first + shard.logits.shape[1]
+            shown.step()
+        if found is None or classes == 0:
+            raise ValueError("logits have no classes")
+        before = self._before(blocks, found, classes, shown) if any(name in OF_TARGETS for name in self.names) else None
+        return {name: statistic(name, found, before, self.top_k, dtype) for name in self.names}
+
+    def _before(self, blocks: Blocks, found: Found, classes: int, shown: Progress) -> Array:
+        """How many classes come before each row's target; all of them must be classes."""
+        if self.targets is None:
+            needing = [name for name in self.names if name in OF_TARGETS]
+            raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
+        if not found.known.owns.all():
+            row = int(found.known.owns.argmin())
+            raise class_index_error(row + (blocks.rows.start or 0), self.targets[blocks.rows][row], classes)
+        before = np.zeros(len(found.x_target), np.int64)
+        for shard in self._shards(blocks) if self.looks_twice else ():
+            before += before_target(shard, found.x_target, self.n_threads)
+            shown.step()
+        return before
+
+    def _shards(self, blocks: Blocks) -> Iterator[Shard]:
+        for first, logits in blocks.read():
+            targets = np.full(len(logits), -1) if self.targets is None else self.targets[blocks.rows].astype(np.int64)
+            yield Shard(logits, first, targets, None)
