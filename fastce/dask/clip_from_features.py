@@ -143,7 +143,7 @@ class _Call:
         }  # fmt: skip
         self.of_losses = computed_in(left, right)
         self.smoothing: float = options["smoothing"]
-        self.striped = FeatureStripes("clip_loss_from_features", left, right, pairs.arrays, options, n_threads)
+        self.striped = FeatureStripes("clip_loss_from_features", [left], [right], pairs.arrays, options, n_threads)
         self.tasks = self.striped.tasks
         self.points: Key = pairs.of_all(self.tasks)
         self.points_of_stripes: list[Key] = pairs.of_stripes(self.tasks, self.points, self.striped.stripes)
@@ -159,7 +159,7 @@ class _Call:
         ]
         keys = striped.sweep(clip_stripes.gradients, self.points_of_stripes, of_stripes, smoothing=self.smoothing)
         of_left, of_right = striped.gradients(keys)
-        of_scale = tasks.add(grad_of_scale, [tasks.picked(key, 2) for key in keys], striped.within)
+        of_scale = tasks.add(grad_of_scale, striped.others(keys, 0), striped.within)
         value = self._value(tasks.add(clip_stripes.value, sides, **self._of_value()))
         return ClipFromFeaturesValueAndGrad(value, of_left, of_right, tasks.number("scale", of_scale))
 
@@ -181,4 +181,4 @@ class _Call:
         if self.reduction != "none":
             return self.tasks.number("value", key)
         parts = [self.tasks.picked(key, stripe.rows) for stripe in self.striped.stripes]
-        return self.tasks.array("value", parts, self.striped.left.chunks[:1], self.of_losses)
+        return self.tasks.array("value", parts, self.striped.chunks, self.of_losses)

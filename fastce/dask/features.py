@@ -61,46 +61,83 @@ def result_dtype(array: Any) -> np.dtype[Any]:
 
 
 class FeatureStripes:
-    """The tasks of a call on features of two sides, all computed within the same range."""
+    """The tasks of a call on features, all computed within the same range.
+
+    Arrays ``of_rows`` are cut into stripes, as the first of them is, the left side of all products; the others, of
+    which there is one at most, belong to each stripe as a whole.
+    """
 
     def __init__(
-        self, name: str, left: Any, right: Any, further: Sequence[Any], options: dict[str, Any], n_threads: Any
+        self,
+        name: str,
+        of_rows: Sequence[Any],
+        whole: Sequence[Any],
+        further: Sequence[Any],
+        options: dict[str, Any],
+        n_threads: Any,
+        products: Callable[..., Products] | None = None,
     ) -> None:
         """Options are checked; all of them, and the ``further`` arrays, make a call what it is."""
-        self.given = left, right
-        self.left, rows_of_right = left.rechunk({1: -1}), right.rechunk({1: -1})
-        self.right = rows_of_right.rechunk(-1)
-        self.tasks: Tasks = Tasks(name, [self.left, rows_of_right, self.right, *further], options, n_threads)
-        self.stripes: list[Stripe] = stripes_of(self.left.chunks[0])
+        chunks = of_rows[0].chunks[0]
+        self.given: list[Any] = [*of_rows, *whole]
+        self.of_rows: list[Any] = [in_stripes(array, chunks) for array in of_rows]
+        whole_in_rows = [in_stripes(array, array.chunks[0]) for array in whole]
+        self.whole: list[Any] = [array.rechunk(-1) for array in whole_in_rows]
+        arrays = [*self.of_rows, *whole_in_rows, *self.whole, *further]
+        self.tasks: Tasks = Tasks(name, arrays, options, n_threads)
+        self.stripes: list[Stripe] = stripes_of(chunks)
         self.normalize: bool = options["normalize"]
-        self.memory_budget: int = options["memory_budget"]
-        self.right_key: Key = first_block(self.right)
-        self.within: Key = add_range(self.tasks, [self.left], [rows_of_right], options)
+        self.of_products: dict[str, Any] = {
+            "products": products or _products, "normalize": self.normalize, "memory_budget": options["memory_budget"],
+        }  # fmt: skip
+        self.within: Key = add_range(self.tasks, self.of_rows[:1], [*self.of_rows[1:], *whole_in_rows], options)
+
+    @property
+    def chunks(self) -> Any:
+        """Those of one number for each row."""
+        return self.of_rows[0].chunks[:1]
 
     def sweep(self, function: Callable[..., Any], *args: Sequence[Key], **options: Any) -> list[Key]:
         """The keys of function(engine, products, within, *args, **options) of each stripe, which has its own args."""
-        options |= {"normalize": self.normalize, "memory_budget": self.memory_budget}
+        whole = [first_block(array) for array in self.whole]
         return [
             self.tasks.add(
-                _with_products, (self.left.name, stripe.number, 0), self.right_key, self.within, *of_stripe,
-                stripe=stripe, kind=function.__name__, function=function, **options,
+                _with_products, [block(array, stripe.number) for array in self.of_rows] + whole, self.within,
+                *of_stripe, stripe=stripe, kind=function.__name__, function=function, **self.of_products, **options,
             )
             for stripe, *of_stripe in zip(self.stripes, *args, strict=True)
         ]  # fmt: skip
 
-    def gradients(self, keys: Sequence[Key]) -> tuple[Any, Any]:
-        """Those of both sides, from results whose first two are what `parts_of_gradients` gives."""
-        left, right = self.given
-        of_left = self.tasks.array("left", keys, self.left.chunks, result_dtype(left), 0)
-        total = self.tasks.tree(_added, [self.tasks.picked(key, 1) for key in keys])
-        whole = self.tasks.add(_finished_right, self.right_key, total, self.within, normalize=self.normalize)
-        of_right = self.tasks.array("right", [whole], self.right.chunks, result_dtype(right))
-        return of_left.rechunk(left.chunks), of_right.rechunk(right.chunks)
+    def gradients(self, keys: Sequence[Key]) -> list[Any]:
+        """Those of all arrays, with which the results of these keys begin: that of a whole one as far as it goes."""
+        results = [
+            self.tasks.array(f"grad{k}", keys, array.chunks, result_dtype(array), k)
+            for k, array in enumerate(self.of_rows)
+        ]
+        for array in self.whole:
+            total = self.tasks.tree(added, [self.tasks.picked(key, len(self.of_rows)) for key in keys])
+            done = self.tasks.add(_finished_whole, first_block(array), total, self.within, normalize=self.normalize)
+            results.append(self.tasks.array("whole", [done], array.chunks, result_dtype(array)))
+        return [result.rechunk(array.chunks) for result, array in zip(results, self.given, strict=True)]
+
+    def others(self, keys: Sequence[Key], place: int) -> list[Key]:
+        """One of the results that come after the gradients, the sum of row * gradient of the left side first."""
+        return [self.tasks.picked(key, len(self.given) + place) for key in keys]
+
+
+def in_stripes(array: Any, chunks: Any) -> Any:
+    """The array in these chunks of rows."""
+    return array.rechunk({0: chunks} | dict.fromkeys(range(1, array.ndim), -1))
+
+
+def block(array: Any, number: int) -> Key:
+    """The key of a chunk of rows."""
+    return (array.name, number, *(0,) * array.ndim)[: array.ndim + 1]
 
 
 def first_block(array: Any) -> Key:
     """The key of the only chunk of an array."""
-    return (array.name, *(0,) * array.ndim)
+    return block(array, 0)
 
 
 def add_range(tasks: Tasks, left: Sequence[Any], right: Sequence[Any], options: dict[str, Any]) -> Key:
@@ -114,15 +151,19 @@ def _sizes_of(tasks: Tasks, array: Any, normalize: bool) -> list[Key]:
     """Those of the chunks of rows; of normalized ones there is nothing to be read."""
     if normalize:
         return [tasks.constant(Size.of(Cpu(1), array._meta, normalize))]
-    rest = (0,) * (array.ndim - 1)
     return [
-        tasks.add(_size, (array.name, stripe.number, *rest), stripe=stripe, normalize=normalize)
+        tasks.add(_size, block(array, stripe.number), stripe=stripe, normalize=normalize)
         for stripe in stripes_of(array.chunks[0])
     ]
 
 
 def _size(engine: Cpu, array: Array, *, normalize: bool) -> Size:
-    return Size.of(engine, engine.reshaped(array, (-1, array.shape[-1])) if array.ndim == 3 else array, normalize)
+    return Size.of(engine, as_rows(engine, array), normalize)
+
+
+def as_rows(engine: Cpu, array: Array) -> Array:
+    """All vectors of an array as the rows of a matrix."""
+    return array if array.ndim == 2 else engine.reshaped(array, (math.prod(array.shape[:-1]), array.shape[-1]))
 
 
 def _range(
@@ -134,24 +175,25 @@ def _range(
 
 def _with_products(
     engine: Cpu,
-    left: Array,
-    right: Array,
+    arrays: Sequence[Array],
     within: Range,
     *args: Any,
     function: Callable[..., Any],
+    products: Callable[..., Products],
     normalize: bool,
     memory_budget: int,
     **options: Any,
 ) -> Any:
-    return function(
-        engine,
-        products_of(
-            Features(engine, [left], within.dtype, normalize, power=within.left_power),
-            Features(engine, [right], within.dtype, normalize, power=within.right_power),
-            memory_budget,
-        ),
-        within, *args, **options,
-    )  # fmt: skip
+    return function(engine, products(engine, arrays, within, normalize, memory_budget), within, *args, **options)
+
+
+def _products(engine: Cpu, arrays: Sequence[Array], within: Range, normalize: bool, memory_budget: int) -> Products:
+    left, right = arrays
+    return products_of(
+        Features(engine, [left], within.dtype, normalize, power=within.left_power),
+        Features(engine, [right], within.dtype, normalize, power=within.right_power),
+        memory_budget,
+    )
 
 
 def parts_of_gradients(products: Products, within: Range) -> tuple[Array, Array, float]:
@@ -160,13 +202,14 @@ def parts_of_gradients(products: Products, within: Range) -> tuple[Array, Array,
     return of_left, products.of_right.memory, along
 
 
-def _added(engine: Cpu, parts: Sequence[Array]) -> Array:
+def added(engine: Cpu, parts: Sequence[Array]) -> Array:
+    """The sum of two."""
     total: Array = np.add(*parts)
     return total
 
 
-def _finished_right(engine: Cpu, right: Array, total: Array, within: Range, *, normalize: bool) -> Array:
-    features = Features(engine, [right], within.dtype, normalize, power=within.right_power)
+def _finished_whole(engine: Cpu, array: Array, total: Array, within: Range, *, normalize: bool) -> Array:
+    features = Features(engine, [array], within.dtype, normalize, power=within.right_power)
     # The sum is used up, and is not ours: it may be what another task holds.
     gradients, _ = features.finished(total.copy(), False, within.rest_of_right)
     gradient: Array = gradients[0]

@@ -141,7 +141,7 @@ class _Call:
         self.of_stripe: dict[str, Any] = {
             "bias": options["bias"], "reduction": self.reduction, "whole_rows": shape[0],
         }  # fmt: skip
-        self.striped = FeatureStripes("siglip_loss", left, right, pairs.arrays, options, n_threads)
+        self.striped = FeatureStripes("siglip_loss", [left], [right], pairs.arrays, options, n_threads)
         self.tasks = self.striped.tasks
         self.points = pairs.of_stripes(self.tasks, pairs.of_all(self.tasks), self.striped.stripes)
 
@@ -152,14 +152,16 @@ class _Call:
         if self.reduction != "none":
             return self.tasks.number("value", self.tasks.add(_reduced, losses, reduction=self.reduction))
         parts = [self.tasks.add(_rounded, key, dtype=self.of_losses) for key in losses]
-        return self.tasks.array("value", parts, self.striped.left.chunks[:1], self.of_losses)
+        return self.tasks.array("value", parts, self.striped.chunks, self.of_losses)
 
     def value_and_gradients(self) -> SiglipValueAndGrad[Any, Any]:
         tasks, keys = self.tasks, self.sweep(_losses_and_gradients)
-        along, losses, of_bias = ([tasks.picked(key, place) for key in keys] for place in (2, 3, 4))
+        of_left, of_right = self.striped.gradients(keys)
+        along, losses, of_bias = (self.striped.others(keys, place) for place in range(3))
         return SiglipValueAndGrad(
             self.value(losses),
-            *self.striped.gradients(keys),
+            of_left,
+            of_right,
             tasks.number("scale", tasks.add(grad_of_scale, along, self.striped.within)),
             tasks.number("bias", tasks.add(_sum, of_bias)),
         )

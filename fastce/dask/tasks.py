@@ -25,6 +25,11 @@ class Stripe(NamedTuple):
     number: int
     rows: slice
 
+    @property
+    def length(self) -> int:
+        """The number of rows."""
+        return int(self.rows.stop - self.rows.start)
+
     def of(self, name: str) -> str:
         """What it is called in errors."""
         return f"stripe {self.number} of {name}: rows {self.rows.start} to {self.rows.stop}"

@@ -256,6 +256,11 @@ class WithPairs(Products):
         self.positive = positive
 
     @cached_property
+    def of_right(self) -> Gradient:
+        """The gradient of the negative keys."""
+        return self.negatives.of_right
+
+    @cached_property
     def of_positive(self) -> Gradient:
         """The gradient of the queries' own keys."""
         return Gradient(self.positive)
@@ -281,6 +286,10 @@ class WithPairs(Products):
         """As `Products.finished`; of the keys those of positive ones come first."""
         of_query, of_negative, along = self.negatives.finished(within)
         return of_query, self.finished_positive(within) + of_negative, along
+
+    def finished_left(self, within: Range) -> tuple[list[Any], float]:
+        """See `Products.finished_left`."""
+        return self.negatives.finished_left(within)
 
     def finished_positive(self, within: Range) -> list[Any]:
         """The gradient of the positive keys."""

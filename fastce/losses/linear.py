@@ -217,15 +217,13 @@ def _computed(
 ) -> tuple[Any, tuple[Any, ...]]:
     """(value, gradients)."""
     given = engine.array(features, "features")
-    if given.ndim == 0:
-        raise ValueError("features must have at least one dimension, got a scalar")
+    check_dimensions(given)
     lead, width = given.shape[:-1], given.shape[-1]
     matrix = given if given.ndim == 2 else engine.reshaped(given, (math.prod(lead), width))
     names = ["features", "linear_weight"]
     matrix, weight = feature_arrays(engine, [matrix, linear_weight], names)
-    if weight.shape[0] == 0:
-        raise ValueError(f"linear_weight of shape {weight.shape} has no classes: it needs a row for each")
-    bias = None if linear_bias is None else _checked_bias(engine.array(linear_bias, "linear_bias"), weight.shape[0])
+    bias = None if linear_bias is None else engine.array(linear_bias, "linear_bias")
+    check_layer(weight, bias)
     memory_budget, progress = checked_memory_budget(memory_budget), checked_progress(progress)
 
     def compute(is_wide: bool) -> tuple[Any, tuple[Any, ...]]:
@@ -247,7 +245,16 @@ def _computed(
     )
 
 
-def _checked_bias(bias: Any, classes: int) -> Any:
-    if bias.shape != (classes,):
+def check_dimensions(features: Any) -> None:
+    """There is a width."""
+    if features.ndim == 0:
+        raise ValueError("features must have at least one dimension, got a scalar")
+
+
+def check_layer(weight: Any, bias: Any) -> None:
+    """There are classes, and a bias for each of them, if for any."""
+    classes = weight.shape[0]
+    if classes == 0:
+        raise ValueError(f"linear_weight of shape {weight.shape} has no classes: it needs a row for each")
+    if bias is not None and bias.shape != (classes,):
         raise ValueError(f"linear_bias has shape {bias.shape}, expected {(classes,)}, one number for each class")
-    return bias

@@ -17,6 +17,7 @@ import fastce.dask
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Sending large graph:UserWarning"),  # tests have no files to load shards from
+    pytest.mark.filterwarnings("ignore:Running on a single-machine scheduler:UserWarning"),
 ]
 
 

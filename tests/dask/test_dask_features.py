@@ -63,7 +63,7 @@ def assert_same(name, given, chunked, *numbers, gain=1.0, **options):
             continue
         assert np.shape(x) == np.shape(expected)
         assert np.asarray(x).dtype == np.asarray(expected).dtype
-        rounding = EPS[np.asarray(expected).dtype.name] * np.abs(wide(expected)).max(initial=0.0)
+        rounding = 2 * EPS[np.asarray(expected).dtype.name] * np.abs(wide(expected)).max(initial=0.0)
         np.testing.assert_allclose(wide(x), wide(expected), rtol=0.0, atol=4 * EPS[computed.name] * gain + rounding)
 
 
@@ -103,10 +103,137 @@ def test_half_precision_adds_up_in_single(features, check, dtype):
     check([features[0], wide(features[1])], [on_dask(features[0]), on_dask(wide(features[1]))])
 
 
+@pytest.mark.parametrize(("chunks", "dtype"), [
+    ("uneven", np.float64), ("with_empty", np.float32), ("single_rows", bfloat16), ("one_and_single", np.float32),
+])  # fmt: skip
+@pytest.mark.parametrize("negatives", [None, "shared", "own"])
+@pytest.mark.parametrize("options", [{}, {"normalize": False, "reduction": "sum"}, {"reduction": "none"}])
+def test_info_nce(features, rng, chunks, dtype, negatives, options):
+    given = [x.astype(dtype) for x in features]
+    chunked = [on_dask(x, c) for x, c in zip(given, (chunks, "uneven"), strict=True)]
+    if negatives is not None:
+        given.append(rng.normal(size=(11, D) if negatives == "shared" else (N, 3, D)).astype(dtype))
+        chunked.append(da.from_array(given[2], chunks=4))
+    gain = 30.0 if options.get("normalize", True) else 100.0
+    gain = gain if options.get("reduction") else gain / N
+    assert_same("info_nce", given, chunked, gain=gain, temperature=0.5, **options)
+
+
+def test_info_nce_checks_its_arguments(features):
+    query, keys = features
+    for wrong, match in (
+        ({"temperature": 0.0}, "temperature must be positive"), ({"positive_key": keys[1:]}, "differ in shape"),
+        ({"negative_keys": keys[:, 1:]}, "negative_keys have shape"), ({"progress": print}, "progress must be None"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            fastce.dask.info_nce(**{"query": query, "positive_key": on_dask(keys)} | wrong)
+
+
 def targets_of(kind, rng, rows=N, columns=N):
     if kind == "sparse":
         return sparse.random(rows, columns, 0.1, "csr", random_state=rng, dtype=np.float64)
     return rng.integers(0, columns, rows)
+
+
+CLASSES = 11
+
+
+@pytest.fixture
+def layer(rng):
+    return rng.normal(size=(CLASSES, D)), rng.normal(size=CLASSES)
+
+
+def linear_targets(kind, rng):
+    if kind == "probabilities":
+        return rng.random((N, CLASSES))
+    if kind == "sparse":
+        return sparse.random(N, CLASSES, 0.3, "csr", random_state=rng)
+    return np.r_[rng.integers(0, CLASSES, N - 5), [-100] * 5]
+
+
+@pytest.mark.parametrize(("chunks", "dtype", "kind"), [
+    ("uneven", np.float64, "indices"), ("with_empty", np.float32, "probabilities"), ("one", np.float32, "indices"),
+    ("single_rows", np.float16, "sparse"), ("one_and_single", np.float64, "sparse"),
+])  # fmt: skip
+@pytest.mark.parametrize("options", [
+    {}, {"reduction": "sum", "label_smoothing": 0.1, "z_loss": 0.1, "softcap": 3.0}, {"reduction": "none"},
+    {"weight": np.arange(CLASSES) / CLASSES, "sample_weight": np.linspace(-1.0, 2.0, N)},
+    {"smoothing_over": "others", "label_smoothing": 0.2, "logit_scale": 0.5, "sample_weight": 2.0},
+])  # fmt: skip
+def test_linear_cross_entropy(features, layer, rng, chunks, dtype, kind, options):
+    given = [features[0].astype(dtype), layer[0].astype(dtype)]
+    chunked = [on_dask(given[0], chunks), on_dask(given[1], (4, 4))]
+    targets = linear_targets(kind, rng)
+    bias = layer[1].astype(dtype) if "weight" in options else None
+    gain = 200.0 if options.get("reduction") else 200.0 / N
+    if not chunks.startswith("one"):
+        chunked[1] = given[1]
+    assert_same("linear_cross_entropy", given, chunked, targets, gain=gain, linear_bias=bias, **options)
+
+
+def test_all_arguments_of_a_layer_may_be_chunked(features, layer, rng):
+    """Rows of two axes, a factor for each row's gradient."""
+    x, targets, weights, above = (y.reshape(12, 3, *y.shape[1:]) for y in (
+        features[0][:36], linear_targets("indices", rng)[:36], rng.random(36), rng.random(36)
+    ))  # fmt: skip
+    options = {"sample_weight": weights, "reduction": "none", "weight": rng.random(CLASSES), "linear_bias": layer[1]}
+    for given in (targets, rng.random((12, 3, CLASSES))):
+        expected = fastce.linear_cross_entropy_value_and_grad(x, layer[0], given, grad_output=above, **options)
+        chunked = {k: da.from_array(v, chunks=5) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        got = fastce.dask.linear_cross_entropy_value_and_grad(
+            da.from_array(x, chunks=((5, 0, 7), 2, 4)), da.from_array(layer[0], chunks=3),
+            da.from_array(given, chunks=2), grad_output=da.from_array(above, chunks=4), **chunked,
+        )  # fmt: skip
+        assert got.value.shape == (12, 3)
+        assert got.grad_features.chunks == ((5, 0, 7), (2, 1), (4, 4))
+        for a, b in zip(dask.compute(*got), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_single_row_of_a_layer(features, layer, reduction):
+    row = on_dask(features[0][0], 3)
+    got = fastce.dask.linear_cross_entropy_value_and_grad(row, *layer[:1], 4, reduction=reduction)
+    expected = fastce.linear_cross_entropy_value_and_grad(features[0][0], *layer[:1], 4, reduction=reduction)
+    for a, b in zip(dask.compute(*got), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13) if b is not None else None
+
+
+def test_a_layer_without_any_row_that_counts(features, layer):
+    targets = da.full(N, -100, chunks=5)
+    value, of_features, of_layer, _ = dask.compute(
+        *fastce.dask.linear_cross_entropy_value_and_grad(on_dask(features[0]), layer[0], targets)
+    )
+    assert np.isnan(value)
+    assert not of_features.any()
+    assert not of_layer.any()
+
+
+def test_arguments_of_a_layer_are_checked(features, layer):
+    x, w = on_dask(features[0]), on_dask(layer[0], 4)
+    y = np.zeros(N, int)
+    for wrong, error, match in (
+        ({"targets": y + CLASSES}, IndexError, "targets in row 0 hold class index 11"),
+        ({"targets": da.zeros((N, 3))}, ValueError, "targets of probabilities have shape"),
+        ({"targets": da.zeros(N, dtype=bool)}, TypeError, "targets must be class indices"),
+        ({"linear_bias": np.zeros(3)}, ValueError, "linear_bias has shape"),
+        ({"sample_weight": da.zeros(3)}, ValueError, "sample_weight has shape"),
+        ({"grad_output": da.zeros(N)}, ValueError, "grad_output has shape"),
+        ({"linear_weight": w[:, 1:]}, ValueError, "differ in width"),
+        ({"linear_weight": w[:0]}, ValueError, "has no classes"),
+        ({"features": 1.0}, ValueError, "at least one dimension"),
+        ({"softcap": -1.0}, ValueError, "softcap must be positive"),
+        ({"progress": True}, ValueError, "progress must be None"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=match):
+            fastce.dask.linear_cross_entropy_value_and_grad(**{"features": x, "linear_weight": w, "targets": y} | wrong)
+
+
+def test_targets_of_a_stripe_that_are_out_of_range(features, layer):
+    targets = da.from_array(np.r_[np.zeros(N - 1, int), 99], chunks=5)
+    with pytest.raises(IndexError, match="targets in row 23 hold class index 99") as error:
+        fastce.dask.linear_cross_entropy(on_dask(features[0]), layer[0], targets).compute()
+    assert error.value.__notes__ == ["stripe 2 of linear_cross_entropy: rows 13 to 37"]
 
 
 @PAIR_LOSSES
