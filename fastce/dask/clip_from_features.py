@@ -54,7 +54,9 @@ def clip_loss_from_features(
 
     Notes
     -----
-    The same chunks give the same bits, however many workers there are.
+    The same chunks give the same bits, however many workers there are. Each stripe has a part of the gradient of the
+    text features, of their size, and these parts go over the network to be added up: chunks of a thousand rows or more
+    make that small beside the products.
 
     Examples
     --------
@@ -68,7 +70,7 @@ def clip_loss_from_features(
     check_progress(progress)
     return _Call(
         image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
-        n_threads,
+        n_threads, writes=False,
     ).value()  # fmt: skip
 
 
@@ -112,7 +114,7 @@ progress, n_threads
     check_progress(progress)
     return _Call(
         image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
-        n_threads,
+        n_threads, writes=True,
     ).value_and_gradients()  # fmt: skip
 
 
@@ -130,6 +132,7 @@ class _Call:
         reduction: Any,
         memory_budget: Any,
         n_threads: Any,
+        writes: bool,
     ) -> None:
         left, right = dask_features([image_features, text_features], ["image_features", "text_features"])
         self.reduction = reduction_of(reduction)
@@ -139,7 +142,7 @@ class _Call:
         options: dict[str, Any] = {
             "scale": positive(logit_scale, "logit_scale"), "smoothing": fraction(label_smoothing, "label_smoothing"),
             "normalize": flag(normalize, "normalize"), "reduction": self.reduction, "targets": pairs.known,
-            "memory_budget": checked_memory_budget(memory_budget),
+            "memory_budget": checked_memory_budget(memory_budget), "writes": writes,
         }  # fmt: skip
         self.of_losses = computed_in(left, right)
         self.smoothing: float = options["smoothing"]

@@ -67,7 +67,9 @@ def info_nce(
     0.0022995943
     """
     check_progress(progress)
-    call = _Call(query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, n_threads)
+    call = _Call(
+        query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, n_threads, writes=False
+    )
     return call.value(call.sweep(_losses))
 
 
@@ -107,7 +109,7 @@ def info_nce_value_and_grad(
     """
     check_progress(progress)
     return _Call(
-        query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, n_threads
+        query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, n_threads, writes=True
     ).value_and_gradients()
 
 
@@ -124,6 +126,7 @@ class _Call:
         reduction: Any,
         memory_budget: Any,
         n_threads: Any,
+        writes: bool,
     ) -> None:
         arrays = dask_features([query, positive_key], ["query", "positive_key"])
         check_positives(*arrays)
@@ -136,6 +139,7 @@ class _Call:
         options: dict[str, Any] = {
             "scale": inverse_temperature(temperature), "normalize": flag(normalize, "normalize"),
             "reduction": reduction_of(reduction), "memory_budget": checked_memory_budget(memory_budget),
+            "writes": writes,
         }  # fmt: skip
         self.reduction: str = options["reduction"]
         self.of_losses: np.dtype[Any] = computed_in(*arrays)

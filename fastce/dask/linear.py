@@ -83,7 +83,7 @@ def linear_cross_entropy(
         "label_smoothing": label_smoothing, "smoothing_over": smoothing_over, "logit_scale": logit_scale,
         "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
     }  # fmt: skip
-    return _Call(features, linear_weight, linear_bias, options, None, memory_budget, n_threads).value()
+    return _Call(features, linear_weight, linear_bias, options, None, memory_budget, n_threads, writes=False).value()
 
 
 def linear_cross_entropy_value_and_grad(
@@ -139,7 +139,7 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
         "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
     }  # fmt: skip
     return _Call(
-        features, linear_weight, linear_bias, options, grad_output, memory_budget, n_threads
+        features, linear_weight, linear_bias, options, grad_output, memory_budget, n_threads, writes=True
     ).value_and_gradients()
 
 
@@ -155,6 +155,7 @@ class _Call:
         grad_output: Any,
         memory_budget: Any,
         n_threads: Any,
+        writes: bool,
     ) -> None:
         given = dask_array(features, "features")
         plain.check_dimensions(given)
@@ -185,7 +186,7 @@ class _Call:
         )  # fmt: skip
         arrays = [argument for argument in arguments if isinstance(argument, da.Array)]
         budget = checked_memory_budget(memory_budget)
-        self.tasks: Tasks = Tasks(_NAME, arrays, [options, grad_output, budget], n_threads)
+        self.tasks: Tasks = Tasks(_NAME, arrays, [options, grad_output, budget, writes], n_threads)
         self.keys: dict[str, list[Key]] = {
             "targets": self._keys(self.targets), "weight": self._keys(self.weight),
             "sample_weight": self._keys(self.sample_weight),

@@ -66,8 +66,9 @@ def siglip_loss(
     """
     check_progress(progress)
     call = _Call(
-        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, n_threads
-    )
+        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, n_threads,
+        writes=False,
+    )  # fmt: skip
     return call.value(call.sweep(_losses))
 
 
@@ -109,8 +110,9 @@ n_threads
     """
     check_progress(progress)
     return _Call(
-        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, n_threads
-    ).value_and_gradients()
+        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, n_threads,
+        writes=True,
+    ).value_and_gradients()  # fmt: skip
 
 
 class _Call:
@@ -127,6 +129,7 @@ class _Call:
         reduction: Any,
         memory_budget: Any,
         n_threads: Any,
+        writes: bool,
     ) -> None:
         left, right = dask_features([image_features, text_features], ["image_features", "text_features"])
         shape = checked_shape([left, right], targets)
@@ -134,7 +137,7 @@ class _Call:
         options: dict[str, Any] = {
             "scale": positive(logit_scale, "logit_scale"), "bias": finite(logit_bias, "logit_bias"),
             "normalize": flag(normalize, "normalize"), "reduction": reduction_of(reduction), "targets": pairs.known,
-            "memory_budget": checked_memory_budget(memory_budget),
+            "memory_budget": checked_memory_budget(memory_budget), "writes": writes,
         }  # fmt: skip
         self.reduction: str = options["reduction"]
         self.of_losses = computed_in(left, right)

@@ -42,7 +42,10 @@ def stripes_of(chunks: Sequence[int]) -> list[Stripe]:
 
 
 class Tasks:
-    """The tasks of a call of the function ``name`` with these arrays and options, which no other call has."""
+    """The tasks of a call of the function ``name`` with these arrays and options, which no other call has.
+
+    They are one layer of the graphs of all arrays that come of it, and all are added before the call returns.
+    """
 
     def __init__(self, name: str, arrays: Sequence[Any], options: Any, n_threads: Any) -> None:
         self.name = name

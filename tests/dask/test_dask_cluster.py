@@ -36,6 +36,20 @@ def siglip(rows, width=64, chunk=400):
     return fastce.dask.siglip_loss_value_and_grad(*features(rows, width, chunk), 0.1, -5.0)
 
 
+def info_nce(rows, width=64, chunk=400):
+    return fastce.dask.info_nce_value_and_grad(*features(rows, width, chunk))[:3]
+
+
+def linear(rows, width=64, chunk=400):
+    x, layer = features(rows, width, chunk)
+    targets = da.from_array(np.arange(rows) % 700, chunks=chunk)
+    return fastce.dask.linear_cross_entropy_value_and_grad(x, layer[:700], targets)[:3]
+
+
+def all_losses():
+    return [x for loss in (clip, siglip, info_nce, linear) for x in loss(1300)]
+
+
 def here(arrays):
     """Computed in this thread."""
     return dask.compute(*arrays, scheduler="synchronous")
@@ -51,11 +65,11 @@ def there(client, arrays):
 
 
 def test_one_worker_and_two_give_the_bits_of_none(new_cluster, client):
-    expected = here([*clip(1300), *siglip(1300)])
-    assert_same_bits(there(client, [*clip(1300), *siglip(1300)]), expected)
-    assert_same_bits(there(client, [*clip(1300), *siglip(1300)]), expected)
+    expected = here(all_losses())
+    assert_same_bits(there(client, all_losses()), expected)
+    assert_same_bits(there(client, all_losses()), expected)
     with new_cluster(n_workers=1) as alone, distributed.Client(alone) as other:
-        assert_same_bits(there(other, [*clip(1300), *siglip(1300)]), expected)
+        assert_same_bits(there(other, all_losses()), expected)
 
 
 def test_a_worker_is_killed_in_the_middle(new_cluster):

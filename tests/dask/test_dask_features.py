@@ -49,6 +49,7 @@ def assert_same(name, given, chunked, *numbers, gain=1.0, **options):
     value, *gradients = getattr(fastce, f"{name}_value_and_grad")(*given, *numbers, **options)
     results = getattr(fastce.dask, f"{name}_value_and_grad")(*chunked, *numbers, **options)
     alone = getattr(fastce.dask, name)(*chunked, *numbers, **options)
+    assert alone.name != results[0].name  # their tasks are others
     assert type(results) is type(getattr(fastce, f"{name}_value_and_grad")(*given, *numbers, **options))
     for x, array in zip(chunked, results[1:], strict=False):
         assert x is None or not isinstance(x, da.Array) or array.chunks == x.chunks
@@ -318,8 +319,10 @@ def test_the_same_bits_twice_and_in_threads(features):
     first, again = (fastce.dask.clip_loss_from_features_value_and_grad(*chunked) for _ in range(2))
     assert [x.name for x in first] == [x.name for x in again]
     expected = dask.compute(*first)
-    for x, y in zip(dask.compute(*again, scheduler="threads"), expected, strict=True):
-        np.testing.assert_array_equal(x, y)
+    of_two = fastce.dask.clip_loss_from_features_value_and_grad(*chunked, n_threads=2)
+    for got in (dask.compute(*again, scheduler="threads"), dask.compute(*of_two)):
+        for x, y in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(x, y)
 
 
 def test_other_options_are_other_tasks(features):
