@@ -44,16 +44,24 @@ def share(n_threads: int | None) -> Iterator[None]:
 
 def _limit_blas() -> None:
     numbers = [min(_running)] * len(_before) if _running else _before
-    for library, number in zip(_libraries(), numbers, strict=True):
-        if library.get_num_threads() == number:
-            continue
-        if library.internal_api == "openblas" and library.threading_layer != "openmp":
-            # One limit for all: while the thread lives that set it, threadpoolctl lets no other thread do so.
-            thread = threading.Thread(target=library.set_num_threads, args=(number,))
-            thread.start()
-            thread.join()
-        else:
-            library.set_num_threads(number)
+    pairs = zip(_libraries(), numbers, strict=True)
+    changes = [(library, number) for library, number in pairs if library.get_num_threads() != number]
+    for_all = [change for change in changes if _has_one_limit(change[0])]
+    _set([change for change in changes if change not in for_all])
+    if for_all:  # while the thread lives that set this, threadpoolctl lets no other thread do so
+        thread = threading.Thread(target=_set, args=(for_all,))
+        thread.start()
+        thread.join()
+
+
+def _has_one_limit(library: Any) -> bool:
+    """Whether its limit is that of all threads, not of each."""
+    return bool(library.internal_api == "openblas" and library.threading_layer != "openmp")
+
+
+def _set(changes: list[tuple[Any, int]]) -> None:
+    for library, number in changes:
+        library.set_num_threads(number)
 
 
 @functools.cache

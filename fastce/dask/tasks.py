@@ -67,18 +67,21 @@ class Tasks:
 
         Dask shows of which ``kind`` it is: by default the name of the function.
         """
-        key = f"{self.name}-{(kind or function.__name__).strip('_')}-{self.token}", len(self.tasks)
         where = None if stripe is None else stripe.of(self.name)
-        self.tasks[key] = (partial(_run, function, where, self.n_threads, options), *args)
-        return key
+        return self._key(kind or function.__name__, partial(_run, function, where, self.n_threads, options), *args)
 
     def constant(self, value: Any) -> Key:
         """The key of a value."""
-        return self.add(_constant, value=value)
+        return self._key("constant", partial(_itself, value))
 
     def picked(self, key: Key, place: int | slice) -> Key:
         """The key of one of several results of a task, or of some rows of it, that can travel without the others."""
-        return self.add(_picked, key, place=place)
+        return self._key("picked", itemgetter(place), key)
+
+    def _key(self, kind: str, *task: Any) -> Key:
+        key = f"{self.name}-{kind.strip('_')}-{self.token}", len(self.tasks)
+        self.tasks[key] = task
+        return key
 
     def tree(self, function: Callable[..., Any], keys: Sequence[Key], *args: Key) -> Key:
         """The key of all results merged, by function(engine, pair, *args): few are in memory at once.
@@ -118,14 +121,6 @@ def _run(function: Callable[..., Any], where: str | None, n_threads: int | None,
         if where is not None:
             error.add_note(where)
         raise
-
-
-def _constant(engine: Cpu, *, value: Any) -> Any:
-    return value
-
-
-def _picked(engine: Cpu, results: Any, *, place: int | slice) -> Any:
-    return results[place]
 
 
 def _itself(result: Any) -> Any:
