@@ -13,6 +13,9 @@ from fastce.configuration import configuration
 from fastce.profile import command, inputs
 from fastce.profile.features_problem import DEFAULT, FEATURE_FUNCTIONS
 from fastce.profile.jobs import DEFAULT_FUNCTIONS, FUNCTIONS
+from fastce.profile.on_dask.problem import DEFAULT_FUNCTIONS as DEFAULT_ON_DASK
+from fastce.profile.on_dask.problem import FUNCTIONS as ON_DASK
+from fastce.profile.on_dask.problem import STRIPES
 from fastce.profile.peers import PEERS
 from fastce.profile.problem import InputError
 
@@ -72,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure time, memory and errors of the functions on a matrix, beside other libraries; by default "
         "on similarities of real pairs.",
         epilog=f"Functions F of a matrix: {', '.join(FUNCTIONS)}. From features: {', '.join(FEATURE_FUNCTIONS)}. "
-        f"Without --op: {', '.join(DEFAULT_FUNCTIONS)}, or {DEFAULT} with --from-features.",
+        f"Without --op: {', '.join(DEFAULT_FUNCTIONS)}, or {DEFAULT} with --from-features. "
+        f"On Dask: {', '.join(ON_DASK)}; without --op: {', '.join(DEFAULT_ON_DASK)}.",
     )
     _add_profile_options(profile)
     profile.set_defaults(run=command.run)
@@ -96,10 +100,14 @@ def _add_profile_options(parser: argparse.ArgumentParser) -> None:
     add("--label-smoothing", "default 0.1", type=_fraction, default=0.1, metavar="E")
     add("--from-features", "losses from features, for batches up to N", action="store_true")
     add("--memory-limit", limit, type=_positive_number, metavar="GIB")
+    add("--dask", "on N Dask workers of one thread, beside one process", type=_positives, metavar="N[,N]")
+    add("--scheduler", "the same on a cluster that runs, by its scheduler", metavar="ADDRESS")
+    add("--stripes", f"chunks of rows on Dask (default {STRIPES} for each worker)", type=_positive, metavar="S")
+    add("--dashboard", "with --dask: serve its dashboard (needs bokeh)", action="store_true")
     add("--threads", "default: as fastce chooses", type=_positive, metavar="T")
     add("--repeat", "rounds; the median counts (default 5)", type=_positive, default=5, metavar="R")
     add("--json", "write all figures to a file", type=Path, metavar="FILE")
-    add("--plot", "draw the multiples of the floor (needs matplotlib)", type=Path, metavar="FILE.png")
+    add("--plot", "draw multiples of the floor, or time by workers (needs matplotlib)", type=Path, metavar="FILE.png")
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -117,6 +125,10 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
     return number
+
+
+def _positives(text: str) -> list[int]:
+    return list(dict.fromkeys(_positive(number.strip()) for number in text.split(",")))
 
 
 def _positive_number(text: str) -> float:

@@ -11,7 +11,7 @@ import fastce
 PACKAGE = Path(fastce.__file__).parent
 BELOW = {  # what each room may import, besides itself and what everybody may
     "__main__": {"profile", "__init__", "configuration"},
-    "profile": {"__init__", "configuration", "products", "cpu", "arguments"},
+    "profile": {"__init__", "configuration", "dask", "products", "cpu", "arguments"},
     "__init__": {"configuration", "losses", "streaming", "engine", "cpu", "arguments"},
     "configuration": {"__init__", "cpu", "cpu._vectors", "arguments"},
     "dask": {"streaming", "losses", "products", "cpu", "arguments"},

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 import fastce
 from fastce.profile import features, features_report, figure, inputs, report
@@ -12,21 +11,25 @@ from fastce.profile.features_problem import DEFAULT as DEFAULT_FROM_FEATURES
 from fastce.profile.features_problem import FEATURE_FUNCTIONS, FeaturesProblem
 from fastce.profile.jobs import DEFAULT_FUNCTIONS, FUNCTIONS
 from fastce.profile.machine import cores
+from fastce.profile.on_dask import command as on_dask
+from fastce.profile.outputs import check_outputs, progress_line, write
 from fastce.profile.pairs import LOGIT_SCALE
 from fastce.profile.peers import PACKAGES, is_installed
 from fastce.profile.problem import GivenProblem, InputError
 from fastce.profile.run import new_report, profile
-from fastce.profile.text import as_json, counted, width
+from fastce.profile.text import as_json, counted
 
 BATCH = 4096
 MEMORY_LIMIT = 4.0  # GiB
 DENSE = {"scipy": "numpy", "torch": "torch"}  # the ways beside a loss from features
-_CLEAR_LINE = "\r\x1b[K"
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure what the options ask for, and print it."""
-    _check_outputs(options)
+    check_outputs(options)
+    if on_dask.is_asked_for(options):
+        on_dask.run(options)
+        return
     functions = _functions(options)
     starts_from_features = functions[0] in FEATURE_FUNCTIONS
     peers = _peers(options, DENSE if starts_from_features else PACKAGES)
@@ -37,12 +40,12 @@ def run(options: argparse.Namespace) -> None:
     if options.memory_limit:
         raise InputError("--memory-limit goes with losses from features")
     problem = _problem(options)
-    found, progress = new_report(problem, options.repeat, peers, options.label_smoothing), _progress()
+    found, progress = new_report(problem, options.repeat, peers, options.label_smoothing), progress_line()
     print(report.heading(found), flush=True)
     profile(problem, found, functions=functions, peers=peers, progress=progress)
     progress("")
     print(f"\n{report.tables(found)}", flush=True)
-    _write(options, as_json(found), partial(figure.save_figure, found))
+    write(options, as_json(found), partial(figure.save_figure, found))
 
 
 def _profile_features(options: argparse.Namespace, functions: Sequence[str], peers: Sequence[str]) -> None:
@@ -69,12 +72,12 @@ def _profile_features(options: argparse.Namespace, functions: Sequence[str], pee
     )
     dense = [DENSE[peer] for peer in peers]
     limit = int((options.memory_limit or MEMORY_LIMIT) * 2**30)
-    found, progress = features.new_report(problem, options.repeat, dense, limit, origin), _progress()
+    found, progress = features.new_report(problem, options.repeat, dense, limit, origin), progress_line()
     print(features_report.heading(found), flush=True)
     features.profile(problem, found, functions=functions, peers=dense, progress=progress)
     progress("")
     print(f"\n{features_report.tables(found)}", flush=True)
-    _write(options, as_json(found), partial(features_report.save_figure, found))
+    write(options, as_json(found), partial(features_report.save_figure, found))
 
 
 def _peers(options: argparse.Namespace, possible: Iterable[str]) -> list[str]:
@@ -112,17 +115,6 @@ def _warn_of_threads(options: argparse.Namespace) -> None:
         )
 
 
-def _write(options: argparse.Namespace, text: str, draw: Callable[[Path], None]) -> None:
-    """The figures into the files that were asked for."""
-    try:
-        if options.json:
-            options.json.write_text(text)
-        if options.plot:
-            draw(options.plot)
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be written: {error.strerror}") from None
-
-
 def _problem(options: argparse.Namespace) -> GivenProblem:
     """What is to be profiled."""
     if options.input:
@@ -139,33 +131,3 @@ def _problem(options: argparse.Namespace) -> GivenProblem:
         raise InputError(f"clip_loss needs a square matrix, not {rows} x {classes}")
     threads = options.threads or fastce.get_num_threads()
     return GivenProblem(similarity, targets, threads, origin)
-
-
-def _check_outputs(options: argparse.Namespace) -> None:
-    """Find out before the measurements, not after them, whether their results can be written."""
-    for option, path in (("--json", options.json), ("--plot", options.plot)):
-        if path is not None:
-            _check_writable(option, path)
-    if options.plot and options.plot.suffix.lower() not in figure.FORMATS:
-        raise InputError(f"--plot {options.plot} must end in one of {', '.join(figure.FORMATS)}")
-    if options.plot and not figure.can_draw():
-        raise InputError("--plot needs matplotlib: pip install matplotlib")
-
-
-def _check_writable(option: str, path: Path) -> None:
-    """Open a file for writing, and leave it as it was."""
-    try:
-        file = path.resolve()  # what a link points to
-        is_new = not file.exists()
-        file.open("ab").close()
-    except OSError as error:
-        raise InputError(f"{option} {path} cannot be written: {error.strerror}") from None
-    if is_new:
-        file.unlink()
-
-
-def _progress() -> Callable[[str], None]:
-    """Write what is being done over one line of a terminal; nowhere else."""
-    if not sys.stderr.isatty():
-        return lambda text: None
-    return lambda text: print(f"{_CLEAR_LINE}{text[: width() - 1]}", end="", file=sys.stderr, flush=True)
