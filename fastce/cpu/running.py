@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastce.arguments.arrays import Array
+from fastce.arguments.arrays import Array, kernel_dtype, new_like
 from fastce.arguments.silence import quietly
-from fastce.cpu._kernels.running import states_rows
-from fastce.cpu.layout import Rows, cut_for
+from fastce.cpu._kernels.running import softmax_from_states, states_rows
+from fastce.cpu.layout import Rows, cut_for, goes_past_cache
 from fastce.cpu.pieces import pieces
 from fastce.cpu.sums import exp_of_difference
-from fastce.cpu.threads import in_turn
+from fastce.cpu.threads import for_each, in_turn
 
 
 class States(NamedTuple):
@@ -62,3 +62,22 @@ def states_over(array: Array, axes: tuple[int, ...], n_threads: int | None, scal
     for state in found[1:]:
         result = result.merged(state, scale)
     return result
+
+
+def softmax_of_states(
+    array: Array, axes: tuple[int, ...], states: States, logarithm: bool, n_threads: int | None = None
+) -> Array:
+    """Softmax over these axes of some classes of rows, or its logarithm, from the states of all of their classes."""
+    out = new_like(array, kernel_dtype(array.dtype))
+    rows, written = Rows(array, axes), Rows(out, axes)
+    kernel, past_cache = softmax_from_states.compiled(rows.dtype), written.matrix is not None and goes_past_cache(out)
+
+    def work(start: int, stop: int) -> None:
+        block = rows.block(start, stop)
+        room = written.room_for(rows, block, start, stop)
+        kernel(block, states.tops[start:stop], states.rests[start:stop], room, logarithm, past_cache)
+        written.put_back(start, stop, room)
+
+    if array.size:
+        for_each(cut_for(rows, written), work, n_threads)
+    return out

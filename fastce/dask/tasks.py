@@ -93,12 +93,12 @@ class Tasks:
             keys = [pair[0] if len(pair) == 1 else self.add(function, pair, *args) for pair in pairs]
         return keys[0]
 
-    def array(self, kind: str, keys: Sequence[Key], chunks: Any, dtype: Any, place: int | None = None) -> Any:
-        """The array whose chunks along its first axis are these results, or one of several in each."""
+    def array(self, kind: str, keys: Sequence[Key], chunks: Any, dtype: Any, place: Any = None) -> Any:
+        """The array whose chunks, the last axis first, are these results, or one of several in each."""
         name = f"{self.name}-{kind}-{self.token}"
         pick = _itself if place is None else itemgetter(place)
-        rest = (0,) * (len(chunks) - 1)
-        parts: dict[Any, Any] = {(name, k, *rest)[: len(chunks) + 1]: (pick, key) for k, key in enumerate(keys)}
+        places = itertools.product(*(range(len(sizes)) for sizes in chunks))
+        parts: dict[Any, Any] = {(name, *at): (pick, key) for at, key in zip(places, keys, strict=True)}
         whole = HighLevelGraph.from_collections(f"{self.name}-{self.token}", self.tasks, dependencies=self.arrays)
         layers = {**whole.layers, name: parts}
         dependencies = {**whole.dependencies, name: {f"{self.name}-{self.token}"}}
@@ -107,6 +107,18 @@ class Tasks:
     def number(self, kind: str, key: Key, place: int | None = None) -> Any:
         """An array of shape ()."""
         return self.array(kind, [key], (), np.float64, place)
+
+
+def in_share(function: Callable[..., Any], n_threads: Any) -> Callable[..., Any]:
+    """The function for tasks of Dask's own making, within its share."""
+    return partial(_shared, function, None if n_threads is None else checked_num_threads(n_threads))
+
+
+def _shared(function: Callable[..., Any], n_threads: int | None, *args: Any, **options: Any) -> Any:
+    if here.has_small_stack:
+        return apart(partial(_shared, function, n_threads, *args, **options))
+    with share(n_threads):
+        return function(*args, **options)
 
 
 def _run(function: Callable[..., Any], where: str | None, n_threads: int | None, options: Any, *args: Any) -> Any:

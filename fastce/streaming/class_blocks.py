@@ -97,6 +97,17 @@ class RowTargets(NamedTuple):
         row_weight = row_weight if row_weight.size else np.ones(count)
         return cls(whole.indices[rows], np.where(row_weight == 0.0, IGNORED, classes), row_weight)
 
+    def masses(self, weight: Array | None, options: CheckedOptions) -> Masses:
+        """What losses are made of, once all classes are known."""
+        if self.probabilities is not None:
+            return Masses(0.0, 1.0, options.z_loss)
+        return Masses(options.keep * self.weight_of(weight), options.spread, options.z_loss)
+
+    def weight_of(self, weight: Array | None) -> Array:
+        """The class weight of each row's target."""
+        classes = np.maximum(self.classes, 0)
+        return np.ones(classes.size) if weight is None else weight[classes]
+
     def within(self, columns: slice, options: CheckedOptions) -> Array:
         """As `Shard` takes them: indices, or smoothed probabilities of these classes."""
         if self.probabilities is None:
@@ -157,19 +168,14 @@ class ShardedLoss:
         targets = self.targets
         if targets.probabilities is None:
             check_owned(self.known, targets.given, targets.classes != IGNORED, self.classes)
-            of_target = self.options.keep * self._weight_of_targets()
-            self.masses = Masses(of_target, self.options.spread, self.options.z_loss)
+        self.masses = targets.masses(self.weight, self.options)
         losses = self.masses.losses(self.known, scale)
         with np.errstate(all="ignore"):
             return np.where(targets.row_weight == 0.0, 0.0, targets.row_weight * losses)
 
-    def _weight_of_targets(self) -> Array:
-        classes = np.maximum(self.targets.classes, 0)
-        return np.ones(classes.size) if self.weight is None else self.weight[classes]
-
     def total_weight(self) -> float:
         """What a mean divides by; of class indices, once all blocks are read."""
-        return float((self.targets.row_weight * self._weight_of_targets()).sum())
+        return float((self.targets.row_weight * self.targets.weight_of(self.weight)).sum())
 
     def write(self, above: Array, out: Receiver, step: Callable[[], None]) -> None:
         """The gradient, from what is known and a second look; ``above`` is what comes after the loss of each row."""

@@ -1,0 +1,155 @@
+"""What tasks of cross entropy do with a chunk: all classes of some rows, or a tile of them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, new_like
+from fastce.arguments.options import CheckedOptions
+from fastce.arguments.reductions import reduced, sum_in_order, sum_of_terms, upstream_of
+from fastce.arguments.silence import cast, silently
+from fastce.cpu.cross_entropy import cross_entropy_call, of_counted, row_losses
+from fastce.cpu.engine import Cpu
+from fastce.cpu.shards import Masses, Partial, Shard, Way, check_owned, look, write_gradient
+from fastce.streaming.class_blocks import IGNORED, RowTargets
+
+Pair = tuple[float, int]  # fraction * 2**exponent
+
+
+class RowOptions(NamedTuple):
+    """What is the same for all rows."""
+
+    given: dict[str, Any]
+    reduction: str
+    classes: int
+    dtype: np.dtype[Any]
+    way: Way
+    checked: CheckedOptions
+    has_probabilities: bool
+
+    @property
+    def kept(self) -> str:
+        """What is asked of a stripe."""
+        return "none" if self.reduction == "none" else "sum"
+
+    def targets(self, targets: Any, sample_weight: Any, rows: int) -> RowTargets:
+        """The targets and weights of some rows; probabilities stay with their tiles."""
+        if self.has_probabilities:
+            none = RowTargets.of(np.zeros(rows, np.int64), sample_weight, self.given["ignore_index"])
+            return none._replace(classes=np.full(rows, IGNORED))
+        return RowTargets.of(targets, sample_weight, self.given["ignore_index"])
+
+    def masses(self, targets: RowTargets, weight: Array | None) -> Masses:
+        """What losses are made of."""
+        if self.has_probabilities:
+            return Masses(0.0, 1.0, self.checked.z_loss)
+        return targets.masses(weight, self.checked)
+
+    def shard(self, logits: Array, targets: Any, weight: Array | None, first: int) -> Shard:
+        """A tile as `fastce.cpu.shards` takes it."""
+        within = self.checked.keep * targets + self.checked.spread if self.has_probabilities else None
+        if within is None:
+            within = RowTargets.of(targets, None, self.given["ignore_index"]).classes
+        return Shard(logits, first, within, None if weight is None else weight[first : first + logits.shape[1]])
+
+
+def whole(
+    engine: Cpu,
+    logits: Array,
+    targets: Any,
+    sample_weight: Any,
+    weight: Array | None,
+    total: Pair | None,
+    grad_output: Any,
+    *,
+    of_rows: RowOptions,
+    writes: bool,
+) -> tuple[Any, Array | None]:
+    """(the losses of some rows, or their sum; their gradient, if it ``writes``), of all classes."""
+    call = cross_entropy_call(
+        logits, targets, 1, weight=weight, sample_weight=sample_weight, reduction=of_rows.kept,
+        n_threads=engine.n_threads, **of_rows.given,
+    )  # fmt: skip
+    upstream, out = None, None
+    if writes:
+        factors, exponent = upstream_of(grad_output, of_rows.reduction, call.logits.lead, *(total or (1.0, 0)))
+        upstream = of_counted(factors, call.targets) if factors.size > 1 else factors
+        call, out = call._replace(exponent=exponent), new_like(logits, of_rows.dtype)
+    losses = row_losses(call, upstream, out, engine.n_threads)
+    return losses.total() if losses.kept is None else losses.kept, out
+
+
+def total_weight(
+    engine: Cpu, targets: Any, sample_weight: Any, weight: Array | None, *, rows: int, of_rows: RowOptions
+) -> Pair:
+    """What the mean of some rows divides by; class indices are checked."""
+    logits = np.broadcast_to(np.zeros((), of_rows.dtype), (rows, of_rows.classes))
+    if targets is None:
+        targets, weight = np.zeros(rows, np.int64), None
+    return cross_entropy_call(
+        logits, targets, 1, weight=weight, sample_weight=sample_weight, reduction="sum", n_threads=engine.n_threads,
+        **of_rows.given,
+    ).targets.total  # fmt: skip
+
+
+def added(engine: Cpu, pairs: Sequence[Pair]) -> Pair:
+    """Their sum, in their order."""
+    return sum_in_order(pairs) if pairs else (0.0, 0)
+
+
+def value(engine: Cpu, sums: Sequence[Pair], total: Pair | None, *, reduction: str) -> Any:
+    """What the reduction asks for."""
+    (loss, exponent), (weight, power) = added(engine, sums), total or (1.0, 0)
+    return np.float64(reduced(loss, reduction, weight, exponent - power))
+
+
+def look_at_tile(
+    engine: Cpu, logits: Array, targets: Any, weight: Array | None, first: int, *, of_rows: RowOptions
+) -> Partial:
+    """What some classes know of some rows."""
+    return look(of_rows.shard(logits, targets, weight, first), of_rows.way, engine.n_threads)
+
+
+def merged(engine: Cpu, parts: Sequence[Partial], scale: float) -> Partial:
+    """What the classes of both know."""
+    return parts[0].merged(parts[1], scale)
+
+
+def losses_of_rows(
+    engine: Cpu, known: Partial, targets: Any, sample_weight: Any, weight: Array | None, *, of_rows: RowOptions
+) -> Any:
+    """The losses of some rows, or their sum, from what all of their classes know."""
+    described = of_rows.targets(targets, sample_weight, len(known.owns))
+    if not of_rows.has_probabilities:
+        check_owned(known, described.given, described.classes != IGNORED, of_rows.classes)
+    losses = of_rows.masses(described, weight).losses(known, of_rows.way.rest_of_scale)
+    losses = np.where(described.row_weight == 0.0, 0.0, silently(np.multiply, described.row_weight, losses))
+    if of_rows.reduction == "none":
+        return cast(losses, compute_dtype(of_rows.dtype))
+    return silently(sum_of_terms, losses)
+
+
+def gradient_of_tile(
+    engine: Cpu,
+    logits: Array,
+    known: Partial,
+    targets: Any,
+    sample_weight: Any,
+    weight: Array | None,
+    total: Pair | None,
+    grad_output: Any,
+    first: int,
+    *,
+    of_rows: RowOptions,
+) -> Array:
+    """The gradient of some classes of some rows."""
+    rows = len(logits)
+    described = of_rows.targets(targets, sample_weight, rows)
+    factors, exponent = upstream_of(grad_output, of_rows.reduction, (rows,), *(total or (1.0, 0)))
+    above = described.row_weight * np.ldexp(factors, exponent) * of_rows.way.scale
+    upstream = np.where(described.row_weight == 0.0, 0.0, above)
+    out = new_like(logits, kernel_dtype(logits.dtype))
+    shard = of_rows.shard(logits, targets, weight, first)
+    write_gradient(shard, of_rows.way, known, of_rows.masses(described, weight), upstream, out, engine.n_threads)
+    return out

@@ -1,0 +1,238 @@
+"""Cross entropy of Dask arrays of logits in any chunks.
+
+Where a chunk has all classes of its rows, one task computes their losses and their gradient at once. Else a first task
+for each chunk says what it knows of its rows, which merges by the one law, and a second one writes its gradient.
+"""
+
+from typing import Any
+
+from fastce.arguments.arrays import weights
+from fastce.arguments.numbers import fraction, integer, reduction_of
+from fastce.arguments.options import checked_options
+from fastce.cpu.shards import Way
+from fastce.dask import blocks
+from fastce.dask.matrix import Matrix, PerRow
+from fastce.dask.tasks import Key, Tasks
+from fastce.typing import Index, Number, Reduction, SmoothingOver, ValueAndGrad
+
+OPTIONS = ("ignore_index", "label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss")
+
+
+def cross_entropy(
+    logits: Any,
+    targets: Any,
+    *,
+    axis: Index | None = None,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: Index = -100,
+    label_smoothing: Number = 0.0,
+    smoothing_over: SmoothingOver = "all",
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
+    reduction: Reduction = "mean",
+    n_threads: int | None = None,
+) -> Any:
+    """As `fastce.cross_entropy`, of a Dask array in any chunks.
+
+    Parameters
+    ----------
+    logits : dask.array.Array, shape (N, C)
+        In chunks of rows, of classes, or of both.
+    targets : dask.array.Array or array_like
+        Class indices or probabilities, chunked as may be, or a SciPy sparse array.
+    sample_weight : dask.array.Array or array_like, optional
+        As in `fastce.cross_entropy`.
+    axis, weight, ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
+        As in `fastce.cross_entropy`, of Python or of NumPy.
+    n_threads : int, optional
+        Of a task, one by default.
+
+    Returns
+    -------
+    dask.array.Array
+        Of shape (); for "none" of shape (N,), in the chunks of the rows of `logits`.
+
+    Notes
+    -----
+    Arguments are checked when the function is called, values of targets when they are computed: an IndexError counts
+    rows from the first one of a stripe, and names that. The same chunks give the same bits, however many workers there
+    are.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastce.dask
+    >>> logits = da.from_array(np.array([[2.0, 1.0, 0.1], [0.5, 1.5, 0.8]]), chunks=(1, 2))
+    >>> float(fastce.dask.cross_entropy(logits, np.array([0, 1])).compute().round(12))
+    0.520002014081
+    """
+    options = {
+        "weight": weight, "sample_weight": sample_weight, "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing, "smoothing_over": smoothing_over, "logit_scale": logit_scale,
+        "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
+    }  # fmt: skip
+    return _Call(logits, targets, axis, options, None, n_threads).value()
+
+
+def cross_entropy_value_and_grad(
+    logits: Any,
+    targets: Any,
+    *,
+    axis: Index | None = None,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: Index = -100,
+    label_smoothing: Number = 0.0,
+    smoothing_over: SmoothingOver = "all",
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
+    reduction: Reduction = "mean",
+    grad_output: Any = None,
+    n_threads: int | None = None,
+) -> ValueAndGrad[Any, Any]:
+    """As `fastce.cross_entropy_value_and_grad`, of a Dask array in any chunks.
+
+    Parameters
+    ----------
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, \
+z_loss, reduction, n_threads
+        As in `cross_entropy`. Where classes are in several chunks, each of them is used twice: it is computed, or
+        read, again unless it is kept (`logits.persist()`) or still there.
+    grad_output : float, dask.array.Array or array_like, optional
+        As in `fastce.cross_entropy_value_and_grad`.
+
+    Returns
+    -------
+    ValueAndGrad
+        Of Dask arrays; ``grad`` in the chunks of `logits`. Compute them together, by ``dask.compute(*result)``, or
+        store the gradient: ``dask.array.to_zarr(result.grad, ...)``.
+
+    Examples
+    --------
+    >>> import dask, dask.array as da, numpy as np, fastce.dask
+    >>> logits = da.from_array(np.array([[2.0, 1.0, 0.1], [0.5, 1.5, 0.8]]), chunks=(1, 2))
+    >>> value, grad = dask.compute(*fastce.dask.cross_entropy_value_and_grad(logits, np.array([0, 1])))
+    >>> grad.round(4)
+    array([[-0.1705,  0.1212,  0.0493],
+           [ 0.0987, -0.2318,  0.1332]])
+    """
+    options = {
+        "weight": weight, "sample_weight": sample_weight, "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing, "smoothing_over": smoothing_over, "logit_scale": logit_scale,
+        "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
+    }  # fmt: skip
+    return _Call(logits, targets, axis, options, grad_output, n_threads).value_and_grad()
+
+
+class _Call:
+    """A checked call."""
+
+    def __init__(
+        self, logits: Any, targets: Any, axis: Any, options: dict[str, Any], grad_output: Any, n_threads: Any
+    ) -> None:
+        self.matrix = matrix = Matrix(logits, axis)
+        self.reduction = reduction_of(options["reduction"])
+        self.targets = PerRow(targets, "targets", matrix, may_be_matrix=True)
+        self.sample_weight = PerRow(options["sample_weight"], "sample_weight", matrix)
+        self.above = PerRow(grad_output, "grad_output", matrix)
+        if self.above.array is not None and self.reduction != "none":
+            raise ValueError(f"grad_output has shape {self.above.array.shape}, expected a number")
+        weight = options["weight"]
+        weight = None if weight is None else weights(weight, "weight", (matrix.classes,))
+        integer(options["ignore_index"], "ignore_index")
+        self.given: dict[str, Any] = {name: options[name] for name in OPTIONS}
+        self.checked = checked_options(matrix.classes, *(options[name] for name in OPTIONS[1:]))
+        smoothed = not self.targets.is_matrix and fraction(options["label_smoothing"], "label_smoothing") > 0.0
+        self.way = Way(self.checked.logit_scale, self.checked.softcap, smoothed)
+        arrays = [self.targets, self.sample_weight, self.above]
+        values = [part.value for part in arrays if part.array is None]
+        self.tasks = Tasks(
+            "cross_entropy", [matrix.array, *(array for part in arrays for array in part.arrays)],
+            [self.given, self.reduction, weight, values], n_threads,
+        )  # fmt: skip
+        self.weight: Key | None = None if weight is None else self.tasks.constant(weight)
+        self.of_rows = blocks.RowOptions(
+            self.given, self.reduction, matrix.classes, matrix.dtype, self.way, self.checked, self.targets.is_matrix
+        )
+
+    def value(self) -> Any:
+        """The value alone."""
+        if self.matrix.is_whole:
+            return self._value([self._whole(stripe, None, writes=False) for stripe in self.matrix.stripes], 0)
+        return self._value([self._finished(stripe, self._known(stripe)) for stripe in self.matrix.stripes], None)
+
+    def value_and_grad(self) -> ValueAndGrad[Any, Any]:
+        """With the gradient in the chunks of the logits."""
+        matrix, tasks = self.matrix, self.tasks
+        total = self._total()
+        if matrix.is_whole:
+            keys = [self._whole(stripe, total, writes=True) for stripe in matrix.stripes]
+            value = self._value([tasks.picked(key, 0) for key in keys], None)
+            grad = tasks.array("grad", keys, matrix.array.chunks, matrix.dtype, 1)
+            return ValueAndGrad(value, matrix.given(grad))
+        known = [self._known(stripe) for stripe in matrix.stripes]
+        parts = [self._finished(stripe, key) for stripe, key in zip(matrix.stripes, known, strict=True)]
+        gradients = [
+            tasks.add(
+                blocks.gradient_of_tile, matrix.key(stripe, tile), key, self._tile_targets(stripe, tile),
+                self.sample_weight.key(stripe), self.weight, total, self.above.key(stripe), tile.first,
+                stripe=stripe, of_rows=self.of_rows,
+            )
+            for stripe, key in zip(matrix.stripes, known, strict=True)
+            for tile in matrix.tiles
+        ]  # fmt: skip
+        grad = tasks.array("grad", gradients, matrix.array.chunks, matrix.dtype)
+        return ValueAndGrad(self._value(parts, None), matrix.given(grad))
+
+    # --- tasks
+
+    def _whole(self, stripe: Any, total: Key | None, *, writes: bool) -> Key:
+        """Of a stripe whose classes are in one chunk."""
+        return self.tasks.add(
+            blocks.whole, self.matrix.key(stripe), self.targets.key(stripe), self.sample_weight.key(stripe),
+            self.weight, total, self.above.key(stripe), stripe=stripe, of_rows=self.of_rows, writes=writes,
+        )  # fmt: skip
+
+    def _tile_targets(self, stripe: Any, tile: Any) -> Any:
+        return self.targets.key(stripe, tile if self.targets.is_matrix else None)
+
+    def _known(self, stripe: Any) -> Key:
+        """What all classes of a stripe know of its rows."""
+        keys = [
+            self.tasks.add(
+                blocks.look_at_tile, self.matrix.key(stripe, tile), self._tile_targets(stripe, tile), self.weight,
+                tile.first, stripe=stripe, of_rows=self.of_rows,
+            )
+            for tile in self.matrix.tiles
+        ]  # fmt: skip
+        return self.tasks.tree(blocks.merged, keys, self.tasks.constant(self.way.rest_of_scale))
+
+    def _finished(self, stripe: Any, known: Key) -> Key:
+        """The losses of a stripe: those of rows, or their sum."""
+        targets = None if self.targets.is_matrix else self.targets.key(stripe)
+        return self.tasks.add(
+            blocks.losses_of_rows, known, targets, self.sample_weight.key(stripe), self.weight, stripe=stripe,
+            of_rows=self.of_rows,
+        )  # fmt: skip
+
+    def _total(self) -> Key | None:
+        """What a mean divides by."""
+        if self.reduction != "mean":
+            return None
+        keys = [
+            self.tasks.add(
+                blocks.total_weight, None if self.targets.is_matrix else self.targets.key(stripe),
+                self.sample_weight.key(stripe), self.weight, stripe=stripe,
+                rows=stripe.rows.stop - stripe.rows.start, of_rows=self.of_rows,
+            )
+            for stripe in self.matrix.stripes
+        ]  # fmt: skip
+        return self.tasks.add(blocks.added, keys)
+
+    def _value(self, keys: list[Key], place: int | None) -> Any:
+        if self.reduction == "none":
+            return self.tasks.array("value", keys, self.matrix.array.chunks[:1], self.matrix.of_losses, place)
+        parts = keys if place is None else [self.tasks.picked(key, place) for key in keys]
+        return self.tasks.number("value", self.tasks.add(blocks.value, parts, self._total(), reduction=self.reduction))

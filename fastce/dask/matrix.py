@@ -1,0 +1,95 @@
+"""Logits in chunks of rows and of classes: a stripe is a chunk of rows, a tile one of its chunks of classes."""
+
+import itertools
+from typing import Any, NamedTuple
+
+import dask.array as da
+import numpy as np
+
+from fastce.arguments.arrays import class_axis, compute_dtype, kernel_dtype, plain_array
+from fastce.arguments.sparse import is_sparse
+from fastce.dask.features import dask_array
+from fastce.dask.tasks import Key, Stripe, stripes_of
+
+
+class Tile(NamedTuple):
+    """Some classes of a stripe: chunk ``number`` of them, from ``first`` on."""
+
+    number: int
+    first: int
+    end: int
+
+
+class Matrix:
+    """Logits, with the axis of classes last."""
+
+    def __init__(self, logits: Any, axis: Any) -> None:
+        array = dask_array(logits, "logits")
+        if array.ndim != 2:
+            raise ValueError(
+                f"logits must have two dimensions, rows and classes, got shape {array.shape}: reshape them"
+            )
+        self.is_transposed: bool = class_axis(array, axis, "logits") == 0
+        self.array = array.T if self.is_transposed else array
+        self.rows, self.classes = self.array.shape
+        self.dtype: np.dtype[Any] = kernel_dtype(array.dtype)
+        self.of_losses: np.dtype[Any] = compute_dtype(self.dtype)
+        self.stripes: list[Stripe] = stripes_of(self.array.chunks[0])
+        self.is_whole: bool = self.array.numblocks[1] == 1
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """The chunks of classes, in their order."""
+        ends = np.cumsum([0, *self.array.chunks[1]]).tolist()
+        return [Tile(k, *pair) for k, pair in enumerate(itertools.pairwise(ends))]
+
+    def key(self, stripe: Stripe, tile: Tile | None = None) -> Key:
+        """A chunk of logits."""
+        return self.array.name, stripe.number, 0 if tile is None else tile.number
+
+    def given(self, array: Any) -> Any:
+        """A result of the shape of the logits, with their axes as they were."""
+        return array.T if self.is_transposed else array
+
+
+class PerRow:
+    """An argument with one number for each row, or one for each class of it, in the chunks of the logits."""
+
+    def __init__(self, value: Any, name: str, matrix: Matrix, *, may_be_matrix: bool = False) -> None:
+        self.value: Any = value
+        self.array: Any = None
+        if value is None or is_sparse(value):
+            return
+        array = value if isinstance(value, da.Array) else plain_array(value, name)
+        if array.ndim == 0 and not may_be_matrix:
+            self.value = np.asarray(array)  # a number for all rows
+            return
+        if array.ndim == 2 and may_be_matrix:
+            array = array.T if matrix.is_transposed else array
+            shape: tuple[int, ...] = (matrix.rows, matrix.classes)
+            chunks: tuple[Any, ...] = matrix.array.chunks
+        else:
+            shape, chunks = (matrix.rows,), matrix.array.chunks[:1]
+        if array.shape != shape:
+            raise ValueError(f"{name} have shape {array.shape}, expected {shape}")
+        self.array = array.rechunk(chunks) if isinstance(array, da.Array) else da.from_array(array, chunks=chunks)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether each class has a number."""
+        return is_sparse(self.value) or (self.array is not None and self.array.ndim == 2)
+
+    @property
+    def arrays(self) -> list[Any]:
+        """What tasks depend on."""
+        return [] if self.array is None else [self.array]
+
+    def key(self, stripe: Stripe, columns: Tile | None = None) -> Any:
+        """What belongs to a stripe, or to a tile of it: the key of a chunk, or what is the same for all rows."""
+        if self.array is not None:
+            of_tile = () if self.array.ndim == 1 else (0 if columns is None else columns.number,)
+            return self.array.name, stripe.number, *of_tile
+        if not is_sparse(self.value):
+            return self.value
+        part = self.value.tocsr()[stripe.rows]
+        return part if columns is None else part[:, columns.first : columns.end].toarray()

@@ -1,0 +1,133 @@
+"""Statistics of rows of Dask arrays of logits in any chunks."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, class_index_error
+from fastce.arguments.numbers import chosen, integer
+from fastce.cpu.engine import Cpu
+from fastce.cpu.shard_statistics import Found, before_target, look_at_statistics, statistic
+from fastce.cpu.shards import Shard
+from fastce.dask.matrix import Matrix, PerRow
+from fastce.dask.tasks import Key, Stripe, Tasks
+from fastce.losses.statistics import row_stats as plain
+from fastce.typing import BooleanStatistic, FloatStatistic, Index, Statistic
+
+OF_TARGETS = ("target_log_prob", "target_rank", "in_top_k")
+OF_SECOND_LOOK = ("target_rank", "in_top_k")
+
+
+def row_stats(
+    logits: Any,
+    targets: Any = None,
+    *,
+    outputs: Iterable[str] = ("logsumexp",),
+    axis: Index | None = None,
+    top_k: Index = 5,
+    n_threads: int | None = None,
+) -> dict[Statistic, Any]:
+    """As `fastce.row_stats`, of a Dask array in any chunks.
+
+    Parameters
+    ----------
+    logits, targets, axis, n_threads
+        As in `fastce.dask.cross_entropy`; targets are class indices.
+    outputs, top_k
+        As in `fastce.row_stats`. Where classes are in several chunks, ranks of targets use each of them twice.
+
+    Returns
+    -------
+    dict of str to dask.array.Array
+        In the order of `outputs`, each of shape (N,) in the chunks of the rows of `logits`. Compute them together, by
+        ``dask.compute(stats)``.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np, fastce.dask
+    >>> logits = da.from_array(np.array([[2.0, 1.0, 0.1], [0.5, 1.5, 1.5]]), chunks=(1, 2))
+    >>> fastce.dask.row_stats(logits, np.array([0, 2]), outputs="target_rank")["target_rank"].compute()
+    array([0, 1])
+    """
+    names = chosen(outputs, "outputs", get_args(Statistic))
+    limit = integer(top_k, "top_k")
+    if limit < 1:
+        raise ValueError(f"top_k must be at least 1, got {limit}")
+    matrix = Matrix(logits, axis)
+    of_rows = PerRow(targets, "targets", matrix)
+    needing = [name for name in names if name in OF_TARGETS]
+    if needing and of_rows.array is None:
+        raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
+    tasks = Tasks("row_stats", [matrix.array, *of_rows.arrays], [names, limit], n_threads)
+    options = {"names": names, "top_k": limit}
+    stripe_of = _whole if matrix.is_whole else _sharded
+    keys = [
+        stripe_of(tasks, matrix, stripe, of_rows.key(stripe) if needing else None, options) for stripe in matrix.stripes
+    ]
+    return {name: tasks.array(name, keys, matrix.array.chunks[:1], _dtype_of(name, matrix), name) for name in names}
+
+
+def _dtype_of(name: str, matrix: Matrix) -> Any:
+    if name in get_args(FloatStatistic):
+        return matrix.of_losses
+    return np.dtype(np.bool if name in get_args(BooleanStatistic) else np.int64)
+
+
+def _whole(tasks: Tasks, matrix: Matrix, stripe: Stripe, targets: Any, options: dict[str, Any]) -> Key:
+    return tasks.add(_of_rows, matrix.key(stripe), targets, stripe=stripe, **options)
+
+
+def _sharded(tasks: Tasks, matrix: Matrix, stripe: Stripe, targets: Any, options: dict[str, Any]) -> Key:
+    """What tiles know merges; where a rank is asked for, they are looked at again when it is known of what."""
+    looks = [
+        tasks.add(_look, matrix.key(stripe, tile), targets, tile.first, stripe=stripe, names=options["names"])
+        for tile in matrix.tiles
+    ]
+    found, ranks = tasks.tree(_merged, looks), []
+    if any(name in OF_SECOND_LOOK for name in options["names"]):
+        ranks = [
+            tasks.add(_before, matrix.key(stripe, tile), targets, found, tile.first, stripe=stripe)
+            for tile in matrix.tiles
+        ]
+    return tasks.add(
+        _finished, found, ranks, targets, stripe=stripe, dtype=matrix.dtype, classes=matrix.classes, **options
+    )
+
+
+def _of_rows(engine: Cpu, logits: Array, targets: Any, *, names: Sequence[Statistic], top_k: int) -> dict[Any, Array]:
+    return plain(logits, targets, outputs=names, top_k=top_k, n_threads=engine.n_threads)
+
+
+def _shard(logits: Array, targets: Any, first: int) -> Shard:
+    return Shard(logits, first, np.full(len(logits), -1) if targets is None else targets.astype(np.int64), None)
+
+
+def _look(engine: Cpu, logits: Array, targets: Any, first: int, *, names: Sequence[str]) -> Found:
+    return look_at_statistics(_shard(logits, targets, first), names, engine.n_threads)
+
+
+def _merged(engine: Cpu, parts: Sequence[Found]) -> Found:
+    return parts[0].merged(parts[1])
+
+
+def _before(engine: Cpu, logits: Array, targets: Any, found: Found, first: int) -> Array:
+    return before_target(_shard(logits, targets, first), found.x_target, engine.n_threads)
+
+
+def _finished(
+    engine: Cpu,
+    found: Found,
+    before: Sequence[Array],
+    targets: Any,
+    *,
+    names: Sequence[str],
+    top_k: int,
+    dtype: np.dtype[Any],
+    classes: int,
+) -> dict[str, Array]:
+    if targets is not None and not found.known.owns.all():
+        row = int(found.known.owns.argmin())
+        raise class_index_error(row, targets[row], classes)
+    ranks = sum(before[1:], before[0]) if before else None
+    return {name: statistic(name, found, ranks, top_k, dtype) for name in names}
