@@ -55,7 +55,10 @@ On an NVIDIA GPU         there, by most functions             there: of PyTorch,
 Tensor, requires grad    TypeError: detach it, or write a
                          torch.autograd.Function
 Traced by JAX            TypeError: jax.pure_callback
-Dask, also in xarray     TypeError: map_blocks, or compute
+Dask                     not read: `fastce.dask`, by the      arrays of Dask
+                         functions that are there, else a
+                         TypeError: map_blocks
+Dask in xarray           TypeError: give its `data`
 LazyFrame of polars      TypeError: collect
 Masked, object, strings  TypeError
 =======================  ===================================  =======================
@@ -66,7 +69,8 @@ array([0.5, 0.5])
 >>> fastce.softmax(3.0)
 np.float64(1.0)
 
-`fastce.typing` has the types of arguments and results. All other modules are fastce's own: they may change at any time.
+`fastce.streaming` is for what is larger than memory, `fastce.dask` for a cluster; `fastce.typing` has the types of
+arguments and results. All other modules are fastce's own: they may change at any time.
 
 Importing fastce is quick and compiles nothing: each function is loaded when it is first used, and its kernels are
 compiled, or read from the cache on disk, when they are first called.

@@ -1,4 +1,4 @@
-"""Where a call is computed: on the CPU, or on the GPU that its arrays lie on. Decided by the arrays alone.
+"""Where a call is computed: on the CPU, on the GPU that its arrays lie on, or by Dask. Decided by the arrays alone.
 
 A thread whose stack is too small for kernels leaves the call to one that has room for them.
 """
@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 
 from fastce.apart import apart, here
-from fastce.arguments.libraries import given_by, giver_of, is_torch, read, refuse_without_values
+from fastce.arguments.libraries import given_by, giver_of, is_dask, is_torch, read, refuse_without_values
 from fastce.arguments.places import HOST_TYPES, UNKNOWN_DEVICE, device_of, is_on_device
 
 P = ParamSpec("P")
@@ -24,6 +24,9 @@ _NUMBERS = frozenset({
     "axis", "ignore_index", "label_smoothing", "logit_bias", "logit_scale", "n_threads", "softcap", "temperature",
     "z_loss",
 })  # fmt: skip
+
+
+_SMALL = _NUMBERS | {"weight"}  # which calls of Dask must know at once
 
 
 # Options that are no arrays at all.
@@ -122,6 +125,8 @@ def _with_arrays_of_libraries(function: Callable[P, R]) -> Callable[P, R]:
         if all(map(_is_numpys, args)) and all(map(_is_numpys, kwargs.values())):
             return function(*args, **kwargs)
         given = dict(zip(names, args, strict=False)) | kwargs
+        if any(map(is_dask, given.values())) and (by_dask := _dask_function(function)) is not None:
+            return by_dask(**given)
         arrays = {name: _read(value, name) for name, value in given.items()}
         known = [arrays[name] for name, _ in zip(names, args, strict=False)]
         named = {name: arrays[name] for name in kwargs}
@@ -191,6 +196,35 @@ def _cuda_function(function: Callable[P, R]) -> Callable[P, R]:
 def _on_cuda(function: Callable[P, R]) -> Callable[P, R]:
     """The function itself for arrays on a GPU."""
     return cast(Callable[P, R], cuda_functions().taking_device_arrays(function))
+
+
+def _dask_function(function: Callable[P, R]) -> Callable[..., R] | None:
+    """Its namesake for arrays of Dask, None if it has none; takes all of its arguments by name."""
+    by_dask = getattr(dask_functions(), function.__name__, None)
+    if by_dask is None:
+        return None
+    plain, accepted = inspect.signature(function).parameters, inspect.signature(by_dask).parameters
+
+    def named(**given: Any) -> R:
+        options = {name: value for name, value in given.items() if name in accepted or value is not plain[name].default}
+        for name, value in options.items():
+            if name in plain and name not in accepted:
+                raise TypeError(f"{function.__name__} of Dask arrays does not take {name}")
+            if name in _SMALL or not is_dask(value):
+                refuse_without_values(value, name)
+        return cast(R, by_dask(**options))
+
+    return named
+
+
+@functools.cache
+def dask_functions() -> Any:
+    """What is imported only where an array is one of Dask: `fastce.dask`."""
+    if find_spec("threadpoolctl") is None:
+        raise ImportError(
+            "Dask arrays need the package threadpoolctl, which the extra brings: pip install fastce[dask]"
+        )
+    return import_module("fastce.dask")
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import inspect
 import re
 import signal
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from scripts import ROOT, run_script
 import fastce
 from fastce.arguments import libraries, words
 
-NOT_OF_ARRAYS = {"get_num_threads", "set_num_threads", "show_config", "threads", "warmup"}
+NOT_OF_ARRAYS = {"LogSumExp", "get_num_threads", "set_num_threads", "show_config", "threads", "warmup"}
 CALLS = {name: given for name, given in ALL_CALLS.items() if name not in NOT_OF_ARRAYS}
 OPTIONS = {"reduction": "none", "outputs": ("logsumexp", "argmax", "in_top_k")}  # that give arrays
 FEW = ["logsumexp", "softmax", "cross_entropy_value_and_grad", "row_stats"]
@@ -75,7 +76,7 @@ KINDS = {
     "xarray": [(of("xarray", "DataArray"), np.ndarray)],
 }
 ELSEWHERE = {  # rows of the table that other tests are of
-    "Numbers, no dimensions", "On an NVIDIA GPU", "Tensor, requires grad", "Traced by JAX", "Dask, also in xarray",
+    "Numbers, no dimensions", "On an NVIDIA GPU", "Tensor, requires grad", "Traced by JAX", "Dask", "Dask in xarray",
     "LazyFrame of polars", "Masked, object, strings",
 }  # fmt: skip
 MAKERS = [pytest.param(*kind, id=f"{name} {k}") for name, kinds in KINDS.items() for k, kind in enumerate(kinds)]
@@ -359,18 +360,30 @@ def test_the_way_out_of_a_traced_array_is_one():
     assert jax.jit(loss)(on_cpu(LOGITS)) == np.float32(fastce.cross_entropy(LOGITS, LABELS))
 
 
+OF_ONE_MACHINE = ("weight", "logit_scale", "logit_bias", "temperature")  # small, and needed when a call is made
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_arrays_of_dask_are_not_computed(name):
+    """They go to their namesakes of fastce.dask, where there are such; else they are refused."""
     dask = pytest.importorskip("dask.array")
     xarray = pytest.importorskip("xarray")
+    pytest.importorskip("threadpoolctl")
     function, given = getattr(fastce, name), single(CALLS[name])
 
     def computed(block):
         raise AssertionError("computed")
 
     for argument in [k for k, v in given.items() if isinstance(v, (np.ndarray, float))]:
-        lazy = dask.from_array(np.asarray(given[argument])).map_blocks(computed, dtype="f4", meta=np.empty(0, "f4"))
-        for value in (lazy, xarray.DataArray(lazy)):
+        array = np.asarray(given[argument])
+        lazy = dask.from_array(array).map_blocks(computed, dtype=array.dtype, meta=np.empty(0, array.dtype))
+        refused = [xarray.DataArray(lazy)]
+        if hasattr(import_module("fastce.dask"), name) and argument not in OF_ONE_MACHINE:
+            parts = parts_of(function(**given | {argument: lazy}))
+            assert all(isinstance(part, dask.Array) for part in parts if part is not None)
+        else:
+            refused.append(lazy)
+        for value in refused:
             with pytest.raises(TypeError, match=rf"^{argument} is computed by Dask.*map_blocks.*\.compute\(\)"):
                 function(**given | {argument: value})
 

@@ -18,7 +18,7 @@ BELOW = {  # what each room may import, besides itself and what everybody may
     "streaming": {"losses", "products", "cpu", "arguments"},
     "losses": {"products", "engine", "cpu", "arguments"},
     "products": {"engine", "cpu", "arguments"},
-    "engine": {"cpu", "cuda", "arguments"},
+    "engine": {"cpu", "cuda", "arguments", "dask"},  # those of Dask stand above: their tasks call the functions again
     "cpu": {"cpu._kernels", "cpu._vectors", "arguments"},
     "cpu._kernels": {"cpu._vectors"},
     "cpu._vectors": set(),

@@ -27,6 +27,11 @@ def is_jax(value: Any) -> bool:
     return _is_of(value, "jax", "Array")
 
 
+def is_dask(value: Any) -> bool:
+    """Whether this is an array of Dask."""
+    return _is_of(value, "dask.array", "Array")
+
+
 def _is_of(value: Any, library: str, name: str) -> bool:
     """Whether it is of this class of a library; not if that is not imported."""
     return isinstance(value, getattr(sys.modules.get(library), name, ()))

@@ -150,7 +150,7 @@ class _Call:
         values = [part.value for part in arrays if part.array is None]
         self.tasks = Tasks(
             "cross_entropy", [matrix.array, *(array for part in arrays for array in part.arrays)],
-            [self.given, self.reduction, weight, values], n_threads,
+            [self.given, self.reduction, weight, values], n_threads, multiplies=False,
         )  # fmt: skip
         self.weight: Key | None = None if weight is None else self.tasks.constant(weight)
         self.of_rows = blocks.RowOptions(

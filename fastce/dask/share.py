@@ -17,7 +17,7 @@ _before: list[int] = []  # how many threads each library of BLAS had before
 
 
 @contextmanager
-def share(n_threads: int | None) -> Iterator[None]:
+def share(n_threads: int | None, *, multiplies: bool = True) -> Iterator[None]:
     """Compute with so many threads, one by default, in our own work and in that of BLAS.
 
     BLAS has one limit for the whole process: the least of all tasks that run, and what it was once none does.
@@ -26,8 +26,14 @@ def share(n_threads: int | None) -> Iterator[None]:
     ----------
     n_threads : int, optional
         At least 1.
+    multiplies : bool, default: True
+        Whether BLAS is called at all; to limit it takes as long as a small task.
     """
     number = checked_num_threads(1 if n_threads is None else n_threads)
+    if not multiplies:
+        with threads(number):
+            yield
+        return
     with _lock:
         if not _running:
             _before[:] = [library.get_num_threads() for library in _libraries()]

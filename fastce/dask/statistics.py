@@ -59,7 +59,7 @@ def row_stats(
     needing = [name for name in names if name in OF_TARGETS]
     if needing and of_rows.array is None:
         raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
-    tasks = Tasks("row_stats", [matrix.array, *of_rows.arrays], [names, limit], n_threads)
+    tasks = Tasks("row_stats", [matrix.array, *of_rows.arrays], [names, limit], n_threads, multiplies=False)
     options = {"names": names, "top_k": limit}
     stripe_of = _whole if matrix.is_whole else _sharded
     keys = [

@@ -47,9 +47,12 @@ class Tasks:
     They are one layer of the graphs of all arrays that come of it, and all are added before the call returns.
     """
 
-    def __init__(self, name: str, arrays: Sequence[Any], options: Any, n_threads: Any) -> None:
+    def __init__(
+        self, name: str, arrays: Sequence[Any], options: Any, n_threads: Any, *, multiplies: bool = True
+    ) -> None:
         self.name = name
         self.n_threads = None if n_threads is None else checked_num_threads(n_threads)
+        self.multiplies = multiplies
         self.arrays = arrays
         self.token: str = tokenize(name, *arrays, options, self.n_threads)
         self.tasks: dict[Key, Any] = {}
@@ -68,7 +71,8 @@ class Tasks:
         Dask shows of which ``kind`` it is: by default the name of the function.
         """
         where = None if stripe is None else stripe.of(self.name)
-        return self._key(kind or function.__name__, partial(_run, function, where, self.n_threads, options), *args)
+        run = partial(_run, function, where, self.n_threads, self.multiplies, options)
+        return self._key(kind or function.__name__, run, *args)
 
     def constant(self, value: Any) -> Key:
         """The key of a value."""
@@ -110,24 +114,26 @@ class Tasks:
 
 
 def in_share(function: Callable[..., Any], n_threads: Any) -> Callable[..., Any]:
-    """The function for tasks of Dask's own making, within its share."""
+    """The function for tasks of Dask's own making, within its share; it multiplies no matrices."""
     return partial(_shared, function, None if n_threads is None else checked_num_threads(n_threads))
 
 
 def _shared(function: Callable[..., Any], n_threads: int | None, *args: Any, **options: Any) -> Any:
     if here.has_small_stack:
         return apart(partial(_shared, function, n_threads, *args, **options))
-    with share(n_threads):
+    with share(n_threads, multiplies=False):
         return function(*args, **options)
 
 
-def _run(function: Callable[..., Any], where: str | None, n_threads: int | None, options: Any, *args: Any) -> Any:
+def _run(
+    function: Callable[..., Any], where: str | None, n_threads: int | None, multiplies: bool, options: Any, *args: Any
+) -> Any:
     """Compute a task within its share; an error names the stripe."""
     if here.has_small_stack:
-        return apart(partial(_run, function, where, n_threads, options, *args))
+        return apart(partial(_run, function, where, n_threads, multiplies, options, *args))
     engine = Cpu(1 if n_threads is None else n_threads)
     try:
-        with share(n_threads), engine.working():
+        with share(n_threads, multiplies=multiplies), engine.working():
             return function(engine, *args, **options)
     except Exception as error:
         if where is not None:
