@@ -228,11 +228,8 @@ class _Call:
         return self._value(self._sweep(linear_stripes.losses))
 
     def value_and_gradients(self) -> LinearCrossEntropyValueAndGrad[Any, Any]:
-        tasks, of_gradients = self.tasks, self._keys(self.grad_output)
-        if self.reduction == "mean":
-            factor = tasks.add(linear_stripes.factor, of_gradients[0], self._total_weight)
-            of_gradients = [factor] * len(self.stripes)
-        keys = self._sweep(linear_stripes.losses_and_gradients, of_gradients)
+        tasks, is_mean = self.tasks, self.reduction == "mean"
+        keys = self._sweep(linear_stripes.losses_and_gradients, self._keys(self.grad_output), is_mean=is_mean)
         of_features = tasks.array("features", keys, self.features.chunks, dtype_of_gradient(self.features), 0)
         return LinearCrossEntropyValueAndGrad(
             self._value([tasks.picked(key, 3) for key in keys]),
@@ -241,11 +238,13 @@ class _Call:
             None if self.bias is None else self._of_whole(keys, self.bias, 2),
         )
 
-    def _sweep(self, function: Any, *args: list[Key]) -> list[Key]:
+    def _sweep(self, function: Any, *args: list[Key], **options: Any) -> list[Key]:
         """The keys of what each stripe gives."""
-        columns = [self._keys(self.features), self._keys(self.layer), self._keys(self.bias), *self.keys.values(), *args]
+        total = [self._total_weight] * len(self.stripes)
+        layer = [self._keys(array) for array in (self.features, self.layer, self.bias)]
+        columns = [*layer, *self.keys.values(), total, *args]
         return [
-            self.tasks.add(function, *of_stripe, stripe=stripe, **self.of_losses)
+            self.tasks.add(function, *of_stripe, stripe=stripe, **self.of_losses, **options)
             for stripe, *of_stripe in zip(self.stripes, *columns, strict=True)
         ]
 
@@ -258,16 +257,16 @@ class _Call:
 
     def _value(self, losses: list[Key]) -> Any:
         if self.reduction != "none":
-            total_weight = self._total_weight if self.reduction == "mean" else self.tasks.constant(1.0)
-            return self.tasks.number(
-                "value", self.tasks.add(linear_stripes.value, losses, total_weight, reduction=self.reduction)
-            )
+            value = self.tasks.add(linear_stripes.value, losses, self._total_weight, reduction=self.reduction)
+            return self.tasks.number("value", value)
         chunks = (self.features.chunks[0], *((size,) for size in self.lead[1:])) if self.lead else ()
         return self.tasks.array("value", losses, chunks, self.dtype)
 
     @functools.cached_property
     def _total_weight(self) -> Key:
         """The key of what a mean divides by: known from targets and weights alone."""
+        if self.reduction != "mean":
+            return self.tasks.constant(linear_stripes.NO_WEIGHT)
         names = ("ignore_index", "label_smoothing", "smoothing_over")
         options = {name: self.options[name] for name in names}
         of_stripes = [

@@ -191,6 +191,19 @@ def test_all_arguments_of_a_layer_may_be_chunked(features, layer, rng):
             np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.parametrize("size", [1e-310, 1e-200, 1e200, 1e307])
+@pytest.mark.parametrize("kind", ["indices", "probabilities"])
+def test_a_mean_is_the_same_for_weights_of_any_size(features, layer, rng, size, kind):
+    """Their sum may be beyond the largest number, or have no digits."""
+    weights, targets = rng.random(N) * size, linear_targets(kind, rng)
+    got = fastce.dask.linear_cross_entropy_value_and_grad(
+        on_dask(features[0]), *layer[:1], targets, sample_weight=weights
+    )
+    expected = fastce.linear_cross_entropy_value_and_grad(features[0], *layer[:1], targets, sample_weight=weights)
+    for a, b in zip(dask.compute(*got)[:3], expected, strict=False):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_single_row_of_a_layer(features, layer, reduction):
     row = on_dask(features[0][0], 3)
@@ -296,6 +309,46 @@ def test_features_of_any_size_are_computed_in_one_range(rng, dtype, sizes):
         for x, y in zip(got, map(np.asarray, expected), strict=True):
             largest = np.abs(y, where=np.isfinite(y), out=np.zeros_like(y)).max()
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * largest)
+
+
+LOSSES = {"clip_loss_from_features": (), "siglip_loss": (0.5, 0.0), "info_nce": (), "linear_cross_entropy": ([0] * N,)}
+
+
+def assert_close(name, given, chunked, **options):
+    expected = getattr(fastce, f"{name}_value_and_grad")(*given, *LOSSES[name], **options)
+    got = dask.compute(*getattr(fastce.dask, f"{name}_value_and_grad")(*chunked, *LOSSES[name], **options))
+    for x, y in zip(got, expected, strict=True):
+        if y is not None:
+            np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_an_element_that_is_no_number(features, name, reduction, odd):
+    features[0][7, 2] = odd
+    assert_close(name, features, [on_dask(x) for x in features], reduction=reduction)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_integers_booleans_and_features_without_width(features, name):
+    integers, booleans = features[0].astype(int), features[1] > 0.0
+    assert_close(name, [integers, booleans], [on_dask(integers), on_dask(booleans)])
+    assert_close(name, [x[:, :0] for x in features], [on_dask(x, "with_empty")[:, :0] for x in features])
+
+
+def test_info_nce_of_no_keys_and_of_no_queries(features):
+    query, keys = ([on_dask(x)[:0] for x in features], features)
+    assert_close("info_nce", [x[:0] for x in keys], query, reduction="sum")
+    for shape in ((0, D), (N, 0, D)):
+        none = np.zeros(shape)
+        assert_close("info_nce", [*keys, none], [*map(on_dask, keys), da.from_array(none, chunks=4)])
+
+
+def test_masked_arrays_are_refused(features):
+    masked = da.ma.masked_array(on_dask(features[0]), features[0] > 0.0)
+    with pytest.raises(TypeError, match="image_features is a masked array"):
+        fastce.dask.clip_loss_from_features(masked, features[1])
 
 
 def test_arrays_of_numpy_and_the_same_array_twice(features):
