@@ -86,7 +86,7 @@ def test_both_ways_take_the_same_arguments(function, problem):
 def test_one_worker_and_two_beside_one_process(tmp_path):
     figures, picture = tmp_path / "figures.json", tmp_path / "picture.svg"
     drawn = ("--plot", picture) if command_can_draw() else ()
-    functions = ("clip_loss_from_features", "clip_loss_from_features_value_and_grad")
+    functions = ("cross_entropy_value_and_grad", "clip_loss_from_features_value_and_grad")
     done = run_command("--dask", "1,2", *SMALL, "--op", ",".join(functions), "--json", figures, *drawn)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -104,6 +104,7 @@ def test_one_worker_and_two_beside_one_process(tmp_path):
     for row in report["rows"]:
         assert row["function"] in done.stdout
         assert min(row["seconds"], row["plain_seconds"], row["times_plain"], row["bytes_to_client"]) > 0
+        assert 0 < row["fastest"] <= row["seconds"]
         assert (row["bytes_between_workers"] > 0) == (row["workers"] > 1)
         assert row["bytes_to_client"] < 1000  # numbers, and no gradient
         assert row["difference"] < 1e-5

@@ -15,8 +15,11 @@ OF_FEATURES = tuple(
     for loss in ("clip_loss_from_features", "siglip_loss", "info_nce", "linear_cross_entropy")
     for ending in ("", "_value_and_grad")
 )
-FUNCTIONS = OF_FEATURES
+FUNCTIONS = (*OF_LOGITS, *OF_FEATURES)
 DEFAULT_FUNCTIONS = (
+    "logsumexp",
+    "cross_entropy",
+    "cross_entropy_value_and_grad",
     "clip_loss_from_features",
     "clip_loss_from_features_value_and_grad",
 )

@@ -27,7 +27,7 @@ def tables(report: DaskReport) -> str:
         f"Time: the median of {counted(report.rounds, 'round')} in turns; workers hold the data and keep gradients.",
         "One process: the time of the plain function here, with as many threads as the workers have, or as there are "
         "cores. Times it: time over that time.",
-        "Between: MiB of results from worker to worker; to client: what came here.",
+        "Between: results that went from worker to worker; to client: those that came here.",
         "Error: the largest difference from the plain results, relative to their largest element.",
     ]
     text = "\n".join(wrapped(line, indent=2) for line in lines + report.notes)
@@ -47,10 +47,16 @@ def _cells(row: DaskRow) -> tuple[str, ...]:
         duration(row.plain_seconds),
         number(row.times_plain),
         str(row.tasks),
-        number(row.bytes_between_workers / MIB),
-        number(row.bytes_to_client / MIB),
+        _size(row.bytes_between_workers),
+        _size(row.bytes_to_client),
         f"{row.difference:.1e}",
     )
+
+
+def _size(nbytes: int) -> str:
+    if nbytes < 1 << 10:
+        return f"{nbytes} B"
+    return f"{number(nbytes / MIB)} MiB" if nbytes > MIB else f"{number(nbytes / (1 << 10))} KiB"
 
 
 def save_figure(report: DaskReport, path: Path) -> None:

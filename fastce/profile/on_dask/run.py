@@ -36,6 +36,8 @@ class DaskRow:
         Those of the plain function: as many as the workers have, or the cores of this machine.
     plain_seconds : float
         The median time of the plain function in this process.
+    fastest, fastest_plain : float
+        The shortest times of both.
     times_plain : float
         `seconds` over `plain_seconds`.
     tasks : int
@@ -52,6 +54,8 @@ class DaskRow:
     seconds: float
     plain_threads: int
     plain_seconds: float
+    fastest: float
+    fastest_plain: float
     times_plain: float
     tasks: int
     bytes_between_workers: int
@@ -143,6 +147,8 @@ def _measured(client: Any, function: str, problem: DaskProblem, rounds: int, her
         seconds=median(dask_times),
         plain_threads=plain_threads,
         plain_seconds=median(plain_times),
+        fastest=min(dask_times),
+        fastest_plain=min(plain_times),
         times_plain=median(dask_times) / median(plain_times),
         tasks=len(stream.data),
         bytes_between_workers=moved.between_workers,
