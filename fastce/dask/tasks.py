@@ -51,7 +51,7 @@ class Tasks:
         self, name: str, arrays: Sequence[Any], options: Any, n_threads: Any, *, multiplies: bool = True
     ) -> None:
         self.name = name
-        self.n_threads = None if n_threads is None else checked_num_threads(n_threads)
+        self.n_threads: int | None = None if n_threads is None else checked_num_threads(n_threads)
         self.multiplies = multiplies
         self.arrays = arrays
         self.token: str = tokenize(name, *arrays, options, self.n_threads)
