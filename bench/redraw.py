@@ -8,7 +8,16 @@ import argparse
 import json
 from pathlib import Path
 
-from bench import accuracy_report, features_report, headline, layouts_report, record_picture, report, scaling
+from bench import (
+    accuracy_report,
+    cluster_report,
+    features_report,
+    headline,
+    layouts_report,
+    record_picture,
+    report,
+    scaling,
+)
 from bench.cuda import report as cuda_report
 from bench.report import write_between_markers
 from fastce.profile.features import FeaturesReport, FeaturesRow
@@ -49,6 +58,12 @@ def orders(path, readme, measured):
     write_between_markers(measured, layouts_report.text(json.loads(path.read_text())), layouts_report.MARKERS)
 
 
+def cluster(path, readme, measured):
+    known = json.loads(path.read_text())
+    write_between_markers(measured, cluster_report.text(known), cluster_report.MARKERS)
+    cluster_report.draw(known, path.with_suffix(".png"))
+
+
 def cuda(path, readme, measured):
     cuda_report.main([str(path), "--readme", str(measured)])
 
@@ -60,6 +75,7 @@ RECORDS = {
     "scaling.json": growth,
     "accuracy.json": errors,
     "layouts.json": orders,
+    "cluster.json": cluster,
     "cuda.json": cuda,
 }
 
