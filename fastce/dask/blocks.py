@@ -9,7 +9,7 @@ from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, new_like
 from fastce.arguments.options import CheckedOptions
 from fastce.arguments.reductions import reduced, sum_in_order, sum_of_terms, upstream_of
 from fastce.arguments.silence import cast, silently
-from fastce.cpu.cross_entropy import cross_entropy_call, of_counted, row_losses
+from fastce.cpu.cross_entropy import CrossEntropyCall, cross_entropy_call, of_counted, row_losses
 from fastce.cpu.engine import Cpu
 from fastce.cpu.shards import Masses, Partial, Shard, Way, check_owned, look, write_gradient
 from fastce.streaming.class_blocks import IGNORED, RowTargets
@@ -54,30 +54,42 @@ class RowOptions(NamedTuple):
         return Shard(logits, first, within, None if weight is None else weight[first : first + logits.shape[1]])
 
 
-def whole(
+def losses_of_block(
+    engine: Cpu, logits: Array, targets: Any, sample_weight: Any, weight: Array | None, *, of_rows: RowOptions
+) -> Any:
+    """The losses of some rows, or their sum, from all of their classes."""
+    call = _call_of_block(engine, logits, targets, sample_weight, weight, of_rows)
+    losses = row_losses(call, None, None, engine.n_threads)
+    return losses.total() if losses.kept is None else losses.kept
+
+
+def gradient_of_block(
     engine: Cpu,
     logits: Array,
     targets: Any,
     sample_weight: Any,
     weight: Array | None,
-    total: Pair | None,
+    total: Pair,
     grad_output: Any,
     *,
     of_rows: RowOptions,
-    writes: bool,
-) -> tuple[Any, Array | None]:
-    """(the losses of some rows, or their sum; their gradient, if it ``writes``), of all classes."""
-    call = cross_entropy_call(
+) -> tuple[Any, Array]:
+    """The same, and the gradient."""
+    call = _call_of_block(engine, logits, targets, sample_weight, weight, of_rows)
+    factors, exponent = upstream_of(grad_output, of_rows.reduction, call.logits.lead, *total)
+    upstream = of_counted(factors, call.targets) if factors.size > 1 else factors
+    out = new_like(logits, of_rows.dtype)
+    losses = row_losses(call._replace(exponent=exponent), upstream, out, engine.n_threads)
+    return losses.total() if losses.kept is None else losses.kept, out
+
+
+def _call_of_block(
+    engine: Cpu, logits: Array, targets: Any, sample_weight: Any, weight: Array | None, of_rows: RowOptions
+) -> CrossEntropyCall:
+    return cross_entropy_call(
         logits, targets, 1, weight=weight, sample_weight=sample_weight, reduction=of_rows.kept,
         n_threads=engine.n_threads, **of_rows.given,
     )  # fmt: skip
-    upstream, out = None, None
-    if writes:
-        factors, exponent = upstream_of(grad_output, of_rows.reduction, call.logits.lead, *(total or (1.0, 0)))
-        upstream = of_counted(factors, call.targets) if factors.size > 1 else factors
-        call, out = call._replace(exponent=exponent), new_like(logits, of_rows.dtype)
-    losses = row_losses(call, upstream, out, engine.n_threads)
-    return losses.total() if losses.kept is None else losses.kept, out
 
 
 def total_weight(
@@ -98,9 +110,9 @@ def added(engine: Cpu, pairs: Sequence[Pair]) -> Pair:
     return sum_in_order(pairs) if pairs else (0.0, 0)
 
 
-def value(engine: Cpu, sums: Sequence[Pair], total: Pair | None, *, reduction: str) -> Any:
+def value(engine: Cpu, sums: Sequence[Pair], total: Pair, *, reduction: str) -> Any:
     """What the reduction asks for."""
-    (loss, exponent), (weight, power) = added(engine, sums), total or (1.0, 0)
+    (loss, exponent), (weight, power) = added(engine, sums), total
     return np.float64(reduced(loss, reduction, weight, exponent - power))
 
 
@@ -137,7 +149,7 @@ def gradient_of_tile(
     targets: Any,
     sample_weight: Any,
     weight: Array | None,
-    total: Pair | None,
+    total: Pair,
     grad_output: Any,
     first: int,
     *,
@@ -146,7 +158,7 @@ def gradient_of_tile(
     """The gradient of some classes of some rows."""
     rows = len(logits)
     described = of_rows.targets(targets, sample_weight, rows)
-    factors, exponent = upstream_of(grad_output, of_rows.reduction, (rows,), *(total or (1.0, 0)))
+    factors, exponent = upstream_of(grad_output, of_rows.reduction, (rows,), *total)
     above = described.row_weight * np.ldexp(factors, exponent) * of_rows.way.scale
     upstream = np.where(described.row_weight == 0.0, 0.0, above)
     out = new_like(logits, kernel_dtype(logits.dtype))

@@ -6,13 +6,14 @@ for each chunk says what it knows of its rows, which merges by the one law, and 
 
 from typing import Any
 
-from fastce.arguments.arrays import weights
+from fastce.arguments.arrays import Array, weights
 from fastce.arguments.numbers import fraction, integer, reduction_of
 from fastce.arguments.options import checked_options
+from fastce.cpu.engine import Cpu
 from fastce.cpu.shards import Way
 from fastce.dask import blocks
-from fastce.dask.matrix import Matrix, PerRow
-from fastce.dask.tasks import Key, Tasks
+from fastce.dask.matrix import Matrix, PerRow, Tile
+from fastce.dask.tasks import Key, Stripe, Tasks
 from fastce.typing import Index, Number, Reduction, SmoothingOver, ValueAndGrad
 
 OPTIONS = ("ignore_index", "label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss")
@@ -56,9 +57,9 @@ def cross_entropy(
 
     Notes
     -----
-    Arguments are checked when the function is called, values of targets when they are computed: an IndexError counts
-    rows from the first one of a stripe, and names that. The same chunks give the same bits, however many workers there
-    are.
+    Arguments are checked when the function is called, class indices of Dask when they are computed: an IndexError
+    counts rows from the first one of a stripe then, and names that. The same chunks give the same bits, however many
+    workers there are.
 
     Examples
     --------
@@ -137,8 +138,8 @@ class _Call:
         self.targets = PerRow(targets, "targets", matrix, may_be_matrix=True)
         self.sample_weight = PerRow(options["sample_weight"], "sample_weight", matrix)
         self.above = PerRow(grad_output, "grad_output", matrix)
-        if self.above.array is not None and self.reduction != "none":
-            raise ValueError(f"grad_output has shape {self.above.array.shape}, expected a number")
+        if getattr(self.above.value, "ndim", 0) and self.reduction != "none":
+            raise ValueError(f"grad_output has shape {self.above.value.shape}, expected a number")
         weight = options["weight"]
         weight = None if weight is None else weights(weight, "weight", (matrix.classes,))
         integer(options["ignore_index"], "ignore_index")
@@ -147,58 +148,67 @@ class _Call:
         smoothed = not self.targets.is_matrix and fraction(options["label_smoothing"], "label_smoothing") > 0.0
         self.way = Way(self.checked.logit_scale, self.checked.softcap, smoothed)
         arrays = [self.targets, self.sample_weight, self.above]
-        values = [part.value for part in arrays if part.array is None]
+        values = [part.value for part in arrays if part.is_here]
         self.tasks = Tasks(
             "cross_entropy", [matrix.array, *(array for part in arrays for array in part.arrays)],
             [self.given, self.reduction, weight, values], n_threads, multiplies=False,
         )  # fmt: skip
+        self.weights: Array | None = weight
         self.weight: Key | None = None if weight is None else self.tasks.constant(weight)
         self.of_rows = blocks.RowOptions(
             self.given, self.reduction, matrix.classes, matrix.dtype, self.way, self.checked, self.targets.is_matrix
         )
+        self.total: Key = self._total()
 
     def value(self) -> Any:
         """The value alone."""
-        if self.matrix.is_whole:
-            return self._value([self._whole(stripe, None, writes=False) for stripe in self.matrix.stripes], 0)
-        return self._value([self._finished(stripe, self._known(stripe)) for stripe in self.matrix.stripes], None)
+        if not self.matrix.is_whole:
+            return self._value([self._finished(stripe, self._known(stripe)) for stripe in self.matrix.stripes])
+        return self._value([
+            self.tasks.add(
+                blocks.losses_of_block, self.matrix.key(stripe), *self._of_rows(stripe), stripe=stripe,
+                of_rows=self.of_rows,
+            )
+            for stripe in self.matrix.stripes
+        ])  # fmt: skip
 
     def value_and_grad(self) -> ValueAndGrad[Any, Any]:
         """With the gradient in the chunks of the logits."""
         matrix, tasks = self.matrix, self.tasks
-        total = self._total()
         if matrix.is_whole:
-            keys = [self._whole(stripe, total, writes=True) for stripe in matrix.stripes]
-            value = self._value([tasks.picked(key, 0) for key in keys], None)
+            keys = [
+                tasks.add(
+                    blocks.gradient_of_block, matrix.key(stripe), *self._of_rows(stripe), self.total,
+                    self.above.key(stripe), stripe=stripe, of_rows=self.of_rows,
+                )
+                for stripe in matrix.stripes
+            ]  # fmt: skip
+            value = self._value([tasks.picked(key, 0) for key in keys])
             grad = tasks.array("grad", keys, matrix.array.chunks, matrix.dtype, 1)
             return ValueAndGrad(value, matrix.given(grad))
         known = [self._known(stripe) for stripe in matrix.stripes]
-        parts = [self._finished(stripe, key) for stripe, key in zip(matrix.stripes, known, strict=True)]
+        value = self._value([self._finished(stripe, key) for stripe, key in zip(matrix.stripes, known, strict=True)])
         gradients = [
             tasks.add(
                 blocks.gradient_of_tile, matrix.key(stripe, tile), key, self._tile_targets(stripe, tile),
-                self.sample_weight.key(stripe), self.weight, total, self.above.key(stripe), tile.first,
+                self.sample_weight.key(stripe), self.weight, self.total, self.above.key(stripe), tile.first,
                 stripe=stripe, of_rows=self.of_rows,
             )
             for stripe, key in zip(matrix.stripes, known, strict=True)
             for tile in matrix.tiles
         ]  # fmt: skip
-        grad = tasks.array("grad", gradients, matrix.array.chunks, matrix.dtype)
-        return ValueAndGrad(self._value(parts, None), matrix.given(grad))
+        return ValueAndGrad(value, matrix.given(tasks.array("grad", gradients, matrix.array.chunks, matrix.dtype)))
 
     # --- tasks
 
-    def _whole(self, stripe: Any, total: Key | None, *, writes: bool) -> Key:
-        """Of a stripe whose classes are in one chunk."""
-        return self.tasks.add(
-            blocks.whole, self.matrix.key(stripe), self.targets.key(stripe), self.sample_weight.key(stripe),
-            self.weight, total, self.above.key(stripe), stripe=stripe, of_rows=self.of_rows, writes=writes,
-        )  # fmt: skip
+    def _of_rows(self, stripe: Stripe) -> tuple[Any, ...]:
+        """Targets and weights of a stripe."""
+        return self.targets.key(stripe), self.sample_weight.key(stripe), self.weight
 
-    def _tile_targets(self, stripe: Any, tile: Any) -> Any:
+    def _tile_targets(self, stripe: Stripe, tile: Tile) -> Any:
         return self.targets.key(stripe, tile if self.targets.is_matrix else None)
 
-    def _known(self, stripe: Any) -> Key:
+    def _known(self, stripe: Stripe) -> Key:
         """What all classes of a stripe know of its rows."""
         keys = [
             self.tasks.add(
@@ -209,7 +219,7 @@ class _Call:
         ]  # fmt: skip
         return self.tasks.tree(blocks.merged, keys, self.tasks.constant(self.way.rest_of_scale))
 
-    def _finished(self, stripe: Any, known: Key) -> Key:
+    def _finished(self, stripe: Stripe, known: Key) -> Key:
         """The losses of a stripe: those of rows, or their sum."""
         targets = None if self.targets.is_matrix else self.targets.key(stripe)
         return self.tasks.add(
@@ -217,13 +227,19 @@ class _Call:
             of_rows=self.of_rows,
         )  # fmt: skip
 
-    def _total(self) -> Key | None:
-        """What a mean divides by."""
+    def _total(self) -> Key:
+        """What a mean divides by: of arrays that are here it is known at once, and class indices are checked."""
+        of_targets = None if self.targets.is_matrix else self.targets
+        if self.sample_weight.is_here and (of_targets is None or of_targets.is_here):
+            targets = None if of_targets is None else of_targets.value
+            options = {"rows": self.matrix.rows, "of_rows": self.of_rows}
+            pair = blocks.total_weight(Cpu(1), targets, self.sample_weight.value, self.weights, **options)
+            return self.tasks.constant(pair if self.reduction == "mean" else (1.0, 0))
         if self.reduction != "mean":
-            return None
+            return self.tasks.constant((1.0, 0))
         keys = [
             self.tasks.add(
-                blocks.total_weight, None if self.targets.is_matrix else self.targets.key(stripe),
+                blocks.total_weight, None if of_targets is None else of_targets.key(stripe),
                 self.sample_weight.key(stripe), self.weight, stripe=stripe,
                 rows=stripe.rows.stop - stripe.rows.start, of_rows=self.of_rows,
             )
@@ -231,8 +247,7 @@ class _Call:
         ]  # fmt: skip
         return self.tasks.add(blocks.added, keys)
 
-    def _value(self, keys: list[Key], place: int | None) -> Any:
+    def _value(self, keys: list[Key]) -> Any:
         if self.reduction == "none":
-            return self.tasks.array("value", keys, self.matrix.array.chunks[:1], self.matrix.of_losses, place)
-        parts = keys if place is None else [self.tasks.picked(key, place) for key in keys]
-        return self.tasks.number("value", self.tasks.add(blocks.value, parts, self._total(), reduction=self.reduction))
+            return self.tasks.array("value", keys, self.matrix.array.chunks[:1], self.matrix.of_losses)
+        return self.tasks.number("value", self.tasks.add(blocks.value, keys, self.total, reduction=self.reduction))

@@ -53,7 +53,10 @@ class Matrix:
 
 
 class PerRow:
-    """An argument with one number for each row, or one for each class of it, in the chunks of the logits."""
+    """An argument with one number for each row, or one for each class of it.
+
+    An array of Dask is cut as the logits are; parts of any other are in the tasks that they belong to.
+    """
 
     def __init__(self, value: Any, name: str, matrix: Matrix, *, may_be_matrix: bool = False) -> None:
         self.value: Any = value
@@ -72,12 +75,19 @@ class PerRow:
             shape, chunks = (matrix.rows,), matrix.array.chunks[:1]
         if array.shape != shape:
             raise ValueError(f"{name} have shape {array.shape}, expected {shape}")
-        self.array = array.rechunk(chunks) if isinstance(array, da.Array) else da.from_array(array, chunks=chunks)
+        self.value = array
+        if isinstance(array, da.Array):
+            self.array = array.rechunk(chunks)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its values are known at once."""
+        return self.array is None
 
     @property
     def is_matrix(self) -> bool:
         """Whether each class has a number."""
-        return is_sparse(self.value) or (self.array is not None and self.array.ndim == 2)
+        return getattr(self.value, "ndim", 0) == 2
 
     @property
     def arrays(self) -> list[Any]:
@@ -89,7 +99,9 @@ class PerRow:
         if self.array is not None:
             of_tile = () if self.array.ndim == 1 else (0 if columns is None else columns.number,)
             return self.array.name, stripe.number, *of_tile
-        if not is_sparse(self.value):
+        if getattr(self.value, "ndim", 0) == 0:
             return self.value
-        part = self.value.tocsr()[stripe.rows]
-        return part if columns is None else part[:, columns.first : columns.end].toarray()
+        part = (self.value.tocsr() if is_sparse(self.value) else self.value)[stripe.rows]
+        if columns is not None:
+            part = part[:, columns.first : columns.end]
+        return part.toarray() if columns is not None and is_sparse(part) else part

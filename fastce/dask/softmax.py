@@ -15,6 +15,7 @@ from fastce.cpu.running import States, softmax_of_states, states_over
 from fastce.dask.features import dask_array
 from fastce.dask.tasks import in_share
 from fastce.losses.softmax import log_softmax as plain_log_softmax
+from fastce.losses.softmax import logsumexp as plain_logsumexp
 from fastce.losses.softmax import softmax as plain_softmax
 from fastce.typing import Axes
 
@@ -54,10 +55,19 @@ def logsumexp(a: Any, axis: Axes | None = None, keepdims: bool = False, *, n_thr
     axes = reduced_axes(array, axis)
     if not axes:
         return array.astype(kernel_dtype(array.dtype))
-    states = _states(array, axes, n_threads)
     dtype = kernel_dtype(array.dtype)
-    result = states.map_blocks(_logsumexp, dtype=dtype, kept_dtype=dtype)
-    return result if keepdims else result.reshape([n for k, n in enumerate(array.shape) if k not in axes])
+    if all(array.numblocks[k] == 1 for k in axes):
+        of_block, blocks = in_share(partial(plain_logsumexp, axis=axes, keepdims=keepdims), n_threads), array
+    else:
+        of_block, blocks = (
+            partial(_logsumexp, axes=axes, keepdims=keepdims, dtype=dtype),
+            _states(array, axes, n_threads),
+        )
+    meta = np.empty((0,) * (array.ndim if keepdims else array.ndim - len(axes)), dtype)
+    if keepdims:
+        chunks = tuple((1,) if k in axes else n for k, n in enumerate(array.chunks))
+        return blocks.map_blocks(of_block, dtype=dtype, meta=meta, chunks=chunks)
+    return blocks.map_blocks(of_block, dtype=dtype, meta=meta, drop_axis=axes)
 
 
 def softmax(x: Any, axis: Axes | None = None, *, n_threads: int | None = None) -> Any:
@@ -149,8 +159,9 @@ def _merged(states: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     return states
 
 
-def _logsumexp(states: Array, kept_dtype: np.dtype[Any]) -> Array:
-    return cast(States(states["top"], states["rest"]).logsumexp(), kept_dtype)
+def _logsumexp(states: Array, axes: tuple[int, ...], keepdims: bool, dtype: np.dtype[Any]) -> Array:
+    result = cast(States(states["top"], states["rest"]).logsumexp(), dtype)
+    return result if keepdims else result.squeeze(axes)
 
 
 def _softmax_of_block(block: Array, states: Array, axes: tuple[int, ...], logarithm: bool) -> Array:

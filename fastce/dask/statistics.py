@@ -57,7 +57,7 @@ def row_stats(
     matrix = Matrix(logits, axis)
     of_rows = PerRow(targets, "targets", matrix)
     needing = [name for name in names if name in OF_TARGETS]
-    if needing and of_rows.array is None:
+    if needing and targets is None:
         raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
     tasks = Tasks("row_stats", [matrix.array, *of_rows.arrays], [names, limit], n_threads, multiplies=False)
     options = {"names": names, "top_k": limit}
