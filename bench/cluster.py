@@ -18,6 +18,7 @@ import numpy as np
 import fastce
 from bench.tiny import IS_TINY
 from fastce.cpu.sums import Sums
+from fastce.dask.share import share
 from fastce.profile.machine import cores, machine
 from fastce.profile.measure import seconds
 from fastce.profile.on_dask import clusters
@@ -29,10 +30,10 @@ WORKERS = (1, 2) if IS_TINY else (1, 2, 3)
 STRIPES = 12  # which 1, 2, 3 and 4 workers share evenly
 ROUNDS = 1 if IS_TINY else 3
 EDGE = 64 if IS_TINY else 2048  # of tiles
-BATCH = 64 if IS_TINY else 4096  # of the calls that tell what fastce adds to the products
+ONE_TILE = 32 << 20  # a memory budget that leaves no room to keep a tile
 REPEATS = 3
 TRANSFERRED = 1 << 18 if IS_TINY else 1 << 27  # bytes
-TASKS = 100 if IS_TINY else 2000
+TASKS = 100 if IS_TINY else 1000
 CALLS = ("clip_loss_from_features", "clip_loss_from_features_value_and_grad", "cross_entropy")
 SWEPT = {  # matrix products of each, where no tile is kept
     "clip_loss_from_features": 1,
@@ -55,28 +56,43 @@ def least(call) -> float:
 
 def constants_of_a_worker(number: int) -> dict[str, float]:
     """Operations per second of tiles' products, seconds of an added byte, and those of an element of each function."""
-    a, b, tile = unit(EDGE, 0), unit(EDGE, 1), np.empty((EDGE, EDGE), np.float32)
-    of_product = least(lambda: np.matmul(a, b.T, out=tile))
-    rate = 2.0 * EDGE * EDGE * WIDTH / of_product
-    total, part = (np.ones((8 * BATCH, WIDTH), np.float32) for _ in range(2))
-    found = {"operations_per_second": rate, "seconds_per_added_byte": least(lambda: np.add(total, part)) / total.nbytes}
-    a, b = unit(BATCH, 0), unit(BATCH, 1)
-    options = {"n_threads": 1, "memory_budget": 1, "label_smoothing": 0.1}
-    targets = np.arange(BATCH)
+    left, right, targets = unit(ROWS // STRIPES, 0), unit(ROWS, 1), np.arange(ROWS // STRIPES)  # a stripe of the check
+    elements, tile = len(left) * len(right), np.empty((len(left), EDGE), np.float32)
+
+    def multiply() -> None:
+        for start in range(0, ROWS, EDGE):
+            columns = right[start : start + EDGE]
+            np.matmul(left, columns.T, out=tile[:, : len(columns)])
+
+    rate = 2.0 * elements * WIDTH / least(multiply)
+    total, part = right.copy(), right.copy()
+
+    def add() -> None:  # as parts of gradients are, into new memory
+        np.add(total, part)
+
+    found = {"operations_per_second": rate, "seconds_per_added_byte": least(add) / total.nbytes}
     for name, products in SWEPT.items():
-        given = (a, b, targets) if name.startswith("linear") else (a, b, SCALE)
+        given = (left, right, targets) if name.startswith("linear") else (left, right, SCALE)
+        options = {"n_threads": 1, "label_smoothing": 0.1}
+        if name.startswith("clip"):  # no task keeps tiles for another sweep
+            options |= {"targets": targets, "memory_budget": ONE_TILE}
         took = least(partial(getattr(fastce, name), *given, **options))
-        found[name] = max(0.0, took - products * 2.0 * BATCH * BATCH * WIDTH / rate) / BATCH**2
-    logits = np.random.default_rng(number).standard_normal((BATCH // 2, CLASSES), np.float32)
-    of_rows = partial(fastce.cross_entropy, logits, targets[: BATCH // 2] % CLASSES, label_smoothing=0.1, n_threads=1)
+        found[name] = max(0.0, took - products * 2.0 * elements * WIDTH / rate) / elements
+    logits = np.random.default_rng(number).standard_normal((len(left), CLASSES), np.float32)
+    of_rows = partial(fastce.cross_entropy, logits, targets % CLASSES, label_smoothing=0.1, n_threads=1)
     found["cross_entropy"] = least(of_rows) / logits.size
     return found
+
+
+def on_one_thread(number: int) -> dict[str, float]:
+    with share(1):  # BLAS, too
+        return constants_of_a_worker(number)
 
 
 def in_all_workers(client) -> dict[str, float]:
     """The mean of what all workers find at the same time."""
     futures = [
-        client.submit(constants_of_a_worker, number, workers=[address], pure=False)
+        client.submit(on_one_thread, number, workers=[address], pure=False)
         for number, address in enumerate(client.nthreads())
     ]
     found = client.gather(futures)
