@@ -57,17 +57,13 @@ def logsumexp(a: Any, axis: Axes | None = None, keepdims: bool = False, *, n_thr
         return array.astype(kernel_dtype(array.dtype))
     dtype = kernel_dtype(array.dtype)
     if all(array.numblocks[k] == 1 for k in axes):
-        of_block, blocks = in_share(partial(plain_logsumexp, axis=axes, keepdims=keepdims), n_threads), array
+        of_block, blocks = in_share(partial(plain_logsumexp, axis=axes, keepdims=True), n_threads), array
     else:
-        of_block, blocks = (
-            partial(_logsumexp, axes=axes, keepdims=keepdims, dtype=dtype),
-            _states(array, axes, n_threads),
-        )
-    meta = np.empty((0,) * (array.ndim if keepdims else array.ndim - len(axes)), dtype)
-    if keepdims:
-        chunks = tuple((1,) if k in axes else n for k, n in enumerate(array.chunks))
-        return blocks.map_blocks(of_block, dtype=dtype, meta=meta, chunks=chunks)
-    return blocks.map_blocks(of_block, dtype=dtype, meta=meta, drop_axis=axes)
+        of_block, blocks = partial(_logsumexp, dtype=dtype), _states(array, axes, n_threads)
+    # Not map_blocks's own drop_axis: that copies chunks, to concatenate them with none.
+    chunks = tuple((1,) if k in axes else n for k, n in enumerate(array.chunks))
+    result = blocks.map_blocks(of_block, dtype=dtype, meta=np.empty((0,) * array.ndim, dtype), chunks=chunks)
+    return result if keepdims else da.squeeze(result, axis=axes)
 
 
 def softmax(x: Any, axis: Axes | None = None, *, n_threads: int | None = None) -> Any:
@@ -159,9 +155,8 @@ def _merged(states: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     return states
 
 
-def _logsumexp(states: Array, axes: tuple[int, ...], keepdims: bool, dtype: np.dtype[Any]) -> Array:
-    result = cast(States(states["top"], states["rest"]).logsumexp(), dtype)
-    return result if keepdims else result.squeeze(axes)
+def _logsumexp(states: Array, dtype: np.dtype[Any]) -> Array:
+    return cast(States(states["top"], states["rest"]).logsumexp(), dtype)
 
 
 def _softmax_of_block(block: Array, states: Array, axes: tuple[int, ...], logarithm: bool) -> Array:
