@@ -31,6 +31,7 @@ STRIPES = 12  # which 1, 2, 3 and 4 workers share evenly
 ROUNDS = 1 if IS_TINY else 3
 EDGE = 64 if IS_TINY else 2048  # of tiles
 ONE_TILE = 32 << 20  # a memory budget that leaves no room to keep a tile
+SMOOTHING = 0.0  # the default of these functions
 REPEATS = 3
 TRANSFERRED = 1 << 18 if IS_TINY else 1 << 27  # bytes
 TASKS = 100 if IS_TINY else 1000
@@ -73,13 +74,13 @@ def constants_of_a_worker(number: int) -> dict[str, float]:
     found = {"operations_per_second": rate, "seconds_per_added_byte": least(add) / total.nbytes}
     for name, products in SWEPT.items():
         given = (left, right, targets) if name.startswith("linear") else (left, right, SCALE)
-        options = {"n_threads": 1, "label_smoothing": 0.1}
+        options = {"n_threads": 1, "label_smoothing": SMOOTHING}
         if name.startswith("clip"):  # no task keeps tiles for another sweep
             options |= {"targets": targets, "memory_budget": ONE_TILE}
         took = least(partial(getattr(fastce, name), *given, **options))
         found[name] = max(0.0, took - products * 2.0 * elements * WIDTH / rate) / elements
     logits = np.random.default_rng(number).standard_normal((len(left), CLASSES), np.float32)
-    of_rows = partial(fastce.cross_entropy, logits, targets % CLASSES, label_smoothing=0.1, n_threads=1)
+    of_rows = partial(fastce.cross_entropy, logits, targets % CLASSES, label_smoothing=SMOOTHING, n_threads=1)
     found["cross_entropy"] = least(of_rows) / logits.size
     return found
 
@@ -132,7 +133,7 @@ def tasks_of(client, functions) -> dict[str, tuple[float, float]]:
 
 def profiled(clients, functions, rows, classes, stripes, rounds) -> list[dict]:
     """What `fastce profile` finds."""
-    problem = DaskProblem(rows, classes, "float32", stripes, 0.1)
+    problem = DaskProblem(rows, classes, "float32", stripes, SMOOTHING)
     report = new_report(problem, rounds)
     progress = partial(print, flush=True)
     profile(

@@ -4,6 +4,7 @@ from bench.cluster_model import GIBI, Call, Constants, best_grid, cost, grid_cos
 from bench.pictures import COLOURS, GREY, new_figure, quiet, save
 
 MARKERS = ("<!-- cluster:start -->\n", "<!-- cluster:end -->")
+PICTURE = "![Time against workers, measured here and by the model](results/cluster.png)"
 NETWORKS = {"10": 1.25e9, "100": 12.5e9}  # Gbit/s: bytes per second
 WORKERS = tuple(2**k for k in range(11))
 STRIPES = 4  # for each worker
@@ -55,7 +56,13 @@ def checked(record):
 
 def text(record) -> str:
     """The section of bench/README.md."""
-    parts = [_constants(record), _check(record), *(_plan(record, call) for call in planned(record)), _ways_out(record)]
+    parts = [
+        PICTURE,
+        _constants(record),
+        _check(record),
+        *(_plan(record, call) for call in planned(record)),
+        _ways_out(record),
+    ]
     return "\n\n".join(parts)
 
 
