@@ -17,6 +17,7 @@ from bench import (
     record_picture,
     report,
     scaling,
+    streaming_report,
 )
 from bench.cuda import report as cuda_report
 from bench.report import write_between_markers
@@ -64,6 +65,10 @@ def cluster(path, readme, measured):
     cluster_report.draw(known, path.with_suffix(".png"))
 
 
+def pieces(path, readme, measured):
+    write_between_markers(measured, streaming_report.text(json.loads(path.read_text())), streaming_report.MARKERS)
+
+
 def cuda(path, readme, measured):
     cuda_report.main([str(path), "--readme", str(measured)])
 
@@ -75,6 +80,7 @@ RECORDS = {
     "scaling.json": growth,
     "accuracy.json": errors,
     "layouts.json": orders,
+    "streaming.json": pieces,
     "cluster.json": cluster,
     "cuda.json": cuda,
 }

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from scripts import ROOT
 
-from bench import accuracy_report, headline, layouts_report
+from bench import accuracy_report, headline, layouts_report, streaming, streaming_report
 
 MACHINE = {"fastce": {"cpu": "A CPU", "vector_bits": 256, "cores": 2, "threads": 2, "versions": {"fastce": "1"}}}
 
@@ -91,3 +91,16 @@ def test_the_documents_hold_what_the_records_say(tmp_path, capsys):
     pictures = {path.name for path in results.glob("*.png")}
     assert pictures == {path.name for path in (ROOT / "bench" / "results").glob("*.png")}
     assert json.loads((results / "record.json").read_text())["benchmarks"]
+
+
+def test_the_table_of_pieces():
+    ms = {
+        streaming.READ: 100.0, streaming.READ_MAP: 50.0, streaming.LOSS: 80.0, streaming.COPY: 200.0,
+        streaming.COPY_MAP: 130.0, streaming.GRADIENT: 260.0, "cross_entropy": 90.0, "grad": 260.0,
+    }  # fmt: skip
+    machine = {"cpu": "a CPU"}
+    text = streaming_report.text({"machine": machine, "shape": [1024, 1024], "ms": ms, "notes": ["It was busy."]})
+    assert "| 1,024 x 1,024 float32, 4 MiB, on a CPU |" in text
+    assert "| cross_entropy | 90 | 0.90 | 1.80 | 1.12 |" in text
+    assert "| grad | 260 | 1.30 | 2.00 | 1.00 |" in text
+    assert text.endswith("It was busy.")
