@@ -116,6 +116,8 @@ _HOME = {
     "warmup": "configuration",
 }
 
+_MODULES = {"dask", "streaming", "typing"}
+
 __all__ = [
     "LogSumExp",
     "binary_cross_entropy_with_logits",
@@ -152,6 +154,9 @@ __all__ = [
 
 
 if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
+    from fastce import dask as dask
+    from fastce import streaming as streaming
+    from fastce import typing as typing
     from fastce.configuration import show_config, warmup
     from fastce.losses.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_value_and_grad
     from fastce.losses.boosting import cross_entropy_grad_and_hess
@@ -170,6 +175,8 @@ if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
 else:
 
     def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return load(partial(import_module, f"fastce.{name}"))
         if name not in _HOME:
             raise AttributeError(f"module 'fastce' has no attribute {name!r}")
         value = getattr(load(partial(import_module, f"fastce.{_HOME[name]}")), name)

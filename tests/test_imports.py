@@ -12,7 +12,7 @@ PACKAGE = Path(fastce.__file__).parent
 BELOW = {  # what each room may import, besides itself and what everybody may
     "__main__": {"profile", "__init__", "configuration"},
     "profile": {"__init__", "configuration", "dask", "products", "cpu", "arguments"},
-    "__init__": {"configuration", "losses", "streaming", "engine", "cpu", "arguments"},
+    "__init__": {"configuration", "losses", "streaming", "dask", "engine", "cpu", "arguments"},
     "configuration": {"__init__", "cpu", "cpu._vectors", "arguments"},
     "dask": {"streaming", "losses", "products", "cpu", "arguments"},
     "streaming": {"losses", "products", "cpu", "arguments"},
