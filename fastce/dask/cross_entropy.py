@@ -232,8 +232,9 @@ class _Call:
         of_targets = None if self.targets.is_matrix else self.targets
         if self.sample_weight.is_here and (of_targets is None or of_targets.is_here):
             targets = None if of_targets is None else of_targets.value
-            options = {"rows": self.matrix.rows, "of_rows": self.of_rows}
-            pair = blocks.total_weight(Cpu(1), targets, self.sample_weight.value, self.weights, **options)
+            pair = blocks.total_weight(
+                Cpu(1), targets, self.sample_weight.value, self.weights, rows=self.matrix.rows, of_rows=self.of_rows
+            )
             return self.tasks.constant(pair if self.reduction == "mean" else (1.0, 0))
         if self.reduction != "mean":
             return self.tasks.constant((1.0, 0))

@@ -30,8 +30,9 @@ class Matrix:
                 f"logits must have two dimensions, rows and classes, got shape {array.shape}: reshape them"
             )
         self.is_transposed: bool = class_axis(array, axis, "logits") == 0
-        self.array = array.T if self.is_transposed else array
-        self.rows, self.classes = self.array.shape
+        self.array: Any = array.T if self.is_transposed else array
+        self.rows: int = self.array.shape[0]
+        self.classes: int = self.array.shape[1]
         self.dtype: np.dtype[Any] = kernel_dtype(array.dtype)
         self.of_losses: np.dtype[Any] = compute_dtype(self.dtype)
         self.stripes: list[Stripe] = stripes_of(self.array.chunks[0])

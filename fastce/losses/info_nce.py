@@ -252,7 +252,7 @@ class WithPairs(Products):
     def __init__(self, negatives: Products, positive: Features) -> None:
         super().__init__(negatives.left, negatives.right)
         self.negatives = negatives
-        self.places = negatives.places
+        self.places: list[Place] = negatives.places
         self.positive = positive
 
     @cached_property

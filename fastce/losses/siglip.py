@@ -15,7 +15,7 @@ from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.loss import LossCall
 from fastce.products.panels import products_of
 from fastce.products.ranges import Range, dtype_of_products, range_of
-from fastce.products.tiles import Place, Products
+from fastce.products.tiles import Pairs, Place, Products
 from fastce.typing import (
     AnyArray,
     Float,
@@ -224,16 +224,19 @@ class Sigmoids:
         whole_rows: int | None = None,
     ) -> None:
         """The products may be those of some rows of a whole that has so many."""
-        self.engine = engine = products.engine
-        self.scale, self.bias = within.scale, bias
+        engine = products.engine
+        self.engine: Engine = engine
+        self.scale: float = within.scale
+        self.bias: float = bias
         self.reduction = reduction
         self.of_losses = of_losses
         rows = products.left.rows
         self.share: float = share_of_row(rows if whole_rows is None else whole_rows, reduction)
         self.factor: float = self.share * within.factor
-        self.points = products.pairs(points.rows, points.columns)
+        self.points: Pairs = products.pairs(points.rows, points.columns)
         logits = within.scale * self.points.products() + bias
-        of_points, self.slopes = _positives(engine.xp, logits)
+        of_points, slopes = _positives(engine.xp, logits)
+        self.slopes: Any = slopes
         self.losses: Any = engine.sums_of_points(points, of_points)
         self.slopes_of_rows: Any = engine.xp.zeros(rows)
 

@@ -73,7 +73,7 @@ class NpyFile:
     is_mapped = True
 
     def __init__(self, path: Any, name: str) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         try:
             with self.path.open("rb") as file:
                 version = np.lib.format.read_magic(file)
