@@ -50,11 +50,11 @@ In a program it is ``client = distributed.Client(n_workers=2, threads_per_worker
 it from then on. How time grows with workers, and what limits it, is in bench/README.md, The plan past these machines.
 """
 
-from importlib.util import find_spec as _find_spec
-
-for _name in ("dask.array", "threadpoolctl") if _find_spec("dask") else ("dask",):
-    if _find_spec(_name) is None:
-        raise ImportError(f'fastce.dask needs {_name}: pip install "fastce[dask]"', name=_name)
+try:
+    import dask.array  # noqa: F401
+    import threadpoolctl  # noqa: F401
+except ImportError as _error:
+    raise ImportError(f'fastce.dask needs {_error.name}: pip install "fastce[dask]"', name=_error.name) from None
 
 from fastce.dask.clip_from_features import clip_loss_from_features, clip_loss_from_features_value_and_grad
 from fastce.dask.cross_entropy import cross_entropy, cross_entropy_value_and_grad
