@@ -70,6 +70,15 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype.name in _HALF else dtype
 
 
+def common_dtype(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that holds both: float16 and bfloat16 have float32 in common."""
+    if first == second:
+        return first
+    return np.result_type(
+        *(np.float32 if dtype.name in ("float16", "bfloat16") else dtype for dtype in (first, second))
+    )
+
+
 # --- axes ------------------------------------------------------------------------------------------------------------
 
 

@@ -23,10 +23,8 @@ def for_mean(targets: TargetRows) -> TargetRows:
 
     A mean does not change if all row weights are multiplied.
     """
-    if (targets.per_class is None and targets.per_row is None) or ORDINARY > abs(targets.total_weight) > 1.0 / ORDINARY:
+    if _is_ordinary(targets):
         return targets
-    if isinstance(targets, MassTargets) and targets.per_row is None:
-        return targets  # a mean over the rows
     total_weight, exponent = sum_of(targets.weights())
     if total_weight == 0.0:
         return targets
@@ -38,6 +36,20 @@ def for_mean(targets: TargetRows) -> TargetRows:
         result.total_exponent = exponent
     result.total_weight = total_weight
     return result
+
+
+def total_of(targets: TargetRows) -> tuple[float, int]:
+    """(w, e): the total weight is w * 2**e, which float64 need not hold, while row weights stay as they are."""
+    if _is_ordinary(targets) or targets.total_weight == 0.0:
+        return targets.total
+    return sum_of(targets.weights())
+
+
+def _is_ordinary(targets: TargetRows) -> bool:
+    """Whether the total weight needs no care; a mean over rows of probabilities never does."""
+    if targets.per_row is None and (targets.per_class is None or isinstance(targets, MassTargets)):
+        return True
+    return ORDINARY > abs(targets.total_weight) > 1.0 / ORDINARY
 
 
 def target_rows(

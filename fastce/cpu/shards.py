@@ -9,13 +9,14 @@ Beside another shard the row's lse grows by log(1 + exp(lse_other - lse)), and t
 is negative: confident rows keep their digits, wherever their classes lie. All that is kept is O(rows), in float64.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from fastce.arguments.arrays import Array, class_index_error, compute_dtype, kernel_dtype
 from fastce.arguments.options import PLAIN_OPTIONS
-from fastce.arguments.silence import quietly
+from fastce.arguments.silence import quietly, silently
 from fastce.cpu._kernels.running import gradient_from_tops
 from fastce.cpu.cross_entropy import cross_entropy_call, row_losses
 from fastce.cpu.layout import Rows, cut_for, goes_past_cache
@@ -23,6 +24,9 @@ from fastce.cpu.row_losses import EACH
 from fastce.cpu.running import States, states_over
 from fastce.cpu.sums import exp_of_difference
 from fastce.cpu.threads import for_each
+
+SMALL = 1e-100
+MOST_OF_SCALE = 12  # as a power of two
 
 
 class Shard(NamedTuple):
@@ -54,17 +58,35 @@ class Way(NamedTuple):
     @property
     def rest_of_scale(self) -> float:
         """What capped logits are still to be multiplied by."""
-        return 1.0 if self.softcap > 0.0 else self.scale
+        return 1.0 if self.softcap > 0.0 else math.ldexp(self.scale, -self._power_before)
+
+    @property
+    def _power_before(self) -> int:
+        """The power of two that kernels cannot multiply by: logits are multiplied by that before, exactly."""
+        power = math.frexp(self.scale)[1]
+        return power - max(-MOST_OF_SCALE, min(power, MOST_OF_SCALE))
 
     def capped(self, logits: Array) -> Array:
         """Scaled and capped logits in float64: their differences may be small; without a cap, logits as they are."""
         if self.softcap == 0.0:
-            return logits
+            power = self._power_before
+            return silently(np.ldexp, logits.astype(np.float64), power) if power else logits
         result = logits.astype(np.float64)
-        result *= self.scale / self.softcap
+        ratio = self.scale / self.softcap
+        if min(ratio, self.softcap) < SMALL:
+            return self._capped_by_extremes(result)
+        result *= ratio
         np.tanh(result, out=result)
         result *= self.softcap
         return result
+
+    @quietly()
+    def _capped_by_extremes(self, logits: Array) -> Array:
+        """The same where scale / softcap, or what tanh takes, may be less than float64 holds."""
+        scaled = logits * self.scale
+        over_cap = np.where(np.isfinite(scaled), scaled / self.softcap, np.copysign(np.inf, scaled))
+        over_cap = np.where(np.isnan(logits), logits, over_cap)
+        return np.where(np.abs(over_cap) < SMALL, scaled, np.tanh(over_cap) * self.softcap)
 
 
 class Partial(NamedTuple):
@@ -102,7 +124,7 @@ def growth(states: States, others: States, scale: float = 1.0) -> Array:
     return np.where(others.tops == -np.inf, 0.0, growth)
 
 
-def _times(mass: Array, growth: Array) -> Array:
+def _times(mass: Array | float, growth: Array) -> Array:
     """Where nothing is weighed, an infinite distance does not matter."""
     return np.where(mass == 0.0, 0.0, mass * growth)
 
@@ -160,7 +182,7 @@ class Masses(NamedTuple):
     @quietly()
     def losses(self, known: Partial, scale: float) -> Array:
         """The loss of each row, without its weight; nan if its largest logit is not finite."""
-        losses = np.where(known.owns, self.of_target * known.of_target, 0.0) + self.of_all * known.of_masses
+        losses = np.where(known.owns, _times(self.of_target, known.of_target), 0.0) + self.of_all * known.of_masses
         if self.z_loss != 0.0:
             losses += self.z_loss * known.states.logsumexp(scale) ** 2
         return np.where(np.isfinite(known.states.tops), losses, np.nan)
@@ -177,7 +199,7 @@ def write_gradient(
     logits, room = way.capped(shard.logits), out
     has_masses = shard.has_probabilities or (way.smoothed and shard.weight is not None)
     wide = compute_dtype(kernel_dtype(logits.dtype))
-    if out.dtype != wide and (has_masses or way.softcap > 0.0):
+    if out.dtype != wide and (has_masses or logits is not shard.logits):
         logits, room = logits.astype(wide, copy=False), np.empty(out.shape, wide)
     total = masses.total(known, way.rest_of_scale)
     factors = np.where(upstream == 0.0, 0.0, upstream * total / (1.0 + known.states.rests))

@@ -9,6 +9,7 @@ from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, new_like
 from fastce.arguments.options import CheckedOptions
 from fastce.arguments.reductions import reduced, sum_in_order, sum_of_terms, upstream_of
 from fastce.arguments.silence import cast, silently
+from fastce.cpu.checked_targets import total_of
 from fastce.cpu.cross_entropy import CrossEntropyCall, cross_entropy_call, of_counted, row_losses
 from fastce.cpu.engine import Cpu
 from fastce.cpu.shards import Masses, Partial, Shard, Way, check_owned, look, write_gradient
@@ -99,10 +100,11 @@ def total_weight(
     logits = np.broadcast_to(np.zeros((), of_rows.dtype), (rows, of_rows.classes))
     if targets is None:
         targets, weight = np.zeros(rows, np.int64), None
-    return cross_entropy_call(
+    call = cross_entropy_call(
         logits, targets, 1, weight=weight, sample_weight=sample_weight, reduction="sum", n_threads=engine.n_threads,
         **of_rows.given,
-    ).targets.total  # fmt: skip
+    )  # fmt: skip
+    return total_of(call.targets)
 
 
 def added(engine: Cpu, pairs: Sequence[Pair]) -> Pair:
@@ -136,10 +138,11 @@ def losses_of_rows(
     if not of_rows.has_probabilities:
         check_owned(known, described.given, described.classes != IGNORED, of_rows.classes)
     losses = of_rows.masses(described, weight).losses(known, of_rows.way.rest_of_scale)
-    losses = np.where(described.row_weight == 0.0, 0.0, silently(np.multiply, described.row_weight, losses))
+    fractions, powers = np.frexp(described.row_weight)  # float64 may hold neither the products nor their sum
+    losses = np.where(fractions == 0.0, 0.0, silently(np.multiply, fractions, losses))
     if of_rows.reduction == "none":
-        return cast(losses, compute_dtype(of_rows.dtype))
-    return silently(sum_of_terms, losses)
+        return cast(silently(np.ldexp, losses, powers), compute_dtype(of_rows.dtype))
+    return silently(sum_of_terms, losses, powers)
 
 
 def gradient_of_tile(
@@ -159,7 +162,8 @@ def gradient_of_tile(
     rows = len(logits)
     described = of_rows.targets(targets, sample_weight, rows)
     factors, exponent = upstream_of(grad_output, of_rows.reduction, (rows,), *total)
-    above = described.row_weight * np.ldexp(factors, exponent) * of_rows.way.scale
+    fractions, powers = np.frexp(described.row_weight)
+    above = silently(np.ldexp, silently(np.multiply, fractions * of_rows.way.scale, factors), powers + exponent)
     upstream = np.where(described.row_weight == 0.0, 0.0, above)
     out = new_like(logits, kernel_dtype(logits.dtype))
     shard = of_rows.shard(logits, targets, weight, first)

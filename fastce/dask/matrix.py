@@ -7,7 +7,9 @@ import dask.array as da
 import numpy as np
 
 from fastce.arguments.arrays import class_axis, compute_dtype, kernel_dtype, plain_array
-from fastce.arguments.sparse import is_sparse
+from fastce.arguments.libraries import read as as_numpy
+from fastce.arguments.numbers import is_one_number
+from fastce.arguments.sparse import checked_csr, is_sparse, masses_of
 from fastce.dask.features import dask_array
 from fastce.dask.tasks import Key, Stripe, stripes_of
 
@@ -62,11 +64,16 @@ class PerRow:
     def __init__(self, value: Any, name: str, matrix: Matrix, *, may_be_matrix: bool = False) -> None:
         self.value: Any = value
         self.array: Any = None
-        if value is None or is_sparse(value):
+        if value is None:
             return
-        array = value if isinstance(value, da.Array) else plain_array(value, name)
-        if array.ndim == 0 and not may_be_matrix:
-            self.value = np.asarray(array)  # a number for all rows
+        if is_sparse(value):
+            self.value = checked_csr(value, (matrix.rows, matrix.classes))
+            masses_of(self.value)
+            return
+        array = value if isinstance(value, da.Array) else plain_array(as_numpy(value, name), name)
+        if is_one_number(array.shape) and not may_be_matrix:
+            self.value = array.reshape(())  # for all rows
+            self.array = self.value if isinstance(array, da.Array) else None
             return
         if array.ndim == 2 and may_be_matrix:
             array = array.T if matrix.is_transposed else array
@@ -76,9 +83,10 @@ class PerRow:
             shape, chunks = (matrix.rows,), matrix.array.chunks[:1]
         if array.shape != shape:
             raise ValueError(f"{name} have shape {array.shape}, expected {shape}")
-        self.value = array
         if isinstance(array, da.Array):
-            self.array = array.rechunk(chunks)
+            self.value, self.array = array, array.rechunk(chunks)
+        else:
+            self.value = np.array(array)  # tasks are computed later, and go by what was given
 
     @property
     def is_here(self) -> bool:
@@ -98,11 +106,11 @@ class PerRow:
     def key(self, stripe: Stripe, columns: Tile | None = None) -> Any:
         """What belongs to a stripe, or to a tile of it: the key of a chunk, or what is the same for all rows."""
         if self.array is not None:
-            of_tile = () if self.array.ndim == 1 else (0 if columns is None else columns.number,)
-            return self.array.name, stripe.number, *of_tile
+            place = stripe.number, 0 if columns is None else columns.number
+            return self.array.name, *place[: self.array.ndim]
         if getattr(self.value, "ndim", 0) == 0:
             return self.value
-        part = (self.value.tocsr() if is_sparse(self.value) else self.value)[stripe.rows]
+        part = self.value[stripe.rows]
         if columns is not None:
             part = part[:, columns.first : columns.end]
         return part.toarray() if columns is not None and is_sparse(part) else part

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, class_index_error
 from fastce.arguments.numbers import chosen, integer
+from fastce.cpu.checked_targets import not_class_indices
 from fastce.cpu.engine import Cpu
 from fastce.cpu.shard_statistics import Found, before_target, look_at_statistics, statistic
 from fastce.cpu.shards import Shard
@@ -59,11 +60,15 @@ def row_stats(
     needing = [name for name in names if name in OF_TARGETS]
     if needing and targets is None:
         raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
-    tasks = Tasks("row_stats", [matrix.array, *of_rows.arrays], [names, limit], n_threads, multiplies=False)
+    if targets is not None and of_rows.value.dtype.kind not in "iu":
+        raise not_class_indices(of_rows.value, "row_stats")
+    here = of_rows.value if of_rows.is_here else None
+    tasks = Tasks("row_stats", [matrix.array, *of_rows.arrays], [names, limit, here], n_threads, multiplies=False)
     options = {"names": names, "top_k": limit}
     stripe_of = _whole if matrix.is_whole else _sharded
     keys = [
-        stripe_of(tasks, matrix, stripe, of_rows.key(stripe) if needing else None, options) for stripe in matrix.stripes
+        stripe_of(tasks, matrix, stripe, None if targets is None else of_rows.key(stripe), options)
+        for stripe in matrix.stripes
     ]
     return {name: tasks.array(name, keys, matrix.array.chunks[:1], _dtype_of(name, matrix), name) for name in names}
 

@@ -6,7 +6,8 @@ from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, compute_dtype
+from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
+from fastce.arguments.libraries import read as as_numpy
 from fastce.arguments.numbers import checked_memory_budget, checked_num_threads, choice, reduction_of
 from fastce.arguments.reductions import reduced, sum_in_order, sum_of_terms, upstream_of
 from fastce.arguments.silence import cast, silently
@@ -16,7 +17,7 @@ from fastce.streaming.class_blocks import RowTargets, ShardedLoss
 from fastce.streaming.outputs import Receiver, receiver_of
 from fastce.streaming.row_blocks import RowBlock, Totals
 from fastce.streaming.sources import Source, cuts, has_slices, is_path, iterable, source_of
-from fastce.streaming.whole import Upstream, Whole
+from fastce.streaming.whole import Upstream, Whole, targets_of
 from fastce.typing import Pieces
 
 NAME = "cross_entropy"
@@ -38,9 +39,9 @@ class Call:
         n_threads: int | None,
     ) -> None:
         self.logits = logits
-        self.targets = targets
+        self.targets = targets_of(targets)
         self.by_rows: bool = choice(pieces, "pieces", get_args(Pieces)) == "rows"
-        self.options = options
+        self.options = {name: as_numpy(value, name) for name, value in options.items()}
         self.reduction: str = reduction_of(options["reduction"])
         self.memory_budget: int = checked_memory_budget(memory_budget)
         self.read_ahead = read_ahead
@@ -54,8 +55,9 @@ class Call:
 
     def value_and_grad(self, out: Any, grad_output: Any) -> tuple[Any, Any]:
         """(value, what the caller gets as the gradient)."""
-        self.grad_output = grad_output
-        return self._computed(lambda shape, dtype: receiver_of(out, shape, dtype, self.logits))
+        self.grad_output = as_numpy(grad_output, "grad_output")
+        others = [self.targets, self.options["weight"], self.options["sample_weight"], self.grad_output]
+        return self._computed(lambda shape, dtype: receiver_of(out, shape, dtype, self.logits, others))
 
     def _computed(self, opened: Opened | None) -> tuple[Any, Any]:
         if is_path(self.logits) or has_slices(self.logits):
@@ -68,14 +70,14 @@ class Call:
 
     def _of_matrix(self, source: Source, opened: Opened | None) -> tuple[Any, Any]:
         is_ahead = not source.is_mapped if self.read_ahead is None else bool(self.read_ahead)
-        (rows, classes), dtype = source.shape, source.dtype
+        (rows, classes), dtype = source.shape, kernel_dtype(source.dtype)
         whole = Whole.of(self.targets, classes, rows, dtype, self.options)
         receiver = None if opened is None else opened(source.shape, dtype)
         upstream = None if opened is None else Upstream.of(self.grad_output, whole)
         of_rows, of_classes = cuts(source, self.memory_budget, 2 + is_ahead)  # twins alike
         if len(of_classes) == 1:
             blocks = row_blocks.blocks_of_source(source, of_rows, whole, is_ahead)
-            return self._in_row_blocks(blocks, len(of_rows), whole, receiver, upstream)
+            return self._in_row_blocks(blocks, len(of_rows), whole, receiver, upstream, dtype)
         losses = [
             ShardedLoss(
                 class_blocks.blocks_of_source(source, part, of_classes, is_ahead), RowTargets.of_whole(whole, part),
@@ -115,7 +117,7 @@ class Call:
             else:
                 upstream = Upstream.of(self.grad_output, whole)
         every = row_blocks.with_targets(chain([] if first is None else [first], blocks), whole)
-        return self._in_row_blocks(every, total, whole, receiver, upstream)
+        return self._in_row_blocks(every, total, whole, receiver, upstream, dtype)
 
     def _in_row_blocks(
         self,
@@ -124,6 +126,7 @@ class Call:
         whole: Whole | None,
         receiver: Receiver | None,
         upstream: Upstream | None,
+        dtype: np.dtype[Any],
     ) -> tuple[Any, Any]:
         totals = Totals(self.reduction, self.options, self.n_threads)
         with Progress(self.progress, total, NAME, "block") as shown:
@@ -134,7 +137,7 @@ class Call:
             raise ValueError(f"blocks have {totals.rows} rows, but there are {whole.rows} targets")
         if receiver is not None and receiver.shape[0] not in (None, totals.rows):
             raise ValueError(f"blocks have {totals.rows} rows, but out has {receiver.shape[0]}")
-        return totals.value(whole), None if receiver is None else receiver.given()
+        return totals.value(whole, dtype), None if receiver is None else receiver.given()
 
     # --- blocks of classes
 

@@ -6,20 +6,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, kernel_dtype, real_array, weights
+from fastce.arguments.arrays import Array, common_dtype, kernel_dtype, plain_array, real_array, weights
+from fastce.arguments.libraries import read as as_numpy
 from fastce.arguments.numbers import fraction, integer, is_one_number
 from fastce.arguments.options import CheckedOptions, checked_options
 from fastce.arguments.sparse import is_sparse
 from fastce.cpu.checked_targets import not_class_indices
 from fastce.cpu.shards import Masses, Partial, Shard, Way, check_owned, look, write_gradient
 from fastce.cpu.targets import IndexTargets
-from fastce.streaming.outputs import Receiver
+from fastce.streaming.outputs import Receiver, room_for
 from fastce.streaming.sources import Source, ahead
 from fastce.streaming.whole import Probabilities, Whole
 
 OF_SHARDS = ("label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss")
 
 IGNORED, NO_CLASS = -1, -2  # classes that no block has
+MOST = np.iinfo(np.int64).max  # what is beyond is no class
+
+
+def class_indices_of(targets: Any, function: str) -> Array:
+    """Targets that can be nothing else, while the number of classes is not known."""
+    if is_sparse(targets):
+        raise not_class_indices(np.asarray(targets), function)
+    given = plain_array(targets, "targets")
+    if given.dtype.kind not in "iu":
+        raise not_class_indices(given, function)
+    if given.ndim != 1:
+        raise ValueError(f"targets must have one dimension, got shape {given.shape}")
+    return given
 
 
 class Blocks(NamedTuple):
@@ -46,7 +60,7 @@ def blocks_of_items(items: Callable[[], Iterable[Any]], rows: int | None) -> Blo
     def read() -> Iterator[tuple[int, Array]]:
         first, expected = 0, rows
         for item in items():
-            logits = real_array(item, "logits")
+            logits = real_array(as_numpy(item, "logits"), "logits")
             if logits.ndim != 2 or len(logits) != (len(logits) if expected is None else expected):
                 wanted = "two dimensions" if expected is None else f"({expected}, ...)"
                 raise ValueError(f"a block of classes has shape {logits.shape}, expected {wanted}")
@@ -69,11 +83,7 @@ class RowTargets(NamedTuple):
     @classmethod
     def of(cls, targets: Any, sample_weight: Any, ignore_index: Any) -> "RowTargets":
         """Of class indices, while the number of classes is not known."""
-        given = np.asarray(targets)
-        if is_sparse(targets) or given.dtype.kind not in "iu":
-            raise not_class_indices(given, "blocks of classes")
-        if given.ndim != 1:
-            raise ValueError(f"targets must have one dimension, got shape {given.shape}")
+        given = class_indices_of(targets, "blocks of classes")
         ignored = given == integer(ignore_index, "ignore_index")
         row_weight = np.ones(given.size)
         if sample_weight is not None:
@@ -81,7 +91,7 @@ class RowTargets(NamedTuple):
             array = np.full(given.size, array.reshape(())) if is_one_number(array.shape) else array
             row_weight = weights(array, "sample_weight", given.shape)
         row_weight[ignored] = 0.0
-        classes = np.where(given < 0, NO_CLASS, given.astype(np.int64))
+        classes = np.where((given < 0) | (given > MOST), NO_CLASS, given.astype(np.int64))
         return cls(given, np.where(ignored, IGNORED, classes), row_weight)
 
     @classmethod
@@ -159,7 +169,9 @@ class ShardedLoss:
         scale = self.way.rest_of_scale
         for shard in self._shards():
             self.known = self.known.merged(look(shard, self.way, self.n_threads), scale)
-            self.classes, self.dtype = shard.first + shard.logits.shape[1], kernel_dtype(shard.logits.dtype)
+            dtype = kernel_dtype(shard.logits.dtype)
+            self.dtype = common_dtype(self.dtype, dtype) if self.classes else dtype
+            self.classes = shard.first + shard.logits.shape[1]
             step()
         if self.classes == 0:
             raise ValueError("logits have no classes")
@@ -179,10 +191,14 @@ class ShardedLoss:
 
     def write(self, above: Array, out: Receiver, step: Callable[[], None]) -> None:
         """The gradient, from what is known and a second look; ``above`` is what comes after the loss of each row."""
-        upstream = self.targets.row_weight * above * self.way.scale
+        row_weight = self.targets.row_weight
+        with np.errstate(all="ignore"):
+            upstream = np.where(row_weight == 0.0, 0.0, row_weight * above * self.way.scale)
         for shard in self._shards():
             place = self.blocks.rows, slice(shard.first, shard.first + shard.logits.shape[1])
-            room = out.room(*place, kernel_dtype(shard.logits.dtype))
+            room = room_for(shard.logits, out, *place, self.dtype)
+            if kernel_dtype(shard.logits.dtype) != self.dtype:
+                shard = shard._replace(logits=shard.logits.astype(self.dtype))
             write_gradient(shard, self.way, self.known, self.masses, upstream, room, self.n_threads)
             out.put(*place, room)
             step()

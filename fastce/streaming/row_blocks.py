@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, real_array
+from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, real_array
+from fastce.arguments.libraries import read as as_numpy
 from fastce.arguments.reductions import reduced, sum_in_order
+from fastce.cpu.checked_targets import total_of
 from fastce.cpu.cross_entropy import cross_entropy_call, row_losses
-from fastce.streaming.outputs import Receiver
+from fastce.streaming.outputs import Receiver, room_for
 from fastce.streaming.sources import Source, ahead
-from fastce.streaming.whole import Upstream, Whole
+from fastce.streaming.whole import Upstream, Whole, targets_of
 
 OF_BLOCKS = ("weight", "ignore_index", "label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss")
 
@@ -52,13 +54,13 @@ def blocks_of_items(items: Iterable[Any], is_ahead: bool) -> Iterator[RowBlock]:
         if not 1 <= len(parts) <= 3:
             raise ValueError(f"a block must be (logits, targets) or (logits, targets, sample_weight), got {len(parts)}")
         logits, targets, sample_weight = (*parts, None, None)[:3]
-        array = real_array(logits, "logits")
+        array = real_array(as_numpy(logits, "logits"), "logits")
         if array.ndim != 2:
             raise ValueError(f"a block of logits must have two dimensions, got shape {array.shape}")
         if array.shape[1] != (classes or array.shape[1]):
             raise ValueError(f"blocks of rows must have the same classes, got {array.shape[1]} after {classes}")
         classes = array.shape[1]
-        yield RowBlock(start, array, targets, sample_weight)
+        yield RowBlock(start, array, targets_of(targets), as_numpy(sample_weight, "sample_weight"))
         start += len(array)
 
 
@@ -68,6 +70,8 @@ def with_targets(blocks: Iterable[RowBlock], whole: Whole | None) -> Iterator[Ro
         if whole is not None:
             if block.targets is not None:
                 raise TypeError("targets were given twice: with the blocks, and for all of them")
+            if block.sample_weight is not None:
+                raise TypeError("sample_weight came with a block, but targets for all of them: give both the same way")
             if block.rows.stop > whole.rows:
                 raise ValueError(f"blocks have more than {whole.rows} rows, which is how many targets there are")
             targets, weight = whole.targets_of(block.rows), whole.sample_weight_of(block.rows)
@@ -107,23 +111,24 @@ class Totals:
             losses = row_losses(call, None, None, self.n_threads)
         else:
             place = block.rows, slice(0, block.logits.shape[1])
-            room = out.room(*place, call.logits.dtype)
+            room = room_for(block.logits, out, *place, call.logits.dtype)
             call = call._replace(exponent=upstream.exponent)
             losses = row_losses(call, upstream.of_rows(block.rows), room, self.n_threads)
             out.put(*place, room)
         self.rows += len(block.logits)
-        self.weights.append(call.targets.total)
+        self.weights.append(total_of(call.targets))
         if losses.kept is None:
             self.sums.append(losses.total())
         else:
             self.kept.append(losses.kept)
 
-    def value(self, whole: Whole | None) -> Any:
-        """What the reduction asks for, once all blocks are added."""
+    def value(self, whole: Whole | None, dtype: np.dtype[Any]) -> Any:
+        """What the reduction asks for, once all blocks are added; ``dtype`` is that of no rows at all."""
         if self.reduction == "none":
-            return np.concatenate(self.kept) if self.kept else np.empty(0, np.float32)
+            return np.concatenate(self.kept) if self.kept else np.empty(0, compute_dtype(kernel_dtype(dtype)))
         if not self.rows:
             return math.nan if self.reduction == "mean" else 0.0
         total, exponent = sum_in_order(self.sums)
         weight, power = sum_in_order(self.weights) if whole is None else whole.described.targets.total
+        power = power if self.reduction == "mean" else 0
         return reduced(total, self.reduction, weight, exponent - power)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments.arrays import kernel_dtype, real_array, reduced_axes
+from fastce.arguments.arrays import common_dtype, kernel_dtype, real_array, reduced_axes
 from fastce.arguments.libraries import read, refuse_without_values
 from fastce.arguments.silence import cast
 from fastce.arguments.words import shown
@@ -109,7 +109,7 @@ class LogSumExp:
             return
         if shape != self._shape:
             raise ValueError(f"{name} has results of shape {shape}, expected {self._shape} as before")
-        self._dtype = _common(self._dtype, dtype)
+        self._dtype = common_dtype(self._dtype, dtype)
         self._states = self._states.merged(states)
 
     def result(self) -> Any:
@@ -137,12 +137,3 @@ class LogSumExp:
     def __repr__(self) -> str:
         shape = "no blocks" if self._shape is None else f"shape {self._shape}, dtype {self._dtype}"
         return f"<fastce.LogSumExp: {shape}>"
-
-
-def _common(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype that holds both: float16 and bfloat16 have float32 in common."""
-    if first == second:
-        return first
-    return np.result_type(
-        *(np.float32 if dtype.name in ("float16", "bfloat16") else dtype for dtype in (first, second))
-    )

@@ -1,5 +1,6 @@
 """Where logits are read from, a block at a time: arrays, memmaps, .npy files, and whatever has slices."""
 
+import math
 import mmap
 import os
 from collections import deque
@@ -67,6 +68,13 @@ class SlicedSource:
         return plain_array(as_numpy(self.array[rows, columns], self.name), self.name)
 
 
+_HEADERS = {  # the third has names of fields in UTF-8, which numbers have not
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
+
+
 class NpyFile:
     """A file that `numpy.save` has written: a part of it is mapped for as long as that is in use, never all of it."""
 
@@ -77,13 +85,15 @@ class NpyFile:
         try:
             with self.path.open("rb") as file:
                 version = np.lib.format.read_magic(file)
-                header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                shape, is_fortran, dtype = header[version](file)
+                shape, is_fortran, dtype = _HEADERS[version](file)
                 self.start: int = file.tell()
+                size = os.fstat(file.fileno()).st_size
         except (ValueError, KeyError) as error:
             raise ValueError(f"{name} must be a .npy file or an opened array, got {str(path)!r}") from error
         if len(shape) != 2:
             raise ValueError(f"{name} must have two dimensions, got shape {shape} in {self.path}")
+        if size < self.start + math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name} must be a whole .npy file, but {str(path)!r} ends before its last number")
         self.shape: tuple[int, int] = shape
         self.dtype: np.dtype[Any] = dtype
         self.is_fortran: bool = is_fortran
@@ -117,12 +127,28 @@ class NpyFile:
 
     @classmethod
     def new(cls, path: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> "NpyFile":
-        """A file for so many numbers, all 0."""
+        """A file for so many numbers, all 0; a file that was there is unlinked, for something may have it mapped."""
+        if Path(path).is_file():
+            Path(path).resolve().unlink()
         with Path(path).open("wb") as file:
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_2_0(file, header)
             file.truncate(file.tell() + shape[0] * shape[1] * dtype.itemsize)
-        return cls(path, "out")
+        made = cls(path, "out")
+        made.dtype = dtype  # the file says V2 of bfloat16, as those of numpy.save do
+        return made
+
+
+def files_of(value: Any) -> list[Path]:
+    """The file that this names, or that it is a map of."""
+    if is_path(value):
+        return [Path(value)]
+    while value is not None:
+        name = getattr(value, "filename", None) if isinstance(value, np.memmap) else None
+        if name is not None:
+            return [Path(name)]
+        value = getattr(value, "base", None)
+    return []
 
 
 def is_path(value: Any) -> bool:

@@ -13,8 +13,9 @@ from fastce.losses.statistics import row_stats as of_block
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.progress import Progress
 from fastce.streaming import class_blocks, row_blocks
-from fastce.streaming.class_blocks import Blocks
+from fastce.streaming.class_blocks import Blocks, class_indices_of
 from fastce.streaming.sources import Source, cuts, has_slices, is_path, iterable, source_of
+from fastce.streaming.whole import targets_of
 from fastce.typing import Index, IntegerStatistic, Pieces, ProgressOption, Statistic
 
 NAME = "row_stats"
@@ -87,7 +88,7 @@ class _Call:
 
     def __init__(self, names: list[Statistic], targets: Any, top_k: int, progress: Any, n_threads: int | None) -> None:
         self.names = names
-        self.targets: Array | None = None if targets is None else np.asarray(targets)
+        self.targets: Array | None = None if targets is None else class_indices_of(targets_of(targets), NAME)
         self.top_k = top_k
         self.progress = progress
         self.n_threads = n_threads
@@ -153,17 +154,25 @@ class _Call:
             shown.step()
         if found is None or classes == 0:
             raise ValueError("logits have no classes")
-        before = self._before(blocks, found, classes, shown) if any(name in OF_TARGETS for name in self.names) else None
+        self._check(blocks.rows, classes)
+        before = self._before(blocks, found, shown) if any(name in OF_TARGETS for name in self.names) else None
         return {name: statistic(name, found, before, self.top_k, dtype) for name in self.names}
 
-    def _before(self, blocks: Blocks, found: Found, classes: int, shown: Progress) -> Array:
-        """How many classes come before each row's target; all of them must be classes."""
+    def _check(self, rows: slice, classes: int) -> None:
+        """Targets must be classes, whether or not they are asked for."""
+        if self.targets is None:
+            return
+        targets = self.targets[rows]
+        wrong = (targets < 0) | (targets >= classes)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise class_index_error(row + (rows.start or 0), targets[row], classes)
+
+    def _before(self, blocks: Blocks, found: Found, shown: Progress) -> Array:
+        """How many classes come before each row's target."""
         if self.targets is None:
             needing = [name for name in self.names if name in OF_TARGETS]
             raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
-        if not found.known.owns.all():
-            row = int(found.known.owns.argmin())
-            raise class_index_error(row + (blocks.rows.start or 0), self.targets[blocks.rows][row], classes)
         before = np.zeros(len(found.x_target), np.int64)
         for shard in self._shards(blocks) if self.looks_twice else ():
             before += before_target(shard, found.x_target, self.n_threads)

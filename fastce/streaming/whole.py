@@ -4,9 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, kernel_dtype
+from fastce.arguments.arrays import Array, kernel_dtype, plain_array
+from fastce.arguments.libraries import read as as_numpy
+from fastce.arguments.numbers import integer
 from fastce.arguments.reductions import upstream_of
-from fastce.arguments.sparse import is_sparse
+from fastce.arguments.sparse import checked_csr, is_sparse, masses_of
+from fastce.arguments.words import shown
 from fastce.cpu.cross_entropy import CrossEntropyCall, cross_entropy_call, of_counted
 from fastce.streaming.sources import Source, has_slices, is_path, source_of
 
@@ -15,9 +18,17 @@ class Probabilities:
     """Targets that are read with the logits: a matrix somewhere, or a sparse one in memory."""
 
     def __init__(self, targets: Any) -> None:
-        self.sparse: Any = targets.tocsr() if is_sparse(targets) else None
-        self.source: Source | None = None if is_sparse(targets) else source_of(targets, "targets")
-        self.shape: tuple[int, ...] = targets.shape if self.source is None else self.source.shape
+        self.sparse: Any = None
+        self.source: Source | None = None
+        self.shape: tuple[int, ...] = targets.shape if is_sparse(targets) else ()
+        if is_sparse(targets):
+            self.sparse = checked_csr(targets, targets.shape)
+            masses_of(self.sparse)
+            return
+        self.source = source_of(targets, "targets")
+        self.shape = self.source.shape
+        if kernel_dtype(self.source.dtype) != self.source.dtype.newbyteorder("="):
+            raise TypeError(f"targets must be class probabilities (floats) if they are a matrix, got {shown(targets)}")
 
     def of_rows(self, rows: slice) -> Any:
         """Those of some rows, of any kind."""
@@ -31,6 +42,13 @@ class Probabilities:
         return dense
 
 
+def targets_of(value: Any) -> Any:
+    """Targets as they are given, of any library; masked ones would lose their mask."""
+    value = as_numpy(value, "targets")
+    is_elsewhere = value is None or is_path(value) or is_sparse(value) or has_slices(value)
+    return value if is_elsewhere and not isinstance(value, np.ndarray) else plain_array(value, "targets")
+
+
 class Whole(NamedTuple):
     """Targets of all rows; ``probabilities`` are None for class indices."""
 
@@ -42,15 +60,20 @@ class Whole(NamedTuple):
     def of(cls, targets: Any, classes: int, rows: int | None, dtype: np.dtype[Any], options: dict[str, Any]) -> "Whole":
         """Checked, for logits of so many classes; as many rows as the targets if that is not known."""
         is_matrix = is_path(targets) or is_sparse(targets) or (has_slices(targets) and len(targets.shape) == 2)
+        is_matrix = is_matrix and getattr(targets, "dtype", np.dtype(float)).kind not in "iub"
         probabilities = Probabilities(targets) if is_matrix else None
-        indices = np.asarray(targets) if probabilities is None else np.zeros(probabilities.shape[0], np.int64)
+        rows_of_matrix = 0 if probabilities is None else probabilities.shape[0]
+        indices = plain_array(targets, "targets") if probabilities is None else np.zeros(rows_of_matrix, np.int64)
         rows = indices.shape[0] if rows is None and indices.ndim else rows
         if probabilities is not None:
             if probabilities.shape != (rows, classes):
                 raise ValueError(
                     f"targets of probabilities have shape {probabilities.shape}, but logits have {(rows, classes)}"
                 )
-            options = options | {"weight": None, "ignore_index": -100}
+            ignored = integer(options["ignore_index"], "ignore_index")
+            if ignored >= 0:
+                raise ValueError(f"ignore_index applies to class indices, got {ignored} with targets of probabilities")
+            options = options | {"weight": None}
         logits = np.broadcast_to(np.zeros((), kernel_dtype(dtype)), (rows or 0, classes))
         return cls(indices, probabilities, cross_entropy_call(logits, indices, 1, n_threads=None, **options))
 

@@ -209,3 +209,69 @@ def test_threads_of_tasks_and_in_them_change_no_bit(rng):
     for n_threads in (1, 3):
         grad = fastce.cross_entropy_value_and_grad(chunked, targets, n_threads=n_threads).grad
         np.testing.assert_array_equal(grad.compute(), expected)
+
+
+# --- as the plain functions, of arguments of odd kinds
+
+CUTS = {"rows": (10, -1), "both": (13, 10)}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("of_dask", [True, False])
+def test_numbers_for_all_rows_are_lazy_and_of_either_shape(cut, of_dask, rng):
+    x, targets = rng.normal(size=(ROWS, CLASSES)), rng.integers(0, CLASSES, ROWS)
+    chunked = da.from_array(x, chunks=CUTS[cut])
+    for shape in ((), (1,)):
+        number = np.full(shape, 1.5)
+        given = da.from_array(number) if of_dask else number
+        options = {"reduction": "none"}
+        whole = fastce.cross_entropy_value_and_grad(x, targets, sample_weight=number, grad_output=number, **options)
+        lazy = fastce.cross_entropy_value_and_grad(chunked, targets, sample_weight=given, grad_output=given, **options)
+        for found, expected in zip(dask.compute(*lazy), whole, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-15)
+    never = da.from_delayed(dask.delayed(lambda: 1 / 0)(), (), float)
+    fastce.cross_entropy_value_and_grad(chunked, targets, sample_weight=never, grad_output=never)  # computes nothing
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("mass", [-1.0, np.nan])
+def test_masses_of_sparse_targets_are_checked(cut, mass, rng):
+    targets = scipy.sparse.csr_array(([0.5, mass], [1, 2], [0, 1, 2, *[2] * (ROWS - 2)]), shape=(ROWS, CLASSES))
+    chunked = da.from_array(rng.normal(size=(ROWS, CLASSES)), chunks=CUTS[cut])
+    with pytest.raises(ValueError, match=r"sparse targets must be finite and not negative, got .* in row 1"):
+        fastce.cross_entropy(chunked, targets).compute()
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("weight", [1.5e308, 5e-324])
+def test_weights_whose_sum_float64_does_not_hold(cut, weight, rng):
+    x, targets = rng.normal(size=(ROWS, CLASSES)), rng.integers(0, CLASSES, ROWS)
+    chunked, weights = da.from_array(x, chunks=CUTS[cut]), np.full(ROWS, weight)
+    whole = fastce.cross_entropy_value_and_grad(x, targets)
+    for given in (weights, da.from_array(weights, chunks=10)):
+        lazy = fastce.cross_entropy_value_and_grad(chunked, targets, sample_weight=given)
+        for found, expected in zip(dask.compute(*lazy), whole, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_what_is_changed_after_the_call_changes_nothing(cut, rng):
+    x, targets, weights = rng.normal(size=(ROWS, CLASSES)), rng.integers(0, CLASSES, ROWS), rng.uniform(size=ROWS)
+    whole = fastce.cross_entropy(x, targets, sample_weight=weights)
+    lazy = fastce.cross_entropy(da.from_array(x, chunks=CUTS[cut]), targets, sample_weight=weights)
+    targets[:], weights[:] = 0, 1.0
+    assert float(lazy.compute()) == pytest.approx(whole, rel=1e-13)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("of_dask", [True, False])
+def test_targets_of_statistics_are_checked_though_they_are_not_asked_for(cut, of_dask, rng):
+    chunked = da.from_array(rng.normal(size=(ROWS, CLASSES)), chunks=CUTS[cut])
+    for wrong, error in (
+        (np.full(ROWS, CLASSES), IndexError),
+        (np.ones(ROWS), TypeError),
+        (np.ones(ROWS, bool), TypeError),
+    ):
+        given = da.from_array(wrong) if of_dask else wrong
+        with pytest.raises(error, match="targets"):
+            dask.compute(fastce.row_stats(chunked, given, outputs="argmax"))
