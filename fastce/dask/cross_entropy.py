@@ -6,9 +6,11 @@ for each chunk says what it knows of its rows, which merges by the one law, and 
 
 from typing import Any
 
-from fastce.arguments.arrays import Array, weights
+from fastce.arguments.arrays import Array, kernel_dtype, weights
 from fastce.arguments.numbers import fraction, integer, reduction_of
 from fastce.arguments.options import checked_options
+from fastce.arguments.sparse import is_sparse
+from fastce.cpu.checked_targets import not_class_indices
 from fastce.cpu.engine import Cpu
 from fastce.cpu.shards import Way
 from fastce.dask import blocks
@@ -127,6 +129,20 @@ z_loss, reduction, n_threads
     return _Call(logits, targets, axis, options, grad_output, n_threads).value_and_grad()
 
 
+def _check_kind(targets: PerRow) -> None:
+    """Class indices are integers, and probabilities are floats: told by the dtype, also of what is not computed yet."""
+    if targets.value is None:
+        raise TypeError("targets must be class indices (integers) or class probabilities (floats), got None")
+    if is_sparse(targets.value):
+        return
+    dtype = targets.value.dtype
+    if not targets.is_matrix:
+        if dtype.kind not in "iu":
+            raise not_class_indices(targets.value, "shape (rows,)")
+    elif dtype.newbyteorder("=") != kernel_dtype(dtype):
+        raise TypeError(f"targets of shape (rows, classes) must be class probabilities (floats), got dtype {dtype}")
+
+
 class _Call:
     """A checked call."""
 
@@ -136,6 +152,7 @@ class _Call:
         self.matrix = matrix = Matrix(logits, axis)
         self.reduction = reduction_of(options["reduction"])
         self.targets = PerRow(targets, "targets", matrix, may_be_matrix=True)
+        _check_kind(self.targets)
         self.sample_weight = PerRow(options["sample_weight"], "sample_weight", matrix)
         self.above = PerRow(grad_output, "grad_output", matrix)
         if getattr(self.above.value, "ndim", 0) and self.reduction != "none":

@@ -275,3 +275,13 @@ def test_targets_of_statistics_are_checked_though_they_are_not_asked_for(cut, of
         given = da.from_array(wrong) if of_dask else wrong
         with pytest.raises(error, match="targets"):
             dask.compute(fastce.row_stats(chunked, given, outputs="argmax"))
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("of_dask", [True, False])
+def test_kinds_of_targets_are_checked_at_once(cut, of_dask, rng):
+    chunked = da.from_array(rng.normal(size=(ROWS, CLASSES)), chunks=CUTS[cut])
+    for shape, dtype in (((ROWS,), float), ((ROWS,), bool), ((ROWS, CLASSES), int), ((ROWS, CLASSES), bool)):
+        given = np.ones(shape, dtype)
+        with pytest.raises(TypeError, match=r"targets of .* must be class"):
+            fastce.cross_entropy(chunked, da.from_array(given) if of_dask else given)
