@@ -84,8 +84,8 @@ class Way(NamedTuple):
     def _capped_by_extremes(self, logits: Array) -> Array:
         """The same where scale / softcap, or what tanh takes, may be less than float64 holds."""
         scaled = logits * self.scale
-        over_cap = np.where(np.isfinite(scaled), scaled / self.softcap, np.copysign(np.inf, scaled))
-        over_cap = np.where(np.isnan(logits), logits, over_cap)
+        ratio = max(self.scale / self.softcap, 5e-324)  # no 0, for infinite logits
+        over_cap = np.where(np.isfinite(scaled), scaled / self.softcap, logits * ratio)
         return np.where(np.abs(over_cap) < SMALL, scaled, np.tanh(over_cap) * self.softcap)
 
 

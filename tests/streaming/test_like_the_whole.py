@@ -52,6 +52,8 @@ CASES = {
     "float32, scale 1e4": (X.astype("f4"), TARGETS, {"logit_scale": 1e4, "z_loss": 1e-3}),
     "large cap of small": (X * 3e29, TARGETS, {"softcap": 1e308, "logit_scale": 1e-30}),
     "large cap of large": (X, TARGETS, {"softcap": 1e308, "logit_scale": 1e300}),
+    "products that only the cap makes finite": (X * 2e108, TARGETS, {"softcap": 1.7e308, "logit_scale": 1e200}),
+    "large scale of a small cap": (X, TARGETS, {"softcap": 1e-300, "logit_scale": 1e300}),
     "small cap": (X, TARGETS, {"softcap": 1e-300}),
     "large cap of infinity": (np.where(X > 1.5, np.inf, X), TARGETS, {"softcap": 1e308, "logit_scale": 1e-30}),
 }
