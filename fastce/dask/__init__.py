@@ -21,7 +21,7 @@ It needs the extra ``dask``: ``pip install "fastce[dask]"``.
 
 **Chunks.** Logits may be cut along rows, classes or both. Where a chunk has all classes of its rows, it is read once
 for the loss and its gradient, as on one machine. Else it is read twice for a gradient, and what travels between are
-some numbers of each row. Chunks of 64 to 512 MiB are good: a task takes Dask about a millisecond. Of features, a
+some numbers of each row. Chunks of 64 to 512 MiB are good: a task takes Dask a millisecond or a few. Of features, a
 *stripe* is a chunk of rows of the first argument, and all rows of the second one go to each worker: as many stripes as
 there are workers, or a few times that. A stripe gives the gradient of its own rows and a part of the other side's
 gradient, of that one's size; parts add up two by two. No matrix of products crosses the network, or ever exists as a

@@ -50,6 +50,27 @@ def all_losses():
     return [x for loss in (clip, siglip, info_nce, linear) for x in loss(1300)]
 
 
+def loaded(rows, classes, chunks):
+    """Logits that tasks make, -inf and NaN among them."""
+
+    def load(block_info=None):
+        place, shape = block_info[None]["chunk-location"], block_info[None]["chunk-shape"]
+        block = np.random.default_rng(place).normal(size=shape).astype(np.float32)
+        block[3::50], block[4::50, 7] = -np.inf, np.nan
+        return block
+
+    chunks = da.core.normalize_chunks(chunks, (rows, classes), dtype=np.float32)
+    return da.map_blocks(load, chunks=chunks, dtype=np.float32, meta=np.empty((0, 0), np.float32))
+
+
+def of_logits(rows=2000, classes=1500, chunks=(500, 400)):
+    """Functions of logits in chunks of rows and classes."""
+    logits, targets = loaded(rows, classes, chunks), np.arange(rows) % classes
+    loss = fastce.cross_entropy_value_and_grad(logits, targets, reduction="none", label_smoothing=0.1)
+    stats = fastce.row_stats(logits, targets, outputs=("entropy", "argmax", "target_rank"))
+    return [*loss, *stats.values(), fastce.logsumexp(logits, axis=1), fastce.softmax(logits, axis=1)]
+
+
 def here(arrays):
     """Computed in this thread."""
     return dask.compute(*arrays, scheduler="synchronous")
@@ -70,6 +91,23 @@ def test_one_worker_and_two_give_the_bits_of_none(new_cluster, client):
     assert_same_bits(there(client, all_losses()), expected)
     with new_cluster(n_workers=1) as alone, distributed.Client(alone) as other:
         assert_same_bits(there(other, all_losses()), expected)
+
+
+@pytest.mark.parametrize("chunks", [(500, 400), (333, 1500)])
+def test_functions_of_logits_give_the_same_bits_anywhere(chunks, client):
+    expected = here(of_logits(chunks=chunks))
+    assert_same_bits(there(client, of_logits(chunks=chunks)), expected)
+    assert_same_bits(there(client, of_logits(chunks=chunks)), expected)
+
+
+def test_a_worker_is_killed_while_gradients_are_computed(new_cluster):
+    arrays = of_logits(8000, 6000, (1000, 2000))[:3]
+    expected = here(arrays)
+    with new_cluster(n_workers=2) as cluster, distributed.Client(cluster) as client:
+        workers = client.run(os.getpid)
+        futures = client.compute(list(arrays))
+        os.kill(workers[worker_at(client, "cross_entropy")], signal.SIGKILL)
+        assert_same_bits(client.gather(futures), expected)
 
 
 def test_a_worker_is_killed_in_the_middle(new_cluster):
