@@ -6,6 +6,7 @@ The file is in the page cache, as far as that holds it; calls take turns. See re
 import argparse
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ ROUNDS = 2 if IS_TINY else 9
 BUFFER, SHARDS = 1 << 23, 4
 READ, COPY = "read the file, one thread", "numpy.copyto another map, one thread"
 READ_MAP, COPY_MAP = "read its map, all threads", "copy it into another map, all threads"
+NEW = "shutil.copyfile, to a new file"
 LOSS, GRADIENT = "cross_entropy, in memory", "value_and_grad, in memory"
 
 
@@ -45,6 +47,13 @@ def read(path, buffer):
             pass
 
 
+def anew(path):
+    """A file beside it that is not there."""
+    new = path.with_name("new.npy")
+    new.unlink(missing_ok=True)
+    return new
+
+
 def jobs_of(path, out_path):
     """What is timed, by name."""
     logits, out = np.load(path, mmap_mode="r"), np.load(out_path, mmap_mode="r+")
@@ -60,6 +69,7 @@ def jobs_of(path, out_path):
         READ_MAP: lambda: floors.run(in_memory),
         COPY: lambda: np.copyto(out, logits),
         COPY_MAP: lambda: floors.run(copied),
+        NEW: lambda: shutil.copyfile(path, anew(path)),
         "numpy.load, then cross_entropy": lambda: fastce.cross_entropy(np.load(path), targets),
         LOSS: lambda: fastce.cross_entropy(here, targets),
         "cross_entropy, .npy file": lambda: loss(path, targets),
@@ -70,6 +80,9 @@ def jobs_of(path, out_path):
         GRADIENT: lambda: fastce.cross_entropy_value_and_grad(here, targets, out=there),
         "value_and_grad, memmap into memmap": lambda: fastce.streaming.cross_entropy_value_and_grad(
             logits, targets, out=out
+        ),
+        "value_and_grad, .npy file to a new file": lambda: fastce.streaming.cross_entropy_value_and_grad(
+            path, targets, out=anew(path)
         ),
         "value_and_grad, blocks of classes into memmap": lambda: fastce.streaming.cross_entropy_value_and_grad(
             shards, targets, pieces="classes", out=out

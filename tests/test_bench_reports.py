@@ -97,10 +97,12 @@ def test_the_table_of_pieces():
     ms = {
         streaming.READ: 100.0, streaming.READ_MAP: 50.0, streaming.LOSS: 80.0, streaming.COPY: 200.0,
         streaming.COPY_MAP: 130.0, streaming.GRADIENT: 260.0, "cross_entropy": 90.0, "grad": 260.0,
+        streaming.NEW: 500.0, "grad to a new file": 450.0,
     }  # fmt: skip
     machine = {"cpu": "a CPU"}
     text = streaming_report.text({"machine": machine, "shape": [1024, 1024], "ms": ms, "notes": ["It was busy."]})
     assert "| 1,024 x 1,024 float32, 4 MiB, on a CPU |" in text
     assert "| cross_entropy | 90 | 0.90 | 1.80 | 1.12 |" in text
     assert "| grad | 260 | 1.30 | 2.00 | 1.00 |" in text
+    assert "| grad to a new file | 450 | 0.90 | | |" in text
     assert text.endswith("It was busy.")
