@@ -3,7 +3,7 @@
 Of each row a shard knows its state (running.py), and how much less likely than all of its classes together some are:
 
     of_target  =  lse - scale x_y,  where it owns the target y
-    of_masses  =  the sum over its classes of q_c (lse - scale x_c),  of masses q that add up to ``mass``
+    of_masses  =  the sum over its other classes of q_c (lse - scale x_c),  of masses q that add up to ``mass``
 
 Beside another shard the row's lse grows by log(1 + exp(lse_other - lse)), and these by that times their mass. No term
 is negative: confident rows keep their digits, wherever their classes lie. All that is kept is O(rows), in float64.
@@ -141,10 +141,13 @@ def look(shard: Shard, way: Way, n_threads: int | None) -> Partial:
         x = logits[here, shard.targets[here] - shard.first].astype(np.float64)
         above = scale * (states.tops[here] - x) + np.log1p(states.rests[here])
         of_target[here], owns[here] = np.where(x == -np.inf, np.inf, above), True
-    of_masses, mass = np.zeros(rows), np.zeros(rows)
+    known = Partial(states, of_target, owns, np.zeros(rows), np.zeros(rows))
     if shard.has_probabilities or way.smoothed:
         of_masses, mass = _masses(shard, logits, states, scale, n_threads)
-    return Partial(states, of_target, owns, of_masses, mass)
+        known = known._replace(of_masses=of_masses, mass=mass)
+        if not shard.has_probabilities:
+            _leave_targets_out(shard, logits, known, scale)
+    return known
 
 
 def _masses(shard: Shard, logits: Array, states: States, scale: float, n_threads: int | None) -> tuple[Array, Array]:
@@ -167,8 +170,29 @@ def _masses(shard: Shard, logits: Array, states: States, scale: float, n_threads
     return np.where(masked, np.where(mass == 0.0, 0.0, np.inf), of_masses), mass
 
 
+def _leave_targets_out(shard: Shard, logits: Array, known: Partial, scale: float) -> None:
+    """Masses become those of all classes but the targets, which have their own, and that may be 0.
+
+    Of a target that is -inf no difference is left: what the other classes have is added up for these rows.
+    """
+    here = shard.owned
+    at = shard.targets[here] - shard.first
+    weight = np.ones(logits.shape[1]) if shard.weight is None else shard.weight
+    rest = known.of_masses[here] - weight[at] * known.of_target[here]
+    known.of_masses[here] = np.maximum(rest, 0.0) if (weight >= 0.0).all() else rest
+    known.mass[here] -= weight[at]
+    is_masked = known.of_target[here] == np.inf
+    rows, at = here[is_masked], at[is_masked]
+    if rows.size:
+        lse = scale * known.states.tops[rows] + np.log1p(known.states.rests[rows])
+        above = lse[:, None] - scale * logits[rows].astype(np.float64)
+        above[known.states.tops[rows] == -np.inf] = np.inf
+        above[np.arange(rows.size), at] = 0.0
+        known.of_masses[rows] = np.where(weight == 0.0, 0.0, weight * above).sum(axis=1)
+
+
 class Masses(NamedTuple):
-    """What the loss of each row is made of, beside what shards know: masses of its target and of every class."""
+    """What the loss of each row is made of, beside what shards know: masses of its target and of each other class."""
 
     of_target: Array | float
     of_all: float
@@ -208,24 +232,20 @@ def write_gradient(
     if has_masses:
         _subtract_masses(shard, masses.of_all, upstream, room, n_threads)
     if not shard.has_probabilities:
-        _write_targets(shard, way, known, masses, total, upstream, room)
+        _write_targets(shard, known, masses, total, upstream, room)
     if way.softcap > 0.0:
         _times_slope_of_cap(logits, way.softcap, room, n_threads)
     if room is not out:
         np.copyto(out, room, casting="unsafe")
 
 
-def _write_targets(
-    shard: Shard, way: Way, known: Partial, masses: Masses, total: Array, upstream: Array, out: Array
-) -> None:
+def _write_targets(shard: Shard, known: Partial, masses: Masses, total: Array, upstream: Array, out: Array) -> None:
     """The gradient at the targets that are here: there 1 - p_y = -expm1(-of_target), which keeps its digits."""
     here = shard.owned[upstream[shard.owned] != 0.0]
     at = shard.targets[here] - shard.first
     p, less = np.exp(-known.of_target[here]), np.expm1(-known.of_target[here])
     of_target = masses.of_target[here] if isinstance(masses.of_target, np.ndarray) else masses.of_target
     slope = p * (total[here] - of_target) + less * of_target
-    if way.smoothed:
-        slope -= masses.of_all * (1.0 if shard.weight is None else shard.weight[at])
     slope = np.where(np.isfinite(known.states.tops[here]), slope, np.nan)
     out[here, at] = (upstream[here] * slope).astype(out.dtype)
 

@@ -111,7 +111,7 @@ class RowTargets(NamedTuple):
         """What losses are made of, once all classes are known."""
         if self.probabilities is not None:
             return Masses(0.0, 1.0, options.z_loss)
-        return Masses(options.keep * self.weight_of(weight), options.spread, options.z_loss)
+        return Masses((options.keep + options.spread) * self.weight_of(weight), options.spread, options.z_loss)
 
     def weight_of(self, weight: Array | None) -> Array:
         """The class weight of each row's target."""

@@ -215,3 +215,21 @@ def test_tensors_as_blocks_targets_and_out():
     out = torch.zeros(4, 10).double()
     assert streaming.cross_entropy_value_and_grad(X, TARGETS, out=out).grad is out
     np.testing.assert_array_equal(out, fastce.cross_entropy_value_and_grad(X, TARGETS).grad)
+
+
+@pytest.mark.parametrize("over", ["all", "others"])
+@pytest.mark.parametrize("smoothing", [1.0, 1.0 - 2.0**-52, 0.999, 0.1])
+def test_targets_that_are_masked_beside_any_smoothing(over, smoothing, rng):
+    x = rng.normal(size=(40, 9)).astype(np.float32) * 3
+    targets, weight = rng.integers(0, 9, 40), rng.uniform(0.5, 2.0, 9)
+    x[:30][np.arange(30), targets[:30]] = -np.inf
+    x[10:15, :4], weight[8] = -np.inf, 0.0
+    for given in (None, weight):
+        options = {"label_smoothing": smoothing, "smoothing_over": over, "weight": given, "reduction": "none"}
+        expected, of_whole = fastce.cross_entropy_value_and_grad(x, targets, **options)
+        grad = np.empty_like(x)
+        value, _ = streaming.cross_entropy_value_and_grad(
+            [x[:, :4], x[:, 4:5], x[:, 5:]], targets, pieces="classes", out=grad, **options
+        )
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(grad, of_whole, atol=1e-6)
