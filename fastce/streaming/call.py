@@ -38,10 +38,10 @@ class Call:
         progress: Any,
         n_threads: int | None,
     ) -> None:
-        self.logits = logits
-        self.targets = targets_of(targets)
+        self.logits: Any = logits
+        self.targets: Any = targets_of(targets)
         self.by_rows: bool = choice(pieces, "pieces", get_args(Pieces)) == "rows"
-        self.options = {name: as_numpy(value, name) for name, value in options.items()}
+        self.options: dict[str, Any] = {name: as_numpy(value, name) for name, value in options.items()}
         self.reduction: str = reduction_of(options["reduction"])
         self.memory_budget: int = checked_memory_budget(memory_budget)
         self.read_ahead = read_ahead
