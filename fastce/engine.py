@@ -200,7 +200,7 @@ def _on_cuda(function: Callable[P, R]) -> Callable[P, R]:
 
 def _dask_function(function: Callable[P, R]) -> Callable[..., R] | None:
     """Its namesake for arrays of Dask, None if it has none; takes all of its arguments by name."""
-    by_dask = getattr(dask_functions(), function.__name__, None)
+    by_dask = getattr(_dask_functions(), function.__name__, None)
     if by_dask is None:
         return None
     plain, accepted = inspect.signature(function).parameters, inspect.signature(by_dask).parameters
@@ -218,7 +218,7 @@ def _dask_function(function: Callable[P, R]) -> Callable[..., R] | None:
 
 
 @functools.cache
-def dask_functions() -> Any:
+def _dask_functions() -> Any:
     """What is imported only where an array is one of Dask: `fastce.dask`."""
     if find_spec("threadpoolctl") is None:
         raise ImportError(

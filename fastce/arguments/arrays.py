@@ -72,11 +72,7 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def common_dtype(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that holds both: float16 and bfloat16 have float32 in common."""
-    if first == second:
-        return first
-    return np.result_type(
-        *(np.float32 if dtype.name in ("float16", "bfloat16") else dtype for dtype in (first, second))
-    )
+    return first if first == second else np.result_type(compute_dtype(first), compute_dtype(second))
 
 
 # --- axes ------------------------------------------------------------------------------------------------------------

@@ -40,9 +40,10 @@ def for_mean(targets: TargetRows) -> TargetRows:
 
 def total_of(targets: TargetRows) -> tuple[float, int]:
     """(w, e): the total weight is w * 2**e, which float64 need not hold, while row weights stay as they are."""
-    if _is_ordinary(targets) or targets.total_weight == 0.0:
+    if _is_ordinary(targets):
         return targets.total
-    return sum_of(targets.weights())
+    fraction, exponent = sum_of(targets.weights())
+    return (fraction, exponent) if fraction != 0.0 else (0.0, 0)
 
 
 def _is_ordinary(targets: TargetRows) -> bool:

@@ -255,8 +255,8 @@ def cross_entropy_call(
 
 
 def of_counted(upstream: Array, targets: TargetRows) -> Array:
-    """The same numbers, one per row, 1 for rows that are ignored or have no weight: any will do there."""
-    counted = targets.counted()
+    """The same numbers; of one per row, 1 for rows that are ignored or have no weight: any will do there."""
+    counted = targets.counted() if upstream.size > 1 else None
     if counted is None:
         return upstream
     result = np.ones(upstream.size)

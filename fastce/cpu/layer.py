@@ -51,8 +51,7 @@ class Layer:
             upstream, exponent = upstream_of(
                 grad_output, described.reduction, described.logits.lead, *described.targets.total
             )
-            if upstream.size > 1:
-                upstream = of_counted(upstream, described.targets)
+            upstream = of_counted(upstream, described.targets)
         plain, sizes = LayerRange.plain(dtype, scale), Sizes.of(self._counted_features(), self.weight, self.bias)
         if not sizes.fit(dtype) or is_extreme(described.options, described.targets, dtype.itemsize):
             return [LayerLosses(self, self._range(), upstream, exponent)]

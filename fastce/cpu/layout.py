@@ -6,7 +6,7 @@ Nothing is copied but blocks of rows that a kernel cannot read as they lie in me
 import copy
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.copying import EDGE, boxes, copy_rows
 from fastce.cpu.rooms import Room
-from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows
+from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows, for_each
 
 STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows; twice as many short ones
 PAD = 16  # elements between the lines of a copy, which would push each other out of the cache at powers of two
@@ -168,6 +168,18 @@ class Rows:
             return
         place = self._place(rows)
         self.view[place] = block.view(self.dtype).reshape(self.view[place].shape)
+
+
+def write_rows(rows: Rows, written: Rows, work: Callable[[slice, Array, Array], None], n_threads: int | None) -> None:
+    """work(here, block, room) for blocks of rows: what it writes into the room becomes those rows of ``written``."""
+
+    def of_block(start: int, stop: int) -> None:
+        block = rows.block(start, stop)
+        room = written.room_for(rows, block, start, stop)
+        work(slice(start, stop), block, room)
+        written.put_back(start, stop, room)
+
+    for_each(cut_for(rows, written), of_block, n_threads)
 
 
 def cut_for(*arrays: Rows) -> list[tuple[int, int]]:

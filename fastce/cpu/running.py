@@ -13,10 +13,10 @@ import numpy as np
 from fastce.arguments.arrays import Array, kernel_dtype, new_like
 from fastce.arguments.silence import quietly
 from fastce.cpu._kernels.running import softmax_from_states, states_rows
-from fastce.cpu.layout import Rows, cut_for, goes_past_cache
+from fastce.cpu.layout import Rows, cut_for, goes_past_cache, write_rows
 from fastce.cpu.pieces import pieces
 from fastce.cpu.sums import exp_of_difference
-from fastce.cpu.threads import for_each, in_turn
+from fastce.cpu.threads import in_turn
 
 
 class States(NamedTuple):
@@ -72,12 +72,9 @@ def softmax_of_states(
     rows, written = Rows(array, axes), Rows(out, axes)
     kernel, past_cache = softmax_from_states.compiled(rows.dtype), written.matrix is not None and goes_past_cache(out)
 
-    def work(start: int, stop: int) -> None:
-        block = rows.block(start, stop)
-        room = written.room_for(rows, block, start, stop)
-        kernel(block, states.tops[start:stop], states.rests[start:stop], room, logarithm, past_cache)
-        written.put_back(start, stop, room)
+    def work(here: slice, block: Array, room: Array) -> None:
+        kernel(block, states.tops[here], states.rests[here], room, logarithm, past_cache)
 
     if array.size:
-        for_each(cut_for(rows, written), work, n_threads)
+        write_rows(rows, written, work, n_threads)
     return out

@@ -20,6 +20,7 @@ from fastce.cpu.statistics import statistics_of
 from fastce.cpu.sums import exp_of_difference
 from fastce.cpu.threads import for_each
 
+OF_SECOND_LOOK = ("target_rank", "in_top_k")
 PLAIN = Way(1.0, 0.0, False)
 _NO_TARGETS = np.empty(0, np.int64)
 

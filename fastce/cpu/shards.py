@@ -19,7 +19,7 @@ from fastce.arguments.options import PLAIN_OPTIONS
 from fastce.arguments.silence import quietly, silently
 from fastce.cpu._kernels.running import gradient_from_tops
 from fastce.cpu.cross_entropy import cross_entropy_call, row_losses
-from fastce.cpu.layout import Rows, cut_for, goes_past_cache
+from fastce.cpu.layout import Rows, cut_for, goes_past_cache, write_rows
 from fastce.cpu.row_losses import EACH
 from fastce.cpu.running import States, states_over
 from fastce.cpu.sums import exp_of_difference
@@ -257,15 +257,11 @@ def _exponentials(
     kernel = gradient_from_tops.compiled(rows.dtype)
     past_cache = written.matrix is not None and goes_past_cache(out, logits)
 
-    def work(start: int, stop: int) -> None:
-        here = slice(start, stop)
-        block = rows.block(start, stop)
-        room = written.room_for(rows, block, start, stop)
+    def work(here: slice, block: Array, room: Array) -> None:
         kernel(block, scale, tops[here], factors[here], added[here], room, past_cache)
-        written.put_back(start, stop, room)
 
     if logits.size:
-        for_each(cut_for(rows, written), work, n_threads)
+        write_rows(rows, written, work, n_threads)
 
 
 def _subtract_masses(shard: Shard, of_all: float, upstream: Array, out: Array, n_threads: int | None) -> None:
@@ -288,9 +284,9 @@ def _times_slope_of_cap(capped: Array, softcap: float, out: Array, n_threads: in
     for_each(cut_for(Rows(out)), work, n_threads)
 
 
-def check_owned(known: Partial, targets: Array, counted: Array, classes: int) -> None:
-    """Complain about the first row that counts and whose target no shard has."""
+def check_owned(known: Partial, targets: Array, counted: Array | np.bool, classes: int, first_row: int = 0) -> None:
+    """Complain about the first row that counts and whose target no shard has; the rows begin at this one."""
     missing = counted & ~known.owns
     if missing.any():
         row = int(missing.argmax())
-        raise class_index_error(row, targets[row], classes)
+        raise class_index_error(first_row + row, targets[row], classes)

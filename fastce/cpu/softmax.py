@@ -17,10 +17,10 @@ from fastce.cpu.columns import (
     cut_columns,
     reading_order,
 )
-from fastce.cpu.layout import Rows, cut_for, goes_past_cache
+from fastce.cpu.layout import Rows, goes_past_cache, write_rows
 from fastce.cpu.long_softmax import softmax_of_long_rows
 from fastce.cpu.pieces import is_long, pieces
-from fastce.cpu.threads import cut_rows, for_each, in_turn
+from fastce.cpu.threads import cut_rows, in_turn
 
 
 def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -> Array:
@@ -101,13 +101,7 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
     kernel = softmax_rows.compiled(dtype)
     past_cache = written.matrix is not None and goes_past_cache(out, array)
 
-    def work(start: int, stop: int) -> None:
-        block = rows.block(start, stop)
-        room = written.room_for(rows, block, start, stop)
-        kernel(block, room, logarithm, past_cache)
-        written.put_back(start, stop, room)
-
-    for_each(cut_for(rows, written), work, n_threads)
+    write_rows(rows, written, lambda here, block, room: kernel(block, room, logarithm, past_cache), n_threads)
 
 
 def _goes_along_rows(cube: Columns | CopiedColumns, rows: Rows) -> bool:

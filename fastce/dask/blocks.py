@@ -78,9 +78,8 @@ def gradient_of_block(
     """The same, and the gradient."""
     call = _call_of_block(engine, logits, targets, sample_weight, weight, of_rows)
     factors, exponent = upstream_of(grad_output, of_rows.reduction, call.logits.lead, *total)
-    upstream = of_counted(factors, call.targets) if factors.size > 1 else factors
     out = new_like(logits, of_rows.dtype)
-    losses = row_losses(call._replace(exponent=exponent), upstream, out, engine.n_threads)
+    losses = row_losses(call._replace(exponent=exponent), of_counted(factors, call.targets), out, engine.n_threads)
     return losses.total() if losses.kept is None else losses.kept, out
 
 

@@ -259,7 +259,7 @@ class _Call:
             self.tasks.add(
                 blocks.total_weight, None if of_targets is None else of_targets.key(stripe),
                 self.sample_weight.key(stripe), self.weight, stripe=stripe,
-                rows=stripe.rows.stop - stripe.rows.start, of_rows=self.of_rows,
+                rows=stripe.length, of_rows=self.of_rows,
             )
             for stripe in self.matrix.stripes
         ]  # fmt: skip

@@ -8,8 +8,8 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.options import PLAIN_OPTIONS
-from fastce.arguments.reductions import reduced, sum_in_order, sum_of, upstream_of
-from fastce.cpu.checked_targets import ORDINARY
+from fastce.arguments.reductions import reduced, sum_in_order, upstream_of
+from fastce.cpu.checked_targets import ORDINARY, total_of
 from fastce.cpu.cross_entropy import cross_entropy_call
 from fastce.cpu.engine import Cpu
 from fastce.losses.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
@@ -66,10 +66,9 @@ def weight_of_stripe(
     """What a mean of the stripe alone would divide by, as fraction and exponent."""
     logits = np.broadcast_to(np.zeros((), dtype), (*lead, classes))
     given = PLAIN_OPTIONS | options | {"weight": weight, "sample_weight": sample_weight}
-    described = cross_entropy_call(logits, targets, -1, reduction="sum", n_threads=engine.n_threads, **given).targets
-    if (weight is None and sample_weight is None) or _is_ordinary(described.total_weight):
-        return math.frexp(described.total_weight)
-    return sum_of(described.weights())
+    return total_of(
+        cross_entropy_call(logits, targets, -1, reduction="sum", n_threads=engine.n_threads, **given).targets
+    )
 
 
 def total_weight(engine: Cpu, parts: Sequence[tuple[float, int]]) -> TotalWeight:

@@ -5,19 +5,17 @@ from typing import Any, get_args
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, class_index_error
-from fastce.arguments.numbers import chosen, integer
+from fastce.arguments.arrays import Array
+from fastce.arguments.numbers import chosen
 from fastce.cpu.checked_targets import not_class_indices
 from fastce.cpu.engine import Cpu
-from fastce.cpu.shard_statistics import Found, before_target, look_at_statistics, statistic
-from fastce.cpu.shards import Shard
+from fastce.cpu.shard_statistics import OF_SECOND_LOOK, Found, before_target, look_at_statistics, statistic
+from fastce.cpu.shards import Shard, check_owned
 from fastce.dask.matrix import Matrix, PerRow
 from fastce.dask.tasks import Key, Stripe, Tasks
+from fastce.losses.statistics import asks_for_targets, checked_top_k
 from fastce.losses.statistics import row_stats as plain
 from fastce.typing import BooleanStatistic, FloatStatistic, Index, Statistic
-
-OF_TARGETS = ("target_log_prob", "target_rank", "in_top_k")
-OF_SECOND_LOOK = ("target_rank", "in_top_k")
 
 
 def row_stats(
@@ -52,14 +50,10 @@ def row_stats(
     array([0, 1])
     """
     names = chosen(outputs, "outputs", get_args(Statistic))
-    limit = integer(top_k, "top_k")
-    if limit < 1:
-        raise ValueError(f"top_k must be at least 1, got {limit}")
+    limit = checked_top_k(top_k)
     matrix = Matrix(logits, axis)
     of_rows = PerRow(targets, "targets", matrix)
-    needing = [name for name in names if name in OF_TARGETS]
-    if needing and targets is None:
-        raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
+    asks_for_targets(names, targets)
     if targets is not None and of_rows.value.dtype.kind not in "iu":
         raise not_class_indices(of_rows.value, "row_stats")
     here = of_rows.value if of_rows.is_here else None
@@ -131,8 +125,7 @@ def _finished(
     dtype: np.dtype[Any],
     classes: int,
 ) -> dict[str, Array]:
-    if targets is not None and not found.known.owns.all():
-        row = int(found.known.owns.argmin())
-        raise class_index_error(row, targets[row], classes)
+    if targets is not None:
+        check_owned(found.known, targets, np.True_, classes)
     ranks = sum(before[1:], before[0]) if before else None
     return {name: statistic(name, found, ranks, top_k, dtype) for name in names}

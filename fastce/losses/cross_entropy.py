@@ -223,6 +223,4 @@ z_loss, reduction, n_threads
     out = checked_out(out, call.array.shape, rows.dtype, call.array, [targets, weight, sample_weight, grad_output])
     if exponent:
         call = call._replace(exponent=exponent)
-    if upstream.size > 1:
-        upstream = of_counted(upstream, call.targets)
-    return ValueAndGrad(run(call, upstream, out, n_threads), out)
+    return ValueAndGrad(run(call, of_counted(upstream, call.targets), out, n_threads), out)

@@ -27,7 +27,7 @@ from fastce.typing import (
 )
 
 OUTPUTS: tuple[Statistic, ...] = get_args(Statistic)
-_OF_TARGETS = ("target_log_prob", "target_rank", "in_top_k")
+OF_TARGETS: tuple[Statistic, ...] = ("target_log_prob", "target_rank", "in_top_k")
 _NO_TARGETS = np.empty(0, np.int64)
 
 _Float = TypeVar("_Float", bound=FloatStatistic)
@@ -157,7 +157,7 @@ def row_stats(
     index = class_axis(array, axis, "logits")
     rows = Rows(array, index)
     classes = _targets(targets, names, rows, array.shape)
-    limit = _top_k(top_k)
+    limit = checked_top_k(top_k)
     if set(names) == {"logsumexp"} and rows.dtype != np.float64:  # of float64 it is less exact
         results = {"logsumexp": logsumexp_over(array, (index,), n_threads)}
     else:
@@ -167,19 +167,26 @@ def row_stats(
 
 def _targets(targets: Any, names: Sequence[str], rows: Rows, shape: tuple[int, ...]) -> Array:
     """The class indices, checked; empty if no output needs them."""
-    needing = [name for name in names if name in _OF_TARGETS]
+    needs_targets = asks_for_targets(names, targets)
     if targets is None:
-        if needing:
-            raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
         return _NO_TARGETS
     array = plain_array(targets, "targets")
     if array.dtype.kind not in "iu":
         raise not_class_indices(array, "row_stats")
     checked = class_indices(array, rows, shape, "logits")
-    return checked if needing else _NO_TARGETS
+    return checked if needs_targets else _NO_TARGETS
 
 
-def _top_k(value: Any) -> int:
+def asks_for_targets(names: Sequence[str], targets: Any) -> bool:
+    """Whether some of these outputs need targets, which are there then."""
+    needing = [name for name in names if name in OF_TARGETS]
+    if needing and targets is None:
+        raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
+    return bool(needing)
+
+
+def checked_top_k(value: Any) -> int:
+    """At least 1."""
     top_k = integer(value, "top_k")
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")

@@ -9,14 +9,24 @@ import numpy as np
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
 from fastce.arguments.libraries import read as as_numpy
 from fastce.arguments.numbers import checked_memory_budget, checked_num_threads, choice, reduction_of
-from fastce.arguments.reductions import reduced, sum_in_order, sum_of_terms, upstream_of
+from fastce.arguments.reductions import reduced, sum_of_terms, upstream_of
 from fastce.arguments.silence import cast, silently
 from fastce.products.progress import Progress
 from fastce.streaming import class_blocks, row_blocks
 from fastce.streaming.class_blocks import RowTargets, ShardedLoss
 from fastce.streaming.outputs import Receiver, receiver_of
 from fastce.streaming.row_blocks import RowBlock, Totals
-from fastce.streaming.sources import Source, cuts, has_slices, is_path, iterable, source_of
+from fastce.streaming.sources import (
+    Source,
+    check_read_again,
+    cuts,
+    has_slices,
+    is_path,
+    is_read_ahead,
+    iterable,
+    number_of,
+    source_of,
+)
 from fastce.streaming.whole import Upstream, Whole, targets_of
 from fastce.typing import Pieces
 
@@ -69,7 +79,7 @@ class Call:
     # --- matrices
 
     def _of_matrix(self, source: Source, opened: Opened | None) -> tuple[Any, Any]:
-        is_ahead = not source.is_mapped if self.read_ahead is None else bool(self.read_ahead)
+        is_ahead = is_read_ahead(source, self.read_ahead)
         (rows, classes), dtype = source.shape, kernel_dtype(source.dtype)
         whole = Whole.of(self.targets, classes, rows, dtype, self.options)
         receiver = None if opened is None else opened(source.shape, dtype)
@@ -101,7 +111,7 @@ class Call:
 
     def _of_row_items(self, opened: Opened | None) -> tuple[Any, Any]:
         blocks = row_blocks.blocks_of_items(iterable(self.logits), bool(self.read_ahead))
-        total = len(self.logits) if hasattr(self.logits, "__len__") else 0
+        total = number_of(self.logits)
         first = next(blocks, None)
         classes, dtype = (None, np.dtype(np.float32)) if first is None else (first.logits.shape[1], first.logits.dtype)
         whole = None
@@ -145,16 +155,13 @@ class Call:
         items = self.logits
         if self.targets is None:
             raise TypeError("targets must be given for blocks of classes, got None")
-        if opened is not None and isinstance(items, Iterator):
-            raise ValueError(
-                "the gradient reads blocks of classes twice: give a sequence, or a function that gives a new iterator, "
-                "got an iterator"
-            )
+        if opened is not None:
+            check_read_again(items, "the gradient reads")
         targets = RowTargets.of(self.targets, self.options["sample_weight"], self.options["ignore_index"])
         rows = len(targets.given)
         blocks = class_blocks.blocks_of_items(lambda: iterable(items), rows)
         loss = ShardedLoss(blocks, targets, self.options, None, self.n_threads)
-        total = len(items) if hasattr(items, "__len__") else 0
+        total = number_of(items)
         with Progress(self.progress, total * (1 + (opened is not None)), NAME, "block") as shown:
             found = loss.read(shown.step)
             weight = loss.total_weight()
@@ -169,5 +176,5 @@ class Call:
     def _value(self, losses: Array, dtype: np.dtype[Any], weight: float, power: int) -> Any:
         if self.reduction == "none":
             return cast(losses, compute_dtype(dtype))
-        total, exponent = sum_in_order([silently(sum_of_terms, losses)])
+        total, exponent = silently(sum_of_terms, losses)
         return reduced(total, self.reduction, weight, exponent - power)

@@ -48,15 +48,19 @@ class _Array:
         return self.out
 
 
-class _Sliced:
+class _Copied:
+    """What is given parts in memory of their own."""
+
+    def room(self, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
+        return np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype)
+
+
+class _Sliced(_Copied):
     """Whatever has slices that can be assigned: arrays of Zarr and HDF5, say."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
         self.shape: tuple[int | None, int | None] = tuple(array.shape)
-
-    def room(self, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
-        return np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype)
 
     def put(self, rows: slice, columns: slice, part: Array) -> None:
         self.array[rows, columns] = part
@@ -65,16 +69,13 @@ class _Sliced:
         return self.array
 
 
-class _Function:
+class _Function(_Copied):
     """A function of the caller's: out(rows, columns, gradient)."""
 
     shape: tuple[int | None, int | None] = (None, None)
 
     def __init__(self, function: Any) -> None:
         self.function = function
-
-    def room(self, rows: slice, columns: slice, dtype: np.dtype[Any]) -> Array:
-        return np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype)
 
     def put(self, rows: slice, columns: slice, part: Array) -> None:
         self.function(rows, columns, part)

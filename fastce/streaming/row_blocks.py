@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import repeat, takewhile
 from typing import Any, NamedTuple
@@ -81,6 +82,16 @@ def with_targets(blocks: Iterable[RowBlock], whole: Whole | None) -> Iterator[Ro
         yield block
 
 
+@contextmanager
+def naming(rows: slice) -> Iterator[None]:
+    """What is raised for a block says which one that was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in the block of rows {rows.start} to {rows.stop}, whose first row is row 0 of the block")
+        raise
+
+
 class Totals:
     """The losses of the blocks so far: kept, or summed up; and what a mean divides by."""
 
@@ -95,12 +106,8 @@ class Totals:
 
     def add(self, block: RowBlock, upstream: Upstream | None, out: Receiver | None) -> None:
         """Compute a block: its losses, and its gradient if that is wanted; an error says which block it was."""
-        try:
+        with naming(block.rows):
             self._add(block, upstream, out)
-        except Exception as error:
-            rows = block.rows
-            error.add_note(f"in the block of rows {rows.start} to {rows.stop}, whose first row is row 0 of the block")
-            raise
 
     def _add(self, block: RowBlock, upstream: Upstream | None, out: Receiver | None) -> None:
         call = cross_entropy_call(

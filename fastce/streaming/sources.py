@@ -216,6 +216,25 @@ def ahead(calls: Iterable[Callable[[], T]], is_ahead: bool) -> Iterator[T]:
             yield result
 
 
+def is_read_ahead(source: Source, read_ahead: bool | None) -> bool:
+    """Whether a thread reads the next part of it; of maps the pages are sent for without one."""
+    return not source.is_mapped if read_ahead is None else bool(read_ahead)
+
+
+def number_of(items: Any) -> int:
+    """How many blocks there are, 0 if that is not known."""
+    return len(items) if hasattr(items, "__len__") else 0
+
+
+def check_read_again(items: Any, reader: str) -> None:
+    """Refuse what gives its blocks once, where that is not enough."""
+    if isinstance(items, Iterator):
+        raise ValueError(
+            f"{reader} blocks of classes twice: give a sequence, or a function that gives a new iterator, got an "
+            "iterator"
+        )
+
+
 def iterable(items: Any) -> Iterable[Any]:
     """What gives the blocks: an iterable, or a function that gives one."""
     if callable(items) and not isinstance(items, Iterable):

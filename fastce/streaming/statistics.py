@@ -5,22 +5,31 @@ from typing import Any, get_args
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, class_index_error, kernel_dtype
-from fastce.arguments.numbers import checked_memory_budget, checked_num_threads, choice, chosen, integer
-from fastce.cpu.shard_statistics import Found, before_target, look_at_statistics, statistic
-from fastce.cpu.shards import Shard
+from fastce.arguments.arrays import Array, kernel_dtype
+from fastce.arguments.numbers import checked_memory_budget, checked_num_threads, choice, chosen
+from fastce.cpu.shard_statistics import OF_SECOND_LOOK, Found, before_target, look_at_statistics, statistic
+from fastce.cpu.shards import Shard, check_owned
+from fastce.losses.statistics import asks_for_targets, checked_top_k
 from fastce.losses.statistics import row_stats as of_block
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.progress import Progress
 from fastce.streaming import class_blocks, row_blocks
 from fastce.streaming.class_blocks import Blocks, class_indices_of
-from fastce.streaming.sources import Source, cuts, has_slices, is_path, iterable, source_of
+from fastce.streaming.sources import (
+    Source,
+    check_read_again,
+    cuts,
+    has_slices,
+    is_path,
+    is_read_ahead,
+    iterable,
+    number_of,
+    source_of,
+)
 from fastce.streaming.whole import targets_of
 from fastce.typing import Index, IntegerStatistic, Pieces, ProgressOption, Statistic
 
 NAME = "row_stats"
-OF_TARGETS = ("target_log_prob", "target_rank", "in_top_k")
-OF_SECOND_LOOK = ("target_rank", "in_top_k")
 
 
 def row_stats(
@@ -64,22 +73,19 @@ def row_stats(
     {'argmax': array([0, 1]), 'target_rank': array([0, 1])}
     """
     names = chosen(outputs, "outputs", get_args(Statistic))
-    call = _Call(names, targets, integer(top_k, "top_k"), progress, n_threads)
+    call = _Call(names, targets, checked_top_k(top_k), progress, n_threads)
     by_rows = choice(pieces, "pieces", get_args(Pieces)) == "rows"
     memory_budget = checked_memory_budget(memory_budget)
     if n_threads is not None:
         checked_num_threads(n_threads)
     if is_path(logits) or has_slices(logits):
         return call.of_matrix(source_of(logits, "logits"), memory_budget, read_ahead)
-    total = len(logits) if hasattr(logits, "__len__") else 0
+    total = number_of(logits)
     if by_rows:
         blocks = row_blocks.blocks_of_items(iterable(logits), bool(read_ahead))
         return call.of_row_blocks(((block.rows, block.logits, block.targets) for block in blocks), total)
-    if call.looks_twice and isinstance(logits, Iterator):
-        raise ValueError(
-            "ranks of targets read blocks of classes twice: give a sequence, or a function that gives a new iterator, "
-            "got an iterator"
-        )
+    if call.looks_twice:
+        check_read_again(logits, "ranks of targets read")
     return call.of_class_items(lambda: iterable(logits), total)
 
 
@@ -93,12 +99,10 @@ class _Call:
         self.progress = progress
         self.n_threads = n_threads
         self.looks_twice: bool = any(name in OF_SECOND_LOOK for name in names)
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
 
     def of_matrix(self, source: Source, memory_budget: int, read_ahead: bool | None) -> dict[Statistic, Any]:
         """Statistics of the rows of a matrix."""
-        is_ahead = not source.is_mapped if read_ahead is None else bool(read_ahead)
+        is_ahead = is_read_ahead(source, read_ahead)
         of_rows, of_classes = cuts(source, memory_budget, 1 + is_ahead)
         if self.targets is not None and self.targets.shape != source.shape[:1]:
             raise ValueError(f"targets have shape {self.targets.shape}, expected {source.shape[:1]}")
@@ -120,11 +124,8 @@ class _Call:
                     raise TypeError("targets were given twice: with the blocks, and for all of them")
                 if self.targets is not None:
                     targets = self.targets[rows]
-                try:
+                with row_blocks.naming(rows):
                     parts.append(self._of_rows(logits, targets))
-                except Exception as error:
-                    error.add_note(f"in the block of rows {rows.start} to {rows.stop}, whose first row is row 0 there")
-                    raise
                 rows_so_far = rows.stop
                 shown.step()
         if self.targets is not None and rows_so_far != len(self.targets):
@@ -154,25 +155,13 @@ class _Call:
             shown.step()
         if found is None or classes == 0:
             raise ValueError("logits have no classes")
-        self._check(blocks.rows, classes)
-        before = self._before(blocks, found, shown) if any(name in OF_TARGETS for name in self.names) else None
+        if self.targets is not None:
+            check_owned(found.known, self.targets[blocks.rows], np.True_, classes, blocks.rows.start or 0)
+        before = self._before(blocks, found, shown) if asks_for_targets(self.names, self.targets) else None
         return {name: statistic(name, found, before, self.top_k, dtype) for name in self.names}
-
-    def _check(self, rows: slice, classes: int) -> None:
-        """Targets must be classes, whether or not they are asked for."""
-        if self.targets is None:
-            return
-        targets = self.targets[rows]
-        wrong = (targets < 0) | (targets >= classes)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise class_index_error(row + (rows.start or 0), targets[row], classes)
 
     def _before(self, blocks: Blocks, found: Found, shown: Progress) -> Array:
         """How many classes come before each row's target."""
-        if self.targets is None:
-            needing = [name for name in self.names if name in OF_TARGETS]
-            raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
         before = np.zeros(len(found.x_target), np.int64)
         for shard in self._shards(blocks) if self.looks_twice else ():
             before += before_target(shard, found.x_target, self.n_threads)

@@ -105,7 +105,7 @@ class Upstream(NamedTuple):
         factors, exponent = upstream_of(
             grad_output, described.reduction, described.logits.lead, *described.targets.total
         )
-        return cls(of_counted(factors, described.targets) if factors.size > 1 else factors, exponent)
+        return cls(of_counted(factors, described.targets), exponent)
 
     @classmethod
     def of_number(cls, grad_output: Any, reduction: str) -> "Upstream":

@@ -255,6 +255,14 @@ def test_weights_whose_sum_float64_does_not_hold(cut, weight, rng):
 
 
 @pytest.mark.parametrize("cut", CUTS)
+def test_weights_whose_products_float64_does_not_hold(cut, rng):
+    x, targets = rng.normal(size=(ROWS, CLASSES)), rng.integers(0, CLASSES, ROWS)
+    weights = {"weight": np.full(CLASSES, 1e-200), "sample_weight": np.full(ROWS, 1e-200)}
+    lazy = fastce.cross_entropy(da.from_array(x, chunks=CUTS[cut]), targets, **weights)
+    assert lazy.compute() == pytest.approx(fastce.cross_entropy(x, targets), rel=1e-12)
+
+
+@pytest.mark.parametrize("cut", CUTS)
 def test_what_is_changed_after_the_call_changes_nothing(cut, rng):
     x, targets, weights = rng.normal(size=(ROWS, CLASSES)), rng.integers(0, CLASSES, ROWS), rng.uniform(size=ROWS)
     whole = fastce.cross_entropy(x, targets, sample_weight=weights)

@@ -123,6 +123,13 @@ def test_weights_whose_sum_float64_does_not_hold():
         assert streaming.cross_entropy(blocks) == pytest.approx(fastce.cross_entropy(X, TARGETS), rel=1e-14)
 
 
+def test_weights_whose_products_float64_does_not_hold():
+    small = np.full(2, 1e-200)
+    blocks = [(X[:2], TARGETS[:2], small), (X[2:], TARGETS[2:], small)]
+    found = streaming.cross_entropy(blocks, weight=np.full(10, 1e-200))
+    assert found == pytest.approx(fastce.cross_entropy(X, TARGETS), rel=1e-14)
+
+
 def test_weights_that_come_with_blocks_are_not_dropped():
     with pytest.raises(TypeError, match="sample_weight came with a block"):
         streaming.cross_entropy([(X, None, np.ones(4))], TARGETS)
