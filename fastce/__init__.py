@@ -52,8 +52,7 @@ xarray                   converted: axes go by their place,   NumPy arrays
                          attributes are lost
 On an NVIDIA GPU         there, by most functions             there: of PyTorch, CuPy
                                                               or Numba
-Tensor, requires grad    TypeError: detach it, or write a
-                         torch.autograd.Function
+Tensor, requires grad    by `fastce.torch`; here a TypeError  tensors
 Traced by JAX            TypeError: jax.pure_callback
 Dask                     not read: `fastce.dask`, by the      arrays of Dask
                          functions that are there, else a
@@ -69,6 +68,7 @@ array([0.5, 0.5])
 >>> fastce.softmax(3.0)
 np.float64(1.0)
 
+`fastce.torch` has differentiable functions of tensors, and modules.
 `fastce.streaming` is for what is larger than memory, `fastce.dask` for a cluster; `fastce.typing` has the types of
 arguments and results. All other modules are fastce's own: they may change at any time.
 
@@ -116,7 +116,7 @@ _HOME = {
     "warmup": "configuration",
 }
 
-_MODULES = {"dask", "streaming", "typing"}
+_MODULES = {"dask", "streaming", "torch", "typing"}
 
 __all__ = [
     "LogSumExp",
@@ -156,6 +156,7 @@ __all__ = [
 if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
     from fastce import dask as dask
     from fastce import streaming as streaming
+    from fastce import torch as torch
     from fastce import typing as typing
     from fastce.configuration import show_config, warmup
     from fastce.losses.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_value_and_grad

@@ -12,9 +12,10 @@ PACKAGE = Path(fastce.__file__).parent
 BELOW = {  # what each room may import, besides itself and what everybody may
     "__main__": {"profile", "__init__", "configuration"},
     "profile": {"__init__", "configuration", "dask", "products", "cpu", "arguments"},
-    "__init__": {"configuration", "losses", "streaming", "dask", "engine", "cpu", "arguments"},
+    "__init__": {"configuration", "losses", "streaming", "dask", "torch", "engine", "cpu", "arguments"},
     "configuration": {"__init__", "cpu", "cpu._vectors", "arguments"},
     "dask": {"streaming", "losses", "products", "cpu", "arguments"},
+    "torch": {"losses", "products", "arguments"},
     "streaming": {"losses", "products", "cpu", "arguments"},
     "losses": {"products", "engine", "cpu", "arguments"},
     "products": {"engine", "cpu", "arguments"},

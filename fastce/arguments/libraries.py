@@ -87,8 +87,8 @@ def _of_torch(tensor: Any, name: str) -> Any:
             complaint = f"{name} must hold real numbers in memory, got {shown(tensor)} on {tensor.device}"
         else:
             complaint = (
-                f"{name} is a tensor without elements in memory (in torch.func, vmap or torch.export): call fastce in "
-                f"a torch.autograd.Function, as {recipe('PyTorch')}"
+                f"{name} is a tensor without elements in memory (in torch.func, vmap or torch.export), which only "
+                "torch.compile and torch.export may give, to the functions of fastce.torch"
             )
         raise TypeError(complaint) from error
 
@@ -137,7 +137,7 @@ def giver_of(value: Any) -> Giver | None:
     if isinstance(value, (np.ndarray, np.generic)):
         return None
     if is_torch(value):
-        return _as_torch
+        return as_torch
     if is_jax(value):
         device = min(value.devices(), key=lambda device: device.id)
         return functools.partial(sys.modules["jax"].device_put, device=device)
@@ -146,7 +146,8 @@ def giver_of(value: Any) -> Giver | None:
     return None
 
 
-def _as_torch(array: Any) -> Any:
+def as_torch(array: Any) -> Any:
+    """An array of NumPy as a tensor over the same memory."""
     torch = sys.modules["torch"]
     array = np.require(array, requirements="W")  # a scalar is an array without dimensions
     if array.dtype.name == "bfloat16":

@@ -40,8 +40,8 @@ def shown(value: Any) -> str:
 def of_autograd(name: str) -> TypeError:
     """Return the complaint about a tensor that requires grad, wherever it is, and the ways out."""
     return TypeError(
-        f"{name} requires grad, but fastce records nothing for autograd: give {name}.detach(), or call fastce in a "
-        f"torch.autograd.Function, as {recipe('PyTorch')}"
+        f"{name} requires grad, but this function records nothing for autograd: call the one of its name in "
+        f"fastce.torch, or give {name}.detach()"
     )
 
 

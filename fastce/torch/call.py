@@ -1,0 +1,20 @@
+"""A call of a loss: an operator where it is traced, else a function of autograd, which costs less time."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastce.torch.compiled import LOSSES, compiled
+from fastce.torch.loss import Loss, eager
+
+
+def known(loss: Loss) -> Loss:
+    """The same, known by its name."""
+    LOSSES[loss.name] = loss
+    return loss
+
+
+def call(loss: Loss, *inputs: Any, **options: Any) -> Tensor:
+    """The loss of tensors, differentiable."""
+    return (compiled if torch.compiler.is_compiling() else eager)(loss, inputs, options)

@@ -1,0 +1,161 @@
+"""Losses as autograd knows them: value and gradients in one pass, forward; scaled by what comes after, backward."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastce.arguments.words import shown
+from fastce.torch.tensors import argument, as_gradient, as_value, dtype_of_loss
+
+
+class Loss(NamedTuple):
+    """A function of fastce, and what autograd must know of it."""
+
+    name: str
+    value: Callable[..., Any]
+    value_and_grad: Callable[..., Any]
+    of: tuple[str, ...]  # arguments that have gradients, in the order in which these are returned
+    shape: Callable[[Tensor], Sequence[int]]  # of the losses that are not reduced, from that of the first argument
+    takes_grad_output: bool = False
+
+
+def needs_gradients(loss: Loss, inputs: Sequence[Any], options: Mapping[str, Any]) -> bool:
+    """Whether autograd asks for any; it may not ask for those that there are none of."""
+    if not torch.is_grad_enabled():
+        return False
+    for name, value in options.items():
+        if isinstance(value, torch.Tensor) and value.requires_grad:
+            raise RuntimeError(
+                f"{name} requires grad, but {called(loss.name)} has no gradient for it: give {name}.detach()"
+            )
+    return any(isinstance(value, torch.Tensor) and value.requires_grad for value in inputs)
+
+
+def eager(loss: Loss, inputs: Sequence[Any], options: dict[str, Any]) -> Tensor:
+    """The loss of these arguments: `Loss.of`, and all others by name."""
+    first = inputs[0]
+    check_elements(loss.name, first)
+    dtype = dtype_of_loss(first)
+    if needs_gradients(loss, inputs, options):
+        value: Tensor = _Eager.apply(loss, options, dtype, *inputs)
+        return value
+    found, _ = run(loss, inputs, options, False)
+    return as_value(found, dtype, first.device)
+
+
+def check_elements(name: str, first: Any) -> None:
+    """Complain about what is no tensor, or has no elements in memory."""
+    if not isinstance(first, torch.Tensor):
+        raise TypeError(f"the first argument of {called(name)} must be a tensor, got {shown(first)}")
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            f"{called(name)} cannot be computed within torch.func (vmap, grad, jvp and others), where tensors have no "
+            "elements in memory: use torch.autograd, and a batch in place of vmap"
+        )
+
+
+def run(
+    loss: Loss, inputs: Sequence[Any], options: Mapping[str, Any], wants_gradients: bool
+) -> tuple[Any, Sequence[Any]]:
+    """(value, gradients) as fastce's function gives them for tensors."""
+    given = {name: argument(value, name) for name, value in zip(loss.of, inputs, strict=True) if value is not None}
+    for name, option in options.items():
+        if option is not None:
+            given[name] = argument(option, name)
+    if not wants_gradients:
+        return loss.value(**given), ()
+    value, *gradients = loss.value_and_grad(**given)
+    return value, gradients
+
+
+def waits(loss: Loss, dtype: torch.dtype, options: Mapping[str, Any]) -> bool:
+    """Whether gradients are better computed backward, when it is known what they are multiplied by.
+
+    Those of single rows must be, and in float16 what a mean divides by its rows would round to 0 before a loss scale
+    brings it back.
+    """
+    return loss.takes_grad_output and (options.get("reduction") == "none" or dtype == torch.float16)
+
+
+def refuse_second_derivatives(name: str) -> None:
+    """Complain when a backward pass is recorded itself."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{called(name)} has no second derivatives: call backward or grad without create_graph=True")
+
+
+def called(name: str) -> str:
+    """What a function is called in errors."""
+    return f"fastce.torch.{name}"
+
+
+class _Eager(torch.autograd.Function):
+    """A loss outside torch.compile; an operator of torch.library costs more time in each call."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Loss, options: dict[str, Any], dtype: torch.dtype, *inputs: Any) -> Tensor:
+        first, needed = inputs[0], ctx.needs_input_grad[3:]
+        ctx.loss = loss
+        ctx.waits = waits(loss, first.dtype, options)
+        value, gradients = run(loss, inputs, options, not ctx.waits)
+        if ctx.waits:
+            tensors = {name: option for name, option in options.items() if isinstance(option, torch.Tensor)}
+            ctx.options = {name: option for name, option in options.items() if name not in tensors}
+            ctx.names = tuple(tensors)
+            ctx.save_for_backward(*inputs, *tensors.values())
+        else:
+            ctx.save_for_backward(*(
+                as_gradient(gradient, given) if is_needed else None
+                for gradient, given, is_needed in zip(gradients, inputs, needed, strict=True)
+            ))  # fmt: skip
+        return as_value(value, dtype, first.device)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        refuse_second_derivatives(ctx.loss.name)
+        if ctx.waits:
+            return None, None, None, *_gradients_now(ctx, grad_output)
+        grad_output = one_number(ctx.loss, grad_output)
+        return None, None, None, *scaled(ctx.saved_tensors, grad_output)
+
+
+def _gradients_now(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
+    """The gradients of inputs that were saved, multiplied as they are computed."""
+    count, saved = len(ctx.loss.of), ctx.saved_tensors
+    inputs, tensors = saved[:count], dict(zip(ctx.names, saved[count:], strict=True))
+    _, gradients = run(ctx.loss, inputs, {**ctx.options, **tensors, "grad_output": grad_output}, True)
+    return [
+        as_gradient(gradient, given) if is_needed else None
+        for gradient, given, is_needed in zip(gradients, inputs, ctx.needs_input_grad[3:], strict=True)
+    ]
+
+
+def one_number(loss: Loss, grad_output: Tensor) -> Tensor:
+    """What the gradients of a sum are multiplied by: of losses that are not reduced, what all of them have."""
+    if grad_output.ndim == 0:
+        return grad_output
+    if grad_output.numel() == 0:
+        return grad_output.new_ones(())
+    first = grad_output.reshape(-1)[0]
+    if not bool(((grad_output == first) | (grad_output.isnan() & first.isnan())).all()):
+        raise RuntimeError(
+            f'{called(loss.name)} with reduction="none" has the gradient of a sum or mean of its losses, not of any '
+            "weighted sum of them"
+        )
+    return first
+
+
+def scaled(gradients: Sequence[Tensor | None], grad_output: Tensor) -> list[Tensor | None]:
+    """The gradients times what comes after the loss: themselves for 1, and in place where nobody asks again."""
+    if grad_output.device.type == "cpu" and grad_output.item() == 1.0:
+        return list(gradients)
+    if graph_is_kept():
+        return [None if gradient is None else gradient * grad_output for gradient in gradients]
+    return [None if gradient is None else gradient.mul_(grad_output) for gradient in gradients]
+
+
+def graph_is_kept() -> bool:
+    """Whether this backward pass can be followed by another one (``retain_graph=True``), as far as PyTorch tells."""
+    tell = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if tell is None else bool(tell())
