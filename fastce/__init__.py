@@ -23,7 +23,7 @@ Losses from features, whose matrix of logits never exists as a whole:
 Beside the losses:
 
 - `row_stats`: argmax, entropy, rank of the target and more of every row, from one read
-- `cross_entropy_grad_and_hess`: what gradient boosting asks for
+- `cross_entropy_grad_and_hess`: what gradient boosting asks for; `fastce.objectives` gives it to LightGBM and XGBoost
 - `threads`, `get_num_threads`, `set_num_threads`: how many threads compute
 - `LogSumExp`: a running logsumexp of blocks, which merges with others
 - `warmup`: compile ahead of the first call
@@ -68,8 +68,8 @@ array([0.5, 0.5])
 >>> fastce.softmax(3.0)
 np.float64(1.0)
 
-`fastce.torch` has differentiable functions of tensors, and modules.
-`fastce.streaming` is for what is larger than memory, `fastce.dask` for a cluster; `fastce.typing` has the types of
+`fastce.torch` has differentiable functions of tensors, and modules; `fastce.objectives` what LightGBM and XGBoost train
+with. `fastce.streaming` is for what is larger than memory, `fastce.dask` for a cluster; `fastce.typing` has the types of
 arguments and results. All other modules are fastce's own: they may change at any time.
 
 Importing fastce is quick and compiles nothing: each function is loaded when it is first used, and its kernels are
@@ -116,7 +116,7 @@ _HOME = {
     "warmup": "configuration",
 }
 
-_MODULES = {"dask", "streaming", "torch", "typing"}
+_MODULES = {"dask", "objectives", "streaming", "torch", "typing"}
 
 __all__ = [
     "LogSumExp",
@@ -155,6 +155,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
     from fastce import dask as dask
+    from fastce import objectives as objectives
     from fastce import streaming as streaming
     from fastce import torch as torch
     from fastce import typing as typing

@@ -12,7 +12,7 @@ from test_cross_entropy import OPTIONS, make_targets
 import fastce
 
 INF, NAN = np.inf, np.nan
-CONVENTIONS = ["exact", "xgboost", "lightgbm"]
+CONVENTIONS = ["exact", "xgboost", "lightgbm"]  # "absolute" is of the gradient
 
 
 def hessian_by_differences(logits, targets, **options):
@@ -126,6 +126,20 @@ def test_every_option_goes_with_every_convention(rng, hessian, option):
     np.testing.assert_allclose(hess, in_convention(hessian, exact.hess, 9), rtol=1e-13, atol=1e-16)
     np.testing.assert_array_equal(grad, exact.grad)
     assert hessian != "xgboost" or hess.min() == 1e-16  # the ignored rows
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_absolute_hessian_is_the_size_of_the_gradient(rng, dtype, option):
+    logits, targets = (rng.normal(size=(20, 9)) * 4).astype(dtype), rng.integers(0, 9, 20)
+    options = OPTIONS[option](rng, (20,), 9)
+    targets[::3] = options.get("ignore_index", -100)
+    exact = fastce.cross_entropy_grad_and_hess(logits, targets, **options).grad
+    grad, hess = fastce.cross_entropy_grad_and_hess(logits, targets, hessian="absolute", **options)
+    np.testing.assert_allclose(grad, exact, rtol=0, atol=16 * np.finfo(dtype).eps)
+    expected = np.maximum(options.get("logit_scale", 1.0) * np.abs(grad), np.asarray(1e-16, dtype))
+    np.testing.assert_allclose(hess, expected, rtol=np.finfo(dtype).eps)
+    assert hess.dtype == grad.dtype == dtype
 
 
 # ----------------------------------------------------------------------------------------- dtypes, layouts
@@ -242,7 +256,9 @@ def test_an_out_that_shares_memory_with_the_weights_is_refused(place):
 
 
 def test_arguments_are_checked_as_in_cross_entropy():
-    with pytest.raises(ValueError, match="hessian must be one of 'exact', 'xgboost', 'lightgbm', got 'diagonal'"):
+    with pytest.raises(
+        ValueError, match="hessian must be one of 'exact', 'xgboost', 'lightgbm', 'absolute', got 'diagonal'"
+    ):
         fastce.cross_entropy_grad_and_hess(BASE[0], [0, 1, 2], hessian="diagonal")
     with pytest.raises(IndexError, match="row 1 hold class index 4"):
         fastce.cross_entropy_grad_and_hess(BASE[0], [0, 4, 2])

@@ -12,11 +12,12 @@ PACKAGE = Path(fastce.__file__).parent
 BELOW = {  # what each room may import, besides itself and what everybody may
     "__main__": {"profile", "__init__", "configuration"},
     "profile": {"__init__", "configuration", "dask", "products", "cpu", "arguments"},
-    "__init__": {"configuration", "losses", "streaming", "dask", "torch", "engine", "cpu", "arguments"},
+    "__init__": {"configuration", "objectives", "losses", "streaming", "dask", "torch", "engine", "cpu", "arguments"},
     "configuration": {"__init__", "cpu", "cpu._vectors", "arguments"},
     "dask": {"streaming", "losses", "products", "cpu", "arguments"},
     "torch": {"losses", "products", "arguments"},
     "streaming": {"losses", "products", "cpu", "arguments"},
+    "objectives": {"losses", "arguments"},
     "losses": {"products", "engine", "cpu", "arguments"},
     "products": {"engine", "cpu", "arguments"},
     "engine": {"cpu", "cuda", "arguments", "dask"},  # those of Dask stand above: their tasks call the functions again

@@ -65,10 +65,12 @@ def cross_entropy_grad_and_hess(
 z_loss
         As in `cross_entropy`; boosters deliver class indices as floats, so that whole numbers in floats of the shape of
         the rows are taken as well.
-    hessian : {"exact", "xgboost", "lightgbm"}, default: "exact"
+    hessian : {"exact", "xgboost", "lightgbm", "absolute"}, default: "exact"
         What to make of the diagonal h of the Hessian, all weights included, in a problem of K classes: "exact" is h
         itself, "xgboost" is ``max(2 * h, 1e-16)``, "lightgbm" is ``K / (K - 1) * h``, as these libraries'
-        own softmax objectives do. With one class h is 0, and so is LightGBM's.
+        own softmax objectives do. With one class h is 0, and so is LightGBM's. XGBoost has since gone over to the size
+        of the gradient, "absolute": ``max(a * |g|, 1e-16)`` of the gradient g and the `logit_scale` a, which is
+        :math:`v a^2 |p_c M - q_c|`.
     out : pair of ndarray or None, optional
         Receive gradient and Hessian; each of the shape and dtype of the result and writable, or None for a new array.
         The first may be `logits` itself, which is then replaced. The second must share no memory with anything else.
@@ -96,10 +98,10 @@ z_loss
     :math:`2 z v a^2 [\mathrm{lse} \, p_c (1 - p_c) + p_c^2]` to the Hessian. With `softcap` s and
     :math:`t = \tanh(a u / s)` of the logit u, :math:`h_c` is
     :math:`(1 - t^2)^2 h_c - \frac{2 a}{s} t \, (1 - t^2) g_c` in terms of those without the derivative of the cap:
-    negative at some logits, as it is for a negative lse with `z_loss`. "xgboost" alone makes it positive.
+    negative at some logits, as it is for a negative lse with `z_loss`. "xgboost" and "absolute" are always positive.
 
-    A row of weight 0, or ignored, has gradient and Hessian 0 (1e-16 for "xgboost", as there). Where a row has no
-    probabilities (a NaN, a +inf, or all of it -inf) both are nan, for that row alone. 1e-16 is 0 in float16.
+    A row of weight 0, or ignored, has gradient and Hessian 0 (1e-16 for "xgboost" and "absolute", as there). Where a
+    row has no probabilities (a NaN, a +inf, or all of it -inf) both are nan, for that row alone. 1e-16 is 0 in float16.
 
     Errors are at most 4 eps absolute before scaling. Without `softcap` and `z_loss` the Hessian is also right to 16 eps
     relative, at the class that has nearly all of the probability as well: there 1 - p is the sum of the others. A class
