@@ -69,8 +69,8 @@ array([0.5, 0.5])
 np.float64(1.0)
 
 `fastce.torch` has differentiable functions of tensors, and modules; `fastce.objectives` what LightGBM and XGBoost train
-with. `fastce.streaming` is for what is larger than memory, `fastce.dask` for a cluster; `fastce.typing` has the types of
-arguments and results. All other modules are fastce's own: they may change at any time.
+with. `fastce.streaming` is for what is larger than memory, `fastce.dask` for a cluster; `fastce.typing` has the types
+of arguments and results. All other modules are fastce's own: they may change at any time.
 
 Importing fastce is quick and compiles nothing: each function is loaded when it is first used, and its kernels are
 compiled, or read from the cache on disk, when they are first called.
