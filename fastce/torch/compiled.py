@@ -116,8 +116,9 @@ def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Any, ...]:
     else:
         tensors, names = [*ctx.saved_tensors, grad_output], f"{ctx.names} grad_output"
         gradients = torch.ops.fastce.loss(ctx.loss.name, tensors, names, *ctx.others, True)[1:]
-    more = [None] * (ctx.count - len(gradients))
-    return None, [*gradients, *more], None, None, None, None, None
+    of_tensors = [*gradients, *[None] * (ctx.count - len(gradients))]
+    of_numbers: Any = None if ctx.others[0] else []  # PyTorch takes a list of nothing for one of tensors
+    return None, of_tensors, None, of_numbers, None, None, None
 
 
 @torch.library.custom_op("fastce::one_number", mutates_args=())
