@@ -110,11 +110,12 @@ def test_tanh_is_within_4_ulp_small_arguments_included(rng, dtype):
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names an x86 CPU")
-def test_exp_by_polynomial_is_within_1_ulp_too_where_there_is_no_avx512():
+@pytest.mark.parametrize(("cpu", "features", "bits"), [("haswell", "+avx2,+fma,+f16c", 256), ("nehalem", "", 128)])
+def test_exp_is_within_1_ulp_too_by_the_short_table_and_by_polynomial(cpu, features, bits):
     program = (
         "import numpy as np, test_vector as t\n"
-        "from fastce.cpu._vectors.target import has_avx512\n"
-        "assert not has_avx512()\n"
+        "from fastce.cpu._vectors.target import vector_bits\n"
+        f"assert vector_bits() == {bits}\n"
         "x = np.arange(0x30800000, 0x42B0BD70, 257, dtype=np.uint32).view(np.float32)\n"
         "x = np.concatenate([x, -x[x < -t.LOWEST]])\n"
         "exact = np.exp(x.astype(float))\n"
@@ -124,8 +125,8 @@ def test_exp_by_polynomial_is_within_1_ulp_too_where_there_is_no_avx512():
         "t.test_exp_of_float64_is_within_1_ulp(np.random.default_rng(0))\n"
     )
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(fastce.__file__).parents[1])])
-    haswell = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c", "PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", program], env={**os.environ, **haswell}, check=True)
+    target = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **target}, check=True)
 
 
 @pytest.mark.slow

@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, class_axis, real_array
+from fastce.arguments.arrays import Array, class_axis, compute_dtype, real_array
 from fastce.arguments.numbers import reduction_of
 from fastce.arguments.options import checked_options
 from fastce.arguments.reductions import reduced
-from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
+from fastce.cpu._kernels.cross_entropy import ROWS_AT_A_TIME, cross_entropy_rows
 from fastce.cpu._kernels.cross_entropy_columns import cross_entropy_columns
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Options
@@ -19,12 +19,15 @@ from fastce.cpu.extremes import Extremes, are_extreme
 from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.long_rows import cross_entropy_of_long_rows
 from fastce.cpu.pieces import is_long
+from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import EACH, RowLosses
 from fastce.cpu.targets import MassTargets, TargetRows
 from fastce.cpu.threads import cut_rows, in_turn
 
 _NO_UPSTREAM = np.ones(1)
 _NO_EXPONENT: Array | int = 0
+LANES = 16  # of a vector at most
+EXPS_OF_ROWS, LARGEST_EXPS = 1 << 17, 1 << 18  # bytes of exps that are kept for some rows, or for a single long one
 
 
 class CrossEntropyCall(NamedTuple):
@@ -129,6 +132,7 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
     past_cache = gradient is not None and gradient.matrix is not None and goes_past_cache(gradient.view, call.array)
     kernel = cross_entropy_rows.compiled(rows.dtype)
     none = storage_view(np.empty((0, 0), rows.dtype))
+    exps = Room()
 
     def work(k: int, start: int, stop: int) -> None:
         of_block, misfits, exponents = np.empty(stop - start), np.zeros(stop - start, np.uint8), _NO_EXPONENT
@@ -136,7 +140,7 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
         room = none if gradient is None else gradient.room_for(rows, block, start, stop)
         kernel(
             block, targets.block(start, stop), call.options, of_block, misfits,
-            _of_rows(upstream, slice(start, stop)), room, past_cache,
+            _of_rows(upstream, slice(start, stop)), room, _room_for_exps(exps, rows, gradient), past_cache,
         )  # fmt: skip
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
         logits = None if odd is None else rows.copy(odd + start)  # a copied block may replace them
@@ -149,6 +153,15 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
 
     in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
     return losses
+
+
+def _room_for_exps(room: Room, rows: Rows, gradient: Rows | None) -> Array:
+    """Where a kernel may keep the exps of some rows for their gradients; none if that is none or they are too long."""
+    dtype = compute_dtype(rows.dtype)
+    of_row = -(-rows.classes // LANES) * LANES
+    if gradient is None or of_row * dtype.itemsize > LARGEST_EXPS:
+        return np.empty(0, dtype)
+    return room.of((max(of_row, min(ROWS_AT_A_TIME * of_row, EXPS_OF_ROWS // dtype.itemsize)),), dtype)
 
 
 def _of_rows(upstream: Array | None, rows: slice | Array) -> Array:
@@ -206,7 +219,7 @@ def _mended(
     grad = np.empty(logits.shape if out is not None else (0, 0), logits.dtype)
     cross_entropy_rows.compiled(logits.dtype)(
         storage_view(logits), call.targets.of(numbers), call.options, losses, misfits,
-        _of_rows(upstream, numbers), storage_view(grad), False,
+        _of_rows(upstream, numbers), storage_view(grad), np.empty(0, compute_dtype(logits.dtype)), False,
     )  # fmt: skip
     if out is not None:
         Rows(out, call.axis).put(numbers, grad)

@@ -29,6 +29,7 @@ from fastce.cpu._kernels.states import (
     FACTOR,
     FACTOR_EXPONENT,
     FITS,
+    KEPT,
     LOSS,
     OFFSET,
     REST_MASS,
@@ -52,20 +53,26 @@ from fastce.cpu._kernels.targets import (
     targets_type,
     weight_of_row,
 )
-from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, vector
-from fastce.cpu._vectors.exponential import add_exp, exp_in_float64, scaling
+from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, real_of, vector
+from fastce.cpu._vectors.exponential import add_exp, exp_in_float64, keeps_exps, scaling
 from fastce.cpu._vectors.memory import (
     finish_stores,
+    from_element,
     lanes_of,
     load_first,
+    pointer,
     row_pointer,
     set_element,
     store_first,
     to_real,
 )
+from fastce.cpu._vectors.simd import fma
 
 ROWS_AT_A_TIME = 16
 CACHED = 65_536  # elements of a group of rows
+# What exps that were kept are multiplied by, as a power of two: float32 holds it as well, and it raises none of those
+# that exp has taken for 0.
+LOWEST_FACTOR = -100.0
 
 
 @inline
@@ -87,6 +94,13 @@ def write_plain_vector(x, i, count, past_cache, rest):
     """
     minus_q, out, exponent, scaled_by = rest
     put_vector(out, i, add_exp(minus_q, x, exponent, scaled_by), count, past_cache)
+
+
+@inline
+def write_kept_vector(e, i, count, past_cache, rest):
+    """The same from exp, which the first look has kept."""
+    minus_q, out, factor = rest
+    put_vector(out, i, fma(e, factor, minus_q), count, past_cache)
 
 
 @inline
@@ -117,12 +131,10 @@ def gradient_of_point(row, c, mass, states, k, options, targets):
 
 
 @inline
-def write_gradient_of_row(row, classes, options, targets, states, k, room, out, past_cache, next_row):
-    """The gradient of one row from its state: exp again, from logits that are still in cache.
+def write_gradient_of_row(row, classes, options, targets, states, k, room, kept, out, past_cache, next_row):
+    """The gradient of one row from its state: from the exps that were kept, or exp again, of logits still in cache.
 
-    Keeping the exps of the first look in a buffer of the row's size was measured too: no faster at any row length, for
-    what it saves in arithmetic it spends on the second-level cache. The logits may be replaced by their gradient: each
-    is read before its place is written.
+    The logits may be replaced by their gradient: each is read before its place is written.
     """
     ratio, cap, _ = capping(row, options.logit_scale, options.softcap)
     scale = scale_of(options)
@@ -135,6 +147,13 @@ def write_gradient_of_row(row, classes, options, targets, states, k, room, out, 
         scaling(row, scale, states[FACTOR + k]),
         to_real(row, 1.0 / options.softcap if options.softcap > 0.0 else 0.0),
         to_real(row, 1.0),
+    )
+    exponent_of_factor = states[EXPONENT + k] - states[FACTOR_EXPONENT + k]
+    is_kept = keeps_exps() and states[KEPT + k] > 0.0 and LOWEST_FACTOR < exponent_of_factor < 0.0
+    of_kept = (
+        load_first(kept, 0, 0, to_real(row, -states[UPSTREAM + k] * options.spread)),
+        out,
+        to_real(row, math.ldexp(states[FACTOR + k], int(exponent_of_factor)) if is_kept else 0.0),
     )
     left_out = int(states[TARGET + k])
     point, end_point = targets.first_point, targets.end_point
@@ -150,7 +169,10 @@ def write_gradient_of_row(row, classes, options, targets, states, k, room, out, 
             continue
         stop = min(stop, c)
         how = out, past_cache, row_to_send_for(row, next_row, start)
-        on_block(write_gradient_of_block, row, start, stop, (ratio, cap), offset, room, (how, rest))
+        if is_kept:
+            write_vectors(write_kept_vector, kept, start, start, stop, how, of_kept)
+        else:
+            on_block(write_gradient_of_block, row, start, stop, (ratio, cap), offset, room, (how, rest))
         start = stop
 
 
@@ -164,7 +186,7 @@ def fill_row(row, classes, value, out):
 
 
 @inline
-def write_gradient(logits, i, next_i, options, targets, states, k, gradient, room, past_cache):
+def write_gradient(logits, i, next_i, options, targets, states, k, gradient, room, kept, past_cache):
     """The gradient of row i from its state, whatever that is; row ``next_i`` is sent for."""
     classes = logits.shape[1]
     row, out = row_pointer(logits, i), row_pointer(gradient, i)
@@ -174,11 +196,11 @@ def write_gradient(logits, i, next_i, options, targets, states, k, gradient, roo
         fill_row(row, classes, math.nan, out)
     else:
         next_row, of_row = row_pointer(logits, next_i), targets_of_row(targets, i)
-        write_gradient_of_row(row, classes, options, of_row, states, k, room, out, past_cache, next_row)
+        write_gradient_of_row(row, classes, options, of_row, states, k, room, kept, out, past_cache, next_row)
 
 
 @inline
-def write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, past_cache):
+def write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, kept, past_cache):
     """The gradients of ``count`` rows from ``first`` on."""
     rows = logits.shape[0]
     for k in range(count):
@@ -188,7 +210,8 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
     for k in range(count):
         if states[FITS + k] > 0.0:
             i, next_i = first + k, min(first + k + count, rows - 1)
-            write_gradient(logits, i, next_i, options, targets, states, k, gradient, room, past_cache)
+            exps = from_element(kept[0], k * kept[1])
+            write_gradient(logits, i, next_i, options, targets, states, k, gradient, room, exps, past_cache)
 
 
 @kernel(
@@ -200,28 +223,34 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
         vector(types.uint8),
         vector(types.float64),
         matrix(storage),
+        vector(real_of(storage)),
         types.boolean,
     )
 )
-def cross_entropy_rows(logits, targets, options, losses, misfits, upstream, gradient, past_cache):
+def cross_entropy_rows(logits, targets, options, losses, misfits, upstream, gradient, room_for_exps, past_cache):
     """losses[i] = v_i times the loss of row i; if the gradient has rows, gradient[i] = v_i upstream_i d loss_i / d x_i.
 
     Rows of weight 0 are 0, whatever they hold. Rows where ``misfits`` becomes 1 have no gradient written: they are for
-    `extreme_rows`. Rows are taken in groups that a second-level cache holds until their
-    gradients are written.
+    `extreme_rows`. Rows are taken in groups that a second-level cache holds until their gradients are written, with
+    their exps if there is room for those of a row.
     """
     rows, classes = logits.shape
     states = new_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
-    group = max(1, min(ROWS_AT_A_TIME, CACHED // classes))
-    for first in range(0, rows, group):
-        count = min(group, rows - first)
-        find_states(logits, first, count, options, targets, states, room, wide_room)
+    lanes = lanes_of(room)
+    group, stride = min(ROWS_AT_A_TIME, CACHED // classes), 0
+    if keeps_exps() and room_for_exps.shape[0] > 0:
+        stride = (classes + lanes - 1) // lanes * lanes
+        group = min(ROWS_AT_A_TIME, room_for_exps.shape[0] // stride)
+    kept = pointer(room_for_exps), stride
+    for first in range(0, rows, max(1, group)):
+        count = min(max(1, group), rows - first)
+        find_states(logits, first, count, options, targets, states, room, wide_room, kept)
         for k in range(count):
             losses[first + k] = weight_of_row(targets, first + k) * states[LOSS + k]
             if states[FITS + k] == 0.0:
                 misfits[first + k] = 1
         if gradient.shape[0] > 0:
-            write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, past_cache)
+            write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, kept, past_cache)
     if past_cache:
         finish_stores()

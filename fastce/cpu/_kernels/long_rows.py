@@ -53,9 +53,10 @@ def target_to_leave_out(targets, options, classes, choice):
 def look_at_piece(logits, targets, options, left_out, at_least, states, k):
     """Column k of the states from one piece, without one class (-1: none); the reference is near this or above."""
     row = row_pointer(logits, 0)
+    room = scratch_block(row)
     look_at_row(
-        row, logits.shape[1], options, targets_of_row(targets, 0), left_out, at_least, pointer(states), k,
-        scratch_block(row), wide_scratch_block(),
+        row, logits.shape[1], options, targets_of_row(targets, 0), left_out, at_least, pointer(states), k, room,
+        wide_scratch_block(), (room, False),
     )  # fmt: skip
 
 
@@ -101,8 +102,8 @@ def finish_long_gradient(options, states, count):
 )  # fmt: skip
 def write_gradient_of_piece(logits, targets, options, states, k, gradient, past_cache):
     """gradient[0] is the gradient of one piece, whose row is column k."""
-    write_gradient(logits, 0, 0, options, targets, pointer(states), k, gradient, scratch_block(row_pointer(logits, 0)),
-                   past_cache)  # fmt: skip
+    room = scratch_block(row_pointer(logits, 0))
+    write_gradient(logits, 0, 0, options, targets, pointer(states), k, gradient, room, room, past_cache)
     if past_cache:
         finish_stores()
 

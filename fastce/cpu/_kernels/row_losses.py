@@ -13,6 +13,7 @@ from fastce.cpu._kernels.states import (
     DISTANCES,
     EXPONENT,
     FITS,
+    KEPT,
     LANES,
     LOSS,
     NEAR,
@@ -45,9 +46,9 @@ from fastce.cpu._kernels.targets import (
     weight_of_row,
 )
 from fastce.cpu._vectors.compiler import inline, outlined
-from fastce.cpu._vectors.exponential import SPARE
+from fastce.cpu._vectors.exponential import SPARE, keeps_exps
 from fastce.cpu._vectors.logarithm import log_times_power
-from fastce.cpu._vectors.memory import lanes_of, row_pointer
+from fastce.cpu._vectors.memory import from_element, lanes_of, row_pointer
 
 LARGEST_PRODUCT = 2.0**200  # of anything in float64
 LARGEST_Z_MASS = 2.0**22  # in float32, whose other factors extremes.py allows up to 2**100
@@ -65,14 +66,16 @@ def distances_in_float64(row, classes, left_out, reference, options, targets):
 
 
 @inline
-def look_at_row(row, classes, options, targets, left_out, at_least, states, k, room, wide_room):
+def look_at_row(row, classes, options, targets, left_out, at_least, states, k, room, wide_room, kept):
     """Write the sums of a row without one class, and the logit and mass of that class (-1: none), to the states.
 
-    The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements.
+    The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements. All exps
+    are kept, if ``kept`` is (room for them, True) and they are all that a gradient needs.
     """
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     dense = dense_part(row, targets, options, 1.0)
     varies = dense[3] or dense[5]
+    kept = kept[0], kept[1] and not varies and not options.softcap > 0.0, keeps_exps()
     largest = max(guessed_maximum(row, classes, (ratio, cap), room), at_least)
     x_target, mass = -math.inf, 0.0
     if left_out >= 0:
@@ -80,7 +83,7 @@ def look_at_row(row, classes, options, targets, left_out, at_least, states, k, r
         largest = max(largest, x_target)
         mass = dense_mass(targets, options, left_out)
     offset, exponent, near, (rest, distances, rest_mass), tops, top = row_state(
-        row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense
+        row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense, kept
     )
     scale = scale_of(options)
     rest += sum_of_tops(tops, math.nan, exponent, scale, wide_room)
@@ -100,11 +103,15 @@ def look_at_row(row, classes, options, targets, left_out, at_least, states, k, r
     states[TOP + k] = top
     states[TARGET_MASS + k] = mass
     states[TARGET + k] = left_out
+    states[KEPT + k] = 1.0 if kept[1] else 0.0
 
 
 @inline
-def look_at_rows(logits, first, count, options, targets, states, room, wide_room):
-    """The states of ``count`` rows from ``first`` on; rows of weight 0 are not looked at."""
+def look_at_rows(logits, first, count, options, targets, states, room, wide_room, kept):
+    """The states of ``count`` rows from ``first`` on; rows of weight 0 are not looked at.
+
+    ``kept`` is room for their exps, and how many elements it has for each row: 0 if they are not to be kept.
+    """
     rows, classes = logits.shape
     for k in range(count):
         i = first + k
@@ -114,7 +121,10 @@ def look_at_rows(logits, first, count, options, targets, states, room, wide_room
             continue
         of_row = targets_of_row(targets, i)
         left_out, mass = heaviest_point(of_row, options)
-        look_at_row(row_pointer(logits, i), classes, options, of_row, left_out, -math.inf, states, k, room, wide_room)
+        look_at_row(
+            row_pointer(logits, i), classes, options, of_row, left_out, -math.inf, states, k, room, wide_room,
+            (from_element(kept[0], k * kept[1]), kept[1] > 0),
+        )  # fmt: skip
         states[TARGET_MASS + k] += mass
 
 
@@ -150,7 +160,7 @@ def has_lost_digits(row, scale, states, k):
 def look_again(row, classes, options, targets, scale, states, k, room, wide_room):
     """A row of probabilities whose loss has lost digits: once more, without the class that most of the mass is on."""
     left_out = likeliest_class(targets, options, classes)
-    look_at_row(row, classes, options, targets, left_out, -math.inf, states, k, room, wide_room)
+    look_at_row(row, classes, options, targets, left_out, -math.inf, states, k, room, wide_room, (room, False))
     finish_states(states, k, k + 1, scale, options.z_loss)
 
 
@@ -187,14 +197,14 @@ def must_be_left(row, classes, options, targets, weight, states, k):
 
 
 @inline
-def find_states(logits, first, count, options, targets, states, room, wide_room):
+def find_states(logits, first, count, options, targets, states, room, wide_room, kept):
     """Everything that is known of ``count`` rows from ``first`` on; their losses are not weighted yet.
 
-    FITS is 0 for those that must be left to extremes.py.
+    FITS is 0 for those that must be left to extremes.py. For ``kept``, see `look_at_rows`.
     """
     classes = logits.shape[1]
     scale = scale_of(options)
-    look_at_rows(logits, first, count, options, targets, states, room, wide_room)
+    look_at_rows(logits, first, count, options, targets, states, room, wide_room, kept)
     finish_states(states, 0, count, scale, options.z_loss)
     for k in range(count):
         states[FITS + k] = 1.0

@@ -17,10 +17,19 @@ import math
 from fastce.cpu._kernels.blocks import AHEAD, BLOCK, on_block, row_maximum
 from fastce.cpu._kernels.states import LANES
 from fastce.cpu._vectors.compiler import inline
-from fastce.cpu._vectors.exponential import LN2, LOG2E, SPARE, exp, exp_in_float64, headroom, largest_exponent, scaling
+from fastce.cpu._vectors.exponential import (
+    LN2,
+    LOG2E,
+    SPARE,
+    exp,
+    exp_in_float64,
+    headroom,
+    largest_exponent,
+    scaling,
+)
 from fastce.cpu._vectors.lanes import lanes_in, lesser_and_top, store_real, where_lane
-from fastce.cpu._vectors.memory import keep_first, lanes_of, load, load_first, prefetch, to_real
-from fastce.cpu._vectors.simd import fma, largest_lane, where_equal, where_zero
+from fastce.cpu._vectors.memory import from_element, keep_first, lanes_of, load, load_first, prefetch, store, to_real
+from fastce.cpu._vectors.simd import fma, largest_lane, where_equal, where_less, where_zero
 from fastce.cpu._vectors.wide import add_products, add_wide, sum_wide, zeros_wide
 
 
@@ -40,49 +49,103 @@ def reference_near(row, largest, scale):
 
 
 @inline
-def add_stretch(block, start, stop, sums, exponent, near, scaled_by):
+def exp_held_back(x, tops, exp_tops, exponent, scaled_by, in_place):
+    """(exp of x, what is added for it, tops, exp_tops): each lane holds the largest of them back.
+
+    Where exps may be kept, that of x itself must be known, in its place. Elsewhere exp of the lesser is all, one
+    instruction less.
+    """
+    if in_place:
+        e = exp(x, exponent, scaled_by)
+        lesser, exp_tops = lesser_and_top(e, exp_tops)
+        return e, lesser, where_less(tops, x, x, tops), exp_tops
+    lesser, tops = lesser_and_top(x, tops)
+    e = exp(lesser, exponent, scaled_by)
+    return e, e, tops, exp_tops
+
+
+@inline
+def add_stretch(block, start, stop, sums, is_smoothed, exponent, near, scaled_by, kept):
     """(exps, distances, tops) with these whole vectors added: exp(scale x) / 2**exponent and x - near, as `add_wide`.
 
     What a lane holds back is in none of the sums of exp yet: beside a term that dominates, the others would lose their
     digits. As many vectors as a vector has lanes are added in the row's dtype, their sum in float64 (compensated, for
-    float64): the error stays that of a single exp at any length.
+    float64): the error stays that of a single exp at any length. Distances, which only smoothing asks for, are a loop
+    of their own over what is in the cache by then: there are registers for one of the two.
     """
     exps, distances, tops = sums
-    lanes = lanes_of(block)
-    zero = load_first(block, start, 0, to_real(block, 0.0))
-    for chunk in range(start, stop, 2 * lanes * lanes):
-        exps_a, exps_b, distances_a, distances_b = zero, zero, zero, zero
-        end = min(chunk + 2 * lanes * lanes, stop)
-        pairs_end = end - (end - chunk) % (2 * lanes)
-        for i in range(chunk, pairs_end, 2 * lanes):
-            prefetch(block, i + AHEAD)
-            prefetch(block, i + lanes + AHEAD)
-            a, b = load(block, i), load(block, i + lanes)
-            lesser_a, tops = lesser_and_top(a, tops)
-            lesser_b, tops = lesser_and_top(b, tops)
-            exps_a += exp(lesser_a, exponent, scaled_by)
-            exps_b += exp(lesser_b, exponent, scaled_by)
-            distances_a += a - near
-            distances_b += b - near
-        if pairs_end < end:
-            a = load(block, pairs_end)
-            lesser, tops = lesser_and_top(a, tops)
-            exps_a += exp(lesser, exponent, scaled_by)
-            distances_a += a - near
-        exps = add_wide(exps, exps_a + exps_b)
-        distances = add_wide(distances, distances_a + distances_b)
+    size = 2 * lanes_of(block) * lanes_of(block)
+    for chunk in range(start, stop, size):
+        end = min(chunk + size, stop)
+        exps, tops = add_exps(block, chunk, end, exps, tops, exponent, scaled_by, kept)
+        if is_smoothed:
+            distances = add_distances(block, chunk, end, distances, near)
     return exps, distances, tops
 
 
 @inline
-def add_vector(block, i, count, but, sums, exponent, near, scaled_by):
+def add_exps(block, start, stop, exps, tops, exponent, scaled_by, kept):
+    """``exps`` with those of a chunk, without the lanes' largest elements; all of them are kept, if that is wanted."""
+    room, is_kept, in_place = kept
+    if is_kept and in_place:
+        return add_chunk(block, start, stop, exps, tops, exponent, scaled_by, room, True, in_place)
+    return add_chunk(block, start, stop, exps, tops, exponent, scaled_by, room, False, in_place)
+
+
+@inline
+def add_chunk(block, start, stop, exps, tops, exponent, scaled_by, kept, is_kept, in_place):
+    """The same, in a loop that knows which it is."""
+    lanes = lanes_of(block)
+    zero = load_first(block, start, 0, to_real(block, 0.0))
+    exps_a, exps_b = zero, zero
+    exp_tops = exp(tops, exponent, scaled_by)
+    pairs_end = stop - (stop - start) % (2 * lanes)
+    for i in range(start, pairs_end, 2 * lanes):
+        prefetch(block, i + AHEAD)
+        prefetch(block, i + lanes + AHEAD)
+        e, lesser, tops, exp_tops = exp_held_back(load(block, i), tops, exp_tops, exponent, scaled_by, in_place)
+        exps_a += lesser
+        if is_kept:
+            store(kept, i, e)
+        e, lesser, tops, exp_tops = exp_held_back(load(block, i + lanes), tops, exp_tops, exponent, scaled_by, in_place)
+        exps_b += lesser
+        if is_kept:
+            store(kept, i + lanes, e)
+    if pairs_end < stop:
+        e, lesser, tops, exp_tops = exp_held_back(load(block, pairs_end), tops, exp_tops, exponent, scaled_by, in_place)
+        exps_a += lesser
+        if is_kept:
+            store(kept, pairs_end, e)
+    return add_wide(exps, exps_a + exps_b), tops
+
+
+@inline
+def add_distances(block, start, stop, distances, near):
+    """``distances`` with x - near of a chunk."""
+    lanes = lanes_of(block)
+    zero = load_first(block, start, 0, to_real(block, 0.0))
+    distances_a, distances_b = zero, zero
+    pairs_end = stop - (stop - start) % (2 * lanes)
+    for i in range(start, pairs_end, 2 * lanes):
+        distances_a += load(block, i) - near
+        distances_b += load(block, i + lanes) - near
+    if pairs_end < stop:
+        distances_a += load(block, pairs_end) - near
+    return add_wide(distances, distances_a + distances_b)
+
+
+@inline
+def add_vector(block, i, count, but, sums, exponent, near, scaled_by, kept):
     """The same of ``count`` elements, without the one that ``but`` elements precede."""
     exps, distances, tops = sums
     lowest = to_real(block, -math.inf)
     x = where_lane(load_first(block, i, count, lowest), but, lowest)
-    lesser, tops = lesser_and_top(x, tops)
+    room, is_kept, in_place = kept
+    e, lesser, tops, _ = exp_held_back(x, tops, exp(tops, exponent, scaled_by), exponent, scaled_by, in_place)
+    if is_kept and in_place:
+        store(room, i, e)
     distance = where_lane(load_first(block, i, count, near), but, near) - near
-    return add_wide(exps, exp(lesser, exponent, scaled_by)), add_wide(distances, distance), tops
+    return add_wide(exps, lesser), add_wide(distances, distance), tops
 
 
 @inline
@@ -120,7 +183,7 @@ def sum_of_tops(tops, but, exponent, scale, wide_room):
 @inline
 def masses_at(dense, c, count):
     """q = w (keep * t + spread) of ``count`` classes from c on: the dense part of the target distribution."""
-    keep, spread, probabilities, has_probabilities, weight, has_weight = dense
+    keep, spread, probabilities, has_probabilities, weight, has_weight, _ = dense
     nothing = to_real(weight, 0.0)
     q = load_first(weight, 0, 0, spread)
     if has_probabilities:
@@ -156,22 +219,25 @@ def add_weighted(block, start, stop, to_class, but, sums, mass, dense, exponent,
 @inline
 def add_block(block, first, start, stop, rest):
     """The row's sums, and its mass, with those of a block; without weights and probabilities q is 1 for all here."""
-    left_out, sums, mass, dense, exponent, near, scaled_by = rest
+    left_out, sums, mass, dense, exponent, near, scaled_by, kept = rest
     lanes = lanes_of(block)
     shift = first - start
     if dense[3] or dense[5]:
         return add_weighted(block, first, stop + shift, -shift, left_out, sums, mass, dense, exponent, near, scaled_by)
+    of_block = from_element(kept[0], -shift), kept[1], kept[2]
     odd_vector = left_out - left_out % lanes if left_out >= 0 else stop
     i = start
     while i < stop:
         end = odd_vector if i <= odd_vector < stop else stop
         whole_end = end - (end - i) % lanes
         if i < whole_end:
-            sums = add_stretch(block, i + shift, whole_end + shift, sums, exponent, near, scaled_by)
+            sums = add_stretch(
+                block, i + shift, whole_end + shift, sums, dense[6], exponent, near, scaled_by, of_block
+            )  # fmt: skip
             i = whole_end
         if i < stop:
             count = min(lanes, stop - i)
-            sums = add_vector(block, i + shift, count, left_out - i, sums, exponent, near, scaled_by)
+            sums = add_vector(block, i + shift, count, left_out - i, sums, exponent, near, scaled_by, of_block)
             i += lanes
     return sums, mass
 
@@ -186,7 +252,7 @@ def add_compensated(total, x):
 
 
 @inline
-def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense):
+def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense, kept):
     """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none), and its tops.
 
     Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
@@ -196,19 +262,19 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
     varies = dense[3] or dense[5]
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        rest = (left_out, sums, mass, dense, exponent, near, scaled_by)
+        rest = (left_out, sums, mass, dense, exponent, near, scaled_by, kept)
         sums, mass = on_block(add_block, row, start, stop, capped_by, offset, room, rest)
     total_mass = sum_wide(mass) if varies else float(classes - (1 if left_out >= 0 else 0))
     return sum_wide(sums[0]), sum_wide(sums[1]), total_mass, sums[2]
 
 
 @inline
-def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense):
+def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense, kept):
     """(offset, exponent, near, sums, tops, the largest of these) of a row whose largest element may be guessed.
 
     The offset is NaN or infinite if the row's maximum is; the sums mean nothing then. The tops are less the offset, and
     not in the sum. Of a row that has outgrown the guess the maximum is looked up: there may be NaN, and what is added
-    to an offset would round.
+    to an offset would round. ``kept`` is (room for the exps, whether they are kept there, whether they may be).
     """
     scale = float(scaled_by[0])
     sums, top = (1.0, 0.0, 0.0), 0.0
@@ -219,7 +285,7 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
         if math.isfinite(offset):
             exps, distances, mass, tops = row_sums(
                 row, classes, left_out, capped_by, to_real(row, offset), to_real(row, exponent), near, scaled_by, room,
-                dense,
+                dense, kept,
             )  # fmt: skip
             sums = (exps, distances, mass)
             top = float(largest_lane(tops))
@@ -234,4 +300,4 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
 def no_masses(row):
     """The `dense` part of a row without targets."""
     zero = to_real(row, 0.0)
-    return zero, zero, row, False, row, False
+    return zero, zero, row, False, row, False, False

@@ -46,7 +46,7 @@ def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
     guess = max(guessed_maximum(row, classes, uncapped, room), at_least)
     offset, exponent, _, sums, tops, top = row_state(
-        row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_masses(row)
+        row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_masses(row), (room, False, False)
     )
     states[OFFSET + k] = offset
     states[EXPONENT + k] = exponent

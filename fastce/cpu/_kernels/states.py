@@ -24,7 +24,7 @@ from fastce.cpu._vectors.simd import float64_vector, fma, where_equal, where_les
 LOWEST = -1.7976931348623157e308  # a product below has become -inf
 LANES = float64_vector.lanes
 GROUP = 128  # rows in a table at most
-FIELDS = 20  # of a row, one a line of the table
+FIELDS = 21  # of a row, one a line of the table
 
 # found by looking at the logits
 OFFSET, EXPONENT, NEAR = 0 * GROUP, 1 * GROUP, 2 * GROUP  # the reference; near is close to it, in the dtype of x
@@ -39,6 +39,7 @@ FITS = 17 * GROUP  # 1, or 0 where the row must be left to other kernels
 TOP = 18 * GROUP  # the largest x of a row in a lane: its term is not in REST yet
 AT_TARGET = 19 * GROUP  # x of the target as the sum has met it
 LSE = AT_TARGET  # of a row without targets
+KEPT = 20 * GROUP  # 1 where the exps of the first look are kept for the gradient
 
 new_states = float64_room(FIELDS * GROUP)
 

@@ -137,6 +137,7 @@ def dense_part(row, targets, options, factor):
         targets.has_probabilities,
         targets.class_weight,
         targets.has_class_weight,
+        options.spread > 0.0,
     )
 
 

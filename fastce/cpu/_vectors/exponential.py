@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from fastce.cpu._vectors.compiler import by_type, real_of
 from fastce.cpu._vectors.powers import geometric, looked_up_power, low_bits_to_exponent
 from fastce.cpu._vectors.simd import Vector, fma, polynomial, where_less
-from fastce.cpu._vectors.target import has_avx512
+from fastce.cpu._vectors.target import has_avx512, vector_bits
 
 LN2 = math.log(2.0)
 LN2_LOW = 2.3190468138462996e-17  # ln 2 - LN2
@@ -30,9 +30,10 @@ EXP_FLOAT64 = (1.0, 1.0, 0.5000000000000011, 0.16666666666666413, 0.041666666666
                 2.763024125999839e-07, 2.500001743608508e-08)  # fmt: skip
 
 # exp(r) = T_j 2**-(j/N) (1 + q(r)) for |r| <= ln(2)/(2 N) and a few percent more, where T_j = 2**(j/N) exp(sigma),
-# N = 16 (float32) or 8 (float64): q(r) = exp(r - sigma) - 1. sigma >= 0 was found by trying random numbers below
-# ln(2)/(2 N), such that all T_j lie within 0.2 ulp (0.06) of a number of the format: sigma = 0.006260550452281447 and
-# 0.016108322847096027. q interpolates at Chebyshev's points: 2e-9 and 7e-18.
+# N = 16 (float32) or 8 (float64), or 4 (float32 of 256-bit vectors): q(r) = exp(r - sigma) - 1. sigma >= 0 was found by
+# trying random numbers below ln(2)/(2 N), such that all T_j lie within 0.2 ulp (0.06, 0.01) of a number of the format:
+# sigma = 0.006260550452281447, 0.016108322847096027 and 0.0028975906525027764. q interpolates at Chebyshev's points:
+# 2e-9, 7e-18 and 3e-9.
 _EXP_TABLE = {
     types.float32: (
         (1.0062801837921143, 1.0508320331573486, 1.0973563194274902, 1.1459404230117798, 1.1966755390167236,
@@ -48,6 +49,10 @@ _EXP_TABLE = {
          0.008200172672329588, 0.0013667945320104743, 0.00019525321612055233),
     ),
 }  # fmt: skip
+_SHORT_EXP_TABLE = (
+    (1.0029017925262451, 1.1926579475402832, 1.4183173179626465, 1.6866730451583862),
+    (-0.002893396688482961, 0.9971064385696045, 0.4985532742004, 0.16626717056923912, 0.04155989726495299),
+)
 
 
 # What the binary formats fix: the exponent's bias, how far above the reference exp may rise before the kernels
@@ -62,8 +67,15 @@ def real_number(x: types.Type) -> Any:
     return x.dtype if isinstance(x, (Vector, types.CPointer)) else x
 
 
+def _exp_table(real: types.Float) -> Any:
+    """The table of T_j and the coefficients of q that this CPU's vectors look up, None if they have no instruction."""
+    if has_avx512():
+        return _EXP_TABLE[real]
+    return _SHORT_EXP_TABLE if real == types.float32 and vector_bits() == 256 else None
+
+
 def _by_table(x: types.Type) -> bool:
-    return isinstance(x, Vector) and has_avx512()
+    return isinstance(x, Vector) and _exp_table(x.dtype) is not None
 
 
 def scaling(row: Any, scale: Any, factor: Any) -> Any:
@@ -109,6 +121,16 @@ def exp_in_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """
 
 
+@intrinsic
+def keeps_exps(typingctx):
+    """Whether exps are kept from the first look at a row to the second: where exp costs more than memory does.
+
+    With AVX-512 it does not: kept in a buffer of the row's size, they were no faster at any row length.
+    """
+    value = ir.Constant(ir.IntType(1), int(not has_avx512()))
+    return types.boolean(), lambda context, builder, sig, args: value
+
+
 def not_too_large(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """x, but at most what makes exp 2**headroom: enough for a kernel to notice, finite when a few are added."""
 
@@ -139,8 +161,8 @@ overflow_bound = _constant({real: 2.0 ** (headroom - 1.0) for real, headroom in 
 @by_type(scaling)
 def _scaling(row: types.CPointer, scale: types.Float, factor: types.Float) -> Any:
     real = real_of(row.dtype)
-    by_table = has_avx512()
-    coefficients = _EXP_TABLE[real][1] if by_table else EXP_FLOAT32 if real == types.float32 else EXP_FLOAT64
+    table = _exp_table(real)
+    coefficients = table[1] if table else EXP_FLOAT32 if real == types.float32 else EXP_FLOAT64
     nothing = real(0.0)
 
     def implementation(row, scale, factor):
@@ -170,7 +192,7 @@ def _table_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
 @by_type(_table_parts)
 def _table_parts_of(x: Any, exponent: Any, scaled_by: Any) -> Any:
     real = real_number(x)
-    table = _EXP_TABLE[real][0]
+    table = _exp_table(real)[0]
     integers = real(INTEGERS_END_HERE[real] / len(table))
 
     def implementation(x, exponent, scaled_by):

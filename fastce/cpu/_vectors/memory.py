@@ -77,6 +77,14 @@ def pointer(typingctx, array):
 
 
 @intrinsic
+def from_element(typingctx, row, i):
+    """The pointer to element ``i``, which is anywhere: what lies there need not be the row's."""
+    return row(row, types.int64), lambda context, builder, sig, args: _element_pointer(
+        builder, context, sig.args[0], *args
+    )
+
+
+@intrinsic
 def load(typingctx, row, i):
     """The vector that starts at element ``i``."""
     result = vector_of(real_of(row.dtype))

@@ -43,9 +43,11 @@ def low_bits_to_exponent(typingctx, x):
     return x(x), codegen
 
 
-def _permuted(builder: Any, floats: Any, numbers: Any) -> Any:
-    """Lane k becomes lane ``numbers[k]`` modulo the number of lanes; one instruction where there is AVX-512."""
-    lanes, element = floats.type.count, numbers.type.element
+def _looked_up(builder: Any, floats: Any, numbers: Any) -> Any:
+    """``floats[number]`` in each lane, modulo how many they are; one instruction for every vector register."""
+    if floats.type.count == 4:
+        return _looked_up_in_fours(builder, floats, numbers)
+    lanes, element = numbers.type.count, numbers.type.element
     if has_avx512():
         letter = "s" if element.width == 32 else "d"
         return _call_llvm(builder, f"llvm.x86.avx512.permvar.{letter}f.512", floats.type, [floats, numbers])
@@ -58,27 +60,44 @@ def _permuted(builder: Any, floats: Any, numbers: Any) -> Any:
     return found
 
 
+def _looked_up_in_fours(builder: Any, floats: Any, numbers: Any) -> Any:
+    parts = []
+    fours = builder.shuffle_vector(floats, floats, ir.Constant(_numbers(8), [0, 1, 2, 3] * 2))
+    for first in range(0, numbers.type.count, 8):
+        eight = builder.shuffle_vector(numbers, numbers, ir.Constant(_numbers(8), list(range(first, first + 8))))
+        parts.append(_call_llvm(builder, "llvm.x86.avx.vpermilvar.ps.256", fours.type, [fours, eight]))
+    return builder.shuffle_vector(*parts, ir.Constant(_numbers(numbers.type.count), list(range(numbers.type.count))))
+
+
+def _numbers(lanes: int) -> Any:
+    return ir.VectorType(ir.IntType(32), lanes)
+
+
 @intrinsic
 def looked_up_power(typingctx, table, t):
     """table[j] * 2**k, where the lowest bits of ``t`` are k N + j, the table's N constants being normal numbers.
 
-    N is the number of lanes: one instruction permutes the table. k and j are shifted to where the exponent and the
-    mantissa's first bits are; k adds to the exponent, and j has been subtracted from the constants before.
+    N is the number of lanes, or 4: one instruction permutes the table. k and j
+    are shifted to where the exponent and the mantissa's first bits are; k adds to the exponent, and j has been
+    subtracted from the constants before.
     """
     bits, mantissa = (32, 23) if t.dtype == types.float32 else (64, 52)
+    size = len(table)
 
     def codegen(context, builder, sig, args):
-        integers = ir.VectorType(ir.IntType(bits), t.lanes)
-        shift = mantissa - (t.lanes.bit_length() - 1)
-        floats = ir.Constant(args[1].type, ir.Undefined)
-        for j in range(t.lanes):
+        integer = ir.IntType(bits)
+        integers, in_table = ir.VectorType(integer, t.lanes), ir.VectorType(integer, size)
+        real = context.get_value_type(t.dtype)
+        shift = mantissa - (size.bit_length() - 1)
+        floats = ir.Constant(ir.VectorType(real, size), ir.Undefined)
+        for j in range(size):
             value = context.cast(builder, builder.extract_value(args[0], j), types.float64, t.dtype)
             floats = builder.insert_element(floats, value, ir.Constant(ir.IntType(32), j))
-        less_j = ir.Constant(integers, [j << shift for j in range(t.lanes)])
-        floats = builder.bitcast(builder.sub(builder.bitcast(floats, integers), less_j), floats.type)
+        less_j = ir.Constant(in_table, [j << shift for j in range(size)])
+        floats = builder.bitcast(builder.sub(builder.bitcast(floats, in_table), less_j), floats.type)
         low_bits = builder.bitcast(args[1], integers)
-        found = _permuted(builder, floats, low_bits)
+        found = _looked_up(builder, floats, low_bits)
         shifted = builder.shl(low_bits, ir.Constant(integers, [shift] * t.lanes))
-        return builder.bitcast(builder.add(builder.bitcast(found, integers), shifted), floats.type)
+        return builder.bitcast(builder.add(builder.bitcast(found, integers), shifted), args[1].type)
 
     return t(table, t), codegen
