@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench import (
     accuracy_report,
+    boosters_report,
     cluster_report,
     features_report,
     headline,
@@ -69,6 +70,10 @@ def pieces(path, readme, measured):
     write_between_markers(measured, streaming_report.text(json.loads(path.read_text())), streaming_report.MARKERS)
 
 
+def boosters(path, readme, measured):
+    write_between_markers(measured, boosters_report.text(json.loads(path.read_text())), boosters_report.MARKERS)
+
+
 def cuda(path, readme, measured):
     cuda_report.main([str(path), "--readme", str(measured)])
 
@@ -81,6 +86,7 @@ RECORDS = {
     "accuracy.json": errors,
     "layouts.json": orders,
     "streaming.json": pieces,
+    "boosters.json": boosters,
     "cluster.json": cluster,
     "cuda.json": cuda,
 }

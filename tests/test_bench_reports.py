@@ -6,7 +6,7 @@ import shutil
 import pytest
 from scripts import ROOT
 
-from bench import accuracy_report, headline, layouts_report, streaming, streaming_report
+from bench import accuracy_report, boosters_report, headline, layouts_report, streaming, streaming_report
 
 MACHINE = {"fastce": {"cpu": "A CPU", "vector_bits": 256, "cores": 2, "threads": 2, "versions": {"fastce": "1"}}}
 
@@ -106,3 +106,13 @@ def test_the_table_of_pieces():
     assert "| grad | 260 | 1.30 | 2.00 | 1.00 |" in text
     assert "| grad to a new file | 450 | 0.90 | | |" in text
     assert text.endswith("It was busy.")
+
+
+def test_the_table_of_boosters():
+    ms = {"LightGBM": {"its own objective": 100.0, "NumPy": 150.0}, "objective alone": {"NumPy": 50.0}}
+    record = {"machine": {"cpu": "a CPU"}, "shape": [1000, 10, 4, 3], "ms": ms, "notes": [], "absent": ["XGBoost"]}
+    text = boosters_report.text(record)
+    assert "| 1,000 rows, 10 classes, 4 features, 3 rounds, on a CPU |" in text
+    assert "| LightGBM | NumPy | 150 | 1.50 |" in text
+    assert "| objective alone | NumPy | 50 |  |" in text
+    assert text.endswith("XGBoost was not installed.")

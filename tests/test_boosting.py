@@ -102,6 +102,24 @@ def test_errors_are_at_most_4_eps_before_scaling(rng, option, dtype):
     assert np.all(np.abs(hess - a * scale * p * others) <= a * eps * scale)
 
 
+@pytest.mark.parametrize("option", ["plain", "weight", "weight_smoothing", "logit_scale", "sample_weight"])
+@pytest.mark.parametrize(("classes", "order"), [(3, "C"), (10, "F"), (100, "F"), (200, "C")])
+def test_the_gradient_has_the_bits_of_its_twin(rng, classes, order, option):
+    """Rows that no vector takes, far off or of a tiny weight, are among them."""
+    logits = np.asarray(rng.normal(size=(300, classes)).astype(np.float32) * 4, order=order)
+    targets, options = rng.integers(0, classes, 300), OPTIONS[option](rng, (300,), classes)
+    logits[7, 1], logits[9] = 3e4, np.inf
+    if option == "sample_weight":
+        options["sample_weight"][20:24] = 1e-25, -2.0, 1e25, 0.0
+    grad, hess = fastce.cross_entropy_grad_and_hess(logits, targets, **options)
+    _, same = fastce.cross_entropy_value_and_grad(logits, targets, reduction="none", **options)
+    fit = np.setdiff1d(np.arange(300), [7, 9, 20, 22])  # the others have kernels of their own
+    np.testing.assert_array_equal(grad[fit], same[fit])
+    np.testing.assert_allclose(grad, same, rtol=1e-5, atol=2e-6)
+    wide = fastce.cross_entropy_grad_and_hess(logits.astype(float), targets, **options)
+    np.testing.assert_allclose(hess, wide.hess, rtol=1e-4, atol=1e-12)
+
+
 # -------------------------------------------------------------------------------------------- conventions
 @pytest.mark.parametrize("hessian", CONVENTIONS)
 @pytest.mark.parametrize("classes", [2, 3, 100])

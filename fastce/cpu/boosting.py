@@ -1,14 +1,19 @@
-"""Gradient and Hessian diagonal, run over blocks."""
+"""Gradient and Hessian diagonal, run over blocks: a row in each lane where that is possible, else row by row."""
 
 import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.cpu._kernels.boosting import gradient_and_hessian_rows
+from fastce.cpu._kernels.boosting_columns import gradient_and_hessian_columns
+from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Curvature
+from fastce.cpu._vectors.compiler import storage_view
+from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of, columns_to_write, cut_columns
 from fastce.cpu.cross_entropy import CrossEntropyCall, row_losses
 from fastce.cpu.extremes import Extremes, is_extreme
 from fastce.cpu.layout import Rows, cut_for, goes_past_cache
-from fastce.cpu.threads import for_each
+from fastce.cpu.targets import MassTargets
+from fastce.cpu.threads import for_each, in_turn
 from fastce.typing import Hessian
 
 SMALLEST = 1e-16  # that XGBoost takes
@@ -18,19 +23,38 @@ def fill_grad_and_hess(
     call: CrossEntropyCall, convention: Hessian, grad: Array, hess: Array, n_threads: int | None
 ) -> None:
     """Store the gradient and the Hessian diagonal of every row, by the convention of a library."""
-    rows = call.logits
     if convention == "absolute":
         row_losses(call, None, grad, n_threads)
         _put_absolute(grad, hess, call.options.logit_scale)
         return
-    curvature = _curvature(convention, rows.classes)
+    curvature = _curvature(convention, call.logits.classes)
     gradients, hessians = Rows(grad, call.axis), Rows(hess, call.axis)
-    extremes = Extremes(rows, call.targets, call.options, None, (gradients, hessians), curvature)
-    blocks = cut_for(rows, gradients, hessians)
-    if is_extreme(call.options, call.targets, rows.dtype.itemsize):
-        for_each(blocks, extremes.store, n_threads)
+    extremes = Extremes(call.logits, call.targets, call.options, None, (gradients, hessians), curvature)
+    if is_extreme(call.options, call.targets, call.logits.dtype.itemsize):
+        for_each(cut_for(call.logits, gradients, hessians), extremes.store, n_threads)
         return
-    past_cache = hessians.matrix is not None and goes_past_cache(hess)
+    cube = columns_of(call.array, call.axis, call.logits.dtype)
+    has_masses_in_rows = isinstance(call.targets, MassTargets) and call.targets.cube is None
+    if cube is None or has_masses_in_rows or call.options.softcap > 0.0 or call.options.z_loss > 0.0:
+        _by_rows(call, curvature, gradients, hessians, extremes, n_threads)
+    else:
+        _by_columns(call, cube, curvature, grad, hess, extremes, n_threads)
+
+
+def _put_absolute(grad: Array, hess: Array, logit_scale: float) -> None:
+    """The size of the gradient, as a Hessian."""
+    np.abs(grad, out=hess)
+    if logit_scale != 1.0:
+        np.multiply(hess, logit_scale, out=hess, casting="same_kind")
+    np.maximum(hess, np.asarray(SMALLEST, hess.dtype), out=hess)
+
+
+def _by_rows(
+    call: CrossEntropyCall, curvature: Curvature, gradients: Rows, hessians: Rows, extremes: Extremes,
+    n_threads: int | None,
+) -> None:  # fmt: skip
+    rows = call.logits
+    past_cache = hessians.matrix is not None and goes_past_cache(hessians.view)
     kernel = gradient_and_hessian_rows.compiled(rows.dtype)
 
     def work(start: int, stop: int) -> None:
@@ -46,15 +70,53 @@ def fill_grad_and_hess(
         if logits is not None:
             extremes.losses_of(odd, logits)
 
-    for_each(blocks, work, n_threads)
+    for_each(cut_for(rows, gradients, hessians), work, n_threads)
 
 
-def _put_absolute(grad: Array, hess: Array, logit_scale: float) -> None:
-    """The size of the gradient, as a Hessian."""
-    np.abs(grad, out=hess)
-    if logit_scale != 1.0:
-        np.multiply(hess, logit_scale, out=hess, casting="same_kind")
-    np.maximum(hess, np.asarray(SMALLEST, hess.dtype), out=hess)
+def _by_columns(
+    call: CrossEntropyCall, cube: Columns | CopiedColumns, curvature: Curvature, grad: Array, hess: Array,
+    extremes: Extremes, n_threads: int | None,
+) -> None:  # fmt: skip
+    dtype = call.logits.dtype
+    gradients, hessians = (columns_to_write(out, call.axis, cube, dtype) for out in (grad, hess))
+    of_targets = call.targets.cube if isinstance(call.targets, MassTargets) else None
+    narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradients.narrow)
+    kernel = gradient_and_hessian_columns.compiled(dtype)
+    are_in_place = isinstance(gradients, Columns) and isinstance(hessians, Columns)
+    past_cache = are_in_place and goes_past_cache(grad, call.array)
+
+    def work(k: int, place: Place) -> None:
+        misfits = np.zeros(place.shape, np.uint8)
+        of_grad, of_hess = gradients.room(place), hessians.room(place)
+        kernel(
+            *cube.to_read(place), narrow, call.targets.columns(place), call.options, curvature, misfits,
+            of_grad, of_hess, hessians.narrow, past_cache,
+        )  # fmt: skip
+        odd = np.flatnonzero(misfits) + place.start
+        logits = call.logits.copy(odd) if odd.size else None  # a copied block may replace them
+        gradients.put_back(place, of_grad)
+        hessians.put_back(place, of_hess)
+        if logits is not None:
+            _mend(call, curvature, odd, logits, (Rows(grad, call.axis), Rows(hess, call.axis)), extremes)
+
+    in_turn(list(enumerate(cut_columns(cube.shape, dtype.itemsize))), work, n_threads)
+
+
+def _mend(
+    call: CrossEntropyCall, curvature: Curvature, numbers: Array, logits: Array, outputs: tuple[Rows, Rows],
+    extremes: Extremes,
+) -> None:  # fmt: skip
+    """Rows that did not fit, row by row."""
+    derivatives, misfits = [np.empty_like(logits) for _ in outputs], np.zeros(numbers.size, np.uint8)
+    gradient_and_hessian_rows.compiled(logits.dtype)(
+        storage_view(logits), call.targets.of(numbers), call.options, curvature, misfits,
+        *map(storage_view, derivatives), False,
+    )  # fmt: skip
+    for output, matrix in zip(outputs, derivatives, strict=True):
+        output.put(numbers, matrix)
+    odd = np.flatnonzero(misfits)
+    if odd.size:
+        extremes.losses_of(numbers[odd], logits[odd])
 
 
 def _curvature(hessian: str, classes: int) -> Curvature:
