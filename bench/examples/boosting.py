@@ -47,7 +47,7 @@ def validation_losses(objective, train, valid):
 
 
 def main(folder=Path(__file__).parent):
-    """Train three times, draw the losses, and return them by name."""
+    """Train three times, draw the losses of every round, and return them by name."""
     train, valid = parts()
     counts = np.bincount(train[1], minlength=CLASSES)
     balanced = (len(train[1]) / (CLASSES * counts)) ** 0.5
