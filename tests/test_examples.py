@@ -1,8 +1,23 @@
 """The examples in bench/examples: each keeps what it promises, and draws its picture."""
 
+import ast
+import re
+
 import pytest
+from scripts import ROOT
+
+EXAMPLES = ROOT / "bench" / "examples"
+NAMES = [path.stem for path in sorted(EXAMPLES.glob("*.py")) if path.stem != "__init__"]
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_says_what_it_solves_and_has_its_picture_and_its_test(name):
+    first, *_ = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text())).splitlines()
+    assert re.fullmatch(r"[A-Z].+\.", first)
+    assert (EXAMPLES / f"{name}.png").is_file()
+    assert f"test_{name}" in globals()
 
 
 def test_boosting(tmp_path):
@@ -16,3 +31,11 @@ def test_boosting(tmp_path):
     assert same == pytest.approx(own, rel=0.01)
     assert better[-1] < 0.95 * own[-1]
     assert (tmp_path / "boosting.png").stat().st_size > 0
+
+
+def test_numpy_clip(tmp_path):
+    pytest.importorskip("matplotlib")
+    figures = pytest.importorskip("bench.examples.numpy_clip").main(tmp_path)
+    assert figures["last loss"] < figures["first loss"] / 10
+    assert figures["last recall"] > figures["first recall"] + 0.2
+    assert (tmp_path / "numpy_clip.png").stat().st_size > 0
