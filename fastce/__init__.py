@@ -53,7 +53,7 @@ xarray                   converted: axes go by their place,   NumPy arrays
 On an NVIDIA GPU         there, by most functions             there: of PyTorch, CuPy
                                                               or Numba
 Tensor, requires grad    by `fastce.torch`; here a TypeError  tensors
-Traced by JAX            TypeError: jax.pure_callback
+Traced by JAX            by `fastce.jax`; here a TypeError    arrays of JAX
 Dask                     not read: `fastce.dask`, by the      arrays of Dask
                          functions that are there, else a
                          TypeError: map_blocks
@@ -68,9 +68,10 @@ array([0.5, 0.5])
 >>> fastce.softmax(3.0)
 np.float64(1.0)
 
-`fastce.torch` has differentiable functions of tensors, and modules; `fastce.objectives` what LightGBM and XGBoost train
-with. `fastce.streaming` is for what is larger than memory, `fastce.dask` for a cluster; `fastce.typing` has the types
-of arguments and results. All other modules are fastce's own: they may change at any time.
+`fastce.torch` has differentiable functions of tensors, and modules; `fastce.jax` differentiable losses of JAX's arrays;
+`fastce.objectives` what LightGBM and XGBoost train with. `fastce.streaming` is for what is larger than memory,
+`fastce.dask` for a cluster; `fastce.typing` has the types of arguments and results. All other modules are fastce's own:
+they may change at any time.
 
 Importing fastce is quick and compiles nothing: each function is loaded when it is first used, and its kernels are
 compiled, or read from the cache on disk, when they are first called.
@@ -116,7 +117,7 @@ _HOME = {
     "warmup": "configuration",
 }
 
-_MODULES = {"dask", "objectives", "streaming", "torch", "typing"}
+_MODULES = {"dask", "jax", "objectives", "streaming", "torch", "typing"}
 
 __all__ = [
     "LogSumExp",
@@ -155,6 +156,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
     from fastce import dask as dask
+    from fastce import jax as jax
     from fastce import objectives as objectives
     from fastce import streaming as streaming
     from fastce import torch as torch

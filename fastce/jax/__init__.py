@@ -1,0 +1,50 @@
+"""In JAX: differentiable losses on the CPU, under jit, grad and vmap.
+
+>>> import jax, jax.numpy as jnp, fastce.jax
+>>> step = jax.jit(jax.value_and_grad(fastce.jax.cross_entropy))
+>>> value, grad = step(jnp.array([[2.0, 0.5, -1.0], [0.1, 1.2, 0.3]]), jnp.array([0, 2]))
+>>> round(float(value), 4), grad.shape
+(0.8474, (2, 3))
+
+They take the arguments of the functions of `fastce` of the same names. Features, logits, and the learned `logit_scale`,
+`logit_bias` and `temperature` of contrastive losses have gradients; targets and weights have none, which an error says.
+Options such as `label_smoothing`, `normalize` and `reduction` are Python's values, not traced. Value and gradients come
+from one pass by `jax.pure_callback`, and the value alone where no gradient is asked for. The loss has the dtype of the
+first argument.
+
+**vmap** calls fastce once for each element of the mapped axis, one after the other.
+
+**Not there**: ``reduction="none"``, softmaxes (`jax.nn` has them), second derivatives, forward mode, and shared work
+between devices: the callback runs on the CPU of one process.
+
+It needs JAX, which `import fastce` does not import.
+"""
+
+try:
+    import jax as _jax  # noqa: F401
+except ImportError as _error:
+    raise ImportError("fastce.jax needs JAX: pip install jax", name=_error.name) from None
+
+from fastce.jax.losses import (
+    binary_cross_entropy_with_logits,
+    clip_loss,
+    clip_loss_from_features,
+    cross_entropy,
+    info_nce,
+    linear_cross_entropy,
+    nt_xent,
+    siglip_loss,
+    sup_con,
+)
+
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "clip_loss",
+    "clip_loss_from_features",
+    "cross_entropy",
+    "info_nce",
+    "linear_cross_entropy",
+    "nt_xent",
+    "siglip_loss",
+    "sup_con",
+]

@@ -1,0 +1,88 @@
+"""fastce.jax beside JAX's own formulas, under its transformations."""
+
+import numpy as np
+import pytest
+from scripts import run_script
+
+jax = pytest.importorskip("jax")
+import jax.numpy as jnp  # noqa: E402
+
+import fastce.jax  # noqa: E402
+
+RNG = np.random.default_rng(0)
+LOGITS, TARGETS = RNG.normal(size=(6, 5)).astype(np.float32), RNG.integers(0, 5, 6)
+FIRST, SECOND = RNG.normal(size=(2, 6, 4)).astype(np.float32)
+
+
+def cross_entropy(logits, targets):
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[:, None], axis=1).mean()
+
+
+def clip(first, second, scale):
+    products, own = scale * first @ second.T, jnp.arange(len(first))
+    return (cross_entropy(products, own) + cross_entropy(products.T, own)) / 2
+
+
+def siglip(first, second, scale, bias):
+    signs = 2 * jnp.eye(len(first)) - 1
+    return -jax.nn.log_sigmoid(signs * (scale * first @ second.T + bias)).sum() / len(first)
+
+
+CASES = {
+    "cross_entropy": (fastce.jax.cross_entropy, cross_entropy, (LOGITS, TARGETS), (0,)),
+    "linear_cross_entropy": (
+        fastce.jax.linear_cross_entropy, lambda x, w, y: cross_entropy(x @ w.T, y),
+        (FIRST, SECOND[:5], TARGETS), (0, 1),
+    ),
+    "clip_loss_from_features": (fastce.jax.clip_loss_from_features, clip, (FIRST, SECOND, 2.0), (0, 1, 2)),
+    "siglip_loss": (fastce.jax.siglip_loss, siglip, (FIRST, SECOND, 2.0, -1.0), (0, 1, 2, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradients_under_jit(name):
+    ours, theirs, given, of = CASES[name]
+    value, gradients = jax.jit(jax.value_and_grad(lambda *given: 3 * ours(*given), of))(*given)
+    expected, of_theirs = jax.value_and_grad(lambda *given: 3 * theirs(*given), of)(*given)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for one, other in zip(gradients, of_theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["info_nce", "nt_xent"])
+def test_gradients_of_two_views_are_fastces(name):
+    gradients = jax.grad(lambda a, b, t: getattr(fastce.jax, name)(a, b, temperature=t), (0, 1, 2))(FIRST, SECOND, 0.5)
+    expected = getattr(fastce, f"{name}_value_and_grad")(FIRST, SECOND, temperature=0.5)
+    for one, other in zip(gradients, [expected[1], expected[2], expected[-1]], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_vmap_of_gradients():
+    batch = np.stack([LOGITS, LOGITS[::-1]])
+    found = jax.jit(jax.vmap(jax.grad(fastce.jax.cross_entropy), (0, None)))(batch, TARGETS)
+    np.testing.assert_allclose(found, jax.vmap(jax.grad(cross_entropy), (0, None))(batch, TARGETS), atol=1e-6)
+
+
+def test_halves_keep_their_dtype():
+    value, grad = jax.value_and_grad(fastce.jax.cross_entropy)(jnp.asarray(LOGITS, jnp.bfloat16), TARGETS)
+    assert value.dtype == grad.dtype == jnp.bfloat16
+
+
+def test_large_arrays_within_jit_do_not_wait_for_each_other():
+    logits = jnp.ones((2048, 4096)) * 1.0
+    step = jax.jit(lambda x: x - jax.grad(fastce.jax.cross_entropy)(x * 2, jnp.zeros(2048, int)))
+    assert step(step(logits)).shape == logits.shape
+
+
+def test_importing_fastce_does_not_import_jax(tmp_path):
+    run_script("import fastce, sys; fastce.cross_entropy([0.0, 1.0], 0); assert 'jax' not in sys.modules", tmp_path)
+
+
+def test_what_has_no_gradient_is_refused():
+    weight = jnp.ones(5)
+    with pytest.raises(TypeError, match=r"^fastce.jax.cross_entropy has no gradient for weight"):
+        jax.grad(lambda w: fastce.jax.cross_entropy(LOGITS, TARGETS, weight=w))(weight)
+    with pytest.raises(ValueError, match=r"^reduction of fastce.jax.cross_entropy must be"):
+        fastce.jax.cross_entropy(LOGITS, TARGETS, reduction="none")
+    with pytest.raises(TypeError, match=r"^logit_scale of fastce.jax.cross_entropy must be a Python value"):
+        jax.jit(lambda s: fastce.jax.cross_entropy(LOGITS, TARGETS, logit_scale=s))(2.0)
