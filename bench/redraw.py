@@ -14,6 +14,7 @@ from bench import (
     cluster_report,
     features_report,
     headline,
+    in_torch_report,
     layouts_report,
     record_picture,
     report,
@@ -74,6 +75,10 @@ def boosters(path, readme, measured):
     write_between_markers(measured, boosters_report.text(json.loads(path.read_text())), boosters_report.MARKERS)
 
 
+def in_torch(path, readme, measured):
+    write_between_markers(measured, in_torch_report.text(json.loads(path.read_text())), in_torch_report.MARKERS)
+
+
 def cuda(path, readme, measured):
     cuda_report.main([str(path), "--readme", str(measured)])
 
@@ -88,6 +93,7 @@ RECORDS = {
     "streaming.json": pieces,
     "boosters.json": boosters,
     "cluster.json": cluster,
+    "in_torch.json": in_torch,
     "cuda.json": cuda,
 }
 

@@ -6,7 +6,16 @@ import shutil
 import pytest
 from scripts import ROOT
 
-from bench import accuracy_report, boosters_report, headline, layouts_report, streaming, streaming_report
+from bench import (
+    accuracy_report,
+    boosters_report,
+    headline,
+    in_torch,
+    in_torch_report,
+    layouts_report,
+    streaming,
+    streaming_report,
+)
 
 MACHINE = {"fastce": {"cpu": "A CPU", "vector_bits": 256, "cores": 2, "threads": 2, "versions": {"fastce": "1"}}}
 
@@ -116,3 +125,27 @@ def test_the_table_of_boosters():
     assert "| LightGBM | NumPy | 150 | 1.50 |" in text
     assert "| objective alone | NumPy | 50 |  |" in text
     assert text.endswith("XGBoost was not installed.")
+
+
+def test_steps_in_pytorch_are_multiples_of_ours_beside_the_memory_that_they_take():
+    jobs = {
+        "small": {
+            "ms": {in_torch.OURS: 0.05, in_torch.EAGER: 0.1}, "mib": {in_torch.OURS: None, in_torch.EAGER: 2.0},
+            "leaves": 1.0,
+        },
+        "large": {
+            "ms": {in_torch.OURS: 1000.0, in_torch.EAGER: 8000.0, in_torch.COMPILED: 4000.0},
+            "mib": {in_torch.OURS: 512.0, in_torch.EAGER: 2048.0, in_torch.COMPILED: 1024.0}, "leaves": 512.0,
+        },
+    }  # fmt: skip
+    text = in_torch_report.text({"machine": {"cpu": "CPU", "cores": 2}, "torch": "2", "jobs": jobs, "notes": ["Busy."]})
+    assert "| small | 0.05 | 2.00 |  | 1 |  | 2 |  |" in text
+    assert "| large | 1,000 | 8.00 | 4.00 | 512 | 512 | 2,048 | 1,024 |" in text
+    assert text.endswith("Busy.")
+
+
+def test_without_pytorch_the_measurement_in_it_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(in_torch, "find_spec", lambda name: None)
+    in_torch.main([str(tmp_path / "in_torch.json")])
+    assert capsys.readouterr().out == "PyTorch is not installed: there is nothing to measure\n"
+    assert not list(tmp_path.iterdir())

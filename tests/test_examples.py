@@ -39,3 +39,13 @@ def test_numpy_clip(tmp_path):
     assert figures["last loss"] < figures["first loss"] / 10
     assert figures["last recall"] > figures["first recall"] + 0.2
     assert (tmp_path / "numpy_clip.png").stat().st_size > 0
+
+
+def test_tiny_language_model(tmp_path):
+    for name in ("torch", "matplotlib"):
+        pytest.importorskip(name)
+    model = pytest.importorskip("bench.examples.tiny_language_model")
+    first, before, after = model.main(tmp_path).values()
+    assert before < 0.75 * first
+    assert after < 0.9 * before
+    assert (tmp_path / "tiny_language_model.png").stat().st_size > 0

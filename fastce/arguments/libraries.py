@@ -79,7 +79,8 @@ def _of_torch(tensor: Any, name: str) -> Any:
     try:
         if tensor.dtype is torch.bfloat16:
             return tensor.view(torch.int16).numpy().view(_bfloat16(name))
-        return (tensor if name == "out" else tensor.resolve_conj().resolve_neg()).numpy()
+        is_ready = name == "out" or not (tensor.is_neg() or tensor.is_conj())
+        return (tensor if is_ready else tensor.resolve_conj().resolve_neg()).numpy()
     except (TypeError, RuntimeError) as error:
         if is_of_handler(error):
             raise
@@ -149,8 +150,9 @@ def giver_of(value: Any) -> Giver | None:
 def as_torch(array: Any) -> Any:
     """An array of NumPy as a tensor over the same memory."""
     torch = sys.modules["torch"]
-    array = np.require(array, requirements="W")  # a scalar is an array without dimensions
-    if array.dtype.name == "bfloat16":
+    if type(array) is not np.ndarray or not array.flags.writeable:
+        array = np.require(array, requirements="W")  # a scalar is an array without dimensions
+    if array.dtype.kind == "V":  # NumPy calls what ml_dtypes has void
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 

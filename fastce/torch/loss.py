@@ -60,10 +60,10 @@ def run(
     loss: Loss, inputs: Sequence[Any], options: Mapping[str, Any], wants_gradients: bool
 ) -> tuple[Any, Sequence[Any]]:
     """(value, gradients) as fastce's function gives them for tensors."""
-    given = {name: argument(value, name) for name, value in zip(loss.of, inputs, strict=True) if value is not None}
-    for name, option in options.items():
-        if option is not None:
-            given[name] = argument(option, name)
+    given = {}
+    for name, value in (*zip(loss.of, inputs, strict=True), *options.items()):
+        if value is not None:
+            given[name] = argument(value, name) if isinstance(value, torch.Tensor) else value
     if not wants_gradients:
         return loss.value(**given), ()
     value, *gradients = loss.value_and_grad(**given)

@@ -12,13 +12,11 @@ _NUMBERS = frozenset({"label_smoothing", "logit_bias", "logit_scale", "softcap",
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def argument(value: Any, name: str) -> Any:
-    """A tensor as the array, or the number, that a function is given for it; anything else as it is."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    if name in _NUMBERS and value.numel() == 1 and value.ndim <= 1:
-        return value.item()
-    tensor = value.detach()
+def argument(tensor: Tensor, name: str) -> Any:
+    """The array, or the number, that a function is given for a tensor."""
+    if name in _NUMBERS and tensor.numel() == 1 and tensor.ndim <= 1:
+        return tensor.item()
+    tensor = tensor.detach()
     return tensor if tensor.is_cuda else read(tensor, name)
 
 
