@@ -23,6 +23,7 @@ Losses from features, whose matrix of logits never exists as a whole:
 Beside the losses:
 
 - `row_stats`: argmax, entropy, rank of the target and more of every row, from one read
+- `recall_at_k` of a retrieval, from features, without the matrix of similarities
 - `cross_entropy_grad_and_hess`: what gradient boosting asks for; `fastce.objectives` gives it to LightGBM and XGBoost
 - `threads`, `get_num_threads`, `set_num_threads`: how many threads compute
 - `LogSumExp`: a running logsumexp of blocks, which merges with others
@@ -107,6 +108,7 @@ _HOME = {
     "nll_loss_value_and_grad": "losses.nll",
     "nt_xent": "losses.nt_xent",
     "nt_xent_value_and_grad": "losses.nt_xent",
+    "recall_at_k": "losses.recall",
     "row_stats": "losses.statistics",
     "show_config": "configuration",
     "siglip_loss": "losses.siglip",
@@ -141,6 +143,7 @@ __all__ = [
     "nll_loss_value_and_grad",
     "nt_xent",
     "nt_xent_value_and_grad",
+    "recall_at_k",
     "row_stats",
     "set_num_threads",
     "show_config",
@@ -171,6 +174,7 @@ if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
     from fastce.losses.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
     from fastce.losses.nll import nll_loss, nll_loss_value_and_grad
     from fastce.losses.nt_xent import nt_xent, nt_xent_value_and_grad
+    from fastce.losses.recall import recall_at_k
     from fastce.losses.siglip import siglip_loss, siglip_loss_value_and_grad
     from fastce.losses.softmax import log_softmax, logsumexp, softmax
     from fastce.losses.statistics import row_stats

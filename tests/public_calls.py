@@ -23,6 +23,7 @@ TWINS = {
 CALLS = (
     {"logsumexp": {"a": LOGITS}, "softmax": {"x": LOGITS}, "log_softmax": {"x": LOGITS}}
     | {name + ending: given for name, given in TWINS.items() for ending in ("", "_value_and_grad")}
-    | {"cross_entropy_grad_and_hess": OF_LOGITS, "row_stats": OF_LOGITS, "warmup": {"functions": ["logsumexp"]}}
+    | {"cross_entropy_grad_and_hess": OF_LOGITS, "row_stats": OF_LOGITS}
+    | {"recall_at_k": {"query": FEATURES, "keys": OTHERS}, "warmup": {"functions": ["logsumexp"]}}
     | {"threads": {"n": 1}, "set_num_threads": {"n": fastce.get_num_threads()}}
 )

@@ -33,6 +33,15 @@ def test_boosting(tmp_path):
     assert (tmp_path / "boosting.png").stat().st_size > 0
 
 
+def test_retrieval(tmp_path):
+    pytest.importorskip("matplotlib")
+    figures = pytest.importorskip("bench.examples.retrieval").main(tmp_path)
+    assert set(figures) == {"docstring of a signature", "signature of a docstring"}
+    for recall in figures.values():
+        assert 0.4 < recall[1] < recall[5] < recall[10] < 1.0
+    assert (tmp_path / "retrieval.png").stat().st_size > 0
+
+
 def test_numpy_clip(tmp_path):
     pytest.importorskip("matplotlib")
     figures = pytest.importorskip("bench.examples.numpy_clip").main(tmp_path)
