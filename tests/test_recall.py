@@ -156,7 +156,7 @@ X, Y = np.ones((3, 2)), np.ones((4, 2))
 @pytest.mark.parametrize(
     ("error", "words", "arguments", "options"),
     [
-        (ValueError, "as many keys as queries .* 4, 3", (X, Y), {}),
+        (ValueError, "query and keys must be as many .* 3 and 4 rows", (X, Y), {}),
         (ValueError, "query and keys differ in width", (X, np.ones((3, 3))), {}),
         (ValueError, "keys must have two dimensions", (X, np.ones(3)), {}),
         (TypeError, "query must hold real numbers", (X * 1j, X), {}),

@@ -175,7 +175,9 @@ def _checked_positives(value: Any, shape: tuple[int, int]) -> Positives:
     queries, keys = shape
     if value is None:
         if queries != keys:
-            raise ValueError(f"there must be as many keys as queries unless positives are given, got {keys}, {queries}")
+            raise ValueError(
+                f"query and keys must be as many unless positives are given, got {queries} and {keys} rows"
+            )
         return Positives(np.arange(queries + 1), np.arange(queries))
     if is_sparse(value):
         return _of_sparse(value, shape)
