@@ -267,6 +267,7 @@ class StatisticsOptions(Axis, Threads, total=False):
     """The options of `row_stats`."""
 
     top_k: Index
+    ignore_index: Index
 
 
 class LinearOptions(Weights, Shape, Sweep, Threads, total=False):

@@ -14,6 +14,7 @@ from fastce.losses.statistics import OUTPUTS
 
 INF, NAN = np.inf, np.nan
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+ZEROS = np.zeros((3, 4), np.float32)
 
 
 def expected_statistics(logits, targets, axis=None, top_k=5):
@@ -231,6 +232,45 @@ def test_one_class_is_certain():
         assert not np.signbit(stats[name]).any()
 
 
+# ------------------------------------------------------------------------------------------- ignored rows
+def check_ignored(logits, targets, ignored, **options):
+    """Ignored rows have no target; everything else is as if they had one."""
+    unknown = {"target_log_prob": NAN, "target_rank": -1, "in_top_k": False}
+    for outputs in (OUTPUTS, *((name,) for name in unknown)):
+        actual = fastce.row_stats(logits, targets, outputs=outputs, **options)
+        expected = fastce.row_stats(logits, np.where(ignored, 0, targets), outputs=outputs, ignore_index=-7)
+        for name, value in expected.items():
+            value[ignored] = unknown.get(name, value[ignored])
+            assert actual[name].dtype == value.dtype
+            np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, np.int16])
+@pytest.mark.parametrize("shape", [(30, 5), (30, 700), (4, 9, 3, 5), (1, 4)])
+@pytest.mark.parametrize("make", [np.ascontiguousarray, np.asfortranarray])
+@pytest.mark.parametrize("kind", ["default", "in range", "all"])
+def test_ignored_rows_have_no_target(rng, dtype, shape, make, kind):
+    logits = make((rng.normal(size=shape) * 4).astype(dtype))
+    targets = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+    if kind == "in range":
+        check_ignored(logits, targets, targets == 3, ignore_index=3)
+        return
+    ignored = np.ones(targets.shape, bool) if kind == "all" else rng.random(targets.shape) < 0.4
+    targets[ignored] = -100
+    check_ignored(logits, targets, ignored)
+
+
+def test_ignored_rows_of_any_integer_dtype_and_of_one_dimension():
+    for dtype in (np.int8, np.int32, ">i4"):
+        check_ignored(ZEROS, np.array([0, -100, 3], dtype), np.array([False, True, False]))
+    check_ignored(ZEROS, np.array([0, 255, 3], np.uint8), np.array([False, True, False]), ignore_index=255)
+    with pytest.raises(IndexError, match=f"class index {2**64 - 100},"):
+        fastce.row_stats(ZEROS, np.array([0, 0, 2**64 - 100], np.uint64))
+    stats = fastce.row_stats([0.0, 0.0], -100, outputs=OUTPUTS)
+    assert np.isnan(stats["target_log_prob"])
+    assert (stats["target_rank"], stats["in_top_k"]) == (-1, False)
+
+
 # ------------------------------------------------------------------------------------------------ layouts
 @pytest.mark.parametrize(
     ("shape", "axis"),
@@ -303,7 +343,6 @@ def test_a_call_allocates_rows_not_rows_times_classes(rng):
 
 
 # ------------------------------------------------------------------------------------------------- errors
-ZEROS = np.zeros((3, 4), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +361,9 @@ ZEROS = np.zeros((3, 4), np.float32)
         (ValueError, r"targets of class indices have shape \(2,\), expected \(3,\)", (ZEROS, [0, 1]), {}),
         (IndexError, "row 1 hold class index 4, accepted are 0 to 3", (ZEROS, [0, 4, 5]), {}),
         (IndexError, "row 2 hold class index -1,", (ZEROS, [0, 0, -1]), {}),
-        (IndexError, "row 0 hold class index -100,", (ZEROS, [-100, 0, -1]), {"outputs": "target_rank"}),
+        (IndexError, "row 2 hold class index -1,", (ZEROS, [-100, 0, -1]), {"outputs": "target_rank"}),
+        (IndexError, "row 0 hold class index -100,", (ZEROS, [-100, 0, -1]), {"ignore_index": -1}),
+        (TypeError, "ignore_index must be an integer, got 1.5", (ZEROS,), {"ignore_index": 1.5}),
         (IndexError, f"class index {2**64 - 1},", (ZEROS, np.array([0, 0, 2**64 - 1], np.uint64)), {}),
         (TypeError, "must be class indices .integers., got dtype float64", (ZEROS, [0.0, 1.0, 2.0]), {}),
         (TypeError, "must be class indices .integers., got dtype bool", (ZEROS, [True, False, True]), {}),

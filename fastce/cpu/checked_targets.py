@@ -12,7 +12,7 @@ from fastce.arguments.sparse import is_sparse, sparse_points
 from fastce.cpu.columns import columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
-from fastce.cpu.targets import NO_CLASS, IndexTargets, MassTargets, TargetRows
+from fastce.cpu.targets import IndexTargets, MassTargets, TargetRows
 
 ORDINARY = 2.0**64  # a total weight that needs no care
 MOST_OF_WEIGHTS = 900  # the power of two of a row weight beside the total, either way
@@ -133,8 +133,11 @@ def not_class_indices(array: Array, function: str) -> TypeError:
     return TypeError(f"targets of {function} must be class indices (integers), got {kind_of(array)}{way_out}")
 
 
-def class_indices(targets: Array, logits: Rows, logits_shape: tuple[int, ...], name: str) -> Array:
-    """Checked class indices as a fresh int64 vector; none is ignored."""
+def class_indices(
+    targets: Array, logits: Rows, logits_shape: tuple[int, ...], name: str, ignored_class: int
+) -> tuple[Array, Array]:
+    """Checked class indices as a fresh int64 vector, 0 where a row is ignored, and the numbers of these rows."""
     indices = _flat_indices(targets, logits, logits_shape, name)
-    checked = IndexTargets(indices, logits.classes, NO_CLASS, None, None, compute_dtype(logits.dtype), False, None)
-    return checked.picked(slice(0, indices.size))[0]
+    checked = IndexTargets(indices, logits.classes, ignored_class, None, None, compute_dtype(logits.dtype), False, None)
+    classes, row_weight = checked.picked(slice(0, indices.size))
+    return classes, np.flatnonzero(row_weight == 0.0)

@@ -25,6 +25,17 @@ PLAIN = Way(1.0, 0.0, False)
 _NO_TARGETS = np.empty(0, np.int64)
 
 
+NO_TARGET = -1
+
+
+def targets_within(targets: Array | None, rows: int, ignore_index: int) -> tuple[Array, Array]:
+    """The targets as shards take them, NO_TARGET in rows without one, and whether a row must have one."""
+    if targets is None:
+        return np.full(rows, NO_TARGET), np.zeros(rows, bool)
+    counted = np.asarray(targets != ignore_index)
+    return np.where(counted, targets.astype(np.int64), NO_TARGET), counted
+
+
 class Found(NamedTuple):
     """What some shards together know of each row; what is not asked for is of no meaning."""
 
@@ -89,19 +100,21 @@ def before_target(shard: Shard, x_target: Array, n_threads: int | None) -> Array
 
 @quietly()
 def statistic(name: str, found: Found, before: Array | None, top_k: int, dtype: np.dtype[Any]) -> Array:
-    """One output of `row_stats` for logits of this kernel's dtype, as that gives it."""
-    states = found.known.states
+    """One output of `row_stats` for logits of this kernel's dtype, as that gives it; what owns no target is ignored."""
+    states, owns = found.known.states, found.known.owns
     is_finite = np.isfinite(states.tops)
     if name == "argmax":
         return found.argmax
     if name in ("target_rank", "in_top_k"):
         assert before is not None
-        rank = np.where(np.isnan(states.tops), -1, before)
+        rank = np.where(np.isnan(states.tops) | ~owns, -1, before)
         return rank if name == "target_rank" else (rank >= 0) & (rank < top_k)
     if name == "logsumexp":
         result = states.logsumexp()
     elif name == "max":
         result = states.tops
+    elif name == "entropy":
+        result = np.where(is_finite, found.entropy, np.nan)
     else:
-        result = np.where(is_finite, found.entropy if name == "entropy" else -found.known.of_target, np.nan)
+        result = np.where(is_finite & owns, -found.known.of_target, np.nan)
     return cast(result, compute_dtype(dtype))

@@ -20,7 +20,6 @@ from fastce.cpu.masses import Masses
 from fastce.cpu.threads import in_turn
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
-NO_CLASS = 1 << 64  # an index that no integer has
 
 _NO_INTEGERS = np.empty(0, np.int64)
 _NO_FLOATS = np.empty(0, np.float64)

@@ -6,10 +6,17 @@ from typing import Any, get_args
 import numpy as np
 
 from fastce.arguments.arrays import Array
-from fastce.arguments.numbers import chosen
+from fastce.arguments.numbers import chosen, integer
 from fastce.cpu.checked_targets import not_class_indices
 from fastce.cpu.engine import Cpu
-from fastce.cpu.shard_statistics import OF_SECOND_LOOK, Found, before_target, look_at_statistics, statistic
+from fastce.cpu.shard_statistics import (
+    OF_SECOND_LOOK,
+    Found,
+    before_target,
+    look_at_statistics,
+    statistic,
+    targets_within,
+)
 from fastce.cpu.shards import Shard, check_owned
 from fastce.dask.matrix import Matrix, PerRow
 from fastce.dask.tasks import Key, Stripe, Tasks
@@ -25,6 +32,7 @@ def row_stats(
     outputs: Iterable[str] = ("logsumexp",),
     axis: Index | None = None,
     top_k: Index = 5,
+    ignore_index: Index = -100,
     n_threads: int | None = None,
 ) -> dict[Statistic, Any]:
     """As `fastce.row_stats`, of a Dask array in any chunks.
@@ -33,7 +41,7 @@ def row_stats(
     ----------
     logits, targets, axis, n_threads
         As in `fastce.dask.cross_entropy`; targets are class indices.
-    outputs, top_k
+    outputs, top_k, ignore_index
         As in `fastce.row_stats`. Where classes are in several chunks, ranks of targets use each of them twice.
 
     Returns
@@ -50,15 +58,17 @@ def row_stats(
     array([0, 1])
     """
     names = chosen(outputs, "outputs", get_args(Statistic))
-    limit = checked_top_k(top_k)
+    limit, ignored = checked_top_k(top_k), integer(ignore_index, "ignore_index")
     matrix = Matrix(logits, axis)
     of_rows = PerRow(targets, "targets", matrix)
     asks_for_targets(names, targets)
     if targets is not None and of_rows.value.dtype.kind not in "iu":
         raise not_class_indices(of_rows.value, "row_stats")
     here = of_rows.value if of_rows.is_here else None
-    tasks = Tasks("row_stats", [matrix.array, *of_rows.arrays], [names, limit, here], n_threads, multiplies=False)
-    options = {"names": names, "top_k": limit}
+    tasks = Tasks(
+        "row_stats", [matrix.array, *of_rows.arrays], [names, limit, ignored, here], n_threads, multiplies=False
+    )
+    options = {"names": names, "top_k": limit, "ignore_index": ignored}
     stripe_of = _whole if matrix.is_whole else _sharded
     keys = [
         stripe_of(tasks, matrix, stripe, None if targets is None else of_rows.key(stripe), options)
@@ -79,14 +89,15 @@ def _whole(tasks: Tasks, matrix: Matrix, stripe: Stripe, targets: Any, options: 
 
 def _sharded(tasks: Tasks, matrix: Matrix, stripe: Stripe, targets: Any, options: dict[str, Any]) -> Key:
     """What tiles know merges; where a rank is asked for, they are looked at again when it is known of what."""
+    names, ignored = options["names"], {"ignore_index": options["ignore_index"]}
     looks = [
-        tasks.add(_look, matrix.key(stripe, tile), targets, tile.first, stripe=stripe, names=options["names"])
+        tasks.add(_look, matrix.key(stripe, tile), targets, tile.first, stripe=stripe, names=names, **ignored)
         for tile in matrix.tiles
     ]
     found, ranks = tasks.tree(_merged, looks), []
-    if any(name in OF_SECOND_LOOK for name in options["names"]):
+    if any(name in OF_SECOND_LOOK for name in names):
         ranks = [
-            tasks.add(_before, matrix.key(stripe, tile), targets, found, tile.first, stripe=stripe)
+            tasks.add(_before, matrix.key(stripe, tile), targets, found, tile.first, stripe=stripe, **ignored)
             for tile in matrix.tiles
         ]
     return tasks.add(
@@ -94,24 +105,26 @@ def _sharded(tasks: Tasks, matrix: Matrix, stripe: Stripe, targets: Any, options
     )
 
 
-def _of_rows(engine: Cpu, logits: Array, targets: Any, *, names: Sequence[Statistic], top_k: int) -> dict[Any, Array]:
-    return plain(logits, targets, outputs=names, top_k=top_k, n_threads=engine.n_threads)
+def _of_rows(
+    engine: Cpu, logits: Array, targets: Any, *, names: Sequence[Statistic], top_k: int, ignore_index: int
+) -> dict[Any, Array]:
+    return plain(logits, targets, outputs=names, top_k=top_k, ignore_index=ignore_index, n_threads=engine.n_threads)
 
 
-def _shard(logits: Array, targets: Any, first: int) -> Shard:
-    return Shard(logits, first, np.full(len(logits), -1) if targets is None else targets.astype(np.int64), None)
+def _shard(logits: Array, targets: Any, first: int, ignore_index: int) -> Shard:
+    return Shard(logits, first, targets_within(targets, len(logits), ignore_index)[0], None)
 
 
-def _look(engine: Cpu, logits: Array, targets: Any, first: int, *, names: Sequence[str]) -> Found:
-    return look_at_statistics(_shard(logits, targets, first), names, engine.n_threads)
+def _look(engine: Cpu, logits: Array, targets: Any, first: int, *, names: Sequence[str], ignore_index: int) -> Found:
+    return look_at_statistics(_shard(logits, targets, first, ignore_index), names, engine.n_threads)
 
 
 def _merged(engine: Cpu, parts: Sequence[Found]) -> Found:
     return parts[0].merged(parts[1])
 
 
-def _before(engine: Cpu, logits: Array, targets: Any, found: Found, first: int) -> Array:
-    return before_target(_shard(logits, targets, first), found.x_target, engine.n_threads)
+def _before(engine: Cpu, logits: Array, targets: Any, found: Found, first: int, *, ignore_index: int) -> Array:
+    return before_target(_shard(logits, targets, first, ignore_index), found.x_target, engine.n_threads)
 
 
 def _finished(
@@ -122,10 +135,11 @@ def _finished(
     *,
     names: Sequence[str],
     top_k: int,
+    ignore_index: int,
     dtype: np.dtype[Any],
     classes: int,
 ) -> dict[str, Array]:
     if targets is not None:
-        check_owned(found.known, targets, np.True_, classes)
+        check_owned(found.known, targets, targets_within(targets, len(targets), ignore_index)[1], classes)
     ranks = sum(before[1:], before[0]) if before else None
     return {name: statistic(name, found, ranks, top_k, dtype) for name in names}

@@ -74,6 +74,7 @@ def row_stats(
     outputs: Iterable[str] = ("logsumexp",),
     axis: Index | None = None,
     top_k: Index = 5,
+    ignore_index: Index = -100,
     n_threads: int | None = None,
 ) -> Any:
     r"""Statistics of every row of logits, all from one read of them.
@@ -105,6 +106,9 @@ def row_stats(
         The class axis. By default 1, or 0 for one-dimensional logits, as in PyTorch.
     top_k : int, default: 5
         How many of the first ranks count for ``in_top_k``; at least 1, and more than there are classes is all of them.
+    ignore_index : int, default: -100
+        Rows with this target have none: ``target_log_prob`` is nan, ``target_rank`` -1 and ``in_top_k`` False. The
+        other outputs are those of every row.
     n_threads : int, optional
         Overrides `fastce.set_num_threads`. It changes no bit of the result.
 
@@ -118,7 +122,7 @@ def row_stats(
     Raises
     ------
     IndexError
-        If a class index is out of range; the message gives the first such row.
+        If a class index is out of range and not ignored; the message gives the first such row.
     ValueError
         If an output is unknown or needs targets that are not there, shapes do not fit, or there are no classes.
     TypeError
@@ -151,30 +155,42 @@ def row_stats(
     array([0.8467, 1.0174])
     >>> stats["in_top_k"]
     array([ True, False])
+    >>> fastce.row_stats(logits, [0, -100], outputs="target_log_prob")["target_log_prob"].round(4)
+    array([-0.417,    nan])
     """
     names = chosen(outputs, "outputs", OUTPUTS)
     array = real_array(logits, "logits")
     index = class_axis(array, axis, "logits")
     rows = Rows(array, index)
-    classes = _targets(targets, names, rows, array.shape)
+    classes, ignored = _targets(targets, names, rows, array.shape, integer(ignore_index, "ignore_index"))
     limit = checked_top_k(top_k)
     if set(names) == {"logsumexp"} and rows.dtype != np.float64:  # of float64 it is less exact
         results = {"logsumexp": logsumexp_over(array, (index,), n_threads)}
     else:
         results = statistics_of(rows, classes, names, n_threads)
+        _forget(results, ignored)
     return {name: _result(name, results, rows, limit) for name in names}
 
 
-def _targets(targets: Any, names: Sequence[str], rows: Rows, shape: tuple[int, ...]) -> Array:
-    """The class indices, checked; empty if no output needs them."""
+def _targets(
+    targets: Any, names: Sequence[str], rows: Rows, shape: tuple[int, ...], ignored_class: int
+) -> tuple[Array, Array]:
+    """The class indices, checked, and the numbers of the rows without one; empty if no output needs them."""
     needs_targets = asks_for_targets(names, targets)
     if targets is None:
-        return _NO_TARGETS
+        return _NO_TARGETS, _NO_TARGETS
     array = plain_array(targets, "targets")
     if array.dtype.kind not in "iu":
         raise not_class_indices(array, "row_stats")
-    checked = class_indices(array, rows, shape, "logits")
-    return checked if needs_targets else _NO_TARGETS
+    checked = class_indices(array, rows, shape, "logits", ignored_class)
+    return checked if needs_targets else (_NO_TARGETS, _NO_TARGETS)
+
+
+def _forget(results: dict[str, Array], ignored: Array) -> None:
+    """Mark what is of targets as unknown in these rows."""
+    for name, unknown in (("target_log_prob", np.nan), ("target_rank", -1)):
+        if results[name].size:
+            results[name][ignored] = unknown
 
 
 def asks_for_targets(names: Sequence[str], targets: Any) -> bool:

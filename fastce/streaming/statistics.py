@@ -6,8 +6,15 @@ from typing import Any, get_args
 import numpy as np
 
 from fastce.arguments.arrays import Array, kernel_dtype
-from fastce.arguments.numbers import checked_memory_budget, checked_num_threads, choice, chosen
-from fastce.cpu.shard_statistics import OF_SECOND_LOOK, Found, before_target, look_at_statistics, statistic
+from fastce.arguments.numbers import checked_memory_budget, checked_num_threads, choice, chosen, integer
+from fastce.cpu.shard_statistics import (
+    OF_SECOND_LOOK,
+    Found,
+    before_target,
+    look_at_statistics,
+    statistic,
+    targets_within,
+)
 from fastce.cpu.shards import Shard, check_owned
 from fastce.losses.statistics import asks_for_targets, checked_top_k
 from fastce.losses.statistics import row_stats as of_block
@@ -39,6 +46,7 @@ def row_stats(
     pieces: Pieces = "rows",
     outputs: Iterable[str] = ("logsumexp",),
     top_k: Index = 5,
+    ignore_index: Index = -100,
     memory_budget: int = MEMORY_BUDGET,
     read_ahead: bool | None = None,
     progress: ProgressOption = None,
@@ -50,7 +58,7 @@ def row_stats(
     ----------
     logits, pieces, memory_budget, read_ahead, progress
         As in `cross_entropy`. Blocks of rows come as ``logits`` or ``(logits, targets)``.
-    targets, outputs, top_k, n_threads
+    targets, outputs, top_k, ignore_index, n_threads
         As in `fastce.row_stats`. Where classes come in blocks, ranks of targets are a second look at them: an iterable
         of them is a sequence then, or a function that gives a new iterator.
 
@@ -73,7 +81,7 @@ def row_stats(
     {'argmax': array([0, 1]), 'target_rank': array([0, 1])}
     """
     names = chosen(outputs, "outputs", get_args(Statistic))
-    call = _Call(names, targets, checked_top_k(top_k), progress, n_threads)
+    call = _Call(names, targets, checked_top_k(top_k), integer(ignore_index, "ignore_index"), progress, n_threads)
     by_rows = choice(pieces, "pieces", get_args(Pieces)) == "rows"
     memory_budget = checked_memory_budget(memory_budget)
     if n_threads is not None:
@@ -92,10 +100,13 @@ def row_stats(
 class _Call:
     """What is asked of all pieces."""
 
-    def __init__(self, names: list[Statistic], targets: Any, top_k: int, progress: Any, n_threads: int | None) -> None:
+    def __init__(
+        self, names: list[Statistic], targets: Any, top_k: int, ignore_index: int, progress: Any, n_threads: int | None
+    ) -> None:
         self.names = names
         self.targets: Array | None = None if targets is None else class_indices_of(targets_of(targets), NAME)
         self.top_k = top_k
+        self.ignore_index = ignore_index
         self.progress = progress
         self.n_threads = n_threads
         self.looks_twice: bool = any(name in OF_SECOND_LOOK for name in names)
@@ -133,7 +144,10 @@ class _Call:
         return self._together(parts)
 
     def _of_rows(self, logits: Array, targets: Any) -> dict[Statistic, Any]:
-        return of_block(logits, targets, outputs=self.names, top_k=self.top_k, axis=1, n_threads=self.n_threads)
+        return of_block(
+            logits, targets, outputs=self.names, top_k=self.top_k, ignore_index=self.ignore_index, axis=1,
+            n_threads=self.n_threads,
+        )  # fmt: skip
 
     def _together(self, parts: list[dict[Statistic, Any]]) -> dict[Statistic, Any]:
         if not parts:
@@ -156,7 +170,9 @@ class _Call:
         if found is None or classes == 0:
             raise ValueError("logits have no classes")
         if self.targets is not None:
-            check_owned(found.known, self.targets[blocks.rows], np.True_, classes, blocks.rows.start or 0)
+            given = self.targets[blocks.rows]
+            counted = targets_within(given, len(given), self.ignore_index)[1]
+            check_owned(found.known, given, counted, classes, blocks.rows.start or 0)
         before = self._before(blocks, found, shown) if asks_for_targets(self.names, self.targets) else None
         return {name: statistic(name, found, before, self.top_k, dtype) for name in self.names}
 
@@ -170,5 +186,5 @@ class _Call:
 
     def _shards(self, blocks: Blocks) -> Iterator[Shard]:
         for first, logits in blocks.read():
-            targets = np.full(len(logits), -1) if self.targets is None else self.targets[blocks.rows].astype(np.int64)
-            yield Shard(logits, first, targets, None)
+            given = None if self.targets is None else self.targets[blocks.rows]
+            yield Shard(logits, first, targets_within(given, len(logits), self.ignore_index)[0], None)

@@ -124,6 +124,23 @@ def test_classes_along_the_first_axis(chunks, rng):
     assert_gradient(np.ascontiguousarray(grad.T), exact, x.dtype, "mean", 1.0, {})
 
 
+@pytest.mark.parametrize("ignore_index", [-100, 3])
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_row_stats_of_ignored_rows(chunks, ignore_index, rng):
+    x, targets = logits_of("float64", rng)
+    targets[::3] = ignore_index
+    outputs = get_args(Statistic)
+    chunked = da.from_array(x, chunks=CHUNKS[chunks])
+    (found,) = dask.compute(fastce.row_stats(chunked, targets, outputs=outputs, ignore_index=ignore_index))
+    expected = fastce.row_stats(x, targets, outputs=outputs, ignore_index=ignore_index)
+    assert np.isnan(found["target_log_prob"][::3]).all()
+    for name in outputs:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-14, atol=1e-14, err_msg=name)
+    targets[10] = -5
+    with pytest.raises(IndexError, match="class index -5"):
+        dask.compute(fastce.row_stats(chunked, targets, ignore_index=ignore_index))
+
+
 @covering({"dtype": DTYPES, "chunks": [*CHUNKS]}, quick=1)
 def test_row_stats(dtype, chunks, rng):
     x, targets = logits_of(dtype, rng, 0.5)

@@ -77,3 +77,20 @@ def test_targets_that_are_missing_or_wrong(kind, rng):
         streaming.row_stats(logits, outputs="mode", **options)
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         streaming.row_stats(logits, top_k=0, **options)
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 3])
+@pytest.mark.parametrize("kind", ["rows", "classes", "matrix", "tiles"])
+def test_ignored_rows(kind, ignore_index, rng):
+    x, targets = mixture(rng, ROWS, CLASSES, np.dtype("f8"))
+    targets[::3], targets[1] = ignore_index, (ignore_index + 1) % CLASSES
+    logits, options = given(kind, x)
+    for y in (targets, np.full(ROWS, ignore_index)):
+        found = streaming.row_stats(logits, y, outputs=OUTPUTS, ignore_index=ignore_index, **options)
+        expected = fastce.row_stats(x, y, outputs=OUTPUTS, ignore_index=ignore_index)
+        assert np.isnan(found["target_log_prob"][::3]).all()
+        for name in OUTPUTS:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-14, atol=1e-14, err_msg=name)
+    targets[66], targets[67] = CLASSES, -1
+    with pytest.raises(IndexError, match=r"row (66|60|2) hold class index 40, accepted are 0 to 39"):
+        streaming.row_stats(logits, targets, outputs="target_rank", ignore_index=ignore_index, **options)
