@@ -74,6 +74,46 @@ def test_large_arrays_within_jit_do_not_wait_for_each_other():
     assert step(step(logits)).shape == logits.shape
 
 
+ON_DEVICES = """
+import jax, jax.numpy as jnp, fastce.jax
+gradient = jax.jit(jax.grad(fastce.jax.cross_entropy))
+logits, targets = jnp.ones((2048, 4096)), jnp.zeros(2048, int)
+for _ in range(6):
+    for device in jax.devices():
+        x, y = jax.device_put(logits, device), jax.device_put(targets, device)
+        gradients = [gradient(x * 2, y) for _ in range(5)]
+jax.block_until_ready(gradients)
+"""
+
+
+@pytest.mark.slow
+def test_devices_of_the_cpu_do_not_wait_for_each_other(tmp_path):
+    """By jax.pure_callback they did, forever: each thread of JAX in a callback that waited for a copy by another."""
+    run_script(ON_DEVICES, tmp_path, timeout=240, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+
+
+def test_donated_arrays():
+    step = jax.jit(lambda x: x - jax.grad(fastce.jax.cross_entropy)(x, jnp.asarray(TARGETS)), donate_argnums=0)
+    expected = LOGITS - fastce.cross_entropy_value_and_grad(LOGITS, TARGETS).grad
+    np.testing.assert_allclose(step(jnp.array(LOGITS)), expected, atol=1e-6)
+
+
+def test_arrays_of_other_devices_are_copied(monkeypatch):
+    """As they would be there: no such device is needed to see what the callback gives."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, default, **_: default(*arrays))
+    value, grad = jax.jit(jax.value_and_grad(fastce.jax.cross_entropy))(LOGITS, TARGETS)
+    expected = fastce.cross_entropy_value_and_grad(LOGITS, TARGETS)
+    np.testing.assert_allclose(value, expected.value, rtol=1e-6)
+    np.testing.assert_allclose(grad, expected.grad, atol=1e-7)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.grad])
+def test_wrong_arguments_are_told_in_fastces_words(transform):
+    function = transform(lambda x: fastce.jax.cross_entropy(x, jnp.full(6, 7)))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"IndexError: .*targets"):
+        jax.block_until_ready(function(LOGITS))
+
+
 def test_importing_fastce_does_not_import_jax(tmp_path):
     run_script("import fastce, sys; fastce.cross_entropy([0.0, 1.0], 0); assert 'jax' not in sys.modules", tmp_path)
 

@@ -9,21 +9,23 @@
 They take the arguments of the functions of `fastce` of the same names. Features, logits, and the learned `logit_scale`,
 `logit_bias` and `temperature` of contrastive losses have gradients; targets and weights have none, which an error says.
 Options such as `label_smoothing`, `normalize` and `reduction` are Python's values, not traced. Value and gradients come
-from one pass by `jax.pure_callback`, and the value alone where no gradient is asked for. The loss has the dtype of the
-first argument.
+from one pass, and the value alone where no gradient is asked for. The loss has the dtype of the first argument.
+
+**On the CPU** arrays are read where they lie, by `jax.experimental.buffer_callback`; from other devices they are copied
+by `jax.pure_callback`. What fastce says of wrong arguments stands at the end of a `JaxRuntimeError`.
 
 **vmap** calls fastce once for each element of the mapped axis, one after the other.
 
-**Not there**: ``reduction="none"``, softmaxes (`jax.nn` has them), second derivatives, forward mode, and shared work
-between devices: the callback runs on the CPU of one process.
+**Not there**: ``reduction="none"``, softmaxes (`jax.nn` has them), second derivatives, forward mode, and arrays that
+are sharded over devices.
 
-It needs JAX, which `import fastce` does not import.
+It needs JAX with `jax.experimental.buffer_callback`, which `import fastce` does not import; it is tested with 0.10.
 """
 
 try:
-    import jax as _jax  # noqa: F401
+    import jax.experimental.buffer_callback as _of_jax  # noqa: F401
 except ImportError as _error:
-    raise ImportError("fastce.jax needs JAX: pip install jax", name=_error.name) from None
+    raise ImportError("fastce.jax needs a recent JAX: pip install --upgrade jax", name=_error.name) from None
 
 from fastce.jax.losses import (
     binary_cross_entropy_with_logits,

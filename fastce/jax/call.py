@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.buffer_callback import buffer_callback
 
 
 class Loss(NamedTuple):
@@ -43,8 +44,26 @@ def _dtype_of_value(given: Mapping[str, Any]) -> Any:
     return next(iter(given.values())).dtype
 
 
+def _on_host(compute: Callable[..., Any], shapes: Any, *arrays: Any) -> Any:
+    """What this gives for dictionaries of arrays of NumPy.
+
+    On the CPU in the memory of JAX. Its pure_callback would make arrays of JAX of the arguments, by a copy that waits
+    for a thread of JAX: where each of these is in a callback that waits for its copy, they wait forever.
+    """
+
+    def on_cpu(context: Any, results: Any, *arrays: Any) -> None:
+        leaves = zip(jax.tree.leaves(results), jax.tree.leaves(compute(*arrays)), strict=True)
+        for result, value in leaves:
+            np.asarray(result)[...] = value
+
+    return jax.lax.platform_dependent(
+        *arrays,
+        cpu=buffer_callback(on_cpu, shapes, vmap_method="sequential"),
+        default=lambda *arrays: jax.pure_callback(compute, shapes, *arrays, vmap_method="sequential"),
+    )
+
+
 def _compute(function: Callable[..., Any], given: Mapping[str, Any], arrays: Mapping[str, Any], options: Any) -> Any:
-    """What fastce gives for the memory of these arrays: nothing of JAX is called, which might wait for this thread."""
     return function(**{name: np.asarray(value) for name, value in {**given, **arrays}.items()}, **dict(options))
 
 
@@ -54,8 +73,7 @@ def _value(loss: Loss, options: Any, given: dict[str, Any], arrays: dict[str, An
     def host(given: Any, arrays: Any) -> Any:
         return np.asarray(_compute(loss.value, given, arrays, options)).astype(dtype)
 
-    shape = jax.ShapeDtypeStruct((), dtype)
-    value: jax.Array = jax.pure_callback(host, shape, given, arrays, vmap_method="sequential")
+    value: jax.Array = _on_host(host, jax.ShapeDtypeStruct((), dtype), given, arrays)
     return value
 
 
@@ -80,7 +98,7 @@ def _forward(loss: Loss, options: Any, given: dict[str, Any], arrays: dict[str, 
         jax.ShapeDtypeStruct((), dtype),
         {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in given.items()},
     )
-    value, gradients = jax.pure_callback(host, shapes, given, arrays, vmap_method="sequential")
+    value, gradients = _on_host(host, shapes, given, arrays)
     return value, (gradients, arrays)
 
 
