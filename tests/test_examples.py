@@ -58,3 +58,29 @@ def test_tiny_language_model(tmp_path):
     assert before < 0.75 * first
     assert after < 0.9 * before
     assert (tmp_path / "tiny_language_model.png").stat().st_size > 0
+
+
+def test_simclr_digits(tmp_path):
+    for name in ("sklearn", "matplotlib"):
+        pytest.importorskip(name)
+    figures = pytest.importorskip("bench.examples.simclr_digits").main(tmp_path)
+    assert figures["last loss"] < 0.75 * figures["first loss"]
+    assert figures["accuracy trained"] > figures["accuracy untrained"] + 0.03
+    assert (tmp_path / "simclr_digits.png").stat().st_size > 0
+
+
+def test_distillation(tmp_path):
+    for name in ("sklearn", "matplotlib"):
+        pytest.importorskip(name)
+    hard, soft = pytest.importorskip("bench.examples.distillation").main(tmp_path).values()
+    assert soft > hard + 0.03
+    assert (tmp_path / "distillation.png").stat().st_size > 0
+
+
+def test_policy_gradient(tmp_path):
+    for name in ("sklearn", "matplotlib"):
+        pytest.importorskip(name)
+    figures = pytest.importorskip("bench.examples.policy_gradient").main(tmp_path)
+    assert figures["first mean return"] < 0.3
+    assert figures["last mean return"] > 0.9
+    assert (tmp_path / "policy_gradient.png").stat().st_size > 0
