@@ -1,4 +1,4 @@
-"""Short programs that each solve one problem with fastce, on real data, within a minute on two cores.
+"""Short programs that each solve one problem with fastce, on real data, within a minute on two cores once compiled.
 
     python -m bench.examples.numpy_clip
 
