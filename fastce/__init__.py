@@ -24,6 +24,7 @@ Beside the losses:
 
 - `row_stats`: argmax, entropy, rank of the target and more of every row, from one read
 - `recall_at_k` of a retrieval, from features, without the matrix of similarities
+- `cross_entropy_value_and_grad_logit_scale`: a learned temperature, without a matrix of gradients
 - `cross_entropy_grad_and_hess`: what gradient boosting asks for; `fastce.objectives` gives it to LightGBM and XGBoost
 - `threads`, `get_num_threads`, `set_num_threads`: how many threads compute
 - `LogSumExp`: a running logsumexp of blocks, which merges with others
@@ -98,6 +99,7 @@ _HOME = {
     "cross_entropy": "losses.cross_entropy",
     "cross_entropy_grad_and_hess": "losses.boosting",
     "cross_entropy_value_and_grad": "losses.cross_entropy",
+    "cross_entropy_value_and_grad_logit_scale": "losses.logit_scale",
     "info_nce": "losses.info_nce",
     "info_nce_value_and_grad": "losses.info_nce",
     "linear_cross_entropy": "losses.linear",
@@ -132,6 +134,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
+    "cross_entropy_value_and_grad_logit_scale",
     "get_num_threads",
     "info_nce",
     "info_nce_value_and_grad",
@@ -172,6 +175,7 @@ if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
     from fastce.losses.cross_entropy import cross_entropy, cross_entropy_value_and_grad
     from fastce.losses.info_nce import info_nce, info_nce_value_and_grad
     from fastce.losses.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
+    from fastce.losses.logit_scale import cross_entropy_value_and_grad_logit_scale
     from fastce.losses.nll import nll_loss, nll_loss_value_and_grad
     from fastce.losses.nt_xent import nt_xent, nt_xent_value_and_grad
     from fastce.losses.recall import recall_at_k

@@ -61,6 +61,13 @@ class ValueAndGrad(NamedTuple, Generic[Value, Grad]):
     grad: Grad
 
 
+class ValueAndGradLogitScale(NamedTuple, Generic[Value]):
+    """A loss and its derivative with respect to the logit scale."""
+
+    value: Value
+    grad_logit_scale: float
+
+
 class GradAndHess(NamedTuple, Generic[Grad]):
     """The gradient and the diagonal of the Hessian with respect to the logits, both of their shape."""
 

@@ -55,6 +55,15 @@ def _as_memory_lies(
     call: CrossEntropyCall, order: tuple[int, ...], upstream: Array | None, out: Array | None, n_threads: int | None
 ) -> Any:
     """The same with the axes of the logits in this order; losses are added in that of C whatever it is."""
+    in_order, upstream, out, back = in_memory_order(call, order, upstream, out)
+    reduction = "none" if call.reduction == "none" else EACH
+    return reduced_losses(in_order, row_losses(in_order._replace(reduction=reduction), upstream, out, n_threads), back)
+
+
+def in_memory_order(
+    call: CrossEntropyCall, order: tuple[int, ...], upstream: Any, out: Array | None
+) -> tuple[CrossEntropyCall, Any, Array | None, tuple[int, ...]]:
+    """(call, upstream, out) with the axes of the logits in this order, and how those of rows are put back."""
     lead = [k - (k > call.axis) for k in order if k != call.axis]
     numbers = np.arange(call.logits.rows).reshape(call.logits.lead).transpose(lead).ravel()
     array, axis = call.array.transpose(order), order.index(call.axis)
@@ -66,13 +75,30 @@ def _as_memory_lies(
     )
     if upstream is not None and upstream.size > 1:
         upstream = upstream[numbers]
-    out, back = None if out is None else out.transpose(order), tuple(np.argsort(lead))
+    return in_order, upstream, None if out is None else out.transpose(order), tuple(np.argsort(lead))
+
+
+def reduced_losses(call: CrossEntropyCall, losses: RowLosses, back: tuple[int, ...]) -> Any:
+    """What the reduction asks for, of losses that are kept in another order: added in that of C."""
     if call.reduction == "none":
-        losses = row_losses(in_order, upstream, out, n_threads).value(0.0)
-        return np.ascontiguousarray(losses.transpose(back))
-    total, exponent = row_losses(in_order._replace(reduction=EACH), upstream, out, n_threads).total(back)
+        return np.ascontiguousarray(losses.value(0.0).transpose(back))
+    total, exponent = losses.total(back)
     total_weight, more = call.targets.total
     return reduced(total, call.reduction, total_weight, exponent - more)
+
+
+def blocks_of_sums(call: CrossEntropyCall) -> list[tuple[int, int]]:
+    """The rows whose losses `row_losses` adds to one sum, of options that the fast kernels take."""
+    cube = columns_of(call.array, call.axis, call.logits.dtype)
+    if cube is not None and not _has_masses_in_rows(call.targets):
+        return [(place.start, place.stop) for place in cut_columns(cube.shape, call.logits.dtype.itemsize)]
+    if is_long(call.logits.classes):
+        return [(i, i + 1) for i in range(call.logits.rows)]
+    return cut_rows(call.logits.rows, call.logits.row_bytes)
+
+
+def _has_masses_in_rows(targets: TargetRows) -> bool:
+    return isinstance(targets, MassTargets) and targets.cube is None
 
 
 def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
@@ -80,14 +106,13 @@ def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None
     dtype = call.logits.dtype
     of_losses, of_gradient = are_extreme(call.options, call.targets, dtype.itemsize, upstream)
     if of_losses:
-        return _one_by_one(call, upstream, out, n_threads)
+        return one_by_one(call, upstream, out, n_threads)
     if of_gradient or call.exponent:
         losses = row_losses(call._replace(exponent=0), None, None, n_threads)  # those of the twin
-        _one_by_one(call._replace(reduction="sum"), upstream, out, n_threads)
+        one_by_one(call._replace(reduction="sum"), upstream, out, n_threads)
         return losses
     cube = columns_of(call.array, call.axis, dtype)
-    has_masses_in_rows = isinstance(call.targets, MassTargets) and call.targets.cube is None
-    if cube is None or has_masses_in_rows:
+    if cube is None or _has_masses_in_rows(call.targets):
         if is_long(call.logits.classes):
             return _by_pieces(call, upstream, out, n_threads)
         return _by_rows(call, upstream, out, n_threads)
@@ -102,7 +127,7 @@ def _extremes(call: CrossEntropyCall, upstream: Array | None, out: Array | None)
     )  # fmt: skip
 
 
-def _one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
+def one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
     """A call whose options are beyond the range of the fast kernels."""
     blocks = cut_rows(call.logits.rows, call.logits.row_bytes)
     losses, extremes = RowLosses(call.logits, call.reduction, len(blocks)), _extremes(call, upstream, out)

@@ -1,0 +1,126 @@
+"""The derivative of cross entropy by its logit scale, against differences of fourth order and mpmath."""
+
+import mpmath
+import numpy as np
+import pytest
+
+import fastce
+
+function = fastce.cross_entropy_value_and_grad_logit_scale
+rng = np.random.default_rng(3)
+OPTIONS = [
+    {},
+    {"logit_scale": 2.5, "label_smoothing": 0.1},
+    {"softcap": 4.0, "z_loss": 0.01, "reduction": "sum"},
+    {"z_loss": 0.1, "logit_scale": 0.5, "sample_weight": True},
+    {"weight": True, "label_smoothing": 0.2, "smoothing_over": "others"},
+    {"reduction": "none", "grad_output": True},
+]
+
+
+def same_bits(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def given(options, rows, classes):
+    """Options with arrays in place of True."""
+    shapes = {"weight": (classes,), "sample_weight": rows, "grad_output": rows}
+    return {key: rng.uniform(0.5, 2, shapes[key]) if value is True else value for key, value in options.items()}
+
+
+def difference(logits, targets, logit_scale=1.0, grad_output=1.0, **options):
+    """The derivative in float64, by a difference of fourth order."""
+    h, x = 1e-3 * logit_scale, logits.astype(np.float64)
+
+    def loss(steps):
+        value = fastce.cross_entropy(x, targets, logit_scale=logit_scale + steps * h, **options)
+        return np.sum(grad_output * np.asarray(value))
+
+    return (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * h)
+
+
+def targets_of(kind, shape):
+    rows = (shape[0], *shape[2:])
+    if kind == "probabilities":
+        return rng.uniform(size=shape)
+    labels = rng.integers(0, shape[1], rows)
+    labels.flat[1::5] = -100
+    return labels
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("shape", [(7, 3), (50, 1000), (3, 5, 4), (2, 30, 40, 3), (11, 1), (1, 300)])
+@pytest.mark.parametrize("kind", ["classes", "probabilities"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_of_all_options(dtype, kind, shape, order):
+    logits = np.asarray(rng.normal(size=shape) * 3, dtype, order=order)
+    targets = targets_of(kind, shape)
+    for options in OPTIONS:
+        options = given(options, (shape[0], *shape[2:]), shape[1])
+        found = function(logits, targets, **options)
+        expected = difference(logits, targets, **options)
+        tolerance = 1e-8 if dtype == "float64" else 2e-5
+        size = logits.size if "reduction" in options else shape[1]  # of how many terms there are
+        assert abs(found.grad_logit_scale - expected) <= tolerance * max(abs(expected), size**0.5), options
+        value, grad = fastce.cross_entropy_value_and_grad(logits, targets, **options)
+        assert same_bits(found.value, value)
+        assert found.grad_logit_scale == function(logits, targets, n_threads=2, **options).grad_logit_scale
+        for out in (np.empty_like(logits), logits.copy(order="K")):
+            source = out if same_bits(out, logits) else logits
+            assert same_bits(function(source, targets, out=out, **options).value, value)
+            assert same_bits(out, grad)
+
+
+def test_more_than_a_block_has_the_same_bits_for_any_threads_and_a_value_like_its_twin():
+    for shape in ((70_000, 10), (900, 700)):
+        logits, targets = rng.normal(size=shape).astype(np.float32), rng.integers(0, shape[1], shape[0])
+        one, two = (function(logits, targets, n_threads=n) for n in (1, 2))
+        assert one == two
+        assert one.value == fastce.cross_entropy(logits, targets)
+        assert one.grad_logit_scale == pytest.approx(difference(logits, targets), rel=1e-5)
+
+
+def test_sparse_targets():
+    sparse = pytest.importorskip("scipy.sparse")
+    logits, targets = rng.normal(size=(40, 30)), rng.uniform(size=(40, 30)) * (rng.uniform(size=(40, 30)) < 0.1)
+    found = function(logits, sparse.csr_array(targets), z_loss=0.01)
+    assert found.grad_logit_scale == pytest.approx(function(logits, targets, z_loss=0.01).grad_logit_scale, rel=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_confident_rows_and_common_offsets_keep_their_digits(offset):
+    logits = np.array([[17.0, 0.0, 0.0]], np.float32) + np.float32(offset)
+    with mpmath.workdps(40):
+        expected = float(-34 / (mpmath.exp(17) + 2))
+    assert function(logits, [0]).grad_logit_scale == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-30, 1e300])
+def test_any_scale(scale):
+    logits = np.array([[2.0, 1.0, -3.0], [1.0, 4.0, 2.0]])
+    expected = 1.0 if scale > 1 else -5 / 6
+    assert function(logits, [0, 2], logit_scale=scale).grad_logit_scale == pytest.approx(expected, rel=1e-12)
+
+
+def test_weights_of_any_size():
+    logits = np.array([[2.0, 1.0, -3.0], [1.0, 4.0, 2.0]], np.float32)
+    found = function(logits, [0, 2], sample_weight=[1e300, 1.0])
+    assert found.grad_logit_scale == pytest.approx(function(logits[:1], [0]).grad_logit_scale, rel=1e-6)
+
+
+def test_masked_classes_and_ignored_rows_count_nothing_and_nan_shows():
+    logits = np.array([[2.0, 1.0, -np.inf], [np.nan, 4.0, 2.0]])
+    expected = function(logits[:1, :2], [0]).grad_logit_scale
+    assert function(logits, [0, -100]).grad_logit_scale == pytest.approx(expected, rel=1e-12)
+    assert np.isnan(function(logits, [0, 1]).grad_logit_scale)
+    assert function(logits, [-100, -100], reduction="sum") == (0.0, 0.0)
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="logit_scale"):
+        function(np.zeros((2, 3)), [0, 1], logit_scale=-1.0)
+    with pytest.raises(ValueError, match="out has shape"):
+        function(np.zeros((2, 3)), [0, 1], out=np.zeros((3, 2)))
+    with pytest.raises(IndexError, match="targets"):
+        function(np.zeros((2, 3)), [0, 3])
