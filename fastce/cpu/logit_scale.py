@@ -210,7 +210,8 @@ def _by_halves(logits: Array, slopes: Array, below_top: bool) -> Array:
     """The same of rows whose differences have no room in a float."""
     near = logits.max(axis=1, keepdims=True, initial=-np.inf) if below_top else 0.0
     halves = np.where(slopes == 0.0, 0.0, slopes * (0.5 * logits - 0.5 * near))
-    return 2.0 * np.add.reduce(halves, axis=1)
+    total: Array = 2.0 * np.add.reduce(halves, axis=1)
+    return total
 
 
 def _common_part(some: CrossEntropyCall, upstream: Array) -> Array:
