@@ -25,6 +25,7 @@ Beside the losses:
 - `row_stats`: argmax, entropy, rank of the target and more of every row, from one read
 - `recall_at_k` of a retrieval, from features, without the matrix of similarities
 - `cross_entropy_value_and_grad_logit_scale`: a learned temperature, without a matrix of gradients
+- `calibrate_temperature`: the temperature of least loss, which calibrates a classifier
 - `cross_entropy_grad_and_hess`: what gradient boosting asks for; `fastce.objectives` gives it to LightGBM and XGBoost
 - `threads`, `get_num_threads`, `set_num_threads`: how many threads compute
 - `LogSumExp`: a running logsumexp of blocks, which merges with others
@@ -92,6 +93,7 @@ _HOME = {
     "binary_cross_entropy_with_logits": "losses.binary",
     "binary_cross_entropy_with_logits_value_and_grad": "losses.binary",
     "LogSumExp": "streaming.running",
+    "calibrate_temperature": "losses.calibration",
     "clip_loss": "losses.clip",
     "clip_loss_from_features": "losses.clip_from_features",
     "clip_loss_from_features_value_and_grad": "losses.clip_from_features",
@@ -127,6 +129,7 @@ __all__ = [
     "LogSumExp",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_value_and_grad",
+    "calibrate_temperature",
     "clip_loss",
     "clip_loss_from_features",
     "clip_loss_from_features_value_and_grad",
@@ -170,6 +173,7 @@ if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
     from fastce.configuration import show_config, warmup
     from fastce.losses.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_value_and_grad
     from fastce.losses.boosting import cross_entropy_grad_and_hess
+    from fastce.losses.calibration import calibrate_temperature
     from fastce.losses.clip import clip_loss, clip_loss_value_and_grad
     from fastce.losses.clip_from_features import clip_loss_from_features, clip_loss_from_features_value_and_grad
     from fastce.losses.cross_entropy import cross_entropy, cross_entropy_value_and_grad
