@@ -25,7 +25,6 @@ CALLS = (
     | {name + ending: given for name, given in TWINS.items() for ending in ("", "_value_and_grad")}
     | {"cross_entropy_grad_and_hess": OF_LOGITS, "row_stats": OF_LOGITS}
     | {"recall_at_k": {"query": FEATURES, "keys": OTHERS}, "warmup": {"functions": ["logsumexp"]}}
-    | {"cross_entropy_grad_and_hess": OF_LOGITS, "row_stats": OF_LOGITS, "warmup": {"functions": ["logsumexp"]}}
     | {"cross_entropy_value_and_grad_logit_scale": OF_LOGITS, "calibrate_temperature": OF_LOGITS}
     | {"threads": {"n": 1}, "set_num_threads": {"n": fastce.get_num_threads()}}
 )
