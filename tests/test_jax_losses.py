@@ -6,11 +6,15 @@ from scripts import run_script
 
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
+from jax.test_util import check_grads  # noqa: E402
 
 import fastce.jax  # noqa: E402
 
 RNG = np.random.default_rng(0)
-LOGITS, TARGETS = RNG.normal(size=(6, 5)).astype(np.float32), RNG.integers(0, 5, 6)
+LOGITS, TARGETS = (
+    RNG.normal(size=(6, 5)).astype(np.float32),
+    RNG.integers(0, 5, 6, np.int32),
+)  # as wide with x64 as without
 FIRST, SECOND = RNG.normal(size=(2, 6, 4)).astype(np.float32)
 
 
@@ -49,6 +53,78 @@ def test_value_and_gradients_under_jit(name):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+LABELS = np.array([0, 1, 0, 2, 1, 2], np.int32)
+TO_CHECK = {  # in float64: all that have gradients, as arguments
+    "cross_entropy": lambda x: fastce.jax.cross_entropy(x, TARGETS[:6] % 4, label_smoothing=0.1, logit_scale=2.0),
+    "binary_cross_entropy_with_logits": lambda x: fastce.jax.binary_cross_entropy_with_logits(
+        x, jax.nn.sigmoid(-x.round()), pos_weight=jnp.arange(1.0, 5.0), reduction="sum"
+    ),
+    "linear_cross_entropy": lambda x, w, b: fastce.jax.linear_cross_entropy(x, w, TARGETS, linear_bias=b[:, 0]),
+    "clip_loss": lambda x, s: fastce.jax.clip_loss(x @ x.T, logit_scale=jnp.exp(s)),
+    "clip_loss_from_features": lambda x, y, s: fastce.jax.clip_loss_from_features(x, y, jnp.exp(s), normalize=True),
+    "siglip_loss": lambda x, y, s, b: fastce.jax.siglip_loss(x, y, jnp.exp(s), b),
+    "info_nce": lambda x, y, z, t: fastce.jax.info_nce(x, y, z, temperature=jnp.exp(t)),
+    "nt_xent": lambda x, y, t: fastce.jax.nt_xent(x, y, temperature=jnp.exp(t)),
+    "sup_con": lambda x, t: fastce.jax.sup_con(x, LABELS, temperature=jnp.exp(t)),
+}
+NUMBERS = {"clip_loss": 1, "clip_loss_from_features": 1, "siglip_loss": 2, "info_nce": 1, "nt_xent": 1, "sup_con": 1}
+
+
+@pytest.mark.parametrize("name", TO_CHECK)
+def test_gradients_are_differences_of_values(name):
+    function, numbers = TO_CHECK[name], NUMBERS.get(name, 0)
+    arrays = function.__code__.co_argcount - numbers
+    with jax.enable_x64(True):
+        given = [jnp.asarray(RNG.normal(size=(6, 4))) for _ in range(arrays)] + [jnp.asarray(0.3)] * numbers
+        assert function(*given).dtype == jnp.float64
+        check_grads(jax.jit(function), given, order=1, modes=["rev"], rtol=1e-6, atol=1e-7)
+
+
+def of_unit_length(features):
+    return features / jnp.linalg.norm(features, axis=1, keepdims=True)
+
+
+def info_nce(query, key, temperature):
+    return cross_entropy(of_unit_length(query) @ of_unit_length(key).T / temperature, jnp.arange(len(query)))
+
+
+def nt_xent(first, second, temperature):
+    views, n = of_unit_length(jnp.concatenate([first, second])), len(first)
+    products = jnp.where(jnp.eye(2 * n, dtype=bool), -jnp.inf, views @ views.T / temperature)
+    return cross_entropy(products, jnp.roll(jnp.arange(2 * n), n))
+
+
+def sup_con(features, temperature):
+    views = of_unit_length(features)
+    others = ~jnp.eye(len(views), dtype=bool)
+    log_probs = views @ views.T / temperature
+    log_probs -= jax.nn.logsumexp(log_probs, axis=1, where=others, keepdims=True)
+    positives = others & (LABELS[:, None] == LABELS)
+    return -(jnp.sum(log_probs, axis=1, where=positives) / positives.sum(axis=1)).mean()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "given"),
+    [
+        (lambda x, y, t: fastce.jax.info_nce(x, y, temperature=t), info_nce, (FIRST, SECOND, 0.5)),
+        (lambda x, y, t: fastce.jax.nt_xent(x, y, temperature=t), nt_xent, (FIRST, SECOND, 0.5)),
+        (lambda x, t: fastce.jax.sup_con(x, LABELS, temperature=t), sup_con, (FIRST, 0.5)),
+        (
+            lambda x: fastce.jax.binary_cross_entropy_with_logits(x, SECOND > 0),
+            lambda x: -jax.nn.log_sigmoid(jnp.where(SECOND > 0, x, -x)).mean(),
+            (FIRST,),
+        ),
+    ],
+    ids=["info_nce", "nt_xent", "sup_con", "binary"],
+)
+def test_values_and_gradients_are_the_formulas(ours, theirs, given):
+    of = tuple(range(len(given)))
+    (value, gradients), (expected, of_theirs) = (jax.value_and_grad(f, of)(*given) for f in (ours, theirs))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for one, other in zip(gradients, of_theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent"])
 def test_gradients_of_two_views_are_fastces(name):
     gradients = jax.grad(lambda a, b, t: getattr(fastce.jax, name)(a, b, temperature=t), (0, 1, 2))(FIRST, SECOND, 0.5)
@@ -63,9 +139,25 @@ def test_vmap_of_gradients():
     np.testing.assert_allclose(found, jax.vmap(jax.grad(cross_entropy), (0, None))(batch, TARGETS), atol=1e-6)
 
 
-def test_halves_keep_their_dtype():
-    value, grad = jax.value_and_grad(fastce.jax.cross_entropy)(jnp.asarray(LOGITS, jnp.bfloat16), TARGETS)
-    assert value.dtype == grad.dtype == jnp.bfloat16
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_halves_keep_their_dtype(dtype):
+    logits = jnp.asarray(LOGITS, dtype)
+    value, grad = jax.value_and_grad(fastce.jax.cross_entropy)(logits, TARGETS)
+    assert value.dtype == grad.dtype == dtype
+    expected, of_theirs = jax.value_and_grad(cross_entropy)(logits.astype(jnp.float32), TARGETS)
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.float32(value), expected, rtol=eps)
+    np.testing.assert_allclose(grad.astype(jnp.float32), of_theirs, rtol=eps, atol=1e-6)
+
+
+def test_other_derivatives_are_refused_by_jax():
+    def loss(x):
+        return fastce.jax.cross_entropy(x, TARGETS)
+
+    with pytest.raises(ValueError, match="do not support JVP"):
+        jax.hessian(loss)(LOGITS)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(loss, (LOGITS,), (LOGITS,))
 
 
 def test_large_arrays_within_jit_do_not_wait_for_each_other():

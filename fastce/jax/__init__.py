@@ -16,8 +16,9 @@ by `jax.pure_callback`. What fastce says of wrong arguments stands at the end of
 
 **vmap** calls fastce once for each element of the mapped axis, one after the other.
 
-**Not there**: ``reduction="none"``, softmaxes (`jax.nn` has them), second derivatives, forward mode, and arrays that
-are sharded over devices.
+**Not there**: ``reduction="none"`` (an error), softmaxes (`jax.nn` has them), second derivatives and forward mode: JAX
+refuses these, as "Buffer callbacks do not support JVP" or "can't apply forward-mode autodiff". Work is not shared
+between devices: what is sharded is gathered, and computed whole.
 
 It needs JAX with `jax.experimental.buffer_callback`, which `import fastce` does not import; it is tested with 0.10.
 """
