@@ -175,6 +175,11 @@ for _ in range(6):
         x, y = jax.device_put(logits, device), jax.device_put(targets, device)
         gradients = [gradient(x * 2, y) for _ in range(5)]
 jax.block_until_ready(gradients)
+
+mesh = jax.sharding.Mesh(jax.devices(), ("rows",))
+parts = [jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))) for x in (x * 2, y)]
+assert len(parts[0].addressable_shards) == 2
+assert (jax.device_get(gradient(*parts)) == jax.device_get(gradients[0])).all()
 """
 
 
