@@ -65,7 +65,7 @@ def test_simclr_digits(tmp_path):
         pytest.importorskip(name)
     figures = pytest.importorskip("bench.examples.simclr_digits").main(tmp_path)
     assert figures["last loss"] < 0.75 * figures["first loss"]
-    assert figures["accuracy trained"] > figures["accuracy untrained"] + 0.03
+    assert figures["accuracy trained"] > figures["accuracy untrained"] + 0.015
     assert (tmp_path / "simclr_digits.png").stat().st_size > 0
 
 
