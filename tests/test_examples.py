@@ -84,3 +84,21 @@ def test_policy_gradient(tmp_path):
     assert figures["first mean return"] < 0.3
     assert figures["last mean return"] > 0.9
     assert (tmp_path / "policy_gradient.png").stat().st_size > 0
+
+
+def test_calibration(tmp_path):
+    for name in ("sklearn", "matplotlib"):
+        pytest.importorskip(name)
+    figures = pytest.importorskip("bench.examples.calibration").main(tmp_path)
+    assert figures["temperature"] > 2
+    assert figures["loss after"] < 0.5 * figures["loss before"]
+    assert figures["error after"] < 0.25 * figures["error before"]
+    assert (tmp_path / "calibration.png").stat().st_size > 0
+
+
+def test_perplexity(tmp_path):
+    pytest.importorskip("matplotlib")
+    figures = pytest.importorskip("bench.examples.perplexity").main(tmp_path)
+    assert figures["perplexity, one word before"] < 0.7 * figures["perplexity, no word before"]
+    assert figures["among five, one word before"] > figures["first of all, one word before"] > 0.15
+    assert (tmp_path / "perplexity.png").stat().st_size > 0
