@@ -61,7 +61,7 @@ def test_where_no_temperature_is_best_it_is_the_end_that_the_loss_falls_towards(
 
 def test_what_has_no_finite_loss_is_refused():
     for logits, targets in ((np.zeros((2, 3)), [-100, -100]), (np.array([[0.0, -np.inf]]), [1]), ([[np.nan, 0]], [0])):
-        with pytest.raises(ValueError, match="the loss of the logits must be finite"):
+        with pytest.raises(ValueError, match="the loss of logits and targets must be finite"):
             fastce.calibrate_temperature(logits, targets)
     with pytest.raises(IndexError):
         fastce.calibrate_temperature(np.zeros((2, 3)), [0, 3])

@@ -75,7 +75,10 @@ def calibrate_temperature(
     options = {"axis": axis, "sample_weight": sample_weight, "ignore_index": ignore_index, "n_threads": n_threads}
     before = cross_entropy(logits, targets, **options)
     if not math.isfinite(before):
-        raise ValueError(f"the loss of the logits must be finite for some temperature to be best, got {before}")
+        raise ValueError(
+            f"the loss of logits and targets must be finite for some temperature to be best, got {before}: no row "
+            "counts (ignore_index, sample_weight), or a logit is not finite where it matters"
+        )
 
     def slope(scale: float) -> float:
         return cross_entropy_value_and_grad_logit_scale(logits, targets, logit_scale=scale, **options).grad_logit_scale
