@@ -3,6 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
+from checks import same_bits
 
 import fastce
 
@@ -16,11 +17,6 @@ OPTIONS = [
     {"weight": True, "label_smoothing": 0.2, "smoothing_over": "others"},
     {"reduction": "none", "grad_output": True},
 ]
-
-
-def same_bits(a, b):
-    a, b = np.asarray(a), np.asarray(b)
-    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def given(options, rows, classes):

@@ -34,8 +34,7 @@ def fill_grad_and_hess(
         for_each(cut_for(call.logits, gradients, hessians), extremes.store, n_threads)
         return
     cube = columns_of(call.array, call.axis, call.logits.dtype)
-    has_masses_in_rows = isinstance(call.targets, MassTargets) and call.targets.cube is None
-    if cube is None or has_masses_in_rows or call.options.softcap > 0.0 or call.options.z_loss > 0.0:
+    if cube is None or call.targets.lies_in_rows or call.options.softcap > 0.0 or call.options.z_loss > 0.0:
         _by_rows(call, curvature, gradients, hessians, extremes, n_threads)
     else:
         _by_columns(call, cube, curvature, grad, hess, extremes, n_threads)

@@ -45,8 +45,7 @@ class CrossEntropyCall(NamedTuple):
 def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
     """The value of the loss, and its gradient in ``out`` if that is given."""
     order = reading_order(call.array, (call.axis,), out)
-    has_points = isinstance(call.targets, MassTargets) and call.targets.points is not None
-    if order is not None and not has_points:
+    if order is not None and not call.targets.has_points:
         return _as_memory_lies(call, order, upstream, out, n_threads)
     return row_losses(call, upstream, out, n_threads).value(*call.targets.total)
 
@@ -90,15 +89,11 @@ def reduced_losses(call: CrossEntropyCall, losses: RowLosses, back: tuple[int, .
 def blocks_of_sums(call: CrossEntropyCall) -> list[tuple[int, int]]:
     """The rows whose losses `row_losses` adds to one sum, of options that the fast kernels take."""
     cube = columns_of(call.array, call.axis, call.logits.dtype)
-    if cube is not None and not _has_masses_in_rows(call.targets):
+    if cube is not None and not call.targets.lies_in_rows:
         return [(place.start, place.stop) for place in cut_columns(cube.shape, call.logits.dtype.itemsize)]
     if is_long(call.logits.classes):
         return [(i, i + 1) for i in range(call.logits.rows)]
     return cut_rows(call.logits.rows, call.logits.row_bytes)
-
-
-def _has_masses_in_rows(targets: TargetRows) -> bool:
-    return isinstance(targets, MassTargets) and targets.cube is None
 
 
 def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
@@ -112,7 +107,7 @@ def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None
         one_by_one(call._replace(reduction="sum"), upstream, out, n_threads)
         return losses
     cube = columns_of(call.array, call.axis, dtype)
-    if cube is None or _has_masses_in_rows(call.targets):
+    if cube is None or call.targets.lies_in_rows:
         if is_long(call.logits.classes):
             return _by_pieces(call, upstream, out, n_threads)
         return _by_rows(call, upstream, out, n_threads)

@@ -66,7 +66,7 @@ def value_and_scale_products(
         return run(call, upstream, out, n_threads), products, fraction
     order = reading_order(call.array, (call.axis,), out)
     back = None
-    if order is not None and not _has_points(call.targets):
+    if order is not None and not call.targets.has_points:
         call, upstream, out, back = in_memory_order(call, order, upstream, out)
     losses, products = _products(call, upstream, out, compute_dtype(call.logits.dtype), row_losses, n_threads)
     return _value(call, losses, back), products, call.options.logit_scale
@@ -76,10 +76,6 @@ def scale_derivative(products: Array, divisor: float) -> float:
     """The sum over the rows, in the order of their numbers."""
     total, exponent = silently(sum_of_terms, products)
     return float(silently(np.ldexp, total / divisor, exponent))
-
-
-def _has_points(targets: TargetRows) -> bool:
-    return isinstance(targets, MassTargets) and targets.points is not None
 
 
 def _value(call: CrossEntropyCall, each: tuple[Array, Array], back: tuple[int, ...] | None) -> Any:

@@ -22,10 +22,8 @@ from fastce.cpu.threads import for_each
 
 OF_SECOND_LOOK = ("target_rank", "in_top_k")
 PLAIN = Way(1.0, 0.0, False)
-_NO_TARGETS = np.empty(0, np.int64)
-
-
 NO_TARGET = -1
+_NO_TARGETS = np.empty(0, np.int64)
 
 
 def targets_within(targets: Array | None, rows: int, ignore_index: int) -> tuple[Array, Array]:

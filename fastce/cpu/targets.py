@@ -42,6 +42,16 @@ class _Total:
         """The same as a pair."""
         return self.total_weight, self.total_exponent
 
+    @property
+    def has_points(self) -> bool:
+        """Whether they are single classes of a sparse matrix."""
+        return False
+
+    @property
+    def lies_in_rows(self) -> bool:
+        """Whether only kernels that go along rows can read them."""
+        return False
+
 
 class IndexTargets(_Total):
     """Class indices, one per row. ``total`` is what a mean divides by, as a pair.
@@ -212,6 +222,14 @@ class MassTargets(_Total):
         self.row_weight: Array = _NO_FLOATS if per_row is None else per_row
         self.per_row = per_row
         self.total_weight: float = float(rows) if per_row is None else float(silently(np.add.reduce, per_row))
+
+    @property
+    def has_points(self) -> bool:
+        return self.points is not None
+
+    @property
+    def lies_in_rows(self) -> bool:
+        return self.cube is None
 
     def weights(self) -> tuple[Array, Array | int]:
         """v_i of all rows, as pairs."""

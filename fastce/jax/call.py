@@ -1,24 +1,17 @@
 """A loss as JAX differentiates it: value and gradients in one callback, forward, and scaled backward."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
-
-class Loss(NamedTuple):
-    """A function of fastce, and what JAX must know of it."""
-
-    name: str
-    value: Callable[..., Any]
-    value_and_grad: Callable[..., Any]
-    of: tuple[str, ...]  # arguments that have gradients, in the order in which these are returned
+from fastce.losses.twins import Twins
 
 
-def call(loss: Loss, inputs: Mapping[str, Any], others: Mapping[str, Any], **options: Any) -> jax.Array:
+def call(loss: Twins, inputs: Mapping[str, Any], others: Mapping[str, Any], **options: Any) -> jax.Array:
     """The reduced loss: of inputs that have gradients, other arrays that have none, and static options."""
     _check_options(loss, options)
     given = {name: jnp.asarray(value) for name, value in inputs.items() if value is not None}
@@ -30,7 +23,7 @@ def call(loss: Loss, inputs: Mapping[str, Any], others: Mapping[str, Any], **opt
     return value
 
 
-def _check_options(loss: Loss, options: Mapping[str, Any]) -> None:
+def _check_options(loss: Twins, options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if isinstance(value, jax.core.Tracer):
             raise TypeError(f"{name} of fastce.jax.{loss.name} must be a Python value that JAX does not trace")
@@ -67,7 +60,7 @@ def _compute(function: Callable[..., Any], given: Mapping[str, Any], arrays: Map
     return function(**{name: np.asarray(value) for name, value in {**given, **arrays}.items()}, **dict(options))
 
 
-def _value(loss: Loss, options: Any, given: dict[str, Any], arrays: dict[str, Any]) -> jax.Array:
+def _value(loss: Twins, options: Any, given: dict[str, Any], arrays: dict[str, Any]) -> jax.Array:
     dtype = _dtype_of_value(given)
 
     def host(given: Any, arrays: Any) -> Any:
@@ -77,7 +70,7 @@ def _value(loss: Loss, options: Any, given: dict[str, Any], arrays: dict[str, An
     return value
 
 
-def _forward(loss: Loss, options: Any, given: dict[str, Any], arrays: dict[str, Any]) -> Any:
+def _forward(loss: Twins, options: Any, given: dict[str, Any], arrays: dict[str, Any]) -> Any:
     for name, array in arrays.items():
         if array.perturbed and jnp.issubdtype(array.value.dtype, jnp.floating):
             raise TypeError(
@@ -102,7 +95,7 @@ def _forward(loss: Loss, options: Any, given: dict[str, Any], arrays: dict[str, 
     return value, (gradients, arrays)
 
 
-def _backward(loss: Loss, options: Any, kept: Any, grad_output: Any) -> Any:
+def _backward(loss: Twins, options: Any, kept: Any, grad_output: Any) -> Any:
     gradients, arrays = kept
     if isinstance(grad_output, jax.custom_derivatives.SymbolicZero):
         grad_output = jnp.zeros(grad_output.shape, grad_output.dtype)

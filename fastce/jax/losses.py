@@ -4,92 +4,10 @@ from typing import Any
 
 import jax
 
-from fastce.jax.call import Loss, call
-from fastce.losses import binary, clip, clip_from_features, linear, siglip
-from fastce.losses import cross_entropy as of_logits
-from fastce.losses import info_nce as of_queries
-from fastce.losses import nt_xent as of_views
-from fastce.losses import sup_con as of_labels
+from fastce.jax.call import call
+from fastce.losses import twins
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.typing import Reduction, SmoothingOver
-
-_CROSS_ENTROPY = Loss("cross_entropy", of_logits.cross_entropy, of_logits.cross_entropy_value_and_grad, ("logits",))
-_LINEAR_CROSS_ENTROPY = Loss(
-    "linear_cross_entropy",
-    linear.linear_cross_entropy,
-    linear.linear_cross_entropy_value_and_grad,
-    (
-        "features",
-        "linear_weight",
-        "linear_bias",
-    ),
-)
-_BINARY_CROSS_ENTROPY_WITH_LOGITS = Loss(
-    "binary_cross_entropy_with_logits",
-    binary.binary_cross_entropy_with_logits,
-    binary.binary_cross_entropy_with_logits_value_and_grad,
-    ("logits",),
-)
-_CLIP_LOSS = Loss(
-    "clip_loss",
-    clip.clip_loss,
-    clip.clip_loss_value_and_grad,
-    (
-        "similarity",
-        "logit_scale",
-    ),
-)
-_CLIP_LOSS_FROM_FEATURES = Loss(
-    "clip_loss_from_features",
-    clip_from_features.clip_loss_from_features,
-    clip_from_features.clip_loss_from_features_value_and_grad,
-    (
-        "image_features",
-        "text_features",
-        "logit_scale",
-    ),
-)
-_SIGLIP_LOSS = Loss(
-    "siglip_loss",
-    siglip.siglip_loss,
-    siglip.siglip_loss_value_and_grad,
-    (
-        "image_features",
-        "text_features",
-        "logit_scale",
-        "logit_bias",
-    ),
-)
-_INFO_NCE = Loss(
-    "info_nce",
-    of_queries.info_nce,
-    of_queries.info_nce_value_and_grad,
-    (
-        "query",
-        "positive_key",
-        "negative_keys",
-        "temperature",
-    ),
-)
-_NT_XENT = Loss(
-    "nt_xent",
-    of_views.nt_xent,
-    of_views.nt_xent_value_and_grad,
-    (
-        "first_views",
-        "second_views",
-        "temperature",
-    ),
-)
-_SUP_CON = Loss(
-    "sup_con",
-    of_labels.sup_con,
-    of_labels.sup_con_value_and_grad,
-    (
-        "features",
-        "temperature",
-    ),
-)
 
 
 def cross_entropy(
@@ -117,7 +35,7 @@ def cross_entropy(
     Array([[-0.5,  0.5]], dtype=float32)
     """
     return call(
-        _CROSS_ENTROPY,
+        twins.CROSS_ENTROPY,
         {"logits": logits},
         {"targets": targets, "weight": weight, "sample_weight": sample_weight},
         ignore_index=ignore_index,
@@ -159,7 +77,7 @@ def linear_cross_entropy(
     1.3863
     """
     return call(
-        _LINEAR_CROSS_ENTROPY,
+        twins.LINEAR,
         {"features": features, "linear_weight": linear_weight, "linear_bias": linear_bias},
         {"targets": targets, "weight": weight, "sample_weight": sample_weight},
         ignore_index=ignore_index,
@@ -192,7 +110,7 @@ def binary_cross_entropy_with_logits(
     Array([ 0.25, -0.25], dtype=float32)
     """
     return call(
-        _BINARY_CROSS_ENTROPY_WITH_LOGITS,
+        twins.BINARY,
         {"logits": logits},
         {"targets": targets, "weight": weight, "pos_weight": pos_weight},
         reduction=reduction,
@@ -218,7 +136,7 @@ def clip_loss(
     1.0986
     """
     return call(
-        _CLIP_LOSS,
+        twins.CLIP,
         {"similarity": similarity, "logit_scale": logit_scale},
         {"targets": targets},
         label_smoothing=label_smoothing,
@@ -249,7 +167,7 @@ def clip_loss_from_features(
     -9.08e-05
     """
     return call(
-        _CLIP_LOSS_FROM_FEATURES,
+        twins.CLIP_FROM_FEATURES,
         {"image_features": image_features, "text_features": text_features, "logit_scale": logit_scale},
         {"targets": targets},
         label_smoothing=label_smoothing,
@@ -281,7 +199,7 @@ def siglip_loss(
     -0.4999
     """
     return call(
-        _SIGLIP_LOSS,
+        twins.SIGLIP,
         {
             "image_features": image_features,
             "text_features": text_features,
@@ -316,7 +234,7 @@ def info_nce(
     0.2395
     """
     return call(
-        _INFO_NCE,
+        twins.INFO_NCE,
         {"query": query, "positive_key": positive_key, "negative_keys": negative_keys, "temperature": temperature},
         {},
         normalize=normalize,
@@ -345,7 +263,7 @@ def nt_xent(
     0.4327
     """
     return call(
-        _NT_XENT,
+        twins.NT_XENT,
         {"first_views": first_views, "second_views": second_views, "temperature": temperature},
         {},
         normalize=normalize,
@@ -374,7 +292,7 @@ def sup_con(
     1.0986
     """
     return call(
-        _SUP_CON,
+        twins.SUP_CON,
         {"features": features, "temperature": temperature},
         {"labels": labels},
         normalize=normalize,

@@ -1,14 +1,14 @@
 """Temperature scaling: the one number that calibrates a classifier."""
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 from scipy.optimize import brentq
 
 from fastce.engine import on_cpu
-from fastce.losses.cross_entropy import cross_entropy
 from fastce.losses.logit_scale import cross_entropy_value_and_grad_logit_scale
-from fastce.typing import AnyArray, Index
+from fastce.typing import AnyArray, Index, ValueAndGradLogitScale
 
 _STEP = 8.0  # from one scale that is tried to the next, until the least loss lies between two
 _RANGE = 2.0**60  # of scales, relative to 1
@@ -72,26 +72,31 @@ def calibrate_temperature(
     >>> fastce.calibrate_temperature(logits, [0, 0, 0, 1]).temperature  # 4 / log(3)
     3.6409569
     """
-    options = {"axis": axis, "sample_weight": sample_weight, "ignore_index": ignore_index, "n_threads": n_threads}
-    before = cross_entropy(logits, targets, **options)
+
+    @cache  # both ends are asked for again
+    def at(scale: float) -> ValueAndGradLogitScale[float]:
+        return cross_entropy_value_and_grad_logit_scale(
+            logits, targets, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index, logit_scale=scale,
+            n_threads=n_threads,
+        )  # fmt: skip
+
+    def slope(scale: float) -> float:
+        return at(scale).grad_logit_scale
+
+    before = at(1.0).value
     if not math.isfinite(before):
         raise ValueError(
             f"the loss of logits and targets must be finite for some temperature to be best, got {before}: no row "
             "counts (ignore_index, sample_weight), or a logit is not finite where it matters"
         )
-
-    def slope(scale: float) -> float:
-        return cross_entropy_value_and_grad_logit_scale(logits, targets, logit_scale=scale, **options).grad_logit_scale
-
     low = high = 1.0
     while slope(low) > 0.0 and low > 1.0 / _RANGE:
         low, high = low / _STEP, low
     while slope(high) < 0.0 and high < _RANGE:
         low, high = high, high * _STEP
     if slope(low) > 0.0:
-        return Calibration(math.inf, cross_entropy(logits, targets, logit_scale=low, **options), before)
-    at_high = cross_entropy(logits, targets, logit_scale=high, **options)
-    if slope(high) < 0.0 or at_high == 0.0:  # where it is 0 the slope has come to 0, too
-        return Calibration(0.0, at_high, before)
+        return Calibration(math.inf, at(low).value, before)
+    if slope(high) < 0.0 or at(high).value == 0.0:  # where it is 0 the slope has come to 0, too
+        return Calibration(0.0, at(high).value, before)
     scale = brentq(slope, low, high, xtol=1e-15 * low, rtol=1e-14)
-    return Calibration(1.0 / scale, cross_entropy(logits, targets, logit_scale=scale, **options), before)
+    return Calibration(1.0 / scale, at(scale).value, before)

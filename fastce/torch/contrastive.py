@@ -4,47 +4,23 @@ from typing import Any
 
 from torch import Tensor
 
-from fastce.losses import clip, clip_from_features, siglip
-from fastce.losses import info_nce as of_queries
-from fastce.losses import nt_xent as of_views
-from fastce.losses import sup_con as of_labels
+from fastce.losses import twins
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.torch.call import call, known
 from fastce.torch.loss import Loss
 from fastce.typing import Reduction
-
-_PAIRS = ("image_features", "text_features", "logit_scale")
 
 
 def _of_rows(first: Tensor) -> Any:
     return first.shape[:1]
 
 
-_CLIP = known(Loss("clip_loss", clip.clip_loss, clip.clip_loss_value_and_grad, ("similarity", "logit_scale"), _of_rows))
-_CLIP_FROM_FEATURES = known(
-    Loss(
-        "clip_loss_from_features", clip_from_features.clip_loss_from_features,
-        clip_from_features.clip_loss_from_features_value_and_grad, _PAIRS, _of_rows,
-    )
-)  # fmt: skip
-_SIGLIP = known(
-    Loss("siglip_loss", siglip.siglip_loss, siglip.siglip_loss_value_and_grad, (*_PAIRS, "logit_bias"), _of_rows)
-)
-_INFO_NCE = known(
-    Loss(
-        "info_nce", of_queries.info_nce, of_queries.info_nce_value_and_grad,
-        ("query", "positive_key", "negative_keys", "temperature"), _of_rows,
-    )
-)  # fmt: skip
-_NT_XENT = known(
-    Loss(
-        "nt_xent", of_views.nt_xent, of_views.nt_xent_value_and_grad, ("first_views", "second_views", "temperature"),
-        lambda first: (2 * first.shape[0],),
-    )
-)  # fmt: skip
-_SUP_CON = known(
-    Loss("sup_con", of_labels.sup_con, of_labels.sup_con_value_and_grad, ("features", "temperature"), _of_rows)
-)
+_CLIP = known(Loss(*twins.CLIP, _of_rows))
+_CLIP_FROM_FEATURES = known(Loss(*twins.CLIP_FROM_FEATURES, _of_rows))
+_SIGLIP = known(Loss(*twins.SIGLIP, _of_rows))
+_INFO_NCE = known(Loss(*twins.INFO_NCE, _of_rows))
+_NT_XENT = known(Loss(*twins.NT_XENT, lambda first: (2 * first.shape[0],)))
+_SUP_CON = known(Loss(*twins.SUP_CON, _of_rows))
 
 
 def clip_loss(

@@ -11,12 +11,12 @@ from fastce.torch.tensors import argument, as_gradient, as_value, dtype_of_loss
 
 
 class Loss(NamedTuple):
-    """A function of fastce, and what autograd must know of it."""
+    """`Twins` of fastce, and what autograd must know of them besides."""
 
     name: str
     value: Callable[..., Any]
     value_and_grad: Callable[..., Any]
-    of: tuple[str, ...]  # arguments that have gradients, in the order in which these are returned
+    of: tuple[str, ...]
     shape: Callable[[Tensor], Sequence[int]]  # of the losses that are not reduced, from that of the first argument
     takes_grad_output: bool = False
 

@@ -4,8 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastce.losses import binary, linear
-from fastce.losses import cross_entropy as of_logits
+from fastce.losses import twins
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.torch.call import call, known
 from fastce.torch.loss import Loss
@@ -13,23 +12,12 @@ from fastce.typing import Reduction, SmoothingOver
 
 _CROSS_ENTROPY = known(
     Loss(
-        "cross_entropy", of_logits.cross_entropy, of_logits.cross_entropy_value_and_grad, ("logits",),
-        lambda logits: logits.shape[:1] * (logits.ndim > 1) + logits.shape[2:], takes_grad_output=True,
-    )
-)  # fmt: skip
-_LINEAR = known(
-    Loss(
-        "linear_cross_entropy", linear.linear_cross_entropy, linear.linear_cross_entropy_value_and_grad,
-        ("features", "linear_weight", "linear_bias"), lambda features: features.shape[:-1], takes_grad_output=True,
-    )
-)  # fmt: skip
-_BINARY = known(
-    Loss(
-        "binary_cross_entropy_with_logits", binary.binary_cross_entropy_with_logits,
-        binary.binary_cross_entropy_with_logits_value_and_grad, ("logits",), lambda logits: logits.shape,
+        *twins.CROSS_ENTROPY, lambda logits: logits.shape[:1] * (logits.ndim > 1) + logits.shape[2:],
         takes_grad_output=True,
     )
 )  # fmt: skip
+_LINEAR = known(Loss(*twins.LINEAR, lambda features: features.shape[:-1], takes_grad_output=True))
+_BINARY = known(Loss(*twins.BINARY, lambda logits: logits.shape, takes_grad_output=True))
 
 
 def cross_entropy(

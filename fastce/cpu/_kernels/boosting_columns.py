@@ -11,7 +11,13 @@ from numba import types
 
 from fastce.cpu._kernels.blocks import capping
 from fastce.cpu._kernels.columns import choose_references, masses_of_class, sum_tile
-from fastce.cpu._kernels.cross_entropy_columns import ColumnTargets, choose_targets, look_at_rows, set_upstream
+from fastce.cpu._kernels.cross_entropy_columns import (
+    choose_targets,
+    look_at_rows,
+    masses_of,
+    set_upstream,
+    types_of_cube,
+)
 from fastce.cpu._kernels.lines import (
     ABOVE,
     AT_CHOSEN,
@@ -24,7 +30,6 @@ from fastce.cpu._kernels.lines import (
     new_sums,
 )
 from fastce.cpu._kernels.narrow import (
-    Narrow,
     new_tile,
     put_tile,
     row_stride_of,
@@ -55,7 +60,7 @@ from fastce.cpu._kernels.states import (
 from fastce.cpu._kernels.sunken import mark_misfits
 from fastce.cpu._kernels.targets import Curvature, options_type, scale_of
 from fastce.cpu._kernels.written_columns import write_tile
-from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, real_of, structure, vector
+from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, structure
 from fastce.cpu._vectors.exponential import exp, headroom, scaling, with_factor_1
 from fastce.cpu._vectors.lanes import any_nan, load_real, store_where
 from fastce.cpu._vectors.memory import (
@@ -65,7 +70,6 @@ from fastce.cpu._vectors.memory import (
     lanes_of,
     load,
     load_first,
-    pointer,
     row_pointer,
     store,
     store_whole,
@@ -201,12 +205,7 @@ def write_slopes(running, tile, classes, count, out, to_copy, all_fit, past_cach
 
 
 def _types(storage):
-    real = real_of(storage)
-    cube = types.Array(storage, 3, "A")
-    targets = structure(
-        ColumnTargets, matrix(types.int64), types.Array(real, 3, "A"), vector(real), matrix(types.float64)
-    )
-    narrow = structure(Narrow, *(types.boolean for _ in Narrow._fields))
+    cube, narrow, targets = types_of_cube(storage)
     curvature = structure(Curvature, types.float64, types.float64)
     return (
         cube, cube, narrow, targets, options_type, curvature, matrix(types.uint8), cube, cube, types.boolean,
@@ -235,10 +234,7 @@ def gradient_and_hessian_columns(
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
     cap = ratio, capped_at
     scale = scale_of(options)
-    masses = (
-        to_real(room, options.keep), to_real(room, options.spread), has_probabilities, pointer(targets.class_weight),
-        targets.class_weight.shape[0] > 0,
-    )  # fmt: skip
+    masses = masses_of(room, targets, options)
     highest = headroom(room)
     factor = options.logit_scale * curvature.factor
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient or narrow_hessian)

@@ -208,13 +208,29 @@ def write_gradients(running, tile, classes, count, out, to_copy, all_fit, past_c
         write_tile(write_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
 
 
-def _types(storage):
+@inline
+def masses_of(room, targets, options):
+    """What `masses_of_class` needs to know of these targets, in the dtype of the tile."""
+    return (
+        to_real(room, options.keep),
+        to_real(room, options.spread),
+        targets.probabilities.shape[1] > 0,
+        pointer(targets.class_weight),
+        targets.class_weight.shape[0] > 0,
+    )
+
+
+def types_of_cube(storage):
+    """Those of a cube of logits, of what is known of how it lies, and of its targets."""
     real = real_of(storage)
-    cube = types.Array(storage, 3, "A")
     targets = structure(
         ColumnTargets, matrix(types.int64), types.Array(real, 3, "A"), vector(real), matrix(types.float64)
     )
-    narrow = structure(Narrow, *(types.boolean for _ in Narrow._fields))
+    return types.Array(storage, 3, "A"), structure(Narrow, *(types.boolean for _ in Narrow._fields)), targets
+
+
+def _types(storage):
+    cube, narrow, targets = types_of_cube(storage)
     per_row = matrix(types.float64)
     return cube, cube, narrow, targets, options_type, per_row, matrix(types.uint8), per_row, cube, types.boolean
 
@@ -235,10 +251,7 @@ def cross_entropy_columns(source, logits, narrow, targets, options, losses, misf
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
     cap = ratio, capped_at
     scale = scale_of(options)
-    masses = (
-        to_real(room, options.keep), to_real(room, options.spread), has_probabilities, pointer(targets.class_weight),
-        targets.class_weight.shape[0] > 0,
-    )  # fmt: skip
+    masses = masses_of(room, targets, options)
     highest = headroom(room)
     at_target = AT_TARGET if options.softcap > 0.0 else X_TARGET
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient)

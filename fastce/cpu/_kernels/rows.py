@@ -87,7 +87,7 @@ def add_stretch(block, start, stop, sums, is_smoothed, exponent, near, scaled_by
 def add_exps(block, start, stop, exps, tops, exponent, scaled_by, kept):
     """``exps`` with those of a chunk, without the lanes' largest elements; all of them are kept, if that is wanted."""
     room, is_kept, in_place = kept
-    if is_kept and in_place:
+    if is_kept:
         return add_chunk(block, start, stop, exps, tops, exponent, scaled_by, room, True, in_place)
     return add_chunk(block, start, stop, exps, tops, exponent, scaled_by, room, False, in_place)
 
@@ -142,7 +142,7 @@ def add_vector(block, i, count, but, sums, exponent, near, scaled_by, kept):
     x = where_lane(load_first(block, i, count, lowest), but, lowest)
     room, is_kept, in_place = kept
     e, lesser, tops, _ = exp_held_back(x, tops, exp(tops, exponent, scaled_by), exponent, scaled_by, in_place)
-    if is_kept and in_place:
+    if is_kept:
         store(room, i, e)
     distance = where_lane(load_first(block, i, count, near), but, near) - near
     return add_wide(exps, lesser), add_wide(distances, distance), tops
