@@ -59,9 +59,15 @@ def losses_of_block(
     engine: Cpu, logits: Array, targets: Any, sample_weight: Any, weight: Array | None, *, of_rows: RowOptions
 ) -> Any:
     """The losses of some rows, or their sum, from all of their classes."""
+    return _losses(_call_of_block(engine, logits, targets, sample_weight, weight, of_rows), engine)
+
+
+def weighed_losses_of_block(
+    engine: Cpu, logits: Array, targets: Any, sample_weight: Any, weight: Array | None, *, of_rows: RowOptions
+) -> tuple[Pair, Pair]:
+    """The sum of the losses of some rows, and what their mean divides by."""
     call = _call_of_block(engine, logits, targets, sample_weight, weight, of_rows)
-    losses = row_losses(call, None, None, engine.n_threads)
-    return losses.total() if losses.kept is None else losses.kept
+    return _losses(call, engine), total_of(call.targets)
 
 
 def gradient_of_block(
@@ -81,6 +87,11 @@ def gradient_of_block(
     out = new_like(logits, of_rows.dtype)
     losses = row_losses(call._replace(exponent=exponent), of_counted(factors, call.targets), out, engine.n_threads)
     return losses.total() if losses.kept is None else losses.kept, out
+
+
+def _losses(call: CrossEntropyCall, engine: Cpu) -> Any:
+    losses = row_losses(call, None, None, engine.n_threads)
+    return losses.total() if losses.kept is None else losses.kept
 
 
 def _call_of_block(
@@ -115,6 +126,12 @@ def value(engine: Cpu, sums: Sequence[Pair], total: Pair, *, reduction: str) -> 
     """What the reduction asks for."""
     (loss, exponent), (weight, power) = added(engine, sums), total
     return np.float64(reduced(loss, reduction, weight, exponent - power))
+
+
+def mean(engine: Cpu, parts: Sequence[tuple[Pair, Pair]]) -> Any:
+    """That of all rows, from the sum of the losses of some rows each and what their mean divides by."""
+    sums, totals = zip(*parts, strict=True) if parts else ((), ())
+    return value(engine, sums, added(engine, totals), reduction="mean")
 
 
 def look_at_tile(

@@ -4,6 +4,7 @@ Where a chunk has all classes of its rows, one task computes their losses and th
 for each chunk says what it knows of its rows, which merges by the one law, and a second one writes its gradient.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from fastce.arguments.arrays import Array, kernel_dtype, weights
@@ -175,40 +176,40 @@ class _Call:
         self.of_rows = blocks.RowOptions(
             self.given, self.reduction, matrix.classes, matrix.dtype, self.way, self.checked, self.targets.is_matrix
         )
-        self.total: Key = self._total()
+        of_targets = () if self.targets.is_matrix else (self.targets,)
+        self.is_total_here: bool = all(part.is_here for part in (self.sample_weight, *of_targets))
 
     def value(self) -> Any:
         """The value alone."""
         if not self.matrix.is_whole:
-            return self._value([self._finished(stripe, self._known(stripe)) for stripe in self.matrix.stripes])
-        return self._value([
-            self.tasks.add(
-                blocks.losses_of_block, self.matrix.key(stripe), *self._of_rows(stripe), stripe=stripe,
-                of_rows=self.of_rows,
-            )
-            for stripe in self.matrix.stripes
-        ])  # fmt: skip
+            parts = [self._finished(stripe, self._known(stripe)) for stripe in self.matrix.stripes]
+            return self._value(parts, self._total())
+        if self.reduction == "mean" and not self.is_total_here:  # one look at a stripe tells both
+            parts = self._of_blocks(blocks.weighed_losses_of_block)
+            return self.tasks.number("value", self.tasks.add(blocks.mean, parts))
+        return self._value(self._of_blocks(blocks.losses_of_block), self._total())
 
     def value_and_grad(self) -> ValueAndGrad[Any, Any]:
         """With the gradient in the chunks of the logits."""
-        matrix, tasks = self.matrix, self.tasks
+        matrix, tasks, total = self.matrix, self.tasks, self._total()
         if matrix.is_whole:
             keys = [
                 tasks.add(
-                    blocks.gradient_of_block, matrix.key(stripe), *self._of_rows(stripe), self.total,
+                    blocks.gradient_of_block, matrix.key(stripe), *self._of_rows(stripe), total,
                     self.above.key(stripe), stripe=stripe, of_rows=self.of_rows,
                 )
                 for stripe in matrix.stripes
             ]  # fmt: skip
-            value = self._value([tasks.picked(key, 0) for key in keys])
+            value = self._value([tasks.picked(key, 0) for key in keys], total)
             grad = tasks.array("grad", keys, matrix.array.chunks, matrix.dtype, 1)
             return ValueAndGrad(value, matrix.given(grad))
         known = [self._known(stripe) for stripe in matrix.stripes]
-        value = self._value([self._finished(stripe, key) for stripe, key in zip(matrix.stripes, known, strict=True)])
+        parts = [self._finished(stripe, key) for stripe, key in zip(matrix.stripes, known, strict=True)]
+        value = self._value(parts, total)
         gradients = [
             tasks.add(
                 blocks.gradient_of_tile, matrix.key(stripe, tile), key, self._tile_targets(stripe, tile),
-                self.sample_weight.key(stripe), self.weight, self.total, self.above.key(stripe), tile.first,
+                self.sample_weight.key(stripe), self.weight, total, self.above.key(stripe), tile.first,
                 stripe=stripe, of_rows=self.of_rows,
             )
             for stripe, key in zip(matrix.stripes, known, strict=True)
@@ -221,6 +222,15 @@ class _Call:
     def _of_rows(self, stripe: Stripe) -> tuple[Any, ...]:
         """Targets and weights of a stripe."""
         return self.targets.key(stripe), self.sample_weight.key(stripe), self.weight
+
+    def _of_blocks(self, function: Callable[..., Any]) -> list[Key]:
+        """What a function says of each stripe."""
+        return [
+            self.tasks.add(
+                function, self.matrix.key(stripe), *self._of_rows(stripe), stripe=stripe, of_rows=self.of_rows
+            )
+            for stripe in self.matrix.stripes
+        ]
 
     def _tile_targets(self, stripe: Stripe, tile: Tile) -> Any:
         return self.targets.key(stripe, tile if self.targets.is_matrix else None)
@@ -247,7 +257,7 @@ class _Call:
     def _total(self) -> Key:
         """What a mean divides by: of arrays that are here it is known at once, and class indices are checked."""
         of_targets = None if self.targets.is_matrix else self.targets
-        if self.sample_weight.is_here and (of_targets is None or of_targets.is_here):
+        if self.is_total_here:
             targets = None if of_targets is None else of_targets.value
             pair = blocks.total_weight(
                 Cpu(1), targets, self.sample_weight.value, self.weights, rows=self.matrix.rows, of_rows=self.of_rows
@@ -265,7 +275,7 @@ class _Call:
         ]  # fmt: skip
         return self.tasks.add(blocks.added, keys)
 
-    def _value(self, keys: list[Key]) -> Any:
+    def _value(self, keys: list[Key], total: Key) -> Any:
         if self.reduction == "none":
             return self.tasks.array("value", keys, self.matrix.array.chunks[:1], self.matrix.of_losses)
-        return self.tasks.number("value", self.tasks.add(blocks.value, keys, self.total, reduction=self.reduction))
+        return self.tasks.number("value", self.tasks.add(blocks.value, keys, total, reduction=self.reduction))
