@@ -32,7 +32,6 @@ from fastce.cpu._kernels.blocks import (
 from fastce.cpu._kernels.cross_entropy import fill_row, gradient_of_point
 from fastce.cpu._kernels.ranks import first_index
 from fastce.cpu._kernels.row_losses import find_states
-from fastce.cpu._kernels.rows import masses_at
 from fastce.cpu._kernels.states import (
     EXP_TARGET,
     EXPONENT,
@@ -54,6 +53,7 @@ from fastce.cpu._kernels.targets import (
     capped_element,
     dense_part,
     mass_of_point,
+    masses_at,
     options_type,
     scale_of,
     targets_of_row,

@@ -31,12 +31,10 @@ from fastce.cpu._kernels.lines import (
 )
 from fastce.cpu._kernels.narrow import (
     new_tile,
-    put_tile,
-    row_stride_of,
     source_of,
     tile_of,
-    tile_to_write,
     tile_width,
+    write_through,
 )
 from fastce.cpu._kernels.states import (
     EXPONENT,
@@ -197,11 +195,11 @@ def write_hessians(running, tile, classes, count, out, to_copy, all_fit, past_ca
 
 @outlined
 def write_slopes(running, tile, classes, count, out, to_copy, all_fit, past_cache, rest):
-    """The gradients of every row of a tile, where they are not in it yet."""
-    if tile[3] == 0:
-        write_tile(copy_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
-    else:
+    """The gradients of every row of a tile; in a copy they are in their places already."""
+    if tile[3] != 0:
         write_tile(write_sloping_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
+    elif not to_copy:
+        write_tile(copy_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
 
 
 def _types(storage):
@@ -270,16 +268,12 @@ def gradient_and_hessian_columns(
                 keep_for_gradient(running, states, lanes, group, here)
                 keep_for_hessian(lines, states, group_room, lanes, group, here)
             rest = lines, with_factor_1(scaled_by), masses, probabilities, factor, curvature.lowest
-            out = tile_to_write(hessian, narrow_hessian, o, first, hessian_room, width)
-            write_hessians(running, tile, classes, count, out, narrow_hessian, all_fit, past_cache, rest)
-            if narrow_hessian:
-                to = row_pointer(hessian, o)
-                put_tile(hessian_room, width, count, classes, to, row_stride_of(hessian), first, running, all_fit)
-            if not narrow.gradient or tile[3] != 0:
-                out = tile_to_write(gradient, narrow.gradient, o, first, room, width)
-                write_slopes(running, tile, classes, count, out, narrow.gradient, all_fit, past_cache, rest)
-            if narrow.gradient:
-                to = row_pointer(gradient, o)
-                put_tile(room, width, count, classes, to, row_stride_of(gradient), first, running, all_fit)
+            place = o, first, count, classes, width
+            write_through(
+                write_hessians, hessian, narrow_hessian, place, hessian_room, running, tile, all_fit, past_cache, rest
+            )
+            write_through(
+                write_slopes, gradient, narrow.gradient, place, room, running, tile, all_fit, past_cache, rest
+            )
     if past_cache:
         finish_stores()

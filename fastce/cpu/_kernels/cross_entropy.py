@@ -23,7 +23,6 @@ from fastce.cpu._kernels.blocks import (
     write_vectors,
 )
 from fastce.cpu._kernels.row_losses import find_states
-from fastce.cpu._kernels.rows import masses_at
 from fastce.cpu._kernels.states import (
     EXPONENT,
     FACTOR,
@@ -47,6 +46,7 @@ from fastce.cpu._kernels.targets import (
     dense_mass,
     dense_part,
     mass_of_point,
+    masses_at,
     options_type,
     scale_of,
     targets_of_row,

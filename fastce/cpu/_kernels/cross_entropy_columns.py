@@ -21,12 +21,10 @@ from fastce.cpu._kernels.lines import (
 from fastce.cpu._kernels.narrow import (
     Narrow,
     new_tile,
-    put_tile,
-    row_stride_of,
     source_of,
     tile_of,
-    tile_to_write,
     tile_width,
+    write_through,
 )
 from fastce.cpu._kernels.states import (
     AT_TARGET,
@@ -291,9 +289,7 @@ def cross_entropy_columns(source, logits, narrow, targets, options, losses, misf
                     keep_for_gradient(running, states, lanes, group, here)
             if not with_gradient:
                 continue
-            out = tile_to_write(gradient, narrow.gradient, o, first, room, width)
-            rest = cap, scaled_by, masses, probabilities
-            write_gradients(running, tile, classes, count, out, narrow.gradient, all_fit, past_cache, rest)
-            if narrow.gradient:
-                to = row_pointer(gradient, o)
-                put_tile(room, width, count, classes, to, row_stride_of(gradient), first, running, all_fit)
+            place, rest = (o, first, count, classes, width), (cap, scaled_by, masses, probabilities)
+            write_through(
+                write_gradients, gradient, narrow.gradient, place, room, running, tile, all_fit, past_cache, rest
+            )

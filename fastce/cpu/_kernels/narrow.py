@@ -127,3 +127,17 @@ def tile_to_write(array, is_narrow, outer, first, room, width):
     if is_narrow:
         return room, 0, width
     return row_pointer(array, outer), first, array.strides[1] // array.itemsize
+
+
+@inline
+def write_through(write, array, is_narrow, place, room, running, tile, all_fit, past_cache, rest):
+    """What ``write`` makes of a tile, in the array; if that is narrow, by way of the room.
+
+    The place is (outer, first, count, classes, width).
+    """
+    outer, first, count, classes, width = place
+    out = tile_to_write(array, is_narrow, outer, first, room, width)
+    write(running, tile, classes, count, out, is_narrow, all_fit, past_cache, rest)
+    if is_narrow:
+        to = row_pointer(array, outer)
+        put_tile(room, width, count, classes, to, row_stride_of(array), first, running, all_fit)

@@ -16,6 +16,7 @@ import math
 
 from fastce.cpu._kernels.blocks import AHEAD, BLOCK, on_block, row_maximum
 from fastce.cpu._kernels.states import LANES
+from fastce.cpu._kernels.targets import masses_at
 from fastce.cpu._vectors.compiler import inline
 from fastce.cpu._vectors.exponential import (
     LN2,
@@ -29,7 +30,7 @@ from fastce.cpu._vectors.exponential import (
 )
 from fastce.cpu._vectors.lanes import lanes_in, lesser_and_top, store_real, where_lane
 from fastce.cpu._vectors.memory import from_element, keep_first, lanes_of, load, load_first, prefetch, store, to_real
-from fastce.cpu._vectors.simd import fma, largest_lane, where_equal, where_less, where_zero
+from fastce.cpu._vectors.simd import largest_lane, where_equal, where_less, where_zero
 from fastce.cpu._vectors.wide import add_products, add_wide, sum_wide, zeros_wide
 
 
@@ -181,19 +182,6 @@ def sum_of_tops(tops, but, exponent, scale, wide_room):
 
 
 @inline
-def masses_at(dense, c, count):
-    """q = w (keep * t + spread) of ``count`` classes from c on: the dense part of the target distribution."""
-    keep, spread, probabilities, has_probabilities, weight, has_weight, _ = dense
-    nothing = to_real(weight, 0.0)
-    q = load_first(weight, 0, 0, spread)
-    if has_probabilities:
-        q = fma(load_first(probabilities, c, count, nothing), keep, spread)
-    if has_weight:
-        q = q * load_first(weight, c, count, nothing)
-    return q
-
-
-@inline
 def add_weighted(block, start, stop, to_class, but, sums, mass, dense, exponent, near, scaled_by):
     """`add_stretch`, for q (x - near), and q itself; without class ``but``. 0 * inf counts as 0.
 
@@ -294,10 +282,3 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
         if attempt == 0:
             largest = row_maximum(row, classes, capped_by, room)
     return offset, exponent, near, sums, tops, top
-
-
-@inline
-def no_masses(row):
-    """The `dense` part of a row without targets."""
-    zero = to_real(row, 0.0)
-    return zero, zero, row, False, row, False, False

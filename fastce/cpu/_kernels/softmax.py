@@ -14,7 +14,7 @@ from fastce.cpu._kernels.blocks import (
     wide_scratch_block,
     write_vectors,
 )
-from fastce.cpu._kernels.rows import add_in_float64, no_masses, row_state, sum_of_tops, sum_without
+from fastce.cpu._kernels.rows import add_in_float64, row_state, sum_of_tops, sum_without
 from fastce.cpu._kernels.states import (
     EXPONENT,
     LANES,
@@ -28,6 +28,7 @@ from fastce.cpu._kernels.states import (
     new_states,
     sum_in_full,
 )
+from fastce.cpu._kernels.targets import no_dense_part
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, vector
 from fastce.cpu._vectors.exponential import exp, exp_in_float64, scaling
 from fastce.cpu._vectors.memory import finish_stores, lanes_of, load_first, row_pointer, to_real
@@ -46,7 +47,7 @@ def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
     guess = max(guessed_maximum(row, classes, uncapped, room), at_least)
     offset, exponent, _, sums, tops, top = row_state(
-        row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_masses(row), (room, False, False)
+        row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_dense_part(row), (room, False, False)
     )
     states[OFFSET + k] = offset
     states[EXPONENT + k] = exponent

@@ -24,12 +24,10 @@ from fastce.cpu._kernels.lines import (
 )
 from fastce.cpu._kernels.narrow import (
     new_tile,
-    put_tile,
-    row_stride_of,
     source_of,
     tile_of,
-    tile_to_write,
     tile_width,
+    write_through,
 )
 from fastce.cpu._kernels.softmax import probability
 from fastce.cpu._kernels.states import (
@@ -292,7 +290,5 @@ def softmax_columns(source, logits, narrow, out, narrow_out, logarithm, misfits,
                     all_fit = False
                     report_misfits(states, here, first + group, row_pointer(misfits, o))
                 keep_for_writing(running, states, lanes, group, here)
-            written = tile_to_write(out, narrow_out, o, first, room, width)
-            write_results(running, tile, classes, count, written, narrow_out, all_fit, past_cache, logarithm)
-            if narrow_out:
-                put_tile(room, width, count, classes, row_pointer(out, o), row_stride_of(out), first, running, all_fit)
+            place = o, first, count, classes, width
+            write_through(write_results, out, narrow_out, place, room, running, tile, all_fit, past_cache, logarithm)

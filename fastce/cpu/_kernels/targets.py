@@ -12,7 +12,8 @@ from numba import types
 
 from fastce.cpu._vectors.compiler import inline, matrix, outlined, real_of, structure, vector
 from fastce.cpu._vectors.elementary import tanh
-from fastce.cpu._vectors.memory import element, pointer, prefetch, row_pointer, to_real
+from fastce.cpu._vectors.memory import element, load_first, pointer, prefetch, row_pointer, to_real
+from fastce.cpu._vectors.simd import fma
 
 
 class Options(NamedTuple):
@@ -139,6 +140,26 @@ def dense_part(row, targets, options, factor):
         targets.has_class_weight,
         options.spread > 0.0,
     )
+
+
+@inline
+def no_dense_part(row):
+    """The `dense_part` of a row without targets."""
+    zero = to_real(row, 0.0)
+    return zero, zero, row, False, row, False, False
+
+
+@inline
+def masses_at(dense, c, count):
+    """q = w (keep * t + spread) of ``count`` classes from c on: the dense part of the target distribution."""
+    keep, spread, probabilities, has_probabilities, weight, has_weight, _ = dense
+    nothing = to_real(weight, 0.0)
+    q = load_first(weight, 0, 0, spread)
+    if has_probabilities:
+        q = fma(load_first(probabilities, c, count, nothing), keep, spread)
+    if has_weight:
+        q = q * load_first(weight, c, count, nothing)
+    return q
 
 
 @inline
