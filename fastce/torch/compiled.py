@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastce.torch.loss import Loss, needs_gradients, one_number, run, waits
+from fastce.torch.loss import Loss, factor_for_all, needs_gradients, run, waits
 from fastce.torch.tensors import as_gradient, as_value, dtype_of_loss
 
 LOSSES: dict[str, Loss] = {}  # by name
@@ -123,8 +123,8 @@ def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Any, ...]:
 
 @torch.library.custom_op("fastce::one_number", mutates_args=())
 def _one_number(grad_output: Tensor, loss: str) -> Tensor:
-    """As `one_number`, which looks at elements."""
-    return one_number(LOSSES[loss], grad_output).clone()
+    """As `factor_for_all`, which looks at elements."""
+    return factor_for_all(LOSSES[loss], grad_output).clone()
 
 
 @_one_number.register_fake

@@ -116,7 +116,7 @@ class _Eager(torch.autograd.Function):
         refuse_second_derivatives(ctx.loss.name)
         if ctx.waits:
             return None, None, None, *_gradients_now(ctx, grad_output)
-        grad_output = one_number(ctx.loss, grad_output)
+        grad_output = factor_for_all(ctx.loss, grad_output)
         return None, None, None, *scaled(ctx.saved_tensors, grad_output)
 
 
@@ -131,7 +131,7 @@ def _gradients_now(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
     ]
 
 
-def one_number(loss: Loss, grad_output: Tensor) -> Tensor:
+def factor_for_all(loss: Loss, grad_output: Tensor) -> Tensor:
     """What the gradients of a sum are multiplied by: of losses that are not reduced, what all of them have."""
     if grad_output.ndim == 0:
         return grad_output
