@@ -157,8 +157,10 @@ def new_like(array: Array, dtype: np.dtype[Any]) -> Array:
     return np.empty([array.shape[k] for k in order], dtype).transpose(np.argsort(order))
 
 
-def class_index_error(row: int, index: Any, classes: int) -> IndexError:
-    return IndexError(f"targets in row {row} hold class index {index}, accepted are 0 to {classes - 1}")
+def class_index_error(
+    row: int, index: Any, classes: int, argument: str = "targets", column: str = "class index"
+) -> IndexError:
+    return IndexError(f"{argument} in row {row} hold {column} {index}, accepted are 0 to {classes - 1}")
 
 
 def check_widths(arrays: Sequence[Any], names: Sequence[str]) -> None:

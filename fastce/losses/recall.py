@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastce.arguments.arrays import Array, kind_of, plain_array
 from fastce.arguments.numbers import integer
-from fastce.arguments.sparse import checked_csr, is_sparse
+from fastce.arguments.sparse import Named, is_sparse, sparse_rows
 from fastce.arguments.words import asked, shown
 from fastce.cpu.engine import Cpu
 from fastce.cpu.layout import Rows
@@ -24,6 +24,7 @@ from fastce.products.tiles import Place
 from fastce.typing import AnyArray, Index, ProgressOption
 
 NOT_COUNTED = -100
+POSITIVES = Named("positives", "key", "a row per query, a column a key")
 
 
 class RecallAtK(NamedTuple):
@@ -199,16 +200,6 @@ def _checked_positives(value: Any, shape: tuple[int, int]) -> Positives:
 
 def _of_sparse(value: Any, shape: tuple[int, int]) -> Positives:
     """Where it is not zero."""
-    if value.ndim != 2 or value.shape != shape:
-        raise ValueError(
-            f"sparse positives have shape {value.shape}, expected {shape}: a row per query, a column a key"
-        )
-    if value.dtype.kind not in "fiub":
-        raise TypeError(f"sparse positives must hold real numbers, got dtype {value.dtype}")
-    try:
-        matrix = checked_csr(value, shape)
-    except (IndexError, ValueError) as error:  # which speak of targets
-        message = str(error).replace("targets", "positives").replace("class index", "key")
-        raise type(error)(message) from None
+    matrix = sparse_rows(value, shape, POSITIVES)
     matrix.eliminate_zeros()
     return Positives(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64))
