@@ -1,0 +1,82 @@
+"""The types of arguments and results, for annotations; every choice of an option is listed here.
+
+Arrays of PyTorch, JAX, CuPy and others give results of their own kind (`help(fastce)`), typed as Any. A result without
+dimensions, such as the loss "none" of one-dimensional logits, is a scalar of NumPy; types call it an array.
+"""
+
+from fastce.typing.arguments import (
+    AnyArray,
+    Axes,
+    BooleanStatistic,
+    Float,
+    FloatArray,
+    FloatName,
+    FloatStatistic,
+    Hessian,
+    Index,
+    IntegerStatistic,
+    Nested,
+    Number,
+    Pieces,
+    ProgressOption,
+    RealArray,
+    Reduced,
+    Reduction,
+    SmoothingOver,
+    Statistic,
+    SupportsArray,
+    SupportsDLPack,
+    SupportsToCSR,
+    Targets,
+)
+from fastce.typing.options import (
+    Axis,
+    BinaryGradOptions,
+    BinaryOptions,
+    BoostingOptions,
+    ClipFromFeaturesOptions,
+    ClipGradOptions,
+    ClipOptions,
+    ContrastiveOptions,
+    CrossEntropyGradOptions,
+    CrossEntropyOptions,
+    Gradient,
+    LinearGradOptions,
+    LinearOptions,
+    PairOptions,
+    RowGradOptions,
+    RowOptions,
+    ScaledGradient,
+    Shape,
+    SoftmaxOptions,
+    StatisticsOptions,
+    Sweep,
+    Threads,
+    Weights,
+)
+from fastce.typing.results import (
+    ClipFromFeaturesValueAndGrad,
+    ClipValueAndGrad,
+    Grad,
+    GradAndHess,
+    InfoNceValueAndGrad,
+    LinearCrossEntropyValueAndGrad,
+    NtXentValueAndGrad,
+    SiglipValueAndGrad,
+    SupConValueAndGrad,
+    Value,
+    ValueAndGrad,
+    ValueAndGradLogitScale,
+)
+
+__all__ = [
+    "AnyArray", "Axes", "Axis", "BinaryGradOptions", "BinaryOptions", "BooleanStatistic", "BoostingOptions",
+    "ClipFromFeaturesOptions", "ClipFromFeaturesValueAndGrad", "ClipGradOptions", "ClipOptions", "ClipValueAndGrad",
+    "ContrastiveOptions", "CrossEntropyGradOptions", "CrossEntropyOptions", "Float", "FloatArray", "FloatName",
+    "FloatStatistic", "Grad", "GradAndHess", "Gradient", "Hessian", "Index", "InfoNceValueAndGrad", "IntegerStatistic",
+    "LinearCrossEntropyValueAndGrad", "LinearGradOptions", "LinearOptions", "Nested", "NtXentValueAndGrad", "Number",
+    "PairOptions", "Pieces", "ProgressOption", "RealArray", "Reduced", "Reduction", "RowGradOptions", "RowOptions",
+    "ScaledGradient", "Shape", "SiglipValueAndGrad", "SmoothingOver", "SoftmaxOptions", "Statistic",
+    "StatisticsOptions", "SupConValueAndGrad", "SupportsArray", "SupportsDLPack", "SupportsToCSR", "Sweep", "Targets",
+    "Threads", "Value", "ValueAndGrad", "ValueAndGradLogitScale", "Weights",
+]  # fmt: skip
