@@ -248,6 +248,31 @@ def test_binary_cross_entropy_of_any_layout_gives_the_bits_of_a_plain_copy(rng):
         np.testing.assert_array_equal(ours.grad, same.grad)
 
 
+@pytest.mark.parametrize(
+    ("shape", "weight", "pos_weight"),
+    [
+        ((3001, 3), None, (3,)),  # merged rows, and some left over
+        ((7, 3), None, (3,)),  # fewer rows than make one
+        ((300_001, 2), (1, 2), (2,)),  # blocks
+        ((300, 7), (300, 1), (7,)),  # the first repeats nothing
+        ((300, 7), (300, 7), (1, 7)),
+        ((9, 5, 40), (5, 1), (40,)),  # periods of two lengths
+        ((40, 1500), (40, 1), (1500,)),  # rows that are not merged
+        ((3, 40, 1500), (40, 1), (3, 1, 1)),
+        ((2, 70_000), None, (70_000,)),
+        ((5, 300, 300), None, (300, 300)),  # too long to be kept
+        ((5000,), None, (5000,)),
+    ],
+)
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_binary_weights_that_repeat_along_any_axes_are_those_of_the_formula(rng, reduction, shape, weight, pos_weight):
+    logits, targets = (rng.normal(size=shape) * 5).astype(np.float32), rng.random(shape).astype(np.float32)
+    given = {"weight": weight, "pos_weight": pos_weight}
+    options = {name: rng.random(of, np.float32) + 0.5 for name, of in given.items() if of is not None}
+    for order in "CF":
+        assert_binary(np.asarray(logits, order=order), np.asarray(targets, order=order), reduction, **options)
+
+
 @pytest.mark.parametrize("shape", [(4096,), (8192,), (70_001,), (3, 700, 50), (2, 3, 5000), (40, 1024)])
 def test_binary_cross_entropy_of_many_elements_has_the_same_bits_wherever_its_result_lies(rng, shape):
     """Short rows are merged, long ones taken in blocks; sums must not depend on where a result starts."""

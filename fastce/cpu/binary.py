@@ -1,6 +1,5 @@
 """Binary cross entropy, run over blocks: which kernel, and which dtype, holds what there is."""
 
-import functools
 import math
 from functools import partial
 from typing import Any
@@ -12,13 +11,11 @@ from fastce.arguments.reductions import powers_of
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.binary import binary_rows
 from fastce.cpu._vectors.compiler import storage_view
-from fastce.cpu._vectors.simd import VECTOR_BYTES
 from fastce.cpu.binary_extremes import fill_in_pairs
 from fastce.cpu.layout import Rows, goes_past_cache
-from fastce.cpu.threads import cut_rows, for_each
+from fastce.cpu.merged import Merged, cut_merged, factor_of, first_of, is_one_number, rows_together
+from fastce.cpu.threads import for_each
 
-SHORT = 1024  # elements; shorter rows are merged, so that few vectors are partial
-VECTOR = VECTOR_BYTES // 4  # elements of the largest vector
 FLOAT32, FLOAT64 = (30.0, 100.0), (400.0, 900.0)  # powers of two that these may be multiplied by: of one, of all
 # powers of two that both weights may have, and exp(-|x|) be below all numbers even with what exp has to spare
 LOST32, LOST64, FAR = 36.0, 7.0, 740.0
@@ -85,48 +82,13 @@ def _is_lost(x: Array, factors: list[Array], of_gradient: Array) -> bool:
     """Whether logits that losses may have to be computed from once more are replaced by their gradient."""
     if not np.may_share_memory(x, of_gradient):
         return False
-    has_weights = not all(_is_one_number(factor) and _first(factor) == 1.0 for factor in factors[:2])
+    has_weights = not all(is_one_number(factor) and first_of(factor) == 1.0 for factor in factors[:2])
     return (has_weights or x.dtype.itemsize == 8) and not _largest(_heard(x, factors[0])) < LARGEST
 
 
 def _heard(array: Array, weight: Array) -> Array:
     """The same with 0 where the weight is: what is there does not matter."""
-    return array if _is_one_number(weight) or weight.all() else np.where(weight == 0.0, 0.0, array)
-
-
-class _Number:
-    """One number instead of a matrix: as a vector that serves every row."""
-
-    def __init__(self, array: Array, dtype: np.dtype[Any]) -> None:
-        self.vector = np.full(VECTOR, _first(array), dtype)
-
-    def block(self, start: int, stop: int) -> Array:
-        return np.broadcast_to(self.vector, (stop - start, VECTOR))
-
-
-class _Merged(Rows):
-    """All rows of a block as a single one."""
-
-    @functools.cached_property
-    def matrix(self) -> Array | None:
-        """The rows where they are, if each begins where the one before ends: a single row has no stride."""
-        matrix = super().matrix
-        return matrix if matrix is not None and matrix.flags.c_contiguous else None
-
-    def block(self, start: int, stop: int) -> Array:
-        return super().block(start, stop).reshape(1, -1)
-
-    def room(self, start: int, stop: int) -> Array:
-        return super().room(start, stop).reshape(1, -1)
-
-
-def _first(array: Array) -> Any:
-    """The first element, 1 if there is none; ``flat`` knows 32 dimensions only."""
-    return array[(0,) * array.ndim] if array.size else 1.0
-
-
-def _is_one_number(array: Array) -> bool:
-    return all(stride == 0 or length == 1 for stride, length in zip(array.strides, array.shape, strict=True))
+    return array if is_one_number(weight) or weight.all() else np.where(weight == 0.0, 0.0, array)
 
 
 def _are_beyond(limits: tuple[float, float], powers: list[tuple[float, float]]) -> bool:
@@ -183,22 +145,22 @@ def _fill_by_kernel(
 ) -> float:
     """Compute losses and gradient in this dtype, into those outputs that are there; return the sum of all losses.
 
-    Rows are those of the last axis. Short ones are merged, by shape alone, unless their weights would have to be too.
+    Rows are those of the last axis; short ones are merged, by shape alone.
     """
     dtype = kernel_dtype(logits.dtype)
     dtype = dtype if compute_dtype(dtype) == real else real
-    varies = not all(map(_is_one_number, factors[:2]))
-    classes = logits.shape[-1] if logits.ndim > 1 else 1
+    varies = not all(map(is_one_number, factors[:2]))
     axis = -1 if logits.ndim > 1 else ()
-    layout = Rows if varies or classes >= SHORT else _Merged
+    together = rows_together(logits.shape, factors[:2])
+    layout = Rows if together == 1 else partial(Merged, together=together)
     has_more_digits = labels.dtype.kind == "f" and labels.dtype.itemsize > real.itemsize
     x, y = layout(logits, axis, dtype), layout(labels, axis, np.dtype(np.float64) if has_more_digits else real)
-    by = [_Number(a, real) if _is_one_number(a) else layout(a, axis, real) for a in factors]
+    by = [factor_of(a, axis, real, together) for a in factors]
     written = [None if a is None else layout(a, axis, of) for a, of in zip(outputs, (real, dtype), strict=True)]
     absent = [np.empty((0, 0), real), storage_view(np.empty((0, 0), dtype))]
-    blocks = cut_rows(x.rows, x.row_bytes) if logits.size else []
+    blocks = cut_merged(x.rows, x.row_bytes, together) if logits.size else []
     sums = np.empty(len(blocks))
-    plain = not varies and outputs[0] is None and all(_first(a) == 1.0 for a in factors[:2])
+    plain = not varies and outputs[0] is None and all(first_of(a) == 1.0 for a in factors[:2])
     past_cache = any(a is not None and goes_past_cache(a) for a in outputs)
     kernel = binary_rows.compiled(dtype)
 
