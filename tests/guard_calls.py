@@ -184,6 +184,7 @@ STATISTICS = ("logsumexp", "argmax", "max", "entropy", "target_log_prob", "targe
 def row_stats(m):
     yield tuple(fastce.row_stats(m.logits(), m.labels(), outputs=STATISTICS).values())
     yield tuple(fastce.row_stats(m.cube(), m.labels(2, m.rows), outputs=STATISTICS).values())
+    yield tuple(fastce.row_stats(m.logits(), m.sparse(), outputs=STATISTICS).values())
 
 
 def of_log_probabilities(m):

@@ -121,6 +121,7 @@ def statistics(x: Matrix, y: Labels, names: Sequence[Statistic]) -> None:
     assert_type(fastce.row_stats(x, outputs=("max", "entropy"))["entropy"], FloatArray)
     assert_type(fastce.row_stats(x, outputs="argmax")["argmax"], Labels)
     assert_type(fastce.row_stats(x, y, outputs="in_top_k", top_k=3, ignore_index=-1)["in_top_k"], NDArray[np.bool])
+    assert_type(fastce.row_stats(x, Sparse(), outputs="target_rank")["target_rank"], Labels)
     assert_type(fastce.row_stats(x, outputs=("argmax", "max"))["argmax"], NDArray[Any])
     assert_type(fastce.row_stats(x, outputs=["argmax", "max"]), dict[Statistic, NDArray[Any]])
     assert_type(fastce.row_stats(x, y, outputs=names), dict[Statistic, NDArray[Any]])

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, kernel_dtype
+from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
+from fastce.arguments.silence import cast
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.copying import EDGE, boxes, copy_rows
@@ -108,6 +109,12 @@ class Rows:
             return block
         picked = self.view[self._place(rows)].reshape(rows.size, self.classes)
         return np.array(picked, dtype=self.dtype, order="C", copy=True)
+
+    def elements(self, rows: Array, classes: Array) -> Array:
+        """An element of each of these rows, the one of its class here, as a kernel computes with it."""
+        place = self._place(rows)
+        picked = self.view[(*place, classes) if isinstance(place, tuple) else (place, classes)]
+        return cast(picked, compute_dtype(self.dtype))
 
     def copy_into(self, rows: slice, block: Array) -> None:
         """Copy these rows into a matrix of any strides."""

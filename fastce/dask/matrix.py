@@ -9,7 +9,7 @@ import numpy as np
 from fastce.arguments.arrays import class_axis, compute_dtype, kernel_dtype, plain_array
 from fastce.arguments.libraries import read as as_numpy
 from fastce.arguments.numbers import is_one_number
-from fastce.arguments.sparse import checked_csr, is_sparse, masses_of
+from fastce.arguments.sparse import is_sparse, masses_of, sparse_rows
 from fastce.dask.features import dask_array
 from fastce.dask.tasks import Key, Stripe, stripes_of
 
@@ -67,7 +67,7 @@ class PerRow:
         if value is None:
             return
         if is_sparse(value):
-            self.value = checked_csr(value, (matrix.rows, matrix.classes))
+            self.value = sparse_rows(value, (matrix.rows, matrix.classes))
             masses_of(self.value)
             return
         array = value if isinstance(value, da.Array) else plain_array(as_numpy(value, name), name)

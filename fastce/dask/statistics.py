@@ -1,12 +1,13 @@
 """Statistics of rows of Dask arrays of logits in any chunks."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.numbers import chosen, integer
+from fastce.arguments.sparse import is_sparse
 from fastce.cpu.checked_targets import not_class_indices
 from fastce.cpu.engine import Cpu
 from fastce.cpu.shard_statistics import (
@@ -20,9 +21,12 @@ from fastce.cpu.shard_statistics import (
 from fastce.cpu.shards import Shard, check_owned
 from fastce.dask.matrix import Matrix, PerRow
 from fastce.dask.tasks import Key, Stripe, Tasks
+from fastce.losses.best_positive import NO_CLASS, Best, best_of_shard, positive_rows
 from fastce.losses.statistics import asks_for_targets, checked_top_k
 from fastce.losses.statistics import row_stats as plain
 from fastce.typing import BooleanStatistic, FloatStatistic, Index, Statistic
+
+Merging = TypeVar("Merging", Found, Best)
 
 
 def row_stats(
@@ -40,9 +44,10 @@ def row_stats(
     Parameters
     ----------
     logits, targets, axis, n_threads
-        As in `fastce.dask.cross_entropy`; targets are class indices.
+        As in `fastce.dask.cross_entropy`; targets are class indices, or a SciPy sparse array of several in a row.
     outputs, top_k, ignore_index
-        As in `fastce.row_stats`. Where classes are in several chunks, ranks of targets use each of them twice.
+        As in `fastce.row_stats`. Where classes are in several chunks, ranks of targets use each of them twice, and to
+        find the best of several in a row once more.
 
     Returns
     -------
@@ -61,8 +66,10 @@ def row_stats(
     limit, ignored = checked_top_k(top_k), integer(ignore_index, "ignore_index")
     matrix = Matrix(logits, axis)
     of_rows = PerRow(targets, "targets", matrix)
-    asks_for_targets(names, targets)
-    if targets is not None and of_rows.value.dtype.kind not in "iu":
+    needs_targets, has_several = asks_for_targets(names, targets), is_sparse(targets)
+    if has_several:
+        of_rows.value, ignored = positive_rows(of_rows.value, matrix.array.shape, ignored), NO_CLASS
+    elif targets is not None and of_rows.value.dtype.kind not in "iu":
         raise not_class_indices(of_rows.value, "row_stats")
     here = of_rows.value if of_rows.is_here else None
     tasks = Tasks(
@@ -70,10 +77,12 @@ def row_stats(
     )
     options = {"names": names, "top_k": limit, "ignore_index": ignored}
     stripe_of = _whole if matrix.is_whole else _sharded
-    keys = [
-        stripe_of(tasks, matrix, stripe, None if targets is None else of_rows.key(stripe), options)
-        for stripe in matrix.stripes
-    ]
+    keys = []
+    for stripe in matrix.stripes:
+        given = None if targets is None else of_rows.key(stripe)
+        if has_several and not matrix.is_whole:
+            given = _best_of_several(tasks, matrix, stripe, given) if needs_targets else None
+        keys.append(stripe_of(tasks, matrix, stripe, given, options))
     return {name: tasks.array(name, keys, matrix.array.chunks[:1], _dtype_of(name, matrix), name) for name in names}
 
 
@@ -85,6 +94,15 @@ def _dtype_of(name: str, matrix: Matrix) -> Any:
 
 def _whole(tasks: Tasks, matrix: Matrix, stripe: Stripe, targets: Any, options: dict[str, Any]) -> Key:
     return tasks.add(_of_rows, matrix.key(stripe), targets, stripe=stripe, **options)
+
+
+def _best_of_several(tasks: Tasks, matrix: Matrix, stripe: Stripe, positives: Any) -> Key:
+    """The class indices of rows with several targets: a look at all tiles."""
+    given = tasks.constant(positives)
+    looks = [
+        tasks.add(_look_for_best, matrix.key(stripe, tile), given, tile.first, stripe=stripe) for tile in matrix.tiles
+    ]
+    return tasks.picked(tasks.tree(_merged, looks), 0)
 
 
 def _sharded(tasks: Tasks, matrix: Matrix, stripe: Stripe, targets: Any, options: dict[str, Any]) -> Key:
@@ -119,7 +137,11 @@ def _look(engine: Cpu, logits: Array, targets: Any, first: int, *, names: Sequen
     return look_at_statistics(_shard(logits, targets, first, ignore_index), names, engine.n_threads)
 
 
-def _merged(engine: Cpu, parts: Sequence[Found]) -> Found:
+def _look_for_best(engine: Cpu, logits: Array, positives: Any, first: int) -> Best:
+    return best_of_shard(positives, logits, first, engine.n_threads)
+
+
+def _merged(engine: Cpu, parts: Sequence[Merging]) -> Merging:
     return parts[0].merged(parts[1])
 
 

@@ -15,6 +15,7 @@ from fastce.cpu.engine import Cpu
 from fastce.cpu.layout import Rows
 from fastce.cpu.statistics import statistics_of
 from fastce.engine import on_cpu
+from fastce.losses.best_positive import Positives
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.panels import Panels
@@ -24,7 +25,7 @@ from fastce.products.tiles import Place
 from fastce.typing import AnyArray, Index, ProgressOption
 
 NOT_COUNTED = -100
-POSITIVES = Named("positives", "key", "a row per query, a column a key")
+NAMED = Named("positives", "key", "a row per query, a column a key")
 
 
 class RecallAtK(NamedTuple):
@@ -32,29 +33,6 @@ class RecallAtK(NamedTuple):
 
     recall: dict[int, float]
     rank: NDArray[np.int64]
-
-
-class Positives(NamedTuple):
-    """The keys that belong to query i: ``keys[first[i] : first[i + 1]]``."""
-
-    first: Array
-    keys: Array
-
-    def best(self, rows: slice, panel: Array) -> Array:
-        """The most similar one of each of these queries, whose similarities these are; 0 for queries without any.
-
-        Of several equal ones the first, and so no other positive key comes before it.
-        """
-        first = self.first[rows.start : rows.stop + 1]
-        keys, counts = self.keys[first[0] : first[-1]], np.diff(first)
-        best, some = np.zeros(counts.size, np.int64), counts > 0
-        if some.any():
-            starts = (first[:-1] - first[0])[some]
-            values = panel[np.repeat(np.arange(counts.size), counts), keys]
-            largest = np.repeat(np.maximum.reduceat(values, starts), counts[some])
-            best[some] = np.minimum.reduceat(np.where(values < largest, panel.shape[1], keys), starts)
-            best[best == panel.shape[1]] = 0
-        return best
 
 
 @on_cpu
@@ -133,7 +111,7 @@ def recall_at_k(
             for array, power in ((left, within.left_power), (right, within.right_power))
         )
         rank = _ranks(Panels(first, second, memory_budget), belonging, progress, n_threads)
-    counted = np.diff(belonging.first) > 0
+    counted = belonging.counts > 0
     rank[~counted] = -1
     found = rank[counted]
     total = found.size
@@ -146,11 +124,12 @@ def _ranks(products: Panels, positives: Positives, progress: Any, n_threads: int
     reporter = Progress(progress, len(products.places), "recall_at_k", products.unit)
 
     def rank(place: Place, panel: Array) -> None:
-        best = positives.best(place.rows, panel)
-        ranks[place.rows] = statistics_of(Rows(panel, 1), best, ("target_rank",), n_threads)["target_rank"]
+        similarities = Rows(panel, 1)
+        best, _ = positives.of_rows(place.rows).best(similarities, n_threads).targets()
+        ranks[place.rows] = statistics_of(similarities, best, ("target_rank",), n_threads)["target_rank"]
 
     with reporter:
-        if positives.keys.size:
+        if positives.classes.size:
             products.sweep(rank, reporter)
     return ranks
 
@@ -181,7 +160,9 @@ def _checked_positives(value: Any, shape: tuple[int, int]) -> Positives:
             )
         return Positives(np.arange(queries + 1), np.arange(queries))
     if is_sparse(value):
-        return _of_sparse(value, shape)
+        matrix = sparse_rows(value, shape, NAMED)
+        matrix.eliminate_zeros()
+        return Positives.of_matrix(matrix)
     array = plain_array(value, "positives")
     if array.dtype.kind not in "iu" and not (array.size == 0 and array.dtype.kind == "f"):
         raise TypeError(f"positives must be integers or a SciPy sparse array, got {kind_of(array)}")
@@ -196,10 +177,3 @@ def _checked_positives(value: Any, shape: tuple[int, int]) -> Positives:
             f"positives in row {row} hold {array[row]}, accepted are 0 to {keys - 1}, and {NOT_COUNTED} for none"
         )
     return Positives(np.concatenate([[0], np.cumsum(counted)]), chosen[counted])
-
-
-def _of_sparse(value: Any, shape: tuple[int, int]) -> Positives:
-    """Where it is not zero."""
-    matrix = sparse_rows(value, shape, POSITIVES)
-    matrix.eliminate_zeros()
-    return Positives(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64))

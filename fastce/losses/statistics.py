@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from fastce.arguments.arrays import Array, class_axis, compute_dtype, plain_array, real_array
 from fastce.arguments.numbers import chosen, integer
 from fastce.arguments.silence import cast
+from fastce.arguments.sparse import is_sparse
 from fastce.cpu.checked_targets import class_indices, not_class_indices
 from fastce.cpu.layout import Rows
 from fastce.cpu.softmax import logsumexp_over
 from fastce.cpu.statistics import INTEGERS, statistics_of
 from fastce.engine import on_cpu
+from fastce.losses.best_positive import Positives, positive_rows
 from fastce.typing import (
     AnyArray,
     BooleanStatistic,
@@ -24,6 +26,7 @@ from fastce.typing import (
     RealArray,
     Statistic,
     StatisticsOptions,
+    Targets,
 )
 
 OUTPUTS: tuple[Statistic, ...] = get_args(Statistic)
@@ -38,31 +41,31 @@ _Boolean = TypeVar("_Boolean", bound=BooleanStatistic)
 # fmt: off
 @overload
 def row_stats(
-    logits: RealArray, targets: AnyArray | None = None, **options: Unpack[StatisticsOptions]
+    logits: RealArray, targets: Targets | None = None, **options: Unpack[StatisticsOptions]
 ) -> dict[Literal["logsumexp"], FloatArray]: ...
 @overload
 def row_stats(
-    logits: RealArray, targets: AnyArray | None = None,
+    logits: RealArray, targets: Targets | None = None,
     *, outputs: _Float | tuple[_Float, ...], **options: Unpack[StatisticsOptions]
 ) -> dict[_Float, FloatArray]: ...
 @overload
 def row_stats(
-    logits: RealArray, targets: AnyArray | None = None,
+    logits: RealArray, targets: Targets | None = None,
     *, outputs: _Integer | tuple[_Integer, ...], **options: Unpack[StatisticsOptions]
 ) -> dict[_Integer, NDArray[np.int64]]: ...
 @overload
 def row_stats(
-    logits: RealArray, targets: AnyArray | None = None,
+    logits: RealArray, targets: Targets | None = None,
     *, outputs: _Boolean | tuple[_Boolean, ...], **options: Unpack[StatisticsOptions]
 ) -> dict[_Boolean, NDArray[np.bool]]: ...
 @overload
 def row_stats(
-    logits: RealArray, targets: AnyArray | None = None,
+    logits: RealArray, targets: Targets | None = None,
     *, outputs: Statistic | Iterable[Statistic], **options: Unpack[StatisticsOptions]
 ) -> dict[Statistic, NDArray[Any]]: ...
 @overload
 def row_stats(
-    logits: AnyArray, targets: AnyArray | None = None,
+    logits: AnyArray, targets: Targets | None = None,
     *, outputs: Statistic | Iterable[Statistic] = ("logsumexp",), **options: Unpack[StatisticsOptions]
 ) -> dict[Statistic, Any]: ...
 # fmt: on
@@ -98,8 +101,10 @@ def row_stats(
     ----------
     logits : array_like, shape (N, C) or (C,) or (N, C, d1, d2, ...)
         As in `cross_entropy`. Never written to, and nothing of its size is allocated.
-    targets : array_like of int, optional
-        Class indices, of the shape of `logits` without the class axis. Needed by the last three.
+    targets : array_like of int, or SciPy sparse array, optional
+        Class indices, of the shape of `logits` without the class axis. A sparse array, with one row per row of logits
+        as in `cross_entropy`, may have several targets in a row, where it is not zero: the best of them counts, that of
+        the largest logit, the first of equal ones. Needed by the last three.
     outputs : iterable of str, default: ("logsumexp",)
         Any of the names above, or one of them. Only what is asked for is computed.
     axis : int, optional
@@ -107,8 +112,8 @@ def row_stats(
     top_k : int, default: 5
         How many of the first ranks count for ``in_top_k``; at least 1, and more than there are classes is all of them.
     ignore_index : int, default: -100
-        Rows with this target have none: ``target_log_prob`` is nan, ``target_rank`` -1 and ``in_top_k`` False. The
-        other outputs are those of every row.
+        Rows with this target have none, nor has an empty row of a sparse array: ``target_log_prob`` is nan,
+        ``target_rank`` -1 and ``in_top_k`` False. The other outputs are those of every row.
     n_threads : int, optional
         Overrides `fastce.set_num_threads`. It changes no bit of the result.
 
@@ -124,13 +129,15 @@ def row_stats(
     IndexError
         If a class index is out of range and not ignored; the message gives the first such row.
     ValueError
-        If an output is unknown or needs targets that are not there, shapes do not fit, or there are no classes.
+        If an output is unknown or needs targets that are not there, shapes do not fit, there are no classes, or a
+        sparse array holds negative numbers or NaN.
     TypeError
-        If targets are not integers, or logits are not real numbers.
+        If targets are neither integers nor a sparse array, or logits are not real numbers.
 
     See Also
     --------
     cross_entropy : The loss, with weights and smoothing.
+    recall_at_k : Ranks of keys, of one or several, from features.
     logsumexp : SciPy's, over any axes.
 
     Notes
@@ -157,12 +164,19 @@ def row_stats(
     array([ True, False])
     >>> fastce.row_stats(logits, [0, -100], outputs="target_log_prob")["target_log_prob"].round(4)
     array([-0.417,    nan])
+
+    Several right answers, of which the best counts:
+
+    >>> from scipy import sparse
+    >>> right = sparse.csr_array([[False, True, True], [True, False, False]])
+    >>> fastce.row_stats(logits, right, outputs="target_rank")["target_rank"]
+    array([1, 2])
     """
     names = chosen(outputs, "outputs", OUTPUTS)
     array = real_array(logits, "logits")
     index = class_axis(array, axis, "logits")
     rows = Rows(array, index)
-    classes, ignored = _targets(targets, names, rows, array.shape, integer(ignore_index, "ignore_index"))
+    classes, ignored = _targets(targets, names, rows, array.shape, integer(ignore_index, "ignore_index"), n_threads)
     limit = checked_top_k(top_k)
     if set(names) == {"logsumexp"} and rows.dtype != np.float64:  # of float64 it is less exact
         results = {"logsumexp": logsumexp_over(array, (index,), n_threads)}
@@ -173,12 +187,15 @@ def row_stats(
 
 
 def _targets(
-    targets: Any, names: Sequence[str], rows: Rows, shape: tuple[int, ...], ignored_class: int
+    targets: Any, names: Sequence[str], rows: Rows, shape: tuple[int, ...], ignored_class: int, n_threads: int | None
 ) -> tuple[Array, Array]:
     """The class indices, checked, and the numbers of the rows without one; empty if no output needs them."""
     needs_targets = asks_for_targets(names, targets)
     if targets is None:
         return _NO_TARGETS, _NO_TARGETS
+    if is_sparse(targets):
+        positives = Positives.of_matrix(positive_rows(targets, (rows.rows, rows.classes), ignored_class))
+        return positives.best(rows, n_threads).targets() if needs_targets else (_NO_TARGETS, _NO_TARGETS)
     array = plain_array(targets, "targets")
     if array.dtype.kind not in "iu":
         raise not_class_indices(array, "row_stats")

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, kernel_dtype
 from fastce.arguments.numbers import checked_memory_budget, checked_num_threads, choice, chosen, integer
+from fastce.arguments.sparse import is_sparse
 from fastce.cpu.shard_statistics import (
     OF_SECOND_LOOK,
     Found,
@@ -16,6 +17,7 @@ from fastce.cpu.shard_statistics import (
     targets_within,
 )
 from fastce.cpu.shards import Shard, check_owned
+from fastce.losses.best_positive import NO_CLASS, Best, best_of_shard, positive_rows
 from fastce.losses.statistics import asks_for_targets, checked_top_k
 from fastce.losses.statistics import row_stats as of_block
 from fastce.products.gradients import MEMORY_BUDGET
@@ -59,8 +61,9 @@ def row_stats(
     logits, pieces, memory_budget, read_ahead, progress
         As in `cross_entropy`. Blocks of rows come as ``logits`` or ``(logits, targets)``.
     targets, outputs, top_k, ignore_index, n_threads
-        As in `fastce.row_stats`. Where classes come in blocks, ranks of targets are a second look at them: an iterable
-        of them is a sequence then, or a function that gives a new iterator.
+        As in `fastce.row_stats`. Where classes come in blocks, ranks of targets are a second look at them, and to find
+        the best of several in a row is one more: an iterable of them is a sequence then, or a function that gives a new
+        iterator.
 
     Returns
     -------
@@ -92,8 +95,8 @@ def row_stats(
     if by_rows:
         blocks = row_blocks.blocks_of_items(iterable(logits), bool(read_ahead))
         return call.of_row_blocks(((block.rows, block.logits, block.targets) for block in blocks), total)
-    if call.looks_twice:
-        check_read_again(logits, "ranks of targets read")
+    if call.looks > 1:
+        check_read_again(logits, "several targets in a row read" if call.seeks_best else "ranks of targets read")
     return call.of_class_items(lambda: iterable(logits), total)
 
 
@@ -104,25 +107,32 @@ class _Call:
         self, names: list[Statistic], targets: Any, top_k: int, ignore_index: int, progress: Any, n_threads: int | None
     ) -> None:
         self.names = names
-        self.targets: Array | None = None if targets is None else class_indices_of(targets_of(targets), NAME)
+        self.targets: Any = targets_of(targets)
+        self.has_several: bool = is_sparse(self.targets)  # in a row
+        if self.has_several:
+            self.targets = positive_rows(self.targets, self.targets.shape, ignore_index)
+        elif self.targets is not None:
+            self.targets = class_indices_of(self.targets, NAME)
         self.top_k = top_k
-        self.ignore_index = ignore_index
+        self.ignore_index: int = NO_CLASS if self.has_several else ignore_index
         self.progress = progress
         self.n_threads = n_threads
-        self.looks_twice: bool = any(name in OF_SECOND_LOOK for name in names)
+        self.seeks_best: bool = self.has_several and asks_for_targets(names, self.targets)
+        self.looks: int = 1 + self.seeks_best + any(name in OF_SECOND_LOOK for name in names)
 
     def of_matrix(self, source: Source, memory_budget: int, read_ahead: bool | None) -> dict[Statistic, Any]:
         """Statistics of the rows of a matrix."""
         is_ahead = is_read_ahead(source, read_ahead)
         of_rows, of_classes = cuts(source, memory_budget, 1 + is_ahead)
-        if self.targets is not None and self.targets.shape != source.shape[:1]:
-            raise ValueError(f"targets have shape {self.targets.shape}, expected {source.shape[:1]}")
+        if self.targets is not None:
+            expected = source.shape if self.has_several else source.shape[:1]
+            if self.targets.shape != expected:
+                raise ValueError(f"targets have shape {self.targets.shape}, expected {expected}")
         if len(of_classes) == 1:
             blocks = row_blocks.read_rows(source, of_rows, is_ahead)
             results = self.of_row_blocks(((rows, logits, None) for rows, logits in blocks), len(of_rows))
-            return results if of_rows else self._of_rows(np.empty((0, source.shape[1]), source.dtype), None)
-        looks = 1 + self.looks_twice
-        with Progress(self.progress, len(of_rows) * len(of_classes) * looks, NAME, "block") as shown:
+            return results if of_rows else self._of_rows(np.empty((0, source.shape[1]), source.dtype), self.targets)
+        with Progress(self.progress, len(of_rows) * len(of_classes) * self.looks, NAME, "block") as shown:
             groups = (class_blocks.blocks_of_source(source, rows, of_classes, is_ahead) for rows in of_rows)
             return self._together([self._of_shards(blocks, shown) for blocks in groups])
 
@@ -139,8 +149,8 @@ class _Call:
                     parts.append(self._of_rows(logits, targets))
                 rows_so_far = rows.stop
                 shown.step()
-        if self.targets is not None and rows_so_far != len(self.targets):
-            raise ValueError(f"blocks have {rows_so_far} rows, but there are {len(self.targets)} targets")
+        if self.targets is not None and rows_so_far != self.targets.shape[0]:
+            raise ValueError(f"blocks have {rows_so_far} rows, but there are {self.targets.shape[0]} targets")
         return self._together(parts)
 
     def _of_rows(self, logits: Array, targets: Any) -> dict[Statistic, Any]:
@@ -156,35 +166,50 @@ class _Call:
 
     def of_class_items(self, items: Any, total: int) -> dict[Statistic, Any]:
         """Statistics of blocks of classes; without targets the first block says how many rows there are."""
-        rows = None if self.targets is None else len(self.targets)
-        with Progress(self.progress, total * (1 + self.looks_twice), NAME, "block") as shown:
+        rows = None if self.targets is None else self.targets.shape[0]
+        with Progress(self.progress, total * self.looks, NAME, "block") as shown:
             return self._of_shards(class_blocks.blocks_of_items(items, rows), shown)
 
     def _of_shards(self, blocks: Blocks, shown: Progress) -> dict[Statistic, Any]:
+        given = self._class_indices(blocks, shown)
         found, dtype, classes = None, np.dtype(np.float64), 0
-        for shard in self._shards(blocks):
+        for shard in self._shards(blocks, given):
             here = look_at_statistics(shard, self.names, self.n_threads)
             found = here if found is None else found.merged(here)
             dtype, classes = kernel_dtype(shard.logits.dtype), shard.first + shard.logits.shape[1]
             shown.step()
         if found is None or classes == 0:
             raise ValueError("logits have no classes")
-        if self.targets is not None:
-            given = self.targets[blocks.rows]
+        if self.has_several and self.targets.shape[1] != classes:
+            raise ValueError(f"sparse targets are of {self.targets.shape[1]} classes, but logits have {classes}")
+        if given is not None:
             counted = targets_within(given, len(given), self.ignore_index)[1]
             check_owned(found.known, given, counted, classes, blocks.rows.start or 0)
-        before = self._before(blocks, found, shown) if asks_for_targets(self.names, self.targets) else None
+        before = self._before(blocks, given, found, shown) if asks_for_targets(self.names, given) else None
         return {name: statistic(name, found, before, self.top_k, dtype) for name in self.names}
 
-    def _before(self, blocks: Blocks, found: Found, shown: Progress) -> Array:
+    def _class_indices(self, blocks: Blocks, shown: Progress) -> Array | None:
+        """The targets of these rows; of several in a row the best, which takes a look at all classes."""
+        if self.targets is None or (self.has_several and not self.seeks_best):
+            return None
+        given = self.targets[blocks.rows]
+        if not self.has_several:
+            return np.asarray(given)
+        best = Best.of_nothing(given.shape[0])
+        for first, logits in blocks.read():
+            best = best.merged(best_of_shard(given, logits, first, self.n_threads))
+            shown.step()
+        return best.classes
+
+    def _before(self, blocks: Blocks, given: Array | None, found: Found, shown: Progress) -> Array:
         """How many classes come before each row's target."""
         before = np.zeros(len(found.x_target), np.int64)
-        for shard in self._shards(blocks) if self.looks_twice else ():
-            before += before_target(shard, found.x_target, self.n_threads)
-            shown.step()
+        if any(name in OF_SECOND_LOOK for name in self.names):
+            for shard in self._shards(blocks, given):
+                before += before_target(shard, found.x_target, self.n_threads)
+                shown.step()
         return before
 
-    def _shards(self, blocks: Blocks) -> Iterator[Shard]:
+    def _shards(self, blocks: Blocks, given: Array | None) -> Iterator[Shard]:
         for first, logits in blocks.read():
-            given = None if self.targets is None else self.targets[blocks.rows]
             yield Shard(logits, first, targets_within(given, len(logits), self.ignore_index)[0], None)

@@ -141,6 +141,39 @@ def test_row_stats_of_ignored_rows(chunks, ignore_index, rng):
         dask.compute(fastce.row_stats(chunked, targets, ignore_index=ignore_index))
 
 
+@covering({"dtype": DTYPES, "chunks": [*CHUNKS], "axis": [0, 1]}, quick=1)
+def test_row_stats_of_several_targets(dtype, chunks, axis, rng):
+    x = rng.integers(-3, 4, (ROWS, CLASSES)).astype(dtype_of(dtype))
+    x[11, 3], x[12], x[13, 5] = np.nan, -np.inf, np.inf
+    belongs = rng.random((ROWS, CLASSES)) < rng.choice([0.0, 1 / CLASSES, 0.2, 1.0], (ROWS, 1))
+    targets, outputs = scipy.sparse.coo_array(belongs), get_args(Statistic)
+    chunked = da.from_array(x, chunks=CHUNKS[chunks])
+    chunked = chunked if axis == 1 else chunked.T
+    (found,) = dask.compute(fastce.row_stats(chunked, targets, outputs=outputs, top_k=3, axis=axis))
+    expected = fastce.row_stats(x, targets, outputs=outputs, top_k=3)
+    eps = np.finfo(np.float64 if dtype == "float64" else np.float32).eps
+    for name in outputs:
+        assert found[name].dtype == expected[name].dtype, name
+        np.testing.assert_allclose(found[name], expected[name], rtol=16 * eps, atol=16 * eps, err_msg=name)
+    for name in ("argmax", "target_log_prob"):
+        alone = fastce.row_stats(chunked, targets, outputs=name, axis=axis)[name].compute()
+        np.testing.assert_allclose(alone, expected[name], rtol=16 * eps, atol=16 * eps, err_msg=name)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_sparse_targets_that_are_wrong(chunks):
+    chunked = da.zeros((ROWS, CLASSES), chunks=CHUNKS[chunks])
+    right = scipy.sparse.eye_array(ROWS, CLASSES, format="csr")
+    for call in (fastce.row_stats, fastce.cross_entropy):
+        for wrong in (right[:, :-1], right[:-1], scipy.sparse.csr_array((ROWS, CLASSES + 1))):
+            with pytest.raises(ValueError, match="sparse targets have shape"):
+                call(chunked, wrong)
+        with pytest.raises(ValueError, match="finite and not negative"):
+            call(chunked, -right)
+    with pytest.raises(ValueError, match="ignore_index applies to class indices"):
+        fastce.row_stats(chunked, right, ignore_index=3)
+
+
 @covering({"dtype": DTYPES, "chunks": [*CHUNKS]}, quick=1)
 def test_row_stats(dtype, chunks, rng):
     x, targets = logits_of(dtype, rng, 0.5)

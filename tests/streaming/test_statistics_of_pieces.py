@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from checks import dtype_of, mixture
 from covering import covering
+from scipy import sparse
 
 import fastce
 from fastce import streaming
@@ -94,3 +95,67 @@ def test_ignored_rows(kind, ignore_index, rng):
     targets[66], targets[67] = CLASSES, -1
     with pytest.raises(IndexError, match=r"row (66|60|2) hold class index 40, accepted are 0 to 39"):
         streaming.row_stats(logits, targets, outputs="target_rank", ignore_index=ignore_index, **options)
+
+
+# ------------------------------------------------------------------------------------ several targets in a row
+def several(rng):
+    """Targets of two in five rows one, of one none, of two several."""
+    belongs = rng.random((ROWS, CLASSES)) < rng.choice([0.0, 1 / CLASSES, 1 / CLASSES, 0.2, 1.0], (ROWS, 1))
+    belongs[[0, 7]] = False
+    return sparse.csr_array(belongs)
+
+
+@covering(
+    {"dtype": ["float32", "float64", "float16", "bfloat16"], "kind": ["rows", "classes", "matrix", "tiles"]}, quick=1
+)
+def test_the_best_of_several_targets(dtype, kind, rng):
+    x = rng.integers(-3, 4, (ROWS, CLASSES)).astype(dtype_of(dtype))
+    x[11, 3], x[12], x[13, 5] = np.nan, -np.inf, np.inf
+    targets = several(rng)
+    logits, options = given(kind, x)
+    found = streaming.row_stats(logits, targets, outputs=OUTPUTS, top_k=3, **options)
+    expected = fastce.row_stats(x, targets, outputs=OUTPUTS, top_k=3)
+    eps = np.finfo(np.float64 if dtype == "float64" else np.float32).eps
+    for name in OUTPUTS:
+        alone = streaming.row_stats(logits, targets, outputs=name, top_k=3, **options)[name]
+        assert found[name].dtype == alone.dtype == expected[name].dtype, name
+        np.testing.assert_allclose(found[name], expected[name], rtol=16 * eps, atol=16 * eps, err_msg=name)
+        np.testing.assert_allclose(alone, expected[name], rtol=16 * eps, atol=16 * eps, err_msg=name)
+
+
+def test_several_targets_may_come_with_blocks_of_rows(rng):
+    x, targets = rng.normal(size=(ROWS, CLASSES)), several(rng)
+    blocks = [(x[:30], targets[:30]), (x[30:], targets[30:])]
+    rank = streaming.row_stats(blocks, outputs="target_rank")["target_rank"]
+    np.testing.assert_array_equal(rank, fastce.row_stats(x, targets, outputs="target_rank")["target_rank"])
+
+
+@pytest.mark.parametrize(("outputs", "looks"), [("target_rank", 3), ("target_log_prob", 2), ("argmax", 1)])
+def test_how_often_blocks_of_classes_are_looked_at(rng, outputs, looks):
+    x, done = rng.normal(size=(ROWS, CLASSES)), []
+    blocks, targets = blocks_of(x, "classes"), several(rng)
+    streaming.row_stats(blocks, targets, pieces="classes", outputs=outputs, progress=lambda *n: done.append(n))
+    assert done[-1] == (looks * len(blocks), looks * len(blocks))
+    if looks > 1:
+        with pytest.raises(ValueError, match="several targets in a row read blocks of classes twice"):
+            streaming.row_stats(iter(blocks), targets, pieces="classes", outputs=outputs)
+
+
+@pytest.mark.parametrize("outputs", ["target_rank", "argmax"])
+@pytest.mark.parametrize("kind", ["rows", "classes", "matrix", "tiles"])
+def test_several_targets_that_are_wrong(kind, outputs, rng):
+    x, targets = rng.normal(size=(ROWS, CLASSES)), several(rng)
+    logits, options = given(kind, x)
+    for wrong in (targets[:, :-1], targets[:-1], sparse.csr_array((ROWS, CLASSES + 1))):
+        with pytest.raises(ValueError, match=r"targets|block of classes has shape"):
+            streaming.row_stats(logits, wrong, outputs=outputs, **options)
+    with pytest.raises(ValueError, match="finite and not negative"):
+        streaming.row_stats(logits, -targets.astype(float), outputs=outputs, **options)
+    with pytest.raises(ValueError, match="ignore_index applies to class indices"):
+        streaming.row_stats(logits, targets, outputs=outputs, ignore_index=0, **options)
+
+
+@pytest.mark.parametrize("targets", [np.empty(0, int), sparse.csr_array((0, 3))])
+def test_a_matrix_without_rows(targets):
+    for value in streaming.row_stats(np.empty((0, 3)), targets, outputs=OUTPUTS).values():
+        assert value.shape == (0,)
