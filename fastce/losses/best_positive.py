@@ -18,7 +18,10 @@ POINTS_AT_A_TIME = 1 << 14
 
 
 class Best(NamedTuple):
-    """The best positive class of each row, NO_CLASS where there is none, and its logit in float64, -inf there."""
+    """The best positive class of each row and its logit in float64; NO_CLASS and -inf where there is none.
+
+    NO_CLASS also beside a NaN among them: nothing can be ranked there.
+    """
 
     classes: Array
     logits: Array
@@ -29,7 +32,7 @@ class Best(NamedTuple):
         return cls(np.full(rows, NO_CLASS), np.full(rows, -np.inf))
 
     def merged(self, other: "Best") -> "Best":
-        """The better of two, of other classes each; if one is NaN it does not matter: nothing can be ranked there."""
+        """The better of two, of other classes each."""
         is_first = (other.logits == self.logits) & (other.classes < self.classes)
         is_better = (self.classes == NO_CLASS) | (other.logits > self.logits) | is_first
         is_other = (other.classes != NO_CLASS) & is_better
@@ -73,9 +76,9 @@ class Positives(NamedTuple):
             if classes.size:
                 values = logits.elements(numbers, classes)
                 best.logits[start:stop][counts > 0] = _largest_of(values, _firsts(numbers))
-                is_best = ~(values < best.logits[numbers])  # all, where one is NaN
-                firsts = _firsts(numbers[is_best])
-                best.classes[numbers[is_best][firsts]] = classes[is_best][firsts]
+                equal = np.flatnonzero(values == best.logits[numbers])  # none of a row where one is NaN
+                firsts = equal[_firsts(numbers[equal])]
+                best.classes[numbers[firsts]] = classes[firsts]
 
         in_turn([(start, min(start + size, rows)) for start in range(0, rows, size)], work, n_threads)
         return best
