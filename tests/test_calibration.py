@@ -29,7 +29,8 @@ def test_the_temperature_is_that_of_a_search_over_the_loss(dtype, factor, rng):
     logits = logits.astype(dtype)
     found = fastce.calibrate_temperature(logits, targets)
     best = minimize_scalar(lambda u: loss_at(logits, targets, math.exp(u)), np.log([0.2, 0.9]) - np.log(factor))
-    assert found.value <= best.fun + 1e-9
+    assert loss_at(logits, targets, 1 / found.temperature) <= best.fun + 1e-12
+    assert found.value == pytest.approx(best.fun, rel=4 * float(np.finfo(dtype).eps))
     assert found.value_before == fastce.cross_entropy(logits, targets)
     np.testing.assert_allclose(found.temperature, math.exp(-best.x), rtol=1e-5)
     assert 0.7 < found.temperature / factor < 1.5

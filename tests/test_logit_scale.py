@@ -1,6 +1,7 @@
 """The derivative of cross entropy by its logit scale, against differences of fourth order and mpmath."""
 
 import mpmath
+import naive
 import numpy as np
 import pytest
 from checks import same_bits
@@ -66,6 +67,53 @@ def test_of_all_options(dtype, kind, shape, order):
             source = out if same_bits(out, logits) else logits
             assert same_bits(function(source, targets, out=out, **options).value, value)
             assert same_bits(out, grad)
+
+
+@pytest.mark.parametrize("common", [0.0, 1e4])
+@pytest.mark.parametrize("shape", [(300, 7), (600, 1), (40, 1000), (3, 5, 40), (2, 300, 33)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_errors_are_roundings_of_the_terms(dtype, shape, common):
+    """At most 4 eps of sum |G_c (x_c - m)| + |m sum_c G_c|, whatever rows have in common."""
+    logits = (rng.normal(size=shape) * 3 + common).astype(dtype)
+    targets = targets_of("classes", shape)
+    for options in ({}, {"z_loss": 1e-4}, {"z_loss": 0.1, "logit_scale": 0.5, "label_smoothing": 0.1}):
+        exact = naive.CrossEntropy(logits, targets, **options)
+        x = naive.widened(naive.as_rows(logits)[0])
+        top = x.max(axis=1, keepdims=True)
+        parts = exact.grad * (x - top), top * exact.grad.sum(axis=1, keepdims=True)
+        expected, size = (sum(np.sum(function(part)) for part in parts) for function in (np.asarray, np.abs))
+        found = function(logits, targets, reduction="sum", **options).grad_logit_scale * options.get("logit_scale", 1)
+        assert abs(found - expected) <= 4 * np.finfo(dtype).eps * size, options
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.01, "label_smoothing": 0.1}, {"softcap": 30.0}])
+def test_rows_of_millions_of_classes(options):
+    logits = (rng.normal(size=(2, 3_200_001)) * 3).astype(np.float32)
+    logits[0, 2_000_000] = 50
+    targets = np.array([2_000_000, 7])
+    exact = naive.CrossEntropy(logits, targets, **options)
+    found = function(logits, targets, reduction="sum", **options)
+    assert found.grad_logit_scale == pytest.approx(float((exact.grad * logits).sum()), rel=1e-6)
+    assert found.value == fastce.cross_entropy(logits, targets, reduction="sum", **options)
+    assert found == function(logits, targets, reduction="sum", n_threads=1, **options)
+    out = np.empty_like(logits)
+    assert function(logits, targets, reduction="sum", out=out, **options) == found
+    assert same_bits(out, fastce.cross_entropy_value_and_grad(logits, targets, reduction="sum", **options).grad)
+
+
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.01}, {"softcap": 1e200}])
+def test_rows_beyond_the_fast_kernels_beside_others(options):
+    """Of masses that float32 has no digits for, and of logits whose squares float64 has no room for."""
+    logits, targets = rng.normal(size=(40, 300)), rng.uniform(size=(40, 300))
+    logits[7, ::2] -= 1e70
+    logits[9, ::3] -= 1e100
+    targets[11] *= 1e-250
+    expected = sum(function(logits[k], targets[k], **options).grad_logit_scale for k in range(40))
+    exact = naive.CrossEntropy(logits, targets, **options)
+    found = function(logits, targets, reduction="sum", **options)
+    assert found.grad_logit_scale == pytest.approx(float((exact.grad * logits).sum()), rel=1e-6)
+    assert found.grad_logit_scale == pytest.approx(expected, rel=1e-12)
 
 
 def test_more_than_a_block_has_the_same_bits_for_any_threads_and_a_value_like_its_twin():

@@ -8,8 +8,9 @@ from fastce.cpu._kernels.boosting_columns import gradient_and_hessian_columns
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Curvature
 from fastce.cpu._vectors.compiler import storage_view
+from fastce.cpu.call import CrossEntropyCall
 from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of, columns_to_write, cut_columns
-from fastce.cpu.cross_entropy import CrossEntropyCall, row_losses
+from fastce.cpu.cross_entropy import row_losses
 from fastce.cpu.extremes import Extremes, is_extreme
 from fastce.cpu.layout import Rows, cut_for, goes_past_cache
 from fastce.cpu.targets import MassTargets

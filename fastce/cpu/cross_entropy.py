@@ -1,62 +1,60 @@
 """One checked call of cross_entropy, run over blocks: a row in each lane where that is possible, else row by row."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, class_axis, compute_dtype, real_array
-from fastce.arguments.numbers import reduction_of
-from fastce.arguments.options import checked_options
+from fastce.arguments.arrays import Array, compute_dtype
 from fastce.arguments.reductions import reduced
-from fastce.cpu._kernels.cross_entropy import ROWS_AT_A_TIME, cross_entropy_rows
+from fastce.cpu._kernels.cross_entropy import CACHED, ROWS_AT_A_TIME, cross_entropy_rows
 from fastce.cpu._kernels.cross_entropy_columns import cross_entropy_columns
 from fastce.cpu._kernels.narrow import Narrow
-from fastce.cpu._kernels.targets import Options
 from fastce.cpu._vectors.compiler import storage_view
-from fastce.cpu.checked_targets import for_mean, target_rows
+from fastce.cpu.call import CrossEntropyCall
 from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of, columns_to_write, cut_columns, reading_order
 from fastce.cpu.extremes import Extremes, are_extreme
-from fastce.cpu.layout import Rows, goes_past_cache
+from fastce.cpu.layout import PAD, Rows, goes_past_cache
 from fastce.cpu.long_rows import cross_entropy_of_long_rows
 from fastce.cpu.pieces import is_long
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import EACH, RowLosses
-from fastce.cpu.targets import MassTargets, TargetRows
+from fastce.cpu.targets import MassTargets
 from fastce.cpu.threads import cut_rows, in_turn
 
 _NO_UPSTREAM = np.ones(1)
+_NO_PRODUCTS = np.empty(0)
 _NO_EXPONENT: Array | int = 0
 LANES = 16  # of a vector at most
 EXPS_OF_ROWS, LARGEST_EXPS = 1 << 17, 1 << 18  # bytes of exps that are kept for some rows, or for a single long one
 
 
-class CrossEntropyCall(NamedTuple):
-    """A checked call of cross_entropy."""
-
-    array: Array
-    axis: int
-    logits: Rows
-    targets: TargetRows
-    options: Options
-    reduction: str
-    exponent: int = 0  # of what gradients are multiplied by, as a power of two
-
-
-def run(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> Any:
-    """The value of the loss, and its gradient in ``out`` if that is given."""
+def run(
+    call: CrossEntropyCall,
+    upstream: Array | None,
+    out: Array | None,
+    n_threads: int | None,
+    products: Array | None = None,
+) -> Any:
+    """The value of the loss; for gradient and products see `row_losses`."""
     order = reading_order(call.array, (call.axis,), out)
     if order is not None and not call.targets.has_points:
-        return _as_memory_lies(call, order, upstream, out, n_threads)
-    return row_losses(call, upstream, out, n_threads).value(*call.targets.total)
+        return _as_memory_lies(call, order, upstream, out, n_threads, products)
+    return row_losses(call, upstream, out, n_threads, products).value(*call.targets.total)
 
 
 def _as_memory_lies(
-    call: CrossEntropyCall, order: tuple[int, ...], upstream: Array | None, out: Array | None, n_threads: int | None
+    call: CrossEntropyCall,
+    order: tuple[int, ...],
+    upstream: Array | None,
+    out: Array | None,
+    n_threads: int | None,
+    products: Array | None,
 ) -> Any:
     """The same with the axes of the logits in this order; losses are added in that of C whatever it is."""
     in_order, upstream, out, back = in_memory_order(call, order, upstream, out)
     reduction = "none" if call.reduction == "none" else EACH
-    return reduced_losses(in_order, row_losses(in_order._replace(reduction=reduction), upstream, out, n_threads), back)
+    losses = row_losses(in_order._replace(reduction=reduction), upstream, out, n_threads, products)
+    return reduced_losses(in_order, losses, back)
 
 
 def in_memory_order(
@@ -86,46 +84,57 @@ def reduced_losses(call: CrossEntropyCall, losses: RowLosses, back: tuple[int, .
     return reduced(total, call.reduction, total_weight, exponent - more)
 
 
-def blocks_of_sums(call: CrossEntropyCall) -> list[tuple[int, int]]:
-    """The rows whose losses `row_losses` adds to one sum, of options that the fast kernels take."""
-    cube = columns_of(call.array, call.axis, call.logits.dtype)
-    if cube is not None and not call.targets.lies_in_rows:
-        return [(place.start, place.stop) for place in cut_columns(cube.shape, call.logits.dtype.itemsize)]
-    if is_long(call.logits.classes):
-        return [(i, i + 1) for i in range(call.logits.rows)]
-    return cut_rows(call.logits.rows, call.logits.row_bytes)
+def cube_of(call: CrossEntropyCall) -> Columns | CopiedColumns | None:
+    """The logits as a cube, if a row is computed in each lane; None if kernels go along rows."""
+    return None if call.targets.lies_in_rows else columns_of(call.array, call.axis, call.logits.dtype)
 
 
-def row_losses(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
-    """The losses of all rows, and the gradient of the loss in ``out`` if that is given."""
+def row_losses(
+    call: CrossEntropyCall,
+    upstream: Array | None,
+    out: Array | None,
+    n_threads: int | None,
+    products: Array | None = None,
+) -> RowLosses:
+    """The losses of all rows, and the gradient of the loss in ``out`` if that is given.
+
+    ``products`` receives the sum of gradient * logit of each row, for which see slope_products.py; not in half
+    precision, nor beside an ``out`` that is the logits, or where there is a `cube_of` them.
+    """
     dtype = call.logits.dtype
     of_losses, of_gradient = are_extreme(call.options, call.targets, dtype.itemsize, upstream)
     if of_losses:
-        return one_by_one(call, upstream, out, n_threads)
+        return one_by_one(call, upstream, out, n_threads, products)
     if of_gradient or call.exponent:
         losses = row_losses(call._replace(exponent=0), None, None, n_threads)  # those of the twin
-        one_by_one(call._replace(reduction="sum"), upstream, out, n_threads)
+        one_by_one(call._replace(reduction="sum"), upstream, out, n_threads, products)
         return losses
-    cube = columns_of(call.array, call.axis, dtype)
-    if cube is None or call.targets.lies_in_rows:
-        if is_long(call.logits.classes):
-            return _by_pieces(call, upstream, out, n_threads)
-        return _by_rows(call, upstream, out, n_threads)
+    cube = cube_of(call)
+    if cube is None and is_long(call.logits.classes):
+        return _by_pieces(call, upstream, out, n_threads, products)
+    if cube is None:
+        return _by_rows(call, upstream, out, n_threads, products)
     gradient = None if out is None else columns_to_write(out, call.axis, cube, dtype)
-    return _by_columns(call, cube, upstream, gradient, out, n_threads)
+    return _by_columns(call, cube, upstream, gradient, out, n_threads, products)
 
 
-def _extremes(call: CrossEntropyCall, upstream: Array | None, out: Array | None) -> Extremes:
+def _extremes(call: CrossEntropyCall, upstream: Array | None, out: Array | None, products: Array | None) -> Extremes:
     return Extremes(
         call.logits, call.targets, call.options, upstream, (None if out is None else Rows(out, call.axis), None),
-        exponent=call.exponent,
+        exponent=call.exponent, products=products,
     )  # fmt: skip
 
 
-def one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
+def one_by_one(
+    call: CrossEntropyCall,
+    upstream: Array | None,
+    out: Array | None,
+    n_threads: int | None,
+    products: Array | None = None,
+) -> RowLosses:
     """A call whose options are beyond the range of the fast kernels."""
     blocks = cut_rows(call.logits.rows, call.logits.row_bytes)
-    losses, extremes = RowLosses(call.logits, call.reduction, len(blocks)), _extremes(call, upstream, out)
+    losses, extremes = RowLosses(call.logits, call.reduction, len(blocks)), _extremes(call, upstream, out, products)
 
     def work(k: int, start: int, stop: int) -> None:
         losses.put(k, slice(start, stop), *extremes.compute(start, stop))
@@ -134,33 +143,42 @@ def one_by_one(call: CrossEntropyCall, upstream: Array | None, out: Array | None
     return losses
 
 
-def _by_pieces(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
+def _by_pieces(
+    call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None, products: Array | None
+) -> RowLosses:
     losses = RowLosses(call.logits, call.reduction, call.logits.rows)
     gradient = None if out is None else Rows(out, call.axis)
-    extremes = _extremes(call, upstream, out)
+    extremes = _extremes(call, upstream, out, products)
     cross_entropy_of_long_rows(
-        call.logits, call.targets, call.options, upstream, gradient, extremes, losses.put, n_threads
+        call.logits, call.targets, call.options, upstream, gradient, products, extremes, losses.put, n_threads
     )
     return losses
 
 
-def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None) -> RowLosses:
+def _by_rows(
+    call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None, products: Array | None
+) -> RowLosses:
     rows, targets = call.logits, call.targets
     blocks = cut_rows(rows.rows, rows.row_bytes)
     losses = RowLosses(rows, call.reduction, len(blocks))
     gradient = None if out is None else Rows(out, call.axis)
     past_cache = gradient is not None and gradient.matrix is not None and goes_past_cache(gradient.view, call.array)
     kernel = cross_entropy_rows.compiled(rows.dtype)
-    none = storage_view(np.empty((0, 0), rows.dtype))
-    exps = Room()
+    exps, slopes = Room(), Room()
 
     def work(k: int, start: int, stop: int) -> None:
         of_block, misfits, exponents = np.empty(stop - start), np.zeros(stop - start, np.uint8), _NO_EXPONENT
         block = rows.block(start, stop)
-        room = none if gradient is None else gradient.room_for(rows, block, start, stop)
+        if gradient is None:
+            room = _room_for_slopes(slopes, rows, 0 if products is None else stop - start)
+        elif products is None:
+            room = gradient.room_for(rows, block, start, stop)
+        else:
+            room = gradient.room(start, stop)
         kernel(
             block, targets.block(start, stop), call.options, of_block, misfits,
-            _of_rows(upstream, slice(start, stop)), room, _room_for_exps(exps, rows, gradient), past_cache,
+            _of_rows(upstream, slice(start, stop)), _NO_PRODUCTS if products is None else products[start:stop], room,
+            _room_for_exps(exps, rows, room), past_cache and products is None,
         )  # fmt: skip
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
         logits = None if odd is None else rows.copy(odd + start)  # a copied block may replace them
@@ -168,18 +186,27 @@ def _by_rows(call: CrossEntropyCall, upstream: Array | None, out: Array | None, 
             gradient.put_back(start, stop, room)
         if odd is not None and logits is not None:
             exponents = np.zeros(stop - start, np.int32)
-            of_block[odd], exponents[odd] = _extremes(call, upstream, out).losses_of(odd + start, logits)
+            extremes = _extremes(call, upstream, out, products)
+            of_block[odd], exponents[odd] = extremes.losses_of(odd + start, logits)
         losses.put(k, slice(start, stop), of_block, exponents)
 
     in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
     return losses
 
 
-def _room_for_exps(room: Room, rows: Rows, gradient: Rows | None) -> Array:
+def _room_for_slopes(room: Room, rows: Rows, number: int) -> Array:
+    """Room for the gradients of a group of rows, which come to nothing but products; of a block of so many."""
+    if not number:
+        return storage_view(np.empty((0, 0), rows.dtype))
+    group = max(1, min(number, ROWS_AT_A_TIME, CACHED // max(rows.classes, 1)))
+    return storage_view(room.of((group, rows.classes), rows.dtype))
+
+
+def _room_for_exps(room: Room, rows: Rows, gradient: Array) -> Array:
     """Where a kernel may keep the exps of some rows for their gradients; none if that is none or they are too long."""
     dtype = compute_dtype(rows.dtype)
     of_row = -(-rows.classes // LANES) * LANES
-    if gradient is None or of_row * dtype.itemsize > LARGEST_EXPS:
+    if not len(gradient) or of_row * dtype.itemsize > LARGEST_EXPS:
         return np.empty(0, dtype)
     return room.of((max(of_row, min(ROWS_AT_A_TIME * of_row, EXPS_OF_ROWS // dtype.itemsize)),), dtype)
 
@@ -199,6 +226,7 @@ def _by_columns(
     gradient: Columns | CopiedColumns | None,
     out: Array | None,
     n_threads: int | None,
+    products: Array | None,
 ) -> RowLosses:
     rows, targets, dtype = call.logits, call.targets, call.logits.dtype
     places = cut_columns(cube.shape, dtype.itemsize)
@@ -207,15 +235,18 @@ def _by_columns(
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
     kernel = cross_entropy_columns.compiled(dtype)
     past_cache = out is not None and isinstance(gradient, Columns) and goes_past_cache(out, call.array)
-    none = storage_view(np.empty((0, 0, 0), dtype))
+    none, slopes = storage_view(np.empty((0, 0, 0), dtype)), Room()
 
     def work(k: int, place: Place) -> None:
         of_block, misfits, exponents = np.empty(place.shape), np.zeros(place.shape, np.uint8), _NO_EXPONENT
         above = _of_rows(upstream, slice(place.start, place.stop))
-        room = none if gradient is None else gradient.room(place)
+        room, of_products = none if gradient is None else gradient.room(place), np.empty((0, 0))
+        if products is not None:
+            of_products = products[place.start : place.stop].reshape(place.shape)
+            room = slopes.of((place.shape[0], rows.classes, place.shape[1] + PAD), dtype)[:, :, : place.shape[1]]
         kernel(
             *cube.to_read(place), narrow, targets.columns(place), call.options, of_block, misfits,
-            above.reshape(place.shape if above.size > 1 else (1, 1)), room, past_cache,
+            above.reshape(place.shape if above.size > 1 else (1, 1)), of_products, room, past_cache,
         )  # fmt: skip
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
         logits = None if odd is None else call.logits.copy(odd + place.start)  # a copied block may replace them
@@ -223,7 +254,8 @@ def _by_columns(
             gradient.put_back(place, room)
         if odd is not None and logits is not None:
             exponents = np.zeros(of_block.size, np.int32)
-            of_block.reshape(-1)[odd], exponents[odd] = _mended(call, logits, odd + place.start, upstream, out)
+            mended = _mended(call, logits, odd + place.start, upstream, out, products)
+            of_block.reshape(-1)[odd], exponents[odd] = mended
         losses.put(k, slice(place.start, place.stop), of_block.reshape(-1), exponents)
 
     in_turn(list(enumerate(places)), work, n_threads)
@@ -231,67 +263,28 @@ def _by_columns(
 
 
 def _mended(
-    call: CrossEntropyCall, logits: Array, numbers: Array, upstream: Array | None, out: Array | None
+    call: CrossEntropyCall,
+    logits: Array,
+    numbers: Array,
+    upstream: Array | None,
+    out: Array | None,
+    products: Array | None,
 ) -> tuple[Array, Array]:
-    """(losses, exponents) of rows that did not fit, row by row; their gradients are stored too."""
+    """(losses, exponents) of rows that did not fit, row by row; their gradients and products are stored too."""
     exponents = np.zeros(numbers.size, np.int32)
     losses, misfits = np.empty(numbers.size), np.zeros(numbers.size, np.uint8)
-    grad = np.empty(logits.shape if out is not None else (0, 0), logits.dtype)
+    grad = np.empty((0, 0) if out is None and products is None else logits.shape, logits.dtype)
+    of_products = _NO_PRODUCTS if products is None else np.empty(numbers.size)
     cross_entropy_rows.compiled(logits.dtype)(
-        storage_view(logits), call.targets.of(numbers), call.options, losses, misfits,
-        _of_rows(upstream, numbers), storage_view(grad), np.empty(0, compute_dtype(logits.dtype)), False,
+        storage_view(logits), call.targets.of(numbers), call.options, losses, misfits, _of_rows(upstream, numbers),
+        of_products, storage_view(grad), np.empty(0, compute_dtype(logits.dtype)), False,
     )  # fmt: skip
     if out is not None:
         Rows(out, call.axis).put(numbers, grad)
+    if products is not None:
+        products[numbers] = of_products
     odd = np.flatnonzero(misfits)
     if odd.size:
-        losses[odd], exponents[odd] = _extremes(call, upstream, out).losses_of(numbers[odd], logits[odd])
+        extremes = _extremes(call, upstream, out, products)
+        losses[odd], exponents[odd] = extremes.losses_of(numbers[odd], logits[odd])
     return losses, exponents
-
-
-def cross_entropy_call(
-    logits: Any,
-    targets: Any,
-    axis: Any,
-    *,
-    weight: Any,
-    sample_weight: Any,
-    ignore_index: Any,
-    label_smoothing: Any,
-    smoothing_over: Any,
-    logit_scale: Any,
-    softcap: Any,
-    z_loss: Any,
-    reduction: Any,
-    n_threads: int | None,
-) -> CrossEntropyCall:
-    """Check the arguments that all forms of cross_entropy share."""
-    array = real_array(logits, "logits")
-    axis = class_axis(array, axis, "logits")
-    rows = Rows(array, axis)
-    options = Options(*checked_options(rows.classes, label_smoothing, smoothing_over, logit_scale, softcap, z_loss))
-    described = target_rows(
-        targets,
-        rows,
-        array.shape,
-        axis,
-        weight=weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        smoothed=options.spread > 0.0,
-        n_threads=n_threads,
-    )
-    reduction = reduction_of(reduction)
-    return CrossEntropyCall(
-        array, axis, rows, for_mean(described) if reduction == "mean" else described, options, reduction
-    )
-
-
-def of_counted(upstream: Array, targets: TargetRows) -> Array:
-    """The same numbers; of one per row, 1 for rows that are ignored or have no weight: any will do there."""
-    counted = targets.counted() if upstream.size > 1 else None
-    if counted is None:
-        return upstream
-    result = np.ones(upstream.size)
-    result[counted] = upstream[counted]
-    return result

@@ -15,7 +15,7 @@ import numpy as np
 from fastce.apart import load
 from fastce.arguments.arrays import Array
 from fastce.arguments.reductions import powers_of
-from fastce.arguments.silence import cast
+from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.targets import Curvature, Options
 from fastce.cpu.layout import Rows
 from fastce.cpu.targets import TargetRows
@@ -87,6 +87,7 @@ class Extremes:
     def __init__(
         self, logits: Rows, targets: TargetRows, options: Options, upstream: Array | None,
         outputs: tuple[Rows | None, Rows | None] = (None, None), curvature: Curvature = NO_CURVATURE, exponent: int = 0,
+        products: Array | None = None,
     ) -> None:  # fmt: skip
         self.logits: Rows = logits.in_dtype(_FLOAT64)
         self.targets: TargetRows = targets.in_float64()
@@ -94,6 +95,7 @@ class Extremes:
         self.upstream: Array = _ONE if upstream is None else upstream
         self.exponent = exponent  # of the upstream, as a power of two
         self.outputs = outputs
+        self.products = products  # of the gradient and the logits of each row, where they go
         self.curvature = curvature
 
     def compute(self, start: int, stop: int, logits: Array | None = None) -> tuple[Array, Array]:
@@ -103,12 +105,25 @@ class Extremes:
         """
         block = self.logits.block(start, stop) if logits is None else logits
         losses, exponents = np.empty(stop - start), np.empty(stop - start, np.int32)
-        rooms = [_NO_MATRIX if rows is None else np.empty(block.shape) for rows in self.outputs]
+        asked = self.outputs[0] is not None or self.products is not None, self.outputs[1] is not None
+        rooms = [np.empty(block.shape) if is_asked else _NO_MATRIX for is_asked in asked]
+        targets = self.targets.block(start, stop)
         above = self.upstream[start:stop] if self.upstream.size > 1 else self.upstream
         _kernel()(
-            block, self.targets.block(start, stop), self.options, self.curvature, losses, exponents, above,
-            self.exponent, *rooms,
-        )  # fmt: skip
+            block,
+            targets,
+            self.options,
+            self.curvature,
+            losses,
+            exponents,
+            above,
+            self.exponent,
+            *rooms,
+        )
+        if self.products is not None:
+            weight = targets.row_weight if targets.row_weight.size else _ONE
+            factor = silently(np.ldexp, above * weight, self.exponent)
+            self.products[start:stop] = silently(slope_products, block, rooms[0], self.options, factor)
         for rows, room in zip(self.outputs, rooms, strict=True):
             if rows is not None:
                 rows.put(slice(start, stop), cast(room, rows.dtype))
@@ -126,3 +141,19 @@ class Extremes:
         ]
         losses, exponents = map(np.concatenate, zip(*parts, strict=True))
         return losses, exponents
+
+
+def slope_products(logits: Array, slopes: Array, options: Options, factor: Array) -> Array:
+    """The sum of slope * logit of each row, as slope_products.py has it, whose differences may be beyond float64.
+
+    The factor is what the gradients of rows are multiplied by, or of all of them.
+    """
+    near = np.zeros((len(logits), 1)) if options.softcap > 0.0 else logits.max(axis=1, keepdims=True, initial=-np.inf)
+    halves = 0.5 * logits - 0.5 * near
+    products: Array = 2.0 * np.add.reduce(np.where(slopes == 0.0, 0.0, slopes * halves), axis=1)
+    if options.z_loss > 0.0 and options.softcap == 0.0:
+        scale, near = options.logit_scale, near[:, 0]
+        log_sums = scale * near + np.log(np.add.reduce(np.exp(2.0 * scale * halves), axis=1))
+        common = near * (2.0 * options.z_loss * scale * factor * log_sums)
+        products += np.where(factor == 0.0, 0.0, common)
+    return products

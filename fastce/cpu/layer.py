@@ -8,7 +8,7 @@ import numpy as np
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
 from fastce.arguments.reductions import upstream_of
 from fastce.arguments.sparse import checked_csr, is_sparse
-from fastce.cpu.cross_entropy import CrossEntropyCall, cross_entropy_call, of_counted
+from fastce.cpu.call import CrossEntropyCall, cross_entropy_call, of_counted
 from fastce.cpu.extremes import is_extreme
 from fastce.cpu.layer_ranges import LayerRange, Sizes, Slopes
 from fastce.cpu.layout import Rows

@@ -14,7 +14,7 @@ from fastce.arguments.arrays import Array
 from fastce.arguments.reductions import ROOM, powers_of
 from fastce.arguments.silence import quietly, silently
 from fastce.arguments.sizes import NOTHING, power_of_largest
-from fastce.cpu.cross_entropy import CrossEntropyCall
+from fastce.cpu.call import CrossEntropyCall
 from fastce.cpu.targets import IndexTargets, TargetRows
 from fastce.cpu.threads import cut_rows, for_each
 

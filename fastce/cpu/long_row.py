@@ -30,6 +30,7 @@ from fastce.cpu._kernels.targets import Options, Targets
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.layout import Rows
 from fastce.cpu.pieces import leader_of, merged_sum, odd_ones, rounded_sum
+from fastce.cpu.rooms import Room
 from fastce.cpu.targets import TargetRows
 from fastce.cpu.threads import in_turn
 
@@ -51,6 +52,8 @@ class LongCall(NamedTuple):
     options: Options
     dtype: np.dtype[Any]
     scale: float  # what is left to multiply capped logits by
+    products: Array | None  # of the gradient and the logits of each row
+    slopes: Room  # for gradients that come to nothing else
     past_cache: bool
     leave_out: Callable[..., None]  # the kernels; the others are rarely called
     look: Callable[..., None]
@@ -69,6 +72,7 @@ class LongRow:
         self.count: int = len(call.parts)
         self.found: Array = np.zeros(FIELDS * GROUP)
         self.states: Array = np.zeros(FIELDS * GROUP)
+        self.products: Array = np.zeros(0 if call.products is None else self.count)
         self.targets_of_pieces: dict[int, Targets] = {}
         self.at_least: float = -math.inf
         self.left_out: int = -1
@@ -216,11 +220,20 @@ class LongRow:
     def write(self, k: int) -> None:
         """The gradient of a piece."""
         part, place = self.call.parts[k], (self.i, self.i + 1)
-        assert part.gradient is not None
         assert self.call.write is not None
-        room = part.gradient.room(*place)
+        if part.gradient is None:
+            room = self.call.slopes.of((1, part.logits.classes), self.call.dtype)
+        else:
+            room = part.gradient.room(*place)
         self.call.write(
-            part.logits.block(*place), self._targets_of(k), self.call.options, self.states, k, room,
+            part.logits.block(*place), self._targets_of(k), self.call.options, self.states, k, room, self.products,
             self.call.past_cache,
         )  # fmt: skip
-        part.gradient.put_back(*place, room)
+        if part.gradient is not None:
+            part.gradient.put_back(*place, room)
+
+    def put_product(self) -> None:
+        """Add up what the pieces have come to."""
+        products = self.call.products
+        if products is not None:
+            products[self.i] = rounded_sum(self.products)

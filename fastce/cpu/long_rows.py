@@ -22,6 +22,7 @@ from fastce.cpu.extremes import Extremes
 from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.long_row import LongCall, LongRow, Pieces
 from fastce.cpu.pieces import groups, pieces
+from fastce.cpu.rooms import Room
 from fastce.cpu.targets import MassTargets, TargetRows
 from fastce.cpu.threads import in_turn
 
@@ -32,11 +33,15 @@ def cross_entropy_of_long_rows(
     options: Options,
     upstream: Array | None,
     gradient: Rows | None,
+    products: Array | None,
     extremes: Extremes,
     put: Callable[[int, slice, Array, Array | int], None],
     n_threads: int | None,
 ) -> None:
-    """Losses, handed to ``put(i, slice(i, i + 1), loss, exponent)`` row by row, and gradients if there is room."""
+    """Losses, handed to ``put(i, slice(i, i + 1), loss, exponent)`` row by row, and gradients if there is room.
+
+    ``products`` receives the sum of gradient * logit of each row.
+    """
     probabilities = targets.probabilities if isinstance(targets, MassTargets) and targets.points is None else None
     parts = [
         Pieces(
@@ -50,13 +55,15 @@ def cross_entropy_of_long_rows(
     if isinstance(targets, MassTargets) and probabilities is not None:
         targets = copy.copy(targets)
         targets.probabilities = parts[0].probabilities  # the others piece by piece: a row may have to be copied
-    past_cache = gradient is not None and goes_past_cache(gradient.view, logits.view)
+    writes = gradient is not None or products is not None
+    past_cache = gradient is not None and products is None and goes_past_cache(gradient.view, logits.view)
     call = LongCall(
-        parts, targets, options, logits.dtype, 1.0 if options.softcap > 0.0 else options.logit_scale, past_cache,
+        parts, targets, options, logits.dtype, 1.0 if options.softcap > 0.0 else options.logit_scale, products,
+        Room(), past_cache,
         target_to_leave_out.compiled(logits.dtype),
         look_at_piece.compiled(logits.dtype),
         finish_long_row.compiled(logits.dtype),
-        None if gradient is None else write_gradient_of_piece.compiled(logits.dtype),
+        write_gradient_of_piece.compiled(logits.dtype) if writes else None,
     )  # fmt: skip
     for group in groups(logits.rows, len(parts), n_threads):
         rows = [LongRow(call, i) for i in group]
@@ -66,12 +73,14 @@ def cross_entropy_of_long_rows(
         rows = [row for row in rows if row not in odd]
         for row in rows:
             put(row.i, slice(row.i, row.i + 1), row.loss(), 0)
-        if gradient is not None:
+        if writes:
             assert upstream is not None
             for row in rows:
                 row.prepare_gradient(upstream)
             # what was read last is still in cache
             in_turn([task for row in reversed(rows) for task in reversed(row.tasks())], LongRow.write, n_threads)
+            for row in rows:
+                row.put_product()
 
 
 def _put_extreme(i: int, extremes: Extremes, put: Callable[[int, slice, Array, Array | int], None]) -> None:

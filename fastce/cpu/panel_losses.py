@@ -8,7 +8,8 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.arguments.options import PLAIN_OPTIONS
 from fastce.arguments.reductions import ROOM, mean_factor, reduced, sum_in_order, upstream_of
-from fastce.cpu.cross_entropy import cross_entropy_call, row_losses
+from fastce.cpu.call import cross_entropy_call
+from fastce.cpu.cross_entropy import row_losses
 from fastce.cpu.sides import is_plain
 
 

@@ -18,7 +18,8 @@ from fastce.arguments.arrays import Array, class_index_error, compute_dtype, ker
 from fastce.arguments.options import PLAIN_OPTIONS
 from fastce.arguments.silence import quietly, silently
 from fastce.cpu._kernels.running import gradient_from_tops
-from fastce.cpu.cross_entropy import cross_entropy_call, row_losses
+from fastce.cpu.call import cross_entropy_call
+from fastce.cpu.cross_entropy import row_losses
 from fastce.cpu.layout import Rows, cut_for, goes_past_cache, write_rows
 from fastce.cpu.row_losses import EACH
 from fastce.cpu.running import States, states_over

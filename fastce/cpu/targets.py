@@ -12,8 +12,7 @@ import numpy as np
 from fastce.arguments.arrays import Array, class_index_error
 from fastce.arguments.reductions import product
 from fastce.arguments.silence import cast, silently
-from fastce.cpu._kernels.cross_entropy_columns import ColumnTargets
-from fastce.cpu._kernels.targets import Targets
+from fastce.cpu._kernels.targets import ColumnTargets, Targets
 from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses

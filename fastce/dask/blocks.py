@@ -9,8 +9,9 @@ from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, new_like
 from fastce.arguments.options import CheckedOptions
 from fastce.arguments.reductions import reduced, sum_in_order, sum_of_terms, upstream_of
 from fastce.arguments.silence import cast, silently
+from fastce.cpu.call import CrossEntropyCall, cross_entropy_call, of_counted
 from fastce.cpu.checked_targets import total_of
-from fastce.cpu.cross_entropy import CrossEntropyCall, cross_entropy_call, of_counted, row_losses
+from fastce.cpu.cross_entropy import row_losses
 from fastce.cpu.engine import Cpu
 from fastce.cpu.shards import Masses, Partial, Shard, Way, check_owned, look, write_gradient
 from fastce.streaming.class_blocks import IGNORED, RowTargets

@@ -11,7 +11,7 @@ from fastce.arguments.arrays import check_widths
 from fastce.arguments.numbers import checked_memory_budget, is_one_number
 from fastce.arguments.reductions import upstream_of
 from fastce.arguments.sparse import checked_csr, is_sparse
-from fastce.cpu.cross_entropy import cross_entropy_call
+from fastce.cpu.call import cross_entropy_call
 from fastce.dask import linear_stripes
 from fastce.dask.features import added, block, check_progress, computed_in, dask_array, first_block, in_stripes
 from fastce.dask.features import result_dtype as dtype_of_gradient

@@ -9,8 +9,8 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.arguments.options import PLAIN_OPTIONS
 from fastce.arguments.reductions import reduced, sum_in_order, upstream_of
+from fastce.cpu.call import cross_entropy_call
 from fastce.cpu.checked_targets import ORDINARY, total_of
-from fastce.cpu.cross_entropy import cross_entropy_call
 from fastce.cpu.engine import Cpu
 from fastce.losses.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
 

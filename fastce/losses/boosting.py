@@ -10,7 +10,7 @@ from fastce.arguments.numbers import choice
 from fastce.arguments.out import checked_out, overlap
 from fastce.arguments.sparse import is_sparse
 from fastce.cpu.boosting import fill_grad_and_hess
-from fastce.cpu.cross_entropy import CrossEntropyCall, cross_entropy_call
+from fastce.cpu.call import CrossEntropyCall, cross_entropy_call
 from fastce.engine import on_cpu
 from fastce.typing import (
     AnyArray,

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from fastce.arguments.out import checked_out
 from fastce.arguments.reductions import upstream_of
-from fastce.cpu.cross_entropy import cross_entropy_call, of_counted, run
+from fastce.cpu.call import cross_entropy_call, of_counted
+from fastce.cpu.cross_entropy import run
 from fastce.engine import by_device
 from fastce.typing import (
     AnyArray,

@@ -4,7 +4,7 @@ from typing import Any, Literal, Unpack, overload
 
 from fastce.arguments.out import checked_out
 from fastce.arguments.reductions import upstream_of
-from fastce.cpu.cross_entropy import cross_entropy_call, of_counted
+from fastce.cpu.call import cross_entropy_call, of_counted
 from fastce.cpu.logit_scale import scale_derivative, value_and_scale_products
 from fastce.engine import on_cpu
 from fastce.typing import (

@@ -12,8 +12,9 @@ import numpy as np
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, real_array
 from fastce.arguments.libraries import read as as_numpy
 from fastce.arguments.reductions import reduced, sum_in_order
+from fastce.cpu.call import cross_entropy_call
 from fastce.cpu.checked_targets import total_of
-from fastce.cpu.cross_entropy import cross_entropy_call, row_losses
+from fastce.cpu.cross_entropy import row_losses
 from fastce.streaming.outputs import Receiver, room_for
 from fastce.streaming.sources import Source, ahead
 from fastce.streaming.whole import Upstream, Whole, targets_of

@@ -10,7 +10,7 @@ from fastce.arguments.numbers import integer
 from fastce.arguments.reductions import upstream_of
 from fastce.arguments.sparse import checked_csr, is_sparse, masses_of
 from fastce.arguments.words import shown
-from fastce.cpu.cross_entropy import CrossEntropyCall, cross_entropy_call, of_counted
+from fastce.cpu.call import CrossEntropyCall, cross_entropy_call, of_counted
 from fastce.streaming.sources import Source, has_slices, is_path, source_of
 
 

@@ -23,6 +23,7 @@ from fastce.cpu._kernels.blocks import (
     write_vectors,
 )
 from fastce.cpu._kernels.row_losses import find_states
+from fastce.cpu._kernels.slope_products import common_part, sum_of_products, taken_off
 from fastce.cpu._kernels.states import (
     EXPONENT,
     FACTOR,
@@ -186,10 +187,10 @@ def fill_row(row, classes, value, out):
 
 
 @inline
-def write_gradient(logits, i, next_i, options, targets, states, k, gradient, room, kept, past_cache):
-    """The gradient of row i from its state, whatever that is; row ``next_i`` is sent for."""
+def write_gradient(logits, i, next_i, options, targets, states, k, out, room, kept, past_cache):
+    """The gradient of row i from its state, whatever that is, into the row ``out``; row ``next_i`` is sent for."""
     classes = logits.shape[1]
-    row, out = row_pointer(logits, i), row_pointer(gradient, i)
+    row = row_pointer(logits, i)
     if weight_of_row(targets, i) == 0.0:
         fill_row(row, classes, 0.0, out)
     elif not math.isfinite(states[OFFSET + k]) or math.isnan(states[TOTAL + k]):
@@ -200,8 +201,8 @@ def write_gradient(logits, i, next_i, options, targets, states, k, gradient, roo
 
 
 @inline
-def write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, kept, past_cache):
-    """The gradients of ``count`` rows from ``first`` on."""
+def write_gradients(logits, first, count, options, targets, states, upstream, gradient, at, room, kept, past_cache):
+    """The gradients of ``count`` rows from ``first`` on, into those from ``at`` on."""
     rows = logits.shape[0]
     for k in range(count):
         from_above = upstream[first + k] if upstream.shape[0] > 1 else upstream[0]
@@ -210,8 +211,20 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
     for k in range(count):
         if states[FITS + k] > 0.0:
             i, next_i = first + k, min(first + k + count, rows - 1)
-            exps = from_element(kept[0], k * kept[1])
-            write_gradient(logits, i, next_i, options, targets, states, k, gradient, room, exps, past_cache)
+            exps, out = from_element(kept[0], k * kept[1]), row_pointer(gradient, at + k)
+            write_gradient(logits, i, next_i, options, targets, states, k, out, room, exps, past_cache)
+
+
+@inline
+def put_products(logits, first, count, options, targets, states, gradient, at, products):
+    """The sums of gradient * logit of rows whose gradients have just been written."""
+    for k in range(count):
+        i = first + k
+        if weight_of_row(targets, i) == 0.0:
+            products[i] = 0.0
+        elif states[FITS + k] > 0.0:
+            row, slopes, near = row_pointer(logits, i), row_pointer(gradient, at + k), taken_off(options, states, k)
+            products[i] = sum_of_products(row, slopes, logits.shape[1], near) + common_part(near, states, k)
 
 
 @kernel(
@@ -222,17 +235,21 @@ def write_gradients(logits, first, count, options, targets, states, upstream, gr
         vector(types.float64),
         vector(types.uint8),
         vector(types.float64),
+        vector(types.float64),
         matrix(storage),
         vector(real_of(storage)),
         types.boolean,
     )
 )
-def cross_entropy_rows(logits, targets, options, losses, misfits, upstream, gradient, room_for_exps, past_cache):
+def cross_entropy_rows(
+    logits, targets, options, losses, misfits, upstream, products, gradient, room_for_exps, past_cache
+):
     """losses[i] = v_i times the loss of row i; if the gradient has rows, gradient[i] = v_i upstream_i d loss_i / d x_i.
 
-    Rows of weight 0 are 0, whatever they hold. Rows where ``misfits`` becomes 1 have no gradient written: they are for
-    `extreme_rows`. Rows are taken in groups that a second-level cache holds until their gradients are written, with
-    their exps if there is room for those of a row.
+    If there are products, products[i] = sum_c gradient_ic x_ic; the gradient may then have fewer rows, those of a
+    group, which the next group replaces. Rows of weight 0 are 0, whatever they hold. Rows where ``misfits`` becomes 1
+    have no gradient written: they are for `extreme_rows`. Rows are taken in groups that a second-level cache holds
+    until their gradients are written, with their exps if there is room for those of a row.
     """
     rows, classes = logits.shape
     states = new_states()
@@ -251,6 +268,11 @@ def cross_entropy_rows(logits, targets, options, losses, misfits, upstream, grad
             if states[FITS + k] == 0.0:
                 misfits[first + k] = 1
         if gradient.shape[0] > 0:
-            write_gradients(logits, first, count, options, targets, states, upstream, gradient, room, kept, past_cache)
+            at = first if gradient.shape[0] == rows else 0
+            write_gradients(
+                logits, first, count, options, targets, states, upstream, gradient, at, room, kept, past_cache
+            )
+            if products.shape[0] > 0:
+                put_products(logits, first, count, options, targets, states, gradient, at, products)
     if past_cache:
         finish_stores()

@@ -1,7 +1,6 @@
 """Cross entropy and its gradient, a row in each lane; the formulas are those of cross_entropy.py and states.py."""
 
 import math
-from typing import Any, NamedTuple
 
 from numba import types
 
@@ -23,9 +22,11 @@ from fastce.cpu._kernels.narrow import (
     new_tile,
     source_of,
     tile_of,
+    tile_to_write,
     tile_width,
     write_through,
 )
+from fastce.cpu._kernels.slope_products import keep_common_slopes, put_products_of_tile
 from fastce.cpu._kernels.states import (
     AT_TARGET,
     DISTANCES,
@@ -46,9 +47,9 @@ from fastce.cpu._kernels.states import (
     without_offset,
 )
 from fastce.cpu._kernels.sunken import mark_misfits
-from fastce.cpu._kernels.targets import capped, options_type, scale_of
+from fastce.cpu._kernels.targets import capped, column_targets_type, options_type, scale_of
 from fastce.cpu._kernels.written_columns import write_tile
-from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, real_of, structure, vector
+from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, structure
 from fastce.cpu._vectors.elementary import tanh
 from fastce.cpu._vectors.exponential import exp, headroom, with_factor_1
 from fastce.cpu._vectors.lanes import load_numbers, load_real, store_real
@@ -66,15 +67,6 @@ from fastce.cpu._vectors.memory import (
     to_real,
 )
 from fastce.cpu._vectors.simd import fma, where_equal
-
-
-class ColumnTargets(NamedTuple):
-    """As `targets.Targets`, with one point per row (or none) and rows along the last axis."""
-
-    classes: Any  # int64 (outer, rows), or (0, 0)
-    probabilities: Any  # (outer, classes, rows) in the compute dtype, or (0, 0, 0)
-    class_weight: Any  # (classes,) in the compute dtype, or (0,)
-    row_weight: Any  # float64 (outer, rows), or (0, 0)
 
 
 @inline
@@ -220,27 +212,28 @@ def masses_of(room, targets, options):
 
 def types_of_cube(storage):
     """Those of a cube of logits, of what is known of how it lies, and of its targets."""
-    real = real_of(storage)
-    targets = structure(
-        ColumnTargets, matrix(types.int64), types.Array(real, 3, "A"), vector(real), matrix(types.float64)
-    )
-    return types.Array(storage, 3, "A"), structure(Narrow, *(types.boolean for _ in Narrow._fields)), targets
+    narrow = structure(Narrow, *(types.boolean for _ in Narrow._fields))
+    return types.Array(storage, 3, "A"), narrow, column_targets_type(storage)
 
 
 def _types(storage):
     cube, narrow, targets = types_of_cube(storage)
     per_row = matrix(types.float64)
-    return cube, cube, narrow, targets, options_type, per_row, matrix(types.uint8), per_row, cube, types.boolean
+    outputs = per_row, matrix(types.uint8)
+    return cube, cube, narrow, targets, options_type, *outputs, per_row, per_row, cube, types.boolean
 
 
 @kernel(_types)
-def cross_entropy_columns(source, logits, narrow, targets, options, losses, misfits, upstream, gradient, past_cache):
+def cross_entropy_columns(
+    source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache
+):
     """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
 
-    Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
+    If there are products, products[o, i] = sum_c gradient_c x_c of the row; the gradient is not narrow then. Rows where
+    ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
     """
     outer, classes, rows = logits.shape
-    with_gradient = gradient.shape[1] > 0
+    with_gradient, with_products = gradient.shape[1] > 0, products.shape[1] > 0
     has_probabilities = targets.probabilities.shape[1] > 0
     room, other_room = new_tile(logits), new_tile(targets.class_weight)
     states, running, sums = new_states(), new_running(room), new_sums()
@@ -286,6 +279,8 @@ def cross_entropy_columns(source, logits, narrow, targets, options, losses, misf
                         states, here, at, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale
                     )
                     finish_gradients(states, here, options.softcap)
+                    if with_products:
+                        keep_common_slopes(states, here, at, row_pointer(products, o))
                     keep_for_gradient(running, states, lanes, group, here)
             if not with_gradient:
                 continue
@@ -293,3 +288,8 @@ def cross_entropy_columns(source, logits, narrow, targets, options, losses, misf
             write_through(
                 write_gradients, gradient, narrow.gradient, place, room, running, tile, all_fit, past_cache, rest
             )
+            if with_products:  # of gradients that no tile has replaced
+                slopes = tile_to_write(gradient, False, o, first, room, width)
+                weights = row_weight, has_row_weight
+                of_rows = row_pointer(products, o)
+                put_products_of_tile(sums, tile, slopes, first, count, classes, capped_at > 0, weights, of_rows)

@@ -9,6 +9,7 @@ from numba import types
 from fastce.cpu._kernels.blocks import scratch_block, wide_scratch_block
 from fastce.cpu._kernels.cross_entropy import write_gradient
 from fastce.cpu._kernels.row_losses import add_points, has_lost_digits, look_at_row, must_be_left
+from fastce.cpu._kernels.slope_products import common_part, sum_of_products, taken_off
 from fastce.cpu._kernels.softmax import found_in_row, write_row
 from fastce.cpu._kernels.softmax import look_at_row as look_at_softmax
 from fastce.cpu._kernels.states import FITS, finish_gradients, finish_states, new_states
@@ -97,13 +98,21 @@ def finish_long_gradient(options, states, count):
 
 @kernel(
     lambda storage: (
-        matrix(storage), targets_type(storage), options_type, _table, types.int64, matrix(storage), types.boolean,
+        matrix(storage), targets_type(storage), options_type, _table, types.int64, matrix(storage), _table,
+        types.boolean,
     )
 )  # fmt: skip
-def write_gradient_of_piece(logits, targets, options, states, k, gradient, past_cache):
-    """gradient[0] is the gradient of one piece, whose row is column k."""
-    room = scratch_block(row_pointer(logits, 0))
-    write_gradient(logits, 0, 0, options, targets, pointer(states), k, gradient, room, room, past_cache)
+def write_gradient_of_piece(logits, targets, options, states, k, gradient, products, past_cache):
+    """gradient[0] is the gradient of one piece, whose row is column k; products[k], if any, its part of
+    the sum of gradient * logit."""
+    row, out, table = row_pointer(logits, 0), row_pointer(gradient, 0), pointer(states)
+    room = scratch_block(row)
+    write_gradient(logits, 0, 0, options, targets, table, k, out, room, room, past_cache)
+    if products.shape[0] > 0:
+        near = taken_off(options, table, k)
+        products[k] = sum_of_products(row, out, logits.shape[1], near)
+        if k == 0:
+            products[k] += common_part(near, table, k)
     if past_cache:
         finish_stores()
 

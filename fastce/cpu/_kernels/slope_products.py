@@ -1,38 +1,88 @@
-"""Sums of slope * logit along each row: what a loss's derivative by the scale of its logits is made of."""
+"""Sums of gradient * logit of rows: what the derivative of a loss by the scale of its logits is made of.
 
-from numba import types
+With G the gradient by the logits x and m the largest of a row,
 
-from fastce.cpu._vectors.compiler import kernel, matrix, vector
-from fastce.cpu._vectors.memory import lanes_of, load, load_first, row_pointer, to_real
-from fastce.cpu._vectors.simd import maximum, maximum_of_lanes, where_zero
+    sum_c G_c x_c = sum_c G_c (x_c - m) + m sum_c G_c
+
+and sum_c G_c is 0 but for the z-loss: upstream * 2 z lse. So confident rows, and rows with much in common, keep their
+digits. A softcap's slopes leave no such sum: m is 0 then. A gradient has just been written, and is in cache, as are the
+logits; where it is 0, so is the product. Differences of logits, and sums, are float64.
+"""
+
+import math
+
+from fastce.cpu._kernels.lines import DISTANCE_SUM, EXPS, store_sum, whole_sum
+from fastce.cpu._kernels.states import LANES, OFFSET, TOP, UPSTREAM, X_TARGET, Z_MASS
+from fastce.cpu._vectors.compiler import inline, outlined
+from fastce.cpu._vectors.lanes import lesser_and_top, store_real
+from fastce.cpu._vectors.memory import elements, lanes_of, load, load_first, store_first, to_real
+from fastce.cpu._vectors.simd import where_zero
 from fastce.cpu._vectors.wide import add_products, sum_wide, zeros_wide
 
 
-@kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean, vector(types.float64)))
-def slope_products_rows(logits, slopes, below_top, result):
-    """The sum of slope * (x - near), added in float64; near is the largest logit, or 0. Where a slope is 0, so is that.
+@outlined
+def sum_of_products(row, slope, classes, near):
+    """The sum of slope * (x - near) of a row."""
+    lanes = lanes_of(row)
+    near, nothing = load_first(row, 0, 0, to_real(row, near)), to_real(row, 0.0)
+    whole = classes - classes % lanes
+    total = zeros_wide()
+    for i in range(0, whole, lanes):
+        q = load(slope, i)
+        total = add_products(total, q, where_zero(q, near, load(row, i)), near)
+    if whole < classes:
+        q = load_first(slope, whole, classes - whole, nothing)
+        x = load_first(row, whole, classes - whole, nothing)
+        total = add_products(total, q, where_zero(q, near, x), near)
+    return sum_wide(total)
 
-    Rows have both in cache. Differences of logits are as exact as these, whatever they have in common.
-    """
-    classes = logits.shape[1]
-    for i in range(logits.shape[0]):
-        row, slope = row_pointer(logits, i), row_pointer(slopes, i)
-        lanes = lanes_of(row)
-        nothing = to_real(row, 0.0)
-        whole = classes - classes % lanes
-        near = load_first(row, 0, 0, nothing)
-        if below_top:
-            lowest = to_real(row, -float("inf"))
-            top = load_first(row, whole, classes - whole, lowest)
-            for j in range(0, whole, lanes):
-                top = maximum(top, load(row, j))
-            near = load_first(row, 0, 0, maximum_of_lanes(top))
+
+@inline
+def taken_off(options, states, k):
+    """What is taken off the logits of a row: the largest, its target's too; nothing beside a cap."""
+    return 0.0 if options.softcap > 0.0 else states[OFFSET + k] + max(states[TOP + k], states[X_TARGET + k])
+
+
+@inline
+def common_part(near, states, k):
+    """That times the sum of all slopes of the row, but for those of a cap."""
+    return near * (states[UPSTREAM + k] * states[Z_MASS + k])
+
+
+@inline
+def keep_common_slopes(states, count, first, products):
+    """The products become what the slopes of each of these rows come to."""
+    for k in range(0, count, LANES):
+        common = load(states, UPSTREAM + k) * load(states, Z_MASS + k)
+        store_first(products, first + k, common, min(LANES, count - k))
+
+
+@outlined
+def put_products_of_tile(sums, tile, slopes, first, count, classes, capped, weights, products):
+    """The sum of slope * x of every row of a tile, whose products hold what slopes come to; 0 for rows of weight 0."""
+    place, start, stride, _ = tile
+    written, start_of_slopes, stride_of_slopes = slopes
+    lanes, nothing = lanes_of(place), to_real(place, 0.0)
+    for k in range(0, count, lanes):
+        here = min(lanes, count - k)
+        near = load_first(place, 0, 0, nothing)
+        if not capped:
+            near = load_first(place, 0, 0, to_real(place, -math.inf))
+            for c in range(classes):
+                _, near = lesser_and_top(elements(place, start + k + c * stride, here, nothing), near)
         total = zeros_wide()
-        for j in range(0, whole, lanes):
-            q = load(slope, j)
-            total = add_products(total, q, where_zero(q, near, load(row, j)), near)
-        if whole < classes:
-            q = load_first(slope, whole, classes - whole, nothing)
-            x = load_first(row, whole, classes - whole, nothing)
+        for c in range(classes):
+            q = elements(written, start_of_slopes + k + c * stride_of_slopes, here, nothing)
+            x = elements(place, start + k + c * stride, here, nothing)
             total = add_products(total, q, where_zero(q, near, x), near)
-        result[i] = sum_wide(total)
+        store_sum(sums, lanes, EXPS, k, total)
+        store_real(sums, DISTANCE_SUM + k, near)
+    zero = load_first(sums, 0, 0, 0.0)
+    for k in range(0, count, LANES):
+        here = min(LANES, count - k)
+        total = whole_sum(sums, lanes, EXPS, k)
+        if not capped:
+            total += load(sums, DISTANCE_SUM + k) * load_first(products, first + k, here, 0.0)
+        if weights[1]:
+            total = where_zero(load_first(weights[0], first + k, here, 0.0), zero, total)
+        store_first(products, first + k, total, here)

@@ -71,6 +71,22 @@ def targets_type(storage):
     return structure(Targets, integers, integers, floats, matrix(real), vector(real), floats)
 
 
+class ColumnTargets(NamedTuple):
+    """The same of a cube of logits, with one point per row (or none) and rows along the last axis."""
+
+    classes: Any  # int64 (outer, rows), or (0, 0)
+    probabilities: Any  # (outer, classes, rows) in the compute dtype, or (0, 0, 0)
+    class_weight: Any  # (classes,) in the compute dtype, or (0,)
+    row_weight: Any  # float64 (outer, rows), or (0, 0)
+
+
+def column_targets_type(storage):
+    """The Numba type of the targets of a cube of logits that are stored so."""
+    real = real_of(storage)
+    arrays = matrix(types.int64), types.Array(real, 3, "A"), vector(real), matrix(types.float64)
+    return structure(ColumnTargets, *arrays)
+
+
 class RowTargets(NamedTuple):
     """What `Targets` says of one row, as pointers and numbers: reference counts would cost as much as a short row."""
 

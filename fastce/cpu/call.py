@@ -1,0 +1,73 @@
+"""One checked call of cross_entropy."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, class_axis, real_array
+from fastce.arguments.numbers import reduction_of
+from fastce.arguments.options import checked_options
+from fastce.cpu._kernels.targets import Options
+from fastce.cpu.checked_targets import for_mean, target_rows
+from fastce.cpu.layout import Rows
+from fastce.cpu.targets import TargetRows
+
+
+class CrossEntropyCall(NamedTuple):
+    """A checked call of cross_entropy."""
+
+    array: Array
+    axis: int
+    logits: Rows
+    targets: TargetRows
+    options: Options
+    reduction: str
+    exponent: int = 0  # of what gradients are multiplied by, as a power of two
+
+
+def cross_entropy_call(
+    logits: Any,
+    targets: Any,
+    axis: Any,
+    *,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    label_smoothing: Any,
+    smoothing_over: Any,
+    logit_scale: Any,
+    softcap: Any,
+    z_loss: Any,
+    reduction: Any,
+    n_threads: int | None,
+) -> CrossEntropyCall:
+    """Check the arguments that all forms of cross_entropy share."""
+    array = real_array(logits, "logits")
+    axis = class_axis(array, axis, "logits")
+    rows = Rows(array, axis)
+    options = Options(*checked_options(rows.classes, label_smoothing, smoothing_over, logit_scale, softcap, z_loss))
+    described = target_rows(
+        targets,
+        rows,
+        array.shape,
+        axis,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        smoothed=options.spread > 0.0,
+        n_threads=n_threads,
+    )
+    reduction = reduction_of(reduction)
+    return CrossEntropyCall(
+        array, axis, rows, for_mean(described) if reduction == "mean" else described, options, reduction
+    )
+
+
+def of_counted(upstream: Array, targets: TargetRows) -> Array:
+    """The same numbers; of one per row, 1 for rows that are ignored or have no weight: any will do there."""
+    counted = targets.counted() if upstream.size > 1 else None
+    if counted is None:
+        return upstream
+    result = np.ones(upstream.size)
+    result[counted] = upstream[counted]
+    return result
