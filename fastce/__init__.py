@@ -71,7 +71,7 @@ array([0.5, 0.5])
 >>> fastce.softmax(3.0)
 np.float64(1.0)
 
-`fastce.torch` has differentiable functions of tensors, and modules; `fastce.jax` differentiable losses of JAX's arrays;
+`fastce.torch` has differentiable functions of tensors, and modules; `fastce.jax` such functions of JAX's arrays;
 `fastce.objectives` what LightGBM and XGBoost train with. `fastce.streaming` is for what is larger than memory,
 `fastce.dask` for a cluster; `fastce.typing` has the types of arguments and results. All other modules are fastce's own:
 they may change at any time.

@@ -27,7 +27,7 @@ BELOW = {  # what each room may import, besides itself and what everybody may
     "configuration": {"__init__", "cpu", "cpu._vectors", "arguments"},
     "dask": {"streaming", "losses", "products", "cpu", "arguments"},
     "torch": {"losses", "products", "arguments"},
-    "jax": {"losses", "products"},
+    "jax": {"losses", "products", "arguments"},
     "streaming": {"losses", "products", "cpu", "arguments"},
     "objectives": {"losses", "arguments"},
     "losses": {"products", "engine", "cpu", "arguments"},

@@ -150,6 +150,13 @@ def test_halves_keep_their_dtype(dtype):
     np.testing.assert_allclose(grad.astype(jnp.float32), of_theirs, rtol=eps, atol=1e-6)
 
 
+def test_the_loss_has_the_dtype_of_the_first_argument():
+    """Not of the scale, which comes first by its name."""
+    given = jnp.eye(3, dtype=jnp.bfloat16), jnp.float32(2.0)
+    value, gradients = jax.value_and_grad(lambda x, s: fastce.jax.clip_loss(x, logit_scale=s), (0, 1))(*given)
+    assert [x.dtype for x in (value, *gradients)] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+
+
 def test_other_derivatives_are_refused_by_jax():
     def loss(x):
         return fastce.jax.cross_entropy(x, TARGETS)
@@ -220,7 +227,9 @@ def test_what_has_no_gradient_is_refused():
     weight = jnp.ones(5)
     with pytest.raises(TypeError, match=r"^fastce.jax.cross_entropy has no gradient for weight"):
         jax.grad(lambda w: fastce.jax.cross_entropy(LOGITS, TARGETS, weight=w))(weight)
-    with pytest.raises(ValueError, match=r"^reduction of fastce.jax.cross_entropy must be"):
-        fastce.jax.cross_entropy(LOGITS, TARGETS, reduction="none")
-    with pytest.raises(TypeError, match=r"^logit_scale of fastce.jax.cross_entropy must be a Python value"):
-        jax.jit(lambda s: fastce.jax.cross_entropy(LOGITS, TARGETS, logit_scale=s))(2.0)
+    with pytest.raises(ValueError, match=r"^reduction must be"):
+        fastce.jax.cross_entropy(LOGITS, TARGETS, reduction="median")
+    with pytest.raises(TypeError, match=r"^logit_scale of fastce.jax.linear_cross_entropy must be a Python value"):
+        jax.jit(lambda s: fastce.jax.linear_cross_entropy(FIRST, SECOND, TARGETS, logit_scale=s))(2.0)
+    with pytest.raises(TypeError, match=r"^logits of fastce.jax.cross_entropy must be floats, got int32"):
+        fastce.jax.cross_entropy(jnp.ones((6, 5), int), TARGETS)

@@ -1,4 +1,7 @@
-"""A loss as JAX differentiates it: value and gradients in one callback, forward, and scaled backward."""
+"""A loss as JAX differentiates it: value and gradients in one callback, forward, and scaled backward.
+
+Gradients of losses that are not reduced, and of float16, wait for what they are multiplied by (`Twins.waits`).
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,68 +9,73 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.buffer_callback import buffer_callback
 
+from fastce.arguments.numbers import reduction_of
+from fastce.jax.host import on_host
 from fastce.losses.twins import Twins
 
 
 def call(loss: Twins, inputs: Mapping[str, Any], others: Mapping[str, Any], **options: Any) -> jax.Array:
-    """The reduced loss: of inputs that have gradients, other arrays that have none, and static options."""
-    _check_options(loss, options)
+    """The loss: of inputs that have gradients, other arrays that have none, and static options."""
+    reduction_of(options["reduction"])
+    static = tuple((name, _static(loss, name, value)) for name, value in options.items())
     given = {name: jnp.asarray(value) for name, value in inputs.items() if value is not None}
     arrays = {name: jnp.asarray(value) for name, value in others.items() if value is not None}
-    first = next(iter(given.values()))
-    if not jnp.issubdtype(first.dtype, jnp.floating):
-        raise TypeError(f"{next(iter(given))} of fastce.jax.{loss.name} must be floats, got {first.dtype}")
-    value: jax.Array = _loss(loss, tuple(options.items()), given, arrays)
+    check_floats(loss.name, *next(iter(given.items())))
+    value: jax.Array = _loss(loss, static, given, arrays)
     return value
 
 
-def _check_options(loss: Twins, options: Mapping[str, Any]) -> None:
-    for name, value in options.items():
-        if isinstance(value, jax.core.Tracer):
-            raise TypeError(f"{name} of fastce.jax.{loss.name} must be a Python value that JAX does not trace")
-    if options.get("reduction") not in ("mean", "sum"):
-        raise ValueError(
-            f"reduction of fastce.jax.{loss.name} must be 'mean' or 'sum', got {options.get('reduction')!r}"
-        )
+def check_floats(function: str, name: str, array: jax.Array) -> None:
+    """Complain about integers, which have no gradient."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} of fastce.jax.{function} must be floats, got {array.dtype}")
 
 
-def _dtype_of_value(given: Mapping[str, Any]) -> Any:
-    return next(iter(given.values())).dtype
+def is_array(value: Any) -> bool:
+    """Whether this is JAX's, traced or not."""
+    return isinstance(value, jax.Array)
 
 
-def _on_host(compute: Callable[..., Any], shapes: Any, *arrays: Any) -> Any:
-    """What this gives for dictionaries of arrays of NumPy.
-
-    On the CPU in the memory of JAX. Its pure_callback would make arrays of JAX of the arguments, by a copy that waits
-    for a thread of JAX: where each of these is in a callback that waits for its copy, they wait forever.
-    """
-
-    def on_cpu(context: Any, results: Any, *arrays: Any) -> None:
-        leaves = zip(jax.tree.leaves(results), jax.tree.leaves(compute(*arrays)), strict=True)
-        for result, value in leaves:
-            np.asarray(result)[...] = value
-
-    return jax.lax.platform_dependent(
-        *arrays,
-        cpu=buffer_callback(on_cpu, shapes, vmap_method="sequential"),
-        default=lambda *arrays: jax.pure_callback(compute, shapes, *arrays, vmap_method="sequential"),
-    )
+def _static(loss: Twins, name: str, value: Any) -> Any:
+    """An option as a value of Python."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} of fastce.jax.{loss.name} must be a Python value that JAX does not trace")
+    return value.item() if hasattr(value, "item") and np.size(value) == 1 else value
 
 
-def _compute(function: Callable[..., Any], given: Mapping[str, Any], arrays: Mapping[str, Any], options: Any) -> Any:
-    return function(**{name: np.asarray(value) for name, value in {**given, **arrays}.items()}, **dict(options))
+def _about_value(loss: Twins, options: Any, given: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    first = given[loss.of[0]]
+    shape = loss.shape(first.shape) if dict(options)["reduction"] == "none" else ()
+    return jax.ShapeDtypeStruct(shape, first.dtype)
 
 
 def _value(loss: Twins, options: Any, given: dict[str, Any], arrays: dict[str, Any]) -> jax.Array:
-    dtype = _dtype_of_value(given)
+    about = _about_value(loss, options, given)
 
     def host(given: Any, arrays: Any) -> Any:
-        return np.asarray(_compute(loss.value, given, arrays, options)).astype(dtype)
+        return np.asarray(loss.value(**given, **arrays, **dict(options))).astype(about.dtype)
 
-    value: jax.Array = _on_host(host, jax.ShapeDtypeStruct((), dtype), given, arrays)
+    value: jax.Array = on_host(host, about, given, arrays)
     return value
+
+
+def _gradients(
+    loss: Twins, options: Any, names: tuple[str, ...], given: dict[str, Any], arrays: dict[str, Any], **more: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The value, and the gradients of the arguments of these names; `more` are arrays, too."""
+    twins, about = loss.giving(names), _about_value(loss, options, given)
+
+    def host(given: Any, arrays: Any, more: Any) -> Any:
+        value, *gradients = twins.value_and_grad(**given, **arrays, **more, **dict(options))
+        by_name = dict(zip(twins.of, gradients, strict=True))
+        return np.asarray(value).astype(about.dtype), {
+            name: np.asarray(by_name[name]).astype(given[name].dtype).reshape(given[name].shape) for name in names
+        }
+
+    shapes = {name: jax.ShapeDtypeStruct(given[name].shape, given[name].dtype) for name in names}
+    value, gradients = on_host(host, (about, shapes), given, arrays, more)
+    return value, gradients
 
 
 def _forward(loss: Twins, options: Any, given: dict[str, Any], arrays: dict[str, Any]) -> Any:
@@ -77,38 +85,52 @@ def _forward(loss: Twins, options: Any, given: dict[str, Any], arrays: dict[str,
                 f"fastce.jax.{loss.name} has no gradient for {name}: give jax.lax.stop_gradient({name}), or "
                 "differentiate by other arguments"
             )
+    names = tuple(name for name, array in given.items() if array.perturbed)
     given, arrays = ({name: array.value for name, array in some.items()} for some in (given, arrays))
-    dtype = _dtype_of_value(given)
-
-    def host(given: Any, arrays: Any) -> Any:
-        value, *gradients = _compute(loss.value_and_grad, given, arrays, options)
-        by_name = dict(zip(loss.of, gradients, strict=True))
-        return np.asarray(value).astype(dtype), {
-            name: np.asarray(by_name[name]).astype(array.dtype).reshape(array.shape) for name, array in given.items()
-        }
-
-    shapes = (
-        jax.ShapeDtypeStruct((), dtype),
-        {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in given.items()},
-    )
-    value, gradients = _on_host(host, shapes, given, arrays)
-    return value, (gradients, arrays)
+    if loss.waits(dict(options)["reduction"], given[loss.of[0]].dtype == jnp.float16):
+        return _value(loss, options, given, arrays), (dict.fromkeys(names), given, arrays)
+    value, gradients = _gradients(loss, options, names, given, arrays)
+    return value, (gradients, dict.fromkeys(given), dict.fromkeys(arrays))
 
 
 def _backward(loss: Twins, options: Any, kept: Any, grad_output: Any) -> Any:
-    gradients, arrays = kept
+    gradients, given, arrays = kept
+    nothing = dict.fromkeys(given), dict.fromkeys(arrays)
     if isinstance(grad_output, jax.custom_derivatives.SymbolicZero):
-        grad_output = jnp.zeros(grad_output.shape, grad_output.dtype)
-    scaled = {name: (grad_output * gradient).astype(gradient.dtype) for name, gradient in gradients.items()}
-    return scaled, {name: _nothing(array) for name, array in arrays.items()}
+        return nothing
+    if loss.waits(dict(options)["reduction"], grad_output.dtype == jnp.float16):
+        _, gradients = _gradients(loss, options, tuple(gradients), given, arrays, grad_output=grad_output)
+    else:
+        factor = _factor_for_all(loss, grad_output)
+        gradients = {name: (factor * gradient).astype(gradient.dtype) for name, gradient in gradients.items()}
+    return nothing[0] | gradients, nothing[1]
 
 
-def _nothing(array: Any) -> Any:
-    """The cotangent of what has no gradient."""
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        return jnp.zeros_like(array)
-    return np.zeros(array.shape, jax.dtypes.float0)
+def _factor_for_all(loss: Twins, grad_output: jax.Array) -> jax.Array:
+    """What the gradients of a sum are multiplied by: of losses that are not reduced, what all of them have."""
+    if grad_output.ndim == 0:
+        return grad_output
+    about = jax.ShapeDtypeStruct((), grad_output.dtype)
+
+    def host(grad_output: Any) -> Any:
+        first = grad_output.reshape(-1)[0] if grad_output.size else about.dtype.type(1)
+        if not np.array_equal(grad_output, np.broadcast_to(first, grad_output.shape), equal_nan=True):
+            raise ValueError(
+                f'fastce.jax.{loss.name} with reduction="none" has the gradient of a sum or mean of its losses, not of '
+                "any weighted sum of them"
+            )
+        return first
+
+    factor: jax.Array = on_host(host, about, grad_output)
+    return factor
 
 
-_loss = jax.custom_vjp(_value, nondiff_argnums=(0, 1))
-_loss.defvjp(_forward, _backward, symbolic_zeros=True)
+def _differentiable(value: Callable[..., Any]) -> Callable[..., Any]:
+    differentiated = jax.custom_vjp(value, nondiff_argnums=(0, 1))
+    differentiated.defvjp(_forward, _backward, symbolic_zeros=True)
+    compiled: Callable[..., Any] = jax.jit(differentiated, static_argnums=(0, 1))  # once, outside of jit too
+    return compiled
+
+
+_loss = _differentiable(_value)
+"""The losses of fastce as JAX differentiates them."""

@@ -1,9 +1,12 @@
 """Each differentiable loss with its twin, and which of its arguments have gradients: what an adapter must know."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastce.losses import binary, clip, clip_from_features, cross_entropy, info_nce, linear, nt_xent, siglip, sup_con
+from fastce.losses.logit_scale import cross_entropy_value_and_grad_logit_scale
 
 
 class Twins(NamedTuple):
@@ -13,20 +16,63 @@ class Twins(NamedTuple):
     value: Callable[..., Any]
     value_and_grad: Callable[..., Any]
     of: tuple[str, ...]  # arguments that have gradients, in the order in which these are returned
+    shape: Callable[[Any], Any]  # of the losses that are not reduced, from that of the first argument
+    takes_grad_output: bool = False
+    fewer: tuple[Any, ...] = ()  # twins of the same loss that give some of its gradients, for less
+
+    def waits(self, reduction: object, is_float16: bool) -> bool:
+        """Whether gradients are better computed backward, when it is known what they are multiplied by.
+
+        Those of single rows must be, and in float16 what a mean divides by its rows would round to 0 before a loss
+        scale brings it back.
+        """
+        return self.takes_grad_output and (reduction == "none" or is_float16)
+
+    def giving(self, names: Iterable[str]) -> Any:
+        """The twins that give these gradients and compute no others for nothing, where there are such."""
+        return next((twins for twins in self.fewer if set(names) <= set(twins.of)), self)
 
 
-def _twins(module: Any, name: str, *of: str) -> Twins:
-    return Twins(name, getattr(module, name), getattr(module, f"{name}_value_and_grad"), of)
+def _rows(shape: Any) -> Any:
+    return shape[:1]
+
+
+def _twins(
+    module: Any, name: str, *of: str, shape: Callable[[Any], Any] = _rows, takes_grad_output: bool = False
+) -> Twins:
+    return Twins(name, getattr(module, name), getattr(module, f"{name}_value_and_grad"), of, shape, takes_grad_output)
+
+
+def _cross_entropy_and_both(logits: Any, targets: Any, **options: Any) -> tuple[Any, Any, Any]:
+    grad = np.empty(logits.shape, logits.dtype)
+    value, of_scale = cross_entropy_value_and_grad_logit_scale(logits, targets, out=grad, **options)
+    return value, grad, of_scale
 
 
 _PAIRS = ("image_features", "text_features", "logit_scale")
 
-CROSS_ENTROPY = _twins(cross_entropy, "cross_entropy", "logits")
-LINEAR = _twins(linear, "linear_cross_entropy", "features", "linear_weight", "linear_bias")
-BINARY = _twins(binary, "binary_cross_entropy_with_logits", "logits")
+CROSS_ENTROPY = _twins(
+    cross_entropy, "cross_entropy", "logits", takes_grad_output=True,
+    shape=lambda logits: logits[:1] * (len(logits) > 1) + logits[2:],
+)  # fmt: skip
+CROSS_ENTROPY_AND_SCALE = CROSS_ENTROPY._replace(
+    value_and_grad=_cross_entropy_and_both,
+    of=("logits", "logit_scale"),
+    fewer=(
+        CROSS_ENTROPY,
+        CROSS_ENTROPY._replace(value_and_grad=cross_entropy_value_and_grad_logit_scale, of=("logit_scale",)),
+    ),
+)
+LINEAR = _twins(
+    linear, "linear_cross_entropy", "features", "linear_weight", "linear_bias", takes_grad_output=True,
+    shape=lambda features: features[:-1],
+)  # fmt: skip
+BINARY = _twins(
+    binary, "binary_cross_entropy_with_logits", "logits", takes_grad_output=True, shape=lambda logits: logits
+)
 CLIP = _twins(clip, "clip_loss", "similarity", "logit_scale")
 CLIP_FROM_FEATURES = _twins(clip_from_features, "clip_loss_from_features", *_PAIRS)
 SIGLIP = _twins(siglip, "siglip_loss", *_PAIRS, "logit_bias")
 INFO_NCE = _twins(info_nce, "info_nce", "query", "positive_key", "negative_keys", "temperature")
-NT_XENT = _twins(nt_xent, "nt_xent", "first_views", "second_views", "temperature")
+NT_XENT = _twins(nt_xent, "nt_xent", "first_views", "second_views", "temperature", shape=lambda first: (2 * first[0],))
 SUP_CON = _twins(sup_con, "sup_con", "features", "temperature")

@@ -5,16 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastce.losses.twins import Twins
 from fastce.torch.compiled import LOSSES, compiled
-from fastce.torch.loss import Loss, eager
+from fastce.torch.loss import eager
 
 
-def known(loss: Loss) -> Loss:
+def known(loss: Twins) -> Twins:
     """The same, known by its name."""
     LOSSES[loss.name] = loss
     return loss
 
 
-def call(loss: Loss, *inputs: Any, **options: Any) -> Tensor:
+def call(loss: Twins, *inputs: Any, **options: Any) -> Tensor:
     """The loss of tensors, differentiable."""
     return (compiled if torch.compiler.is_compiling() else eager)(loss, inputs, options)

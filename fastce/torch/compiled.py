@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastce.torch.loss import Loss, factor_for_all, needs_gradients, run, waits
+from fastce.losses.twins import Twins
+from fastce.torch.loss import factor_for_all, needs_gradients, run
 from fastce.torch.tensors import as_gradient, as_value, dtype_of_loss
 
-LOSSES: dict[str, Loss] = {}  # by name
+LOSSES: dict[str, Twins] = {}  # by name
 _INTEGERS, _FLAGS = ("ignore_index", "memory_budget"), ("normalize",)
 
 
-def compiled(loss: Loss, inputs: Sequence[Any], options: Mapping[str, Any]) -> Tensor:
+def compiled(loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any]) -> Tensor:
     """As `fastce.torch.loss.eager`, traced."""
     wants_gradients = needs_gradients(loss, inputs, options)
     tensors, names, numbers, number_names, words = [], "", [], "", ""
@@ -77,9 +78,10 @@ def _numbers(names: str, numbers: Sequence[float]) -> dict[str, Any]:
     return {name: kinds.get(name, float)(value) for name, value in _named(names, numbers).items()}
 
 
-def _writes(loss: Loss, first: Tensor, options: Mapping[str, Any], wants_gradients: bool) -> bool:
+def _writes(loss: Twins, first: Tensor, options: Mapping[str, Any], wants_gradients: bool) -> bool:
     """Whether this call of the operator gives gradients."""
-    return wants_gradients and ("grad_output" in options or not waits(loss, first.dtype, options))
+    waits = loss.waits(options.get("reduction"), first.dtype == torch.float16)
+    return wants_gradients and ("grad_output" in options or not waits)
 
 
 @_operator.register_fake
@@ -94,7 +96,7 @@ def _fake(
 ) -> list[Tensor]:
     """Results without elements."""
     about, first, options = LOSSES[loss], tensors[0], _named(names, tensors) | _words(words)
-    shape = about.shape(first) if options.get("reduction") == "none" else ()
+    shape = about.shape(first.shape) if options.get("reduction") == "none" else ()
     gradients = [torch.empty_like(tensor) for name, tensor in _named(names, tensors).items() if name in about.of]
     value = first.new_empty(shape, dtype=dtype_of_loss(first, computed=True))
     return [value, *(gradients if _writes(about, first, options, wants_gradients) else [])]

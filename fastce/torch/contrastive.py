@@ -7,20 +7,14 @@ from torch import Tensor
 from fastce.losses import twins
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.torch.call import call, known
-from fastce.torch.loss import Loss
 from fastce.typing import Reduction
 
-
-def _of_rows(first: Tensor) -> Any:
-    return first.shape[:1]
-
-
-_CLIP = known(Loss(*twins.CLIP, _of_rows))
-_CLIP_FROM_FEATURES = known(Loss(*twins.CLIP_FROM_FEATURES, _of_rows))
-_SIGLIP = known(Loss(*twins.SIGLIP, _of_rows))
-_INFO_NCE = known(Loss(*twins.INFO_NCE, _of_rows))
-_NT_XENT = known(Loss(*twins.NT_XENT, lambda first: (2 * first.shape[0],)))
-_SUP_CON = known(Loss(*twins.SUP_CON, _of_rows))
+_CLIP = known(twins.CLIP)
+_CLIP_FROM_FEATURES = known(twins.CLIP_FROM_FEATURES)
+_SIGLIP = known(twins.SIGLIP)
+_INFO_NCE = known(twins.INFO_NCE)
+_NT_XENT = known(twins.NT_XENT)
+_SUP_CON = known(twins.SUP_CON)
 
 
 def clip_loss(

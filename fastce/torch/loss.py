@@ -1,27 +1,17 @@
 """Losses as autograd knows them: value and gradients in one pass, forward; scaled by what comes after, backward."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastce.arguments.words import shown
+from fastce.losses.twins import Twins
 from fastce.torch.tensors import argument, as_gradient, as_value, dtype_of_loss
 
 
-class Loss(NamedTuple):
-    """`Twins` of fastce, and what autograd must know of them besides."""
-
-    name: str
-    value: Callable[..., Any]
-    value_and_grad: Callable[..., Any]
-    of: tuple[str, ...]
-    shape: Callable[[Tensor], Sequence[int]]  # of the losses that are not reduced, from that of the first argument
-    takes_grad_output: bool = False
-
-
-def needs_gradients(loss: Loss, inputs: Sequence[Any], options: Mapping[str, Any]) -> bool:
+def needs_gradients(loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any]) -> bool:
     """Whether autograd asks for any; it may not ask for those that there are none of."""
     if not torch.is_grad_enabled():
         return False
@@ -33,8 +23,8 @@ def needs_gradients(loss: Loss, inputs: Sequence[Any], options: Mapping[str, Any
     return any(isinstance(value, torch.Tensor) and value.requires_grad for value in inputs)
 
 
-def eager(loss: Loss, inputs: Sequence[Any], options: dict[str, Any]) -> Tensor:
-    """The loss of these arguments: `Loss.of`, and all others by name."""
+def eager(loss: Twins, inputs: Sequence[Any], options: dict[str, Any]) -> Tensor:
+    """The loss of these arguments: `Twins.of`, and all others by name."""
     first = inputs[0]
     check_elements(loss.name, first)
     dtype = dtype_of_loss(first)
@@ -57,7 +47,7 @@ def check_elements(name: str, first: Any) -> None:
 
 
 def run(
-    loss: Loss, inputs: Sequence[Any], options: Mapping[str, Any], wants_gradients: bool
+    loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any], wants_gradients: bool
 ) -> tuple[Any, Sequence[Any]]:
     """(value, gradients) as fastce's function gives them for tensors."""
     given = {}
@@ -68,15 +58,6 @@ def run(
         return loss.value(**given), ()
     value, *gradients = loss.value_and_grad(**given)
     return value, gradients
-
-
-def waits(loss: Loss, dtype: torch.dtype, options: Mapping[str, Any]) -> bool:
-    """Whether gradients are better computed backward, when it is known what they are multiplied by.
-
-    Those of single rows must be, and in float16 what a mean divides by its rows would round to 0 before a loss scale
-    brings it back.
-    """
-    return loss.takes_grad_output and (options.get("reduction") == "none" or dtype == torch.float16)
 
 
 def refuse_second_derivatives(name: str) -> None:
@@ -94,10 +75,10 @@ class _Eager(torch.autograd.Function):
     """A loss outside torch.compile; an operator of torch.library costs more time in each call."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Loss, options: dict[str, Any], dtype: torch.dtype, *inputs: Any) -> Tensor:
+    def forward(ctx: Any, loss: Twins, options: dict[str, Any], dtype: torch.dtype, *inputs: Any) -> Tensor:
         first, needed = inputs[0], ctx.needs_input_grad[3:]
         ctx.loss = loss
-        ctx.waits = waits(loss, first.dtype, options)
+        ctx.waits = loss.waits(options.get("reduction"), first.dtype == torch.float16)
         value, gradients = run(loss, inputs, options, not ctx.waits)
         if ctx.waits:
             tensors = {name: option for name, option in options.items() if isinstance(option, torch.Tensor)}
@@ -131,7 +112,7 @@ def _gradients_now(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
     ]
 
 
-def factor_for_all(loss: Loss, grad_output: Tensor) -> Tensor:
+def factor_for_all(loss: Twins, grad_output: Tensor) -> Tensor:
     """What the gradients of a sum are multiplied by: of losses that are not reduced, what all of them have."""
     if grad_output.ndim == 0:
         return grad_output

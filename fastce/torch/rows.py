@@ -7,17 +7,11 @@ from torch import Tensor
 from fastce.losses import twins
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.torch.call import call, known
-from fastce.torch.loss import Loss
 from fastce.typing import Reduction, SmoothingOver
 
-_CROSS_ENTROPY = known(
-    Loss(
-        *twins.CROSS_ENTROPY, lambda logits: logits.shape[:1] * (logits.ndim > 1) + logits.shape[2:],
-        takes_grad_output=True,
-    )
-)  # fmt: skip
-_LINEAR = known(Loss(*twins.LINEAR, lambda features: features.shape[:-1], takes_grad_output=True))
-_BINARY = known(Loss(*twins.BINARY, lambda logits: logits.shape, takes_grad_output=True))
+_CROSS_ENTROPY = known(twins.CROSS_ENTROPY)
+_LINEAR = known(twins.LINEAR)
+_BINARY = known(twins.BINARY)
 
 
 def cross_entropy(
