@@ -24,7 +24,8 @@ Beside the losses:
 
 - `row_stats`: argmax, entropy, rank of the target and more of every row, from one read
 - `recall_at_k` of a retrieval, from features, without the matrix of similarities
-- `cross_entropy_value_and_grad_logit_scale`: a learned temperature, without a matrix of gradients
+- `cross_entropy_value_and_grad_logit_scale` and `linear_cross_entropy_value_and_grad_logit_scale`: a learned
+  temperature, without a matrix of gradients
 - `calibrate_temperature`: the temperature of least loss, which calibrates a classifier
 - `cross_entropy_grad_and_hess`: what gradient boosting asks for; `fastce.objectives` gives it to LightGBM and XGBoost
 - `threads`, `get_num_threads`, `set_num_threads`: how many threads compute
@@ -106,6 +107,7 @@ _HOME = {
     "info_nce_value_and_grad": "losses.info_nce",
     "linear_cross_entropy": "losses.linear",
     "linear_cross_entropy_value_and_grad": "losses.linear",
+    "linear_cross_entropy_value_and_grad_logit_scale": "losses.linear_logit_scale",
     "log_softmax": "losses.softmax",
     "logsumexp": "losses.softmax",
     "nll_loss": "losses.nll",
@@ -143,6 +145,7 @@ __all__ = [
     "info_nce_value_and_grad",
     "linear_cross_entropy",
     "linear_cross_entropy_value_and_grad",
+    "linear_cross_entropy_value_and_grad_logit_scale",
     "log_softmax",
     "logsumexp",
     "nll_loss",
@@ -179,6 +182,7 @@ if TYPE_CHECKING:  # so that a checker knows every name, and a wrong one
     from fastce.losses.cross_entropy import cross_entropy, cross_entropy_value_and_grad
     from fastce.losses.info_nce import info_nce, info_nce_value_and_grad
     from fastce.losses.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
+    from fastce.losses.linear_logit_scale import linear_cross_entropy_value_and_grad_logit_scale
     from fastce.losses.logit_scale import cross_entropy_value_and_grad_logit_scale
     from fastce.losses.nll import nll_loss, nll_loss_value_and_grad
     from fastce.losses.nt_xent import nt_xent, nt_xent_value_and_grad

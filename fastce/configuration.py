@@ -117,8 +117,11 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
     along_axis = {name: getattr(fastce, name) for name in ("logsumexp", "softmax", "log_softmax")}
     of_labels = {
         name: getattr(fastce, name)
-        for name in ("cross_entropy", "cross_entropy_value_and_grad", "cross_entropy_grad_and_hess")
-    }
+        for name in (
+            "cross_entropy", "cross_entropy_value_and_grad", "cross_entropy_value_and_grad_logit_scale",
+            "cross_entropy_grad_and_hess",
+        )
+    }  # fmt: skip
     of_itself = {name: getattr(fastce, name) for name in (binary, f"{binary}_value_and_grad")}
     from_features: dict[str, list[tuple[Any, ...]]] = {
         "clip_loss_from_features": [(few, few)],
@@ -135,9 +138,10 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
         | {name: [partial(function, few, few)] for name, function in of_itself.items()}
         | {name: [partial(function, few)] for name, function in alone.items()}
         | {
-            name + ending: [partial(getattr(fastce, name + ending), *arguments) for arguments in calls]
+            function: [partial(getattr(fastce, function), *arguments) for arguments in calls]
             for name, calls in from_features.items()
-            for ending in ("", "_value_and_grad")
+            for function in (name, f"{name}_value_and_grad", f"{name}_value_and_grad_logit_scale")
+            if function in fastce.__all__
         }
     )
 

@@ -1,6 +1,7 @@
 """Linear cross entropy on the CPU: what is known of a layer's targets, and cross_entropy in place on its panels."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,13 @@ from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
 from fastce.arguments.reductions import upstream_of
 from fastce.arguments.sparse import checked_csr, is_sparse
 from fastce.cpu.call import CrossEntropyCall, cross_entropy_call, of_counted
+from fastce.cpu.cross_entropy import row_losses
 from fastce.cpu.extremes import is_extreme
 from fastce.cpu.layer_ranges import LayerRange, Sizes, Slopes
 from fastce.cpu.layout import Rows
+from fastce.cpu.logit_scale import ScaleTerms
 from fastce.cpu.panel_losses import PanelLosses
+from fastce.cpu.row_losses import RowLosses
 from fastce.cpu.threads import cut_rows
 
 _OF_ROWS = ("weight", "ignore_index", "label_smoothing", "smoothing_over", "softcap", "z_loss")
@@ -42,22 +46,23 @@ class Layer:
         self.options: dict[str, Any] = {name: options[name] for name in _OF_ROWS}
         self.counted: Array | None = self.described.targets.counted()
 
-    def losses(self, grad_output: Any, wants_gradients: bool) -> "list[LayerLosses]":
-        """What is to be swept: the first tells the value; the last one the gradients, if they are wanted."""
+    def losses(self, grad_output: Any, wants_gradients: bool, wants_scale: bool = False) -> "list[LayerLosses]":
+        """What is to be swept: the first tells the value; the last one the gradients and the scale's, if wanted."""
         described = self.described
         dtype, scale = described.logits.dtype, described.options.logit_scale
         upstream, exponent = None, 0
-        if wants_gradients:
+        wanted = wants_gradients, wants_scale
+        if any(wanted):
             upstream, exponent = upstream_of(
                 grad_output, described.reduction, described.logits.lead, *described.targets.total
             )
             upstream = of_counted(upstream, described.targets)
         plain, sizes = LayerRange.plain(dtype, scale), Sizes.of(self._counted_features(), self.weight, self.bias)
         if not sizes.fit(dtype) or is_extreme(described.options, described.targets, dtype.itemsize):
-            return [LayerLosses(self, self._range(), upstream, exponent)]
+            return [LayerLosses(self, self._range(), upstream, exponent, *wanted)]
         if upstream is None or (not exponent and sizes.fit_slopes(described.targets, scale, upstream, dtype)):
-            return [LayerLosses(self, plain, upstream)]
-        return [LayerLosses(self, plain, None), LayerLosses(self, self._range(), upstream, exponent)]
+            return [LayerLosses(self, plain, upstream, 0, *wanted)]
+        return [LayerLosses(self, plain, None), LayerLosses(self, self._range(), upstream, exponent, *wanted)]
 
     def _range(self) -> LayerRange:
         scale = self.described.options.logit_scale
@@ -76,7 +81,15 @@ class LayerLosses:
 
     sweeps = 1
 
-    def __init__(self, layer: Layer, within: LayerRange, upstream: Array | None, exponent: int = 0) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        within: LayerRange,
+        upstream: Array | None,
+        exponent: int = 0,
+        writes: bool = False,
+        wants_scale: bool = False,
+    ) -> None:
         described = layer.described
         self.layer = layer
         self.within = within
@@ -86,7 +99,8 @@ class LayerLosses:
         self.left_unit: int = within.left_unit
         self.right_unit: int = within.right_unit
         self.counted: Array | None = layer.counted
-        self.writes: bool = upstream is not None
+        self.writes = writes
+        self.of_scale: ScaleTerms | None = ScaleTerms() if wants_scale else None
         is_copied = layer.counted is not None and layer.targets.ndim == 2
         self.bytes_of_row: int = len(layer.weight) * layer.targets.dtype.itemsize if is_copied else 0
         self.slopes: Slopes | None = None
@@ -104,19 +118,40 @@ class LayerLosses:
         return self.slopes.rest_of(rows)
 
     def read(self, place: Any, panel: Array) -> None:
-        self._take(self._numbers(place.rows), panel, None)
+        self._take(self._numbers(place.rows), panel, writes=False)
 
     def turn(self, place: Any, panel: Array) -> None:
         assert self.slopes is not None
         numbers = self._numbers(place.rows)
-        self._take(numbers, panel, self.slopes.above(numbers))
+        self._take(numbers, panel, writes=True)
         self.slopes.shrink(panel, numbers, self.layer.n_threads)
 
-    def _take(self, numbers: Any, logits: Array, above: Any) -> None:
+    def _take(self, numbers: Any, logits: Array, writes: bool) -> None:
         layer, per_row = self.layer, self.layer.described.targets.per_row
         self.within.add_missing(logits)
         weights = {} if per_row is None else {"sample_weight": per_row[numbers]}
-        self.losses.take(numbers, logits, layer.targets[numbers], above, layer.n_threads, **self.options, **weights)
+        above: Array | float | None = None
+        compute: Callable[..., RowLosses] = row_losses
+        if writes or self.of_scale is not None:
+            assert self.slopes is not None
+            above = self.slopes.above(numbers)
+        if self.of_scale is not None:
+            compute = partial(self._with_scale, numbers, writes)
+        self.losses.take(
+            numbers, logits, layer.targets[numbers], above, layer.n_threads, compute, **self.options, **weights
+        )
+
+    def _with_scale(
+        self, numbers: Any, writes: bool, call: CrossEntropyCall, upstream: Array, out: Array, n_threads: int | None
+    ) -> RowLosses:
+        assert self.slopes is not None
+        assert self.of_scale is not None
+        powers = self.slopes.missing_of(numbers) + self.within.power_of_scale
+        return self.of_scale.take(powers, call, upstream, out if writes else None, n_threads)
+
+    def scale_derivative(self) -> float:
+        """By the scale, once all panels are read, if it was wanted."""
+        return 0.0 if self.of_scale is None else self.of_scale.derivative()
 
     def value(self) -> Any:
         described = self.layer.described

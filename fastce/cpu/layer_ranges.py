@@ -70,6 +70,11 @@ class LayerRange(NamedTuple):
             excess - left_power, left_unit, right_unit, own + of_products, is_plain=False,
         )  # fmt: skip
 
+    @property
+    def power_of_scale(self) -> int:
+        """By whose power of two the scale differs from the given one."""
+        return math.frexp(self.scale)[1] - math.frexp(self.given_scale)[1]
+
     def add_missing(self, logits: Array) -> None:
         """Multiply the rows that have room for what is missing; any difference in the others is infinite anyway."""
         if self.missing > 0:
@@ -168,6 +173,11 @@ class Slopes(NamedTuple):
     def above(self, rows: slice | Array) -> Array | float:
         """What the gradient of these rows is multiplied by in the kernel."""
         return self.upstream[rows] if self.upstream.size > 1 else float(self.upstream[0])
+
+    def missing_of(self, rows: slice | Array) -> Array:
+        """The powers of two that the gradients of these rows, as they come from the kernel, are to be multiplied by."""
+        powers = self.shift + self.rest
+        return powers[rows] if powers.size > 1 else powers
 
     def rest_of(self, rows: slice | Array) -> Array:
         """The rest of these rows, as a column."""

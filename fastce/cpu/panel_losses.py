@@ -1,6 +1,7 @@
 """The losses of rows of a matrix that comes a panel at a time: cross entropy, in place."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from fastce.arguments.options import PLAIN_OPTIONS
 from fastce.arguments.reductions import ROOM, mean_factor, reduced, sum_in_order, upstream_of
 from fastce.cpu.call import cross_entropy_call
 from fastce.cpu.cross_entropy import row_losses
+from fastce.cpu.row_losses import RowLosses
 from fastce.cpu.sides import is_plain
 
 
@@ -22,7 +24,14 @@ class PanelLosses:
         self.sums: list[tuple[float, int]] = []
 
     def take(
-        self, rows: slice | Array, logits: Array, targets: Any, grad_output: Any, n_threads: int | None, **options: Any
+        self,
+        rows: slice | Array,
+        logits: Array,
+        targets: Any,
+        grad_output: Any,
+        n_threads: int | None,
+        compute: Callable[..., RowLosses] = row_losses,
+        **options: Any,
     ) -> None:
         """Add the losses of these rows; the logits become their gradient, if there is a ``grad_output``."""
         reduction = "none" if self.reduction == "none" else "sum"
@@ -32,7 +41,7 @@ class PanelLosses:
         upstream = None
         if grad_output is not None:
             upstream, _ = upstream_of(grad_output, "none", call.logits.lead, 1.0)  # one, or one for each row
-        losses = row_losses(call, upstream, None if upstream is None else logits, n_threads)
+        losses = compute(call, upstream, None if upstream is None else logits, n_threads)
         if losses.kept is None:
             self.sums.append(losses.total())
         else:

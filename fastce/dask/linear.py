@@ -16,7 +16,7 @@ from fastce.dask import linear_stripes
 from fastce.dask.features import added, block, check_progress, computed_in, dask_array, first_block, in_stripes
 from fastce.dask.features import result_dtype as dtype_of_gradient
 from fastce.dask.tasks import Key, Stripe, Tasks, stripes_of
-from fastce.losses import linear as plain
+from fastce.losses.linear_gradients import check_dimensions, check_layer
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.typing import Index, LinearCrossEntropyValueAndGrad, Number, Reduction, SmoothingOver
 
@@ -158,14 +158,14 @@ class _Call:
         writes: bool,
     ) -> None:
         given = dask_array(features, "features")
-        plain.check_dimensions(given)
+        check_dimensions(given)
         layer = dask_array(linear_weight, "linear_weight")
         self.lead: tuple[int, ...] = given.shape[:-1]
         self.classes: int = layer.shape[0]
         matrix = np.broadcast_to(np.zeros(()), (math.prod(self.lead), given.shape[-1]))
         check_widths([matrix, layer], ["features", "linear_weight"])
         bias = None if linear_bias is None else dask_array(linear_bias, "linear_bias")
-        plain.check_layer(layer, bias)
+        check_layer(layer, bias)
         self.given: list[Any] = [array for array in (given, layer, bias) if array is not None]
         self.dtype: np.dtype[Any] = computed_in(*self.given)
         self.options: dict[str, Any] = {name: options[name] for name in _OF_ALL_STRIPES} | {"dtype": self.dtype}

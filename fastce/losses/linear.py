@@ -1,18 +1,13 @@
 """Cross entropy of a linear layer's outputs, from its inputs and weights: logits exist a panel of rows at a time."""
 
-import math
 from typing import Any, Literal, Unpack, overload
 
 from numpy.typing import NDArray
 
-from fastce.arguments.numbers import checked_memory_budget
 from fastce.engine import by_engine
-from fastce.products.engine import Engine, engine_for
-from fastce.products.features import feature_arrays
+from fastce.losses.linear_gradients import OF_LAYER, computed
+from fastce.products.engine import engine_for
 from fastce.products.gradients import MEMORY_BUDGET
-from fastce.products.layer import Outputs
-from fastce.products.loss import swept
-from fastce.products.progress import checked_progress
 from fastce.typing import (
     AnyArray,
     Float,
@@ -126,7 +121,7 @@ def linear_cross_entropy(
         "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
     }  # fmt: skip
     with engine_for(features, n_threads) as engine:
-        return _computed(engine, features, linear_weight, linear_bias, options, memory_budget, progress)[0]
+        return computed(engine, features, linear_weight, linear_bias, options, memory_budget, progress)[0]
 
 
 # fmt: off
@@ -198,63 +193,7 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
         "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
     }  # fmt: skip
     with engine_for(features, n_threads) as engine:
-        value, gradients = _computed(
-            engine, features, linear_weight, linear_bias, options, memory_budget, progress, True, grad_output
+        value, *gradients, _ = computed(
+            engine, features, linear_weight, linear_bias, options, memory_budget, progress, OF_LAYER, grad_output
         )
         return LinearCrossEntropyValueAndGrad(value, *gradients)
-
-
-def _computed(
-    engine: Engine,
-    features: Any,
-    linear_weight: Any,
-    linear_bias: Any,
-    options: dict[str, Any],
-    memory_budget: Any,
-    progress: Any,
-    wants_gradients: bool = False,
-    grad_output: Any = None,
-) -> tuple[Any, tuple[Any, ...]]:
-    """(value, gradients)."""
-    given = engine.array(features, "features")
-    check_dimensions(given)
-    lead, width = given.shape[:-1], given.shape[-1]
-    matrix = given if given.ndim == 2 else engine.reshaped(given, (math.prod(lead), width))
-    names = ["features", "linear_weight"]
-    matrix, weight = feature_arrays(engine, [matrix, linear_weight], names)
-    bias = None if linear_bias is None else engine.array(linear_bias, "linear_bias")
-    check_layer(weight, bias)
-    memory_budget, progress = checked_memory_budget(memory_budget), checked_progress(progress)
-
-    def compute(is_wide: bool) -> tuple[Any, tuple[Any, ...]]:
-        layer = engine.layer(matrix, weight, bias, lead, options, is_wide)
-        values: list[Any] = []
-        gradients: tuple[Any, ...] = ()
-        for losses in layer.losses(grad_output, wants_gradients):
-            outputs = Outputs(engine, matrix, weight, bias, losses, memory_budget)
-            shown = None if values else progress  # of a second run nothing is
-            values.append(swept("linear_cross_entropy", outputs, losses, shown, losses.writes))
-            if losses.writes:
-                gradients = outputs.gradients()
-        return values[0], gradients
-
-    value, gradients = engine.with_range(compute)
-    shapes = (given.shape, weight.shape, None if bias is None else bias.shape)
-    return value, tuple(
-        None if shape is None else engine.given(memory, shape) for memory, shape in zip(gradients, shapes, strict=False)
-    )
-
-
-def check_dimensions(features: Any) -> None:
-    """There is a width."""
-    if features.ndim == 0:
-        raise ValueError("features must have at least one dimension, got a scalar")
-
-
-def check_layer(weight: Any, bias: Any) -> None:
-    """There are classes, and a bias for each of them, if for any."""
-    classes = weight.shape[0]
-    if classes == 0:
-        raise ValueError(f"linear_weight of shape {weight.shape} has no classes: it needs a row for each")
-    if bias is not None and bias.shape != (classes,):
-        raise ValueError(f"linear_bias has shape {bias.shape}, expected {(classes,)}, one number for each class")

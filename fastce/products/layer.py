@@ -1,6 +1,6 @@
 """The outputs of a linear layer: products of features with weights, and a bias; and the gradients of all three."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,8 +42,10 @@ class Outputs(Products):
     unit: str = "panel"
 
     def __init__(
-        self, engine: Engine, features: Any, weight: Any, bias: Any, loss: LayerLoss, memory_budget: Any
-    ) -> None:
+        self, engine: Engine, features: Any, weight: Any, bias: Any, loss: LayerLoss, memory_budget: Any,
+        wanted: Collection[str] = ("features", "linear_weight", "linear_bias"),
+    ) -> None:  # fmt: skip
+        """Gradients are added up of what is ``wanted`` alone, if the loss writes any."""
         left = Features(engine, [features], loss.dtype, numbers=loss.counted, power=loss.left_power)
         super().__init__(left, Features(engine, [weight], loss.dtype, power=loss.right_power))
         self.panels: Panels = Panels(self.left, self.right, memory_budget, bytes_of_row=loss.bytes_of_row)
@@ -58,7 +60,9 @@ class Outputs(Products):
             if (loss.left_unit, loss.right_unit) != (loss.left_power, loss.right_power):
                 left = Features(engine, [features], loss.dtype, numbers=loss.counted, power=loss.left_unit)
                 self.panels.multiply_slopes_with(left, Features(engine, [weight], loss.dtype, power=loss.right_unit))
-            self.of_features: Any = engine.like(features)
+            self.wanted = wanted
+            self.of_features: Any = engine.like(features) if "features" in wanted else None
+            self.has_gradient_of_bias: bool = bias is not None and "linear_bias" in wanted
             self.of_weight: dict[int, Gradient] = {}  # by unit
             self.of_bias: dict[int, Any] = {}
 
@@ -80,14 +84,19 @@ class Outputs(Products):
         engine, loss, xp = self.engine, self.loss, self.engine.xp
         numbers = place.rows if loss.counted is None else loss.counted[place.rows]
         rest = loss.rest_of(numbers)
-        of_rows = self.panels.gradient_of_left(slopes)
-        engine.put(self.of_features, numbers, _times_power(xp, of_rows, rest + loss.right_unit))
+        if self.of_features is not None:
+            of_rows = self.panels.gradient_of_left(slopes)
+            engine.put(self.of_features, numbers, _times_power(xp, of_rows, rest + loss.right_unit))
+        if "linear_weight" not in self.wanted and not self.has_gradient_of_bias:
+            return
         for unit, part in self._by_unit(slopes, rest):
-            if unit not in self.of_weight:
-                self.of_weight[unit] = Gradient(self.right)
-                self.of_bias[unit] = xp.zeros(self.right.rows)
-            self.panels.add_to_right(place.rows, part, self.of_weight[unit])
-            if self.bias is not None:
+            if "linear_weight" in self.wanted:
+                if unit not in self.of_weight:
+                    self.of_weight[unit] = Gradient(self.right)
+                self.panels.add_to_right(place.rows, part, self.of_weight[unit])
+            if self.has_gradient_of_bias:
+                if unit not in self.of_bias:
+                    self.of_bias[unit] = xp.zeros(self.right.rows)
                 total = engine.empty((1, part.shape[1]), part.dtype)
                 engine.multiply(xp.ones((1, len(part)), part.dtype), part, total)
                 self.of_bias[unit] += total[0]
@@ -104,17 +113,17 @@ class Outputs(Products):
             yield own, xp.where(bands == band, xp.ldexp(slopes, rest - own), 0.0)
 
     def gradients(self) -> tuple[Any, Any, Any]:
-        """Those of features, weights and bias (None without one): memory of the engine, in their shapes and dtypes."""
-        engine, of_bias, left_unit = self.engine, None, self.loss.left_unit
+        """Those of features, weights and bias (None: not wanted): memory of the engine, in their shapes and dtypes."""
+        engine, of_weight, of_bias, left_unit = self.engine, None, None, self.loss.left_unit
         if len(self.of_weight) == 1:
             ((unit, gradient),) = self.of_weight.items()
             (of_weight,), _ = self.right.finished(gradient.memory, False, (1.0, unit + left_unit))
-        else:
+        elif "linear_weight" in self.wanted:
             of_weight = engine.like(self.weight)
             totals = {unit: gradient.total for unit, gradient in self.of_weight.items()}
             if totals:
                 engine.put(of_weight, slice(0, self.right.rows), _added_up(engine.xp, totals, left_unit))
-        if self.bias is not None:
+        if self.has_gradient_of_bias:
             of_bias = engine.like(self.bias)
             if self.of_bias:
                 engine.put(of_bias, slice(0, self.right.rows), _added_up(engine.xp, self.of_bias, 0))

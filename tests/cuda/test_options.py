@@ -17,6 +17,7 @@ CPU_ONLY = ("nll_loss", "binary_cross_entropy_with_logits")
 CPU_ONLY += tuple(f"{name}_value_and_grad" for name in CPU_ONLY)
 CPU_ONLY += ("row_stats", "cross_entropy_grad_and_hess", "recall_at_k")
 CPU_ONLY += ("cross_entropy_value_and_grad_logit_scale", "calibrate_temperature")
+CPU_ONLY += ("linear_cross_entropy_value_and_grad_logit_scale",)
 NAMES = [
     name
     for name in fastce.__all__
