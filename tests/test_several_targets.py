@@ -240,3 +240,12 @@ def test_a_class_that_is_not_there_is_refused():
     wrong.indices[1] = 9
     with pytest.raises(IndexError, match=r"^targets in row 1 hold class index 9, accepted are 0 to 3$"):
         fastce.row_stats(ZEROS, wrong)
+
+
+@pytest.mark.parametrize("dtype", [bool, int, np.float32])
+def test_a_dense_matrix_of_targets_is_told_how_to_become_sparse(dtype):
+    dense = EYE.toarray().astype(dtype)
+    with pytest.raises(ValueError, match=r"shape \(3, 4\).*scipy\.sparse\.csr_array\(targets\)"):
+        fastce.row_stats(ZEROS, dense)
+    fastce.row_stats(ZEROS, sparse.csr_array(dense), outputs="target_rank")
+    assert fastce.row_stats(np.zeros((3, 1, 1)), np.zeros((3, 1), int), outputs="target_rank")["target_rank"].sum() == 0

@@ -197,6 +197,11 @@ def _targets(
         positives = Positives.of_matrix(positive_rows(targets, (rows.rows, rows.classes), ignored_class))
         return positives.best(rows, n_threads).targets() if needs_targets else (_NO_TARGETS, _NO_TARGETS)
     array = plain_array(targets, "targets")
+    if array.shape == (rows.rows, rows.classes) != rows.lead:
+        raise ValueError(
+            f"targets of class indices have shape {array.shape}, one number for each class: give several targets in a "
+            "row as a sparse array, scipy.sparse.csr_array(targets)"
+        )
     if array.dtype.kind not in "iu":
         raise not_class_indices(array, "row_stats")
     checked = class_indices(array, rows, shape, "logits", ignored_class)
