@@ -30,8 +30,8 @@ def changing(array):
 
 def with_labels():
     for number, functions in (
-        (300, (fastce.row_stats, fastce.nll_loss, fastce.cross_entropy_grad_and_hess, fastce.clip_loss)),
-        (20, (fastce.cross_entropy_value_and_grad, of_weighted)),
+        (300, (fastce.row_stats, fastce.nll_loss, fastce.cross_entropy_grad_and_hess, fastce.clip_loss, of_few)),
+        (20, (fastce.cross_entropy_value_and_grad, of_weighted, on_one_thread)),
     ):
         labels = rng.integers(0, number, classes)
         for function in functions:
@@ -41,6 +41,14 @@ def with_labels():
 
 def of_weighted(logits, labels):
     return fastce.cross_entropy_value_and_grad(logits, labels, weight=np.ones(logits.shape[1]))
+
+
+def on_one_thread(logits, labels):
+    return fastce.cross_entropy_value_and_grad(logits, labels, n_threads=1)
+
+
+def of_few(logits, labels):
+    return fastce.cross_entropy_value_and_grad(logits[:40], labels[:40])
 
 
 def siglip(features, targets):

@@ -40,7 +40,7 @@ def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_repl
         refuse_on_device(out, "out")
         raise TypeError(f"out must be a NumPy array or a tensor of PyTorch, got {type(out).__name__}")
     check_receiver(Receiver(out.shape, out.dtype, out.strides, out.itemsize, out.flags.writeable), shape, dtype)
-    if not same_memory(out, may_replace) and overlap(out, may_replace):
+    if out is not may_replace and overlap(out, may_replace) and not same_memory(out, may_replace):
         raise ValueError(PARTLY_REPLACES)
     for other in inputs:
         if isinstance(other, np.ndarray) and overlap(out, other):
@@ -48,13 +48,21 @@ def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_repl
     return out
 
 
+def handed_over(result: Array, out: Any, may_replace: Array, inputs: list[Any]) -> Array:
+    """A result that has been computed: in ``out``, which is checked as by `checked_out`, if that is given."""
+    if out is None:
+        return result
+    checked_out(out, result.shape, result.dtype, may_replace, inputs)[...] = result
+    return out  # type: ignore[no-any-return]
+
+
 def same_memory(a: Array, b: Array) -> bool:
     """Whether these are the same elements of the same array."""
     return a is b or (
-        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-        and a.shape == b.shape
+        a.shape == b.shape
         and a.strides == b.strides
         and a.dtype == b.dtype
+        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
     )
 
 

@@ -204,11 +204,16 @@ def _room_for_slopes(room: Room, rows: Rows, number: int) -> Array:
 
 def _room_for_exps(room: Room, rows: Rows, gradient: Array) -> Array:
     """Where a kernel may keep the exps of some rows for their gradients; none if that is none or they are too long."""
-    dtype = compute_dtype(rows.dtype)
-    of_row = -(-rows.classes // LANES) * LANES
-    if not len(gradient) or of_row * dtype.itemsize > LARGEST_EXPS:
-        return np.empty(0, dtype)
-    return room.of((max(of_row, min(ROWS_AT_A_TIME * of_row, EXPS_OF_ROWS // dtype.itemsize)),), dtype)
+    dtype, count = compute_dtype(rows.dtype), exps_kept(rows.classes, rows.dtype) if len(gradient) else 0
+    return room.of((count,), dtype) if count else np.empty(0, dtype)
+
+
+def exps_kept(classes: int, dtype: np.dtype[Any]) -> int:
+    """How many exps of rows of so many classes `cross_entropy_rows` is given room for."""
+    itemsize, of_row = compute_dtype(dtype).itemsize, -(-classes // LANES) * LANES
+    if of_row * itemsize > LARGEST_EXPS:
+        return 0
+    return max(of_row, min(ROWS_AT_A_TIME * of_row, EXPS_OF_ROWS // itemsize))
 
 
 def _of_rows(upstream: Array | None, rows: slice | Array) -> Array:

@@ -59,6 +59,11 @@ def _is_within(options: Options, limits: _Range, low: float, high: float) -> boo
     )
 
 
+def are_in_range(options: Options, itemsize: int, low: float, high: float) -> bool:
+    """Whether neither losses nor gradients without weights are extreme, with what is above from 2**low to 2**high."""
+    return _is_within(options, _RANGES[itemsize], low, high)
+
+
 def is_extreme(options: Options, targets: TargetRows, itemsize: int) -> bool:
     """Whether losses are beyond the range of the kernels that compute in floats of this size."""
     return are_extreme(options, targets, itemsize, None)[0]

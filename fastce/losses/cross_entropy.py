@@ -4,10 +4,11 @@ from typing import Any, Literal, Unpack, overload
 
 from numpy.typing import NDArray
 
-from fastce.arguments.out import checked_out
+from fastce.arguments.out import checked_out, handed_over
 from fastce.arguments.reductions import upstream_of
 from fastce.cpu.call import cross_entropy_call, of_counted
 from fastce.cpu.cross_entropy import run
+from fastce.cpu.small import small_cross_entropy
 from fastce.engine import by_device
 from fastce.typing import (
     AnyArray,
@@ -131,6 +132,11 @@ def cross_entropy(
     >>> fastce.cross_entropy(logits, [0, 1], reduction="none").round(4)
     array([0.417, 0.623])
     """
+    if weight is None and sample_weight is None and n_threads is None:
+        options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
+        small = small_cross_entropy(logits, targets, axis, options, with_gradient=False)
+        if small is not None:
+            return small[0]
     call = cross_entropy_call(
         logits, targets, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, smoothing_over=smoothing_over, logit_scale=logit_scale, softcap=softcap,
@@ -214,6 +220,11 @@ z_loss, reduction, n_threads
     array([[-0.1705,  0.1212,  0.0493],
            [ 0.0987, -0.2318,  0.1332]])
     """
+    if weight is None and sample_weight is None and n_threads is None and grad_output is None:
+        options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
+        small = small_cross_entropy(logits, targets, axis, options, with_gradient=True)
+        if small is not None:
+            return ValueAndGrad(small[0], handed_over(small[1], out, logits, [targets]))
     call = cross_entropy_call(
         logits, targets, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, smoothing_over=smoothing_over, logit_scale=logit_scale, softcap=softcap,

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, plain_array, real_array, reduced_axes
 from fastce.arguments.numbers import checked_num_threads, flag
-from fastce.arguments.out import checked_out
+from fastce.arguments.out import checked_out, handed_over
 from fastce.arguments.silence import cast
 from fastce.cpu.signed_logsumexp import signed_logsumexp
+from fastce.cpu.small import small_logsumexp, small_softmax
 from fastce.cpu.softmax import logsumexp_over, softmax_over
 from fastce.engine import by_device
 from fastce.typing import AnyArray, Axes, Float, FloatArray, RealArray, SoftmaxOptions, Threads
@@ -103,6 +104,10 @@ def logsumexp(
     array([1.3862944, 1.3862944], dtype=float32)
     """
     keepdims, return_sign = flag(keepdims, "keepdims"), flag(return_sign, "return_sign")
+    if b is None and not return_sign and n_threads is None:
+        small = small_logsumexp(a, axis, keepdims)
+        if small is not None:
+            return small
     array, factors = _readable(a, "a"), None if b is None else _readable(b, "b")
     array = array if array.ndim else array[None]  # as SciPy does
     if n_threads is not None:
@@ -235,6 +240,10 @@ def log_softmax(
 
 
 def _softmax(x: Any, axis: Any, out: Array | None, n_threads: int | None, *, logarithm: bool) -> Any:
+    if n_threads is None:
+        small = small_softmax(x, axis, logarithm=logarithm)
+        if small is not None:
+            return handed_over(small, out, x, [])
     array = _readable(x, "x")
     if n_threads is not None:
         checked_num_threads(n_threads)

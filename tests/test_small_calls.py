@@ -1,0 +1,170 @@
+"""Small calls of plain arrays skip what there is to decide: results, errors and silence are those of the usual way."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import fastce
+from fastce.cpu import small
+
+SHAPES = [
+    (32, 10), (1, 2), (3, 1), (1, 1), (17, 256), (5, 257), (7, 1000), (1, 16384), (16, 1025), (200, 3), (0, 4), (4, 0),
+    (7,), (300,), (1,), (), (2, 3, 4), (2, 1, 300),
+]  # fmt: skip
+ODD_ELEMENTS = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-40, 1e6, 90.0, -800.0]
+LAYOUTS = [
+    lambda x: x,
+    np.asfortranarray,
+    lambda x: np.repeat(x, 2, -1)[..., ::2] if x.ndim else x,
+    lambda x: x.astype(x.dtype.newbyteorder()),
+    lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),  # misaligned, read-only
+    np.ndarray.tolist,
+]
+OPTIONS = {
+    "ignore_index": [-100, 0, 3, -1, 1.0, True, np.int64(2), 2**70],
+    "label_smoothing": [0.0, 0.1, 1.0, 0, True, np.nan, 2.0, 1e-30, np.float32(0.1), "0.1"],
+    "smoothing_over": ["all", "others", "none"],
+    "logit_scale": [1.0, 20.0, 2, 1e5, 1e-5, 1e-30, 1e30, 0.0, np.array(2.0), np.array([2.0])],
+    "softcap": [None, 30.0, 1e5, 1e-30, 1e30, 0.0],
+    "z_loss": [0.0, 1e-4, 1e30, -1.0],
+    "reduction": ["mean", "sum", "none", "average", None],
+    "weight": [None, 1.0],
+    "sample_weight": [None, 2.0],
+    "n_threads": [None, 1, 0],
+}
+AXES = [-1, None, 0, 1, -2, True, 1.0, (1,), (-1,), (0, 1), 5]
+
+
+def chosen(rng, values, usual=0.9):
+    """Mostly the first."""
+    return values[0] if rng.random() < usual else values[rng.integers(len(values))]
+
+
+def random_logits(rng):
+    shape = SHAPES[rng.integers(10 if rng.random() < 0.9 else len(SHAPES))]
+    dtype = chosen(rng, [[np.float32, np.float64][rng.integers(2)], np.float16, np.int64])
+    x = np.array(rng.normal(size=shape) * chosen(rng, [3.0, 100.0]))
+    if x.size and rng.random() < 0.3:
+        x[tuple(rng.integers(0, shape))] = rng.choice(ODD_ELEMENTS)
+    if x.ndim and len(x) and rng.random() < 0.1:
+        x[rng.integers(len(x))] = rng.choice(ODD_ELEMENTS)
+    with np.errstate(all="ignore"):
+        return chosen(rng, LAYOUTS)(x.astype(dtype))
+
+
+def random_targets(rng, logits):
+    shape = np.shape(logits)
+    lead = shape[:1] if len(shape) == 2 else chosen(rng, [shape[:1] + shape[2:], shape[:-1], (3,)])
+    classes = shape[1] if len(shape) == 2 else 2
+    targets = np.asarray(rng.integers(0, max(classes, 1), lead))
+    if targets.size and rng.random() < 0.15:
+        targets.flat[rng.integers(targets.size)] = rng.choice([classes, -1, -100, 3, 2**40, -(2**63)])
+    dtype = chosen(rng, [np.int64, np.int32, np.uint8, np.uint64, np.float64, bool], 0.8)
+    targets = chosen(rng, [targets, *(layout(targets) for layout in LAYOUTS[2:])])
+    return targets.astype(dtype) if isinstance(targets, np.ndarray) else targets
+
+
+def random_out(rng, logits):
+    """None, an array, the logits themselves, or what is refused."""
+    if not isinstance(logits, np.ndarray):
+        return None
+    dtype = logits.dtype if logits.dtype.kind == "f" else np.float64
+    fresh = np.zeros(logits.shape, dtype)
+    read_only = fresh.view()
+    read_only.flags.writeable = False
+    outs = [None, fresh, logits, np.asfortranarray(fresh), fresh.astype(np.float16), fresh[..., None], read_only, [0.0]]
+    if logits.ndim and len(logits) > 1:
+        outs.append(logits[::-1])  # overlaps
+    return chosen(rng, outs, 0.5)
+
+
+def outcome(function, args, options):
+    """What a call gives or raises, and what it leaves in its arguments, as plain values; no warning is allowed."""
+
+    def plain(value):
+        if isinstance(value, (np.ndarray, np.generic)):
+            return type(value), value.dtype, value.shape, value.tobytes()
+        return (type(value), *map(plain, value)) if isinstance(value, tuple) else (type(value), repr(value))
+
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        try:
+            result = plain(function(*args, **options))
+        except Exception as error:
+            result = type(error), str(error)
+    return result, [plain(value) for value in (*args, *options.values())]
+
+
+def check(monkeypatch, function, prepare):
+    """The same of a call of any kind, and of one whose arrays are too large to be small."""
+    args, options = prepare()
+    found = outcome(function, args, options)
+    args, options = prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr(small, "MOST", 0)
+        expected = outcome(function, args, options)
+    assert found == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cross_entropy_is_as_usual(monkeypatch, seed):
+    for number in range(500):
+
+        def prepare(number=number):
+            rng = np.random.default_rng([seed, number])
+            logits = random_logits(rng)
+            options = {name: chosen(rng, values) for name, values in OPTIONS.items() if rng.random() < 0.5}
+            if rng.random() < 0.5:
+                options["axis"] = chosen(rng, AXES, 0.7)
+            if number % 2:
+                options |= {"out": random_out(rng, logits), "grad_output": chosen(rng, [None, 2.0], 0.9)}
+            return (logits, random_targets(rng, logits)), options
+
+        function = fastce.cross_entropy_value_and_grad if number % 2 else fastce.cross_entropy
+        check(monkeypatch, function, prepare)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_softmax_is_as_usual(monkeypatch, seed):
+    for number in range(500):
+        function = [fastce.logsumexp, fastce.softmax, fastce.log_softmax][number % 3]
+
+        def prepare(number=number, function=function):
+            rng = np.random.default_rng([seed, number])
+            logits, options = random_logits(rng), {"axis": chosen(rng, AXES, 0.6)}
+            if function is not fastce.logsumexp:
+                options["out"] = random_out(rng, logits)
+            elif rng.random() < 0.5:
+                options |= {
+                    "keepdims": chosen(rng, [True, False, 1, 2], 0.6),
+                    "return_sign": chosen(rng, [False, True]),
+                }
+                options["b"] = chosen(rng, [None, 2.0])
+            return (logits,), options
+
+        check(monkeypatch, function, prepare)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [10, 300])
+def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
+    def asked(*_, **__):
+        raise AssertionError("the usual way")
+
+    for name in ("cross_entropy.cross_entropy_call", "softmax.logsumexp_over", "softmax.softmax_over"):
+        monkeypatch.setattr(f"fastce.losses.{name}", asked)
+    x, targets = np.random.default_rng(0).normal(size=(32, classes)).astype(dtype), np.arange(32) % classes
+    fastce.cross_entropy(x, targets)
+    fastce.cross_entropy(x, targets.astype(np.int32), axis=-1, label_smoothing=0.1, reduction="none")
+    fastce.cross_entropy_value_and_grad(x, targets, logit_scale=20, softcap=30.0, z_loss=1e-4, reduction="sum")
+    fastce.cross_entropy_value_and_grad(x, targets, out=x.copy())
+    fastce.logsumexp(x, axis=1)
+    fastce.logsumexp(x[0])
+    fastce.logsumexp(x.reshape(4, 8, classes), -1, keepdims=True)
+    fastce.softmax(x, axis=1, out=x.copy())
+    fastce.log_softmax(x[0])
+    with pytest.raises(AssertionError, match="the usual way"):
+        fastce.cross_entropy(x, targets, weight=np.ones(classes))
+    with pytest.raises(AssertionError, match="the usual way"):
+        fastce.softmax(x.T, axis=0)
