@@ -11,6 +11,7 @@ import pytest
 from scripts import run_script
 
 import fastce
+from fastce.cpu import pool
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes and signals")
 
@@ -151,9 +152,31 @@ def test_eight_python_threads_at_once_give_the_results_of_one():
 def test_calls_from_the_workers_of_a_pool(rng):
     expected = [small_task(seed) for seed in range(4)]
     for workers in (1, 2, 4):
-        with ThreadPoolExecutor(workers) as pool:
-            for result, one in zip(pool.map(small_task, range(4), timeout=60), expected, strict=True):
+        with ThreadPoolExecutor(workers) as executor:
+            for result, one in zip(executor.map(small_task, range(4), timeout=60), expected, strict=True):
                 assert_same_bits(result, one)
+
+
+def in_two_threads(calls):
+    for _ in range(calls):
+        fastce.logsumexp(np.zeros((600, 1000), np.float32), axis=1, n_threads=2)
+
+
+def test_calls_one_after_the_other_need_one_helper(monkeypatch):
+    monkeypatch.setattr(pool, "_pool", pool._Pool())
+    in_two_threads(200)
+    assert pool._pool.threads == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_helpers_keep_to_the_cpus_of_the_caller(monkeypatch):
+    monkeypatch.setattr(pool, "_pool", pool._Pool())
+    of_caller, usable = os.sched_getaffinity(0), []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda number, cpus: usable.append(cpus))
+    in_two_threads(50)
+    assert os.sched_getaffinity(0) == of_caller
+    assert all(len(of_caller - cpus) == 1 and cpus < of_caller for cpus in usable)
+    assert usable or not 1 < len(of_caller) <= pool.FEW_CPUS
 
 
 def test_threads_contexts_that_overlap_in_time_leave_the_number_as_it_was():

@@ -5,19 +5,25 @@ entry to a function of Python, on a jump backwards, and after a call, never betw
 its ``finally`` calls first. So each ``finally`` of `work_together` is one call of a C function, and the last of them
 waits without an ear for signals, which nothing in Python's own library does: a lock that helpers share while they work,
 and that the caller takes for good. However many exceptions come, all three are called, in this order.
+
+Where there are few CPUs, Linux often wakes a helper on that of the caller, where one of the two waits for the other
+until a call of a few megabytes is done. So helpers are kept away from the CPU that the caller is on.
 """
 
 import ctypes
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from queue import SimpleQueue
+from threading import get_native_id
 from typing import Any
 
 from fastce.apart import start_thread
 
 MOST_THREADS = 256
+FEW_CPUS = 8  # where there are more, it is rare that a thread is woken on one that is busy
 
 
 def _c_functions() -> list[Any] | None:
@@ -30,6 +36,7 @@ def _c_functions() -> list[Any] | None:
             library.pthread_rwlock_wrlock,
             keeping_gil.fegetenv,
             keeping_gil.fesetenv,
+            getattr(keeping_gil, "sched_getcpu", None),
         ]
     except (AttributeError, OSError, TypeError):  # no POSIX: nobody helps
         return None
@@ -37,7 +44,7 @@ def _c_functions() -> list[Any] | None:
 
 _c = _c_functions()
 if _c is not None:
-    _new_gate, _enter, _leave, _close, _get_mode, _set_mode = _c
+    _new_gate, _enter, _leave, _close, _get_mode, _set_mode, _current_cpu = _c
 _Memory = ctypes.c_long * 32  # for a lock of POSIX or a floating-point mode of C; the largest known takes 200 bytes
 
 Helpers = list[Callable[[], None]]  # of a call: whoever pops one is it
@@ -50,26 +57,42 @@ class _Pool:
         self.requests: SimpleQueue[Helpers] = SimpleQueue()
         self.threads = 0  # not counted are those of a count that a handler's exception, or another thread, cut short
         self.at_work: list[None] = []
+        self.calls: list[Helpers] = []  # of those whose helpers may not all be at work
+        self.numbers: list[int] = []  # of the threads, as Linux counts them
+        self.kept_away: tuple[Any, ...] = ()
 
     def ask(self, helpers: Helpers) -> None:
         """Let threads call the helpers, as many as there are or can be started."""
-        wanted = len(self.at_work) + self.requests.qsize() + len(helpers)
+        self.calls = [*filter(None, self.calls), helpers]
+        wanted = len(self.at_work) + sum(map(len, self.calls))
         while self.threads < min(wanted, MOST_THREADS) and start_thread(self._serve):
             self.threads += 1
+        self._keep_away()
         for _ in range(min(self.threads, len(helpers))):
             self.requests.put(helpers)
 
+    def _keep_away(self) -> None:
+        """Let threads that wait be woken on any CPU but that of the caller."""
+        if _current_cpu is None or self.at_work or not hasattr(os, "sched_setaffinity"):
+            return
+        usable, here, numbers = os.sched_getaffinity(0), _current_cpu(), tuple(self.numbers)
+        if self.kept_away == (usable, here, numbers) or not 1 < len(usable) <= FEW_CPUS:
+            return
+        self.kept_away = usable, here, numbers
+        for number in numbers:
+            with suppress(OSError):  # a thread that has ended, or a system that does not let us
+                os.sched_setaffinity(number, usable - {here})
+
     def _serve(self) -> None:
+        self.numbers.append(get_native_id())
         while True:
             helpers = self.requests.get()
-            self.at_work.append(None)
             try:
                 helper = helpers.pop()
-                helper()
-                del helper  # and with it the arrays of its call
             except IndexError:  # too late
-                pass
-            self.at_work.pop()
+                continue
+            helper()
+            del helper  # and with it the arrays of its call
 
 
 _pool = _Pool()
@@ -83,7 +106,7 @@ def work_together(task: Callable[[], None], stop: Callable[[], object], helpers:
     """
     if _c is None:
         return task()
-    gate, mode = _Memory(), _Memory()
+    gate, mode, pool = _Memory(), _Memory(), _pool
     _new_gate(gate, None)
     _get_mode(mode)
     errors: list[BaseException] = []
@@ -91,6 +114,7 @@ def work_together(task: Callable[[], None], stop: Callable[[], object], helpers:
     def help_out() -> None:
         if _enter(gate):
             return  # the call has ended
+        pool.at_work.append(None)
         try:
             _set_mode(mode)  # a thread keeps for ever that of the one which has started it
             task()
@@ -98,12 +122,13 @@ def work_together(task: Callable[[], None], stop: Callable[[], object], helpers:
             errors.append(error)
             stop()
         finally:
+            pool.at_work.pop()  # before the caller can ask again
             _leave(gate)
 
     asked: Helpers = [partial(copy_context().run, help_out) for _ in range(helpers)]
     try:
         try:
-            _pool.ask(asked)
+            pool.ask(asked)
             task()
         finally:
             stop()
