@@ -9,6 +9,8 @@ import jax.numpy as jnp  # noqa: E402
 from jax.test_util import check_grads  # noqa: E402
 
 import fastce.jax  # noqa: E402
+from fastce.jax.call import call  # noqa: E402
+from fastce.losses import twins  # noqa: E402
 
 RNG = np.random.default_rng(0)
 LOGITS, TARGETS = (
@@ -195,6 +197,20 @@ assert (jax.device_get(gradient(*parts)) == jax.device_get(gradients[0])).all()
 def test_devices_of_the_cpu_do_not_wait_for_each_other(tmp_path):
     """By jax.pure_callback they did, forever: each thread of JAX in a callback that waited for a copy by another."""
     run_script(ON_DEVICES, tmp_path, timeout=240, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+
+
+@pytest.mark.parametrize("name", ["CROSS_ENTROPY", "BINARY", "CLIP"])
+def test_gradients_are_written_where_jax_has_them(name):
+    places, loss = [], getattr(twins, name)
+
+    def spied(*args, out, **options):
+        places.append(out.ctypes.data)
+        return loss.value_and_grad(*args, out=out, **options)
+
+    x = jax.nn.softmax(jnp.asarray(RNG.normal(size=(64, 64)), jnp.float32))
+    others, spy = {"targets": None if name == "CLIP" else x}, loss._replace(value_and_grad=spied)
+    found = jax.jit(jax.grad(lambda x: call(spy, {loss.of[0]: x}, others, reduction="mean")))(x)
+    assert places == [found.unsafe_buffer_pointer()]
 
 
 def test_donated_arrays():

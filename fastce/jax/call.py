@@ -53,7 +53,7 @@ def _about_value(loss: Twins, options: Any, given: Mapping[str, Any]) -> jax.Sha
 def _value(loss: Twins, options: Any, given: dict[str, Any], arrays: dict[str, Any]) -> jax.Array:
     about = _about_value(loss, options, given)
 
-    def host(given: Any, arrays: Any) -> Any:
+    def host(given: Any, arrays: Any, room: Any) -> Any:
         return np.asarray(loss.value(**given, **arrays, **dict(options))).astype(about.dtype)
 
     value: jax.Array = on_host(host, about, given, arrays)
@@ -66,16 +66,23 @@ def _gradients(
     """The value, and the gradients of the arguments of these names; `more` are arrays, too."""
     twins, about = loss.giving(names), _about_value(loss, options, given)
 
-    def host(given: Any, arrays: Any, more: Any) -> Any:
-        value, *gradients = twins.value_and_grad(**given, **arrays, **more, **dict(options))
+    def host(given: Any, arrays: Any, more: Any, room: Any) -> Any:
+        out = {"out": room[1][twins.written]} if room and twins.written in names else {}
+        value, *gradients = twins.value_and_grad(**given, **arrays, **more, **out, **dict(options))
         by_name = dict(zip(twins.of, gradients, strict=True))
-        return np.asarray(value).astype(about.dtype), {
-            name: np.asarray(by_name[name]).astype(given[name].dtype).reshape(given[name].shape) for name in names
-        }
+        return np.asarray(value).astype(about.dtype), {name: _like(by_name[name], given[name]) for name in names}
 
     shapes = {name: jax.ShapeDtypeStruct(given[name].shape, given[name].dtype) for name in names}
     value, gradients = on_host(host, (about, shapes), given, arrays, more)
     return value, gradients
+
+
+def _like(gradient: Any, given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The gradient of an array, which it may be itself, or of the number that stood for one."""
+    if isinstance(gradient, float):
+        return np.full(given.shape, gradient, given.dtype)
+    of_array: np.ndarray[Any, Any] = gradient.astype(given.dtype, copy=False)
+    return of_array
 
 
 def _forward(loss: Twins, options: Any, given: dict[str, Any], arrays: dict[str, Any]) -> Any:
@@ -112,7 +119,7 @@ def _factor_for_all(loss: Twins, grad_output: jax.Array) -> jax.Array:
         return grad_output
     about = jax.ShapeDtypeStruct((), grad_output.dtype)
 
-    def host(grad_output: Any) -> Any:
+    def host(grad_output: Any, room: Any) -> Any:
         first = grad_output.reshape(-1)[0] if grad_output.size else about.dtype.type(1)
         if not np.array_equal(grad_output, np.broadcast_to(first, grad_output.shape), equal_nan=True):
             raise ValueError(

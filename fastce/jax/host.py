@@ -13,24 +13,26 @@ from jax.experimental.buffer_callback import buffer_callback
 
 
 def on_host(compute: Callable[..., Any], shapes: Any, *arrays: Any, vmap_method: str = "sequential") -> Any:
-    """What this gives for trees of arrays of NumPy.
+    """What this gives for `arrays`, trees of arrays of NumPy, and `room`: those that it may write and give back.
 
-    On the CPU in the memory of JAX. Its pure_callback would make arrays of JAX of the arguments, by a copy that waits
-    for a thread of JAX: where each of these is in a callback that waits for its copy, they wait forever.
+    On the CPU both are in the memory of JAX; from elsewhere arrays are copied, and `room` is None. JAX's pure_callback
+    would make arrays of JAX of the arguments, by a copy that waits for a thread of JAX: where each of these is in a
+    callback that waits for its copy, they wait forever.
     """
     _wait_at_exit()
 
     def on_cpu(context: Any, results: Any, *arrays: Any) -> None:
-        values = compute(*jax.tree.map(np.asarray, arrays))
-        for result, value in zip(jax.tree.leaves(results), jax.tree.leaves(values), strict=True):
-            np.asarray(result)[...] = value
+        room = jax.tree.map(np.asarray, results)
+        values = compute(*jax.tree.map(np.asarray, arrays), room=room)
+        for place, value in zip(jax.tree.leaves(room), jax.tree.leaves(values), strict=True):
+            if value is not place:
+                place[...] = value
 
-    def elsewhere(*arrays: Any) -> Any:
-        return jax.pure_callback(
-            lambda *arrays: compute(*jax.tree.map(np.asarray, arrays)), shapes, *arrays, vmap_method=vmap_method
-        )
+    def copied(*arrays: Any) -> Any:
+        return compute(*jax.tree.map(np.asarray, arrays), room=None)
 
     here = buffer_callback(on_cpu, shapes, vmap_method=vmap_method)
+    elsewhere = functools.partial(jax.pure_callback, copied, shapes, vmap_method=vmap_method)
     return jax.lax.platform_dependent(*arrays, cpu=here, default=elsewhere)
 
 
@@ -54,4 +56,4 @@ def _wait() -> None:
 
 
 def _last(number: jax.Array) -> Any:
-    return on_host(lambda number: number, jax.ShapeDtypeStruct((), jnp.float32), number)
+    return on_host(lambda number, room: number, jax.ShapeDtypeStruct((), jnp.float32), number)

@@ -16,7 +16,7 @@ from fastce.losses import softmax as of_arrays
 from fastce.typing import Axes
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "logsumexp": functools.partial(of_arrays.logsumexp, keepdims=True),
+    "logsumexp": lambda x, axis, out: of_arrays.logsumexp(x, axis, keepdims=True),
     "softmax": of_arrays.softmax,
     "log_softmax": of_arrays.log_softmax,
 }
@@ -140,7 +140,7 @@ def _along(name: str, x: jax.Array, axes: tuple[int, ...]) -> Any:
     """The result; of logsumexp with its axes kept."""
     lengths = [1 if name == "logsumexp" and k - x.ndim in axes else n for k, n in enumerate(x.shape)]
     about = jax.ShapeDtypeStruct(tuple(lengths), x.dtype)
-    return on_host(lambda x: _FUNCTIONS[name](x, axis=axes), about, x, vmap_method="expand_dims")
+    return on_host(lambda x, room: _FUNCTIONS[name](x, axis=axes, out=room), about, x, vmap_method="expand_dims")
 
 
 def _derivative(name: str, axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:

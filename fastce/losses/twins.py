@@ -18,6 +18,7 @@ class Twins(NamedTuple):
     of: tuple[str, ...]  # arguments that have gradients, in the order in which these are returned
     shape: Callable[[Any], Any]  # of the losses that are not reduced, from that of the first argument
     takes_grad_output: bool = False
+    written: str = ""  # the argument whose gradient goes into `out`
     fewer: tuple[Any, ...] = ()  # twins of the same loss that give some of its gradients, for less
 
     def waits(self, reduction: object, is_float16: bool) -> bool:
@@ -37,14 +38,12 @@ def _rows(shape: Any) -> Any:
     return shape[:1]
 
 
-def _twins(
-    module: Any, name: str, *of: str, shape: Callable[[Any], Any] = _rows, takes_grad_output: bool = False
-) -> Twins:
-    return Twins(name, getattr(module, name), getattr(module, f"{name}_value_and_grad"), of, shape, takes_grad_output)
+def _twins(module: Any, name: str, *of: str, shape: Callable[[Any], Any] = _rows, **more: Any) -> Twins:
+    return Twins(name, getattr(module, name), getattr(module, f"{name}_value_and_grad"), of, shape, **more)
 
 
-def _cross_entropy_and_both(logits: Any, targets: Any, **options: Any) -> tuple[Any, Any, Any]:
-    grad = np.empty(logits.shape, logits.dtype)
+def _cross_entropy_and_both(logits: Any, targets: Any, out: Any = None, **options: Any) -> tuple[Any, Any, Any]:
+    grad = np.empty(logits.shape, logits.dtype) if out is None else out
     value, of_scale = cross_entropy_value_and_grad_logit_scale(logits, targets, out=grad, **options)
     return value, grad, of_scale
 
@@ -52,25 +51,24 @@ def _cross_entropy_and_both(logits: Any, targets: Any, **options: Any) -> tuple[
 _PAIRS = ("image_features", "text_features", "logit_scale")
 
 CROSS_ENTROPY = _twins(
-    cross_entropy, "cross_entropy", "logits", takes_grad_output=True,
+    cross_entropy, "cross_entropy", "logits", takes_grad_output=True, written="logits",
     shape=lambda logits: logits[:1] * (len(logits) > 1) + logits[2:],
 )  # fmt: skip
+_SCALE_ALONE = CROSS_ENTROPY._replace(
+    value_and_grad=cross_entropy_value_and_grad_logit_scale, of=("logit_scale",), written=""
+)
 CROSS_ENTROPY_AND_SCALE = CROSS_ENTROPY._replace(
-    value_and_grad=_cross_entropy_and_both,
-    of=("logits", "logit_scale"),
-    fewer=(
-        CROSS_ENTROPY,
-        CROSS_ENTROPY._replace(value_and_grad=cross_entropy_value_and_grad_logit_scale, of=("logit_scale",)),
-    ),
+    value_and_grad=_cross_entropy_and_both, of=("logits", "logit_scale"), fewer=(CROSS_ENTROPY, _SCALE_ALONE)
 )
 LINEAR = _twins(
     linear, "linear_cross_entropy", "features", "linear_weight", "linear_bias", takes_grad_output=True,
     shape=lambda features: features[:-1],
 )  # fmt: skip
 BINARY = _twins(
-    binary, "binary_cross_entropy_with_logits", "logits", takes_grad_output=True, shape=lambda logits: logits
-)
-CLIP = _twins(clip, "clip_loss", "similarity", "logit_scale")
+    binary, "binary_cross_entropy_with_logits", "logits", takes_grad_output=True, written="logits",
+    shape=lambda logits: logits,
+)  # fmt: skip
+CLIP = _twins(clip, "clip_loss", "similarity", "logit_scale", written="similarity")
 CLIP_FROM_FEATURES = _twins(clip_from_features, "clip_loss_from_features", *_PAIRS)
 SIGLIP = _twins(siglip, "siglip_loss", *_PAIRS, "logit_bias")
 INFO_NCE = _twins(info_nce, "info_nce", "query", "positive_key", "negative_keys", "temperature")
