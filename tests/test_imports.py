@@ -26,7 +26,7 @@ BELOW = {  # what each room may import, besides itself and what everybody may
     },
     "configuration": {"__init__", "cpu", "cpu._vectors", "arguments"},
     "dask": {"streaming", "losses", "products", "cpu", "arguments"},
-    "torch": {"losses", "products", "arguments"},
+    "torch": {"losses", "products", "cpu", "arguments"},
     "jax": {"losses", "products", "arguments"},
     "streaming": {"losses", "products", "cpu", "arguments"},
     "objectives": {"losses", "arguments"},

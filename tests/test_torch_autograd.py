@@ -14,6 +14,7 @@ from torch_calls import LOSSES, WHOLE  # noqa: E402
 import fastce  # noqa: E402
 import fastce.torch  # noqa: E402
 from fastce.torch import loss as machinery  # noqa: E402
+from fastce.torch import small  # noqa: E402
 
 F = torch.nn.functional
 CALLS = {**LOSSES, **WHOLE}
@@ -30,7 +31,13 @@ def targets(rng):
 
 
 @pytest.fixture
-def runs(monkeypatch):
+def as_usual(monkeypatch):
+    """The way of calls that are not small."""
+    monkeypatch.setattr(small, "MOST", 0)
+
+
+@pytest.fixture
+def runs(monkeypatch, as_usual):
     """Whether each call of a function of fastce was asked for gradients."""
     seen, run = [], machinery.run
 
@@ -94,7 +101,41 @@ def test_the_gradient_is_handed_over_without_a_copy(logits, targets, monkeypatch
     assert logits.grad.data_ptr() == places[1]  # scaled in place
 
 
-def test_logits_are_read_where_they_lie(logits, targets, monkeypatch):
+def test_small_calls_go_to_the_kernel_at_once(logits, targets, monkeypatch):
+    read, small_cross_entropy = [], small.small_cross_entropy
+
+    def spied(logits, targets, *args, with_gradient):
+        read.append((logits.ctypes.data, targets.ctypes.data, with_gradient))
+        return small_cross_entropy(logits, targets, *args, with_gradient=with_gradient)
+
+    monkeypatch.setattr(small, "small_cross_entropy", spied)
+    monkeypatch.delattr(machinery, "run")
+    fastce.torch.cross_entropy(logits, targets).backward()
+    with torch.no_grad():
+        fastce.torch.cross_entropy(logits, targets, reduction="none")
+    fastce.torch.cross_entropy(logits.detach(), targets, label_smoothing=0.1)
+    assert read == [(logits.data_ptr(), targets.data_ptr(), wanted) for wanted in (True, False, False)]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("classes", [30, 300])
+def test_small_calls_are_as_usual(rng, monkeypatch, reduction, classes):
+    def results():
+        x = torch.tensor(logits, requires_grad=True)
+        losses = [
+            fastce.torch.cross_entropy(given, targets, label_smoothing=0.1, reduction=reduction)
+            for given in (x, x.detach(), x * 2.0, x.t().contiguous().t(), torch.nn.Parameter(x.detach()))
+        ]
+        sum(3.0 * loss.sum() for loss in losses[:4]).backward()
+        return [*losses, losses[-1].requires_grad, x.grad]
+
+    logits, targets = rng.normal(size=(40, classes)).astype(np.float32), torch.tensor(rng.integers(0, classes, 40))
+    found = results()
+    monkeypatch.setattr(small, "MOST", 0)
+    torch.testing.assert_close(found, results(), rtol=0.0, atol=0.0)
+
+
+def test_logits_are_read_where_they_lie(logits, targets, monkeypatch, as_usual):
     read = []
     value_and_grad = fastce.torch.rows._CROSS_ENTROPY.value_and_grad
 

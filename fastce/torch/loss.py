@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastce.arguments.places import HOST_TYPES
 from fastce.arguments.words import shown
 from fastce.losses.twins import Twins
 from fastce.torch.tensors import argument, as_gradient, as_value, dtype_of_loss
@@ -16,11 +17,11 @@ def needs_gradients(loss: Twins, inputs: Sequence[Any], options: Mapping[str, An
     if not torch.is_grad_enabled():
         return False
     for name, value in options.items():
-        if isinstance(value, torch.Tensor) and value.requires_grad:
+        if type(value) not in HOST_TYPES and isinstance(value, Tensor) and value.requires_grad:
             raise RuntimeError(
                 f"{name} requires grad, but {called(loss.name)} has no gradient for it: give {name}.detach()"
             )
-    return any(isinstance(value, torch.Tensor) and value.requires_grad for value in inputs)
+    return any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
 
 
 def eager(loss: Twins, inputs: Sequence[Any], options: dict[str, Any]) -> Tensor:
@@ -28,11 +29,20 @@ def eager(loss: Twins, inputs: Sequence[Any], options: dict[str, Any]) -> Tensor
     first = inputs[0]
     check_elements(loss.name, first)
     dtype = dtype_of_loss(first)
-    if needs_gradients(loss, inputs, options):
-        value: Tensor = _Eager.apply(loss, options, dtype, *inputs)
-        return value
-    found, _ = run(loss, inputs, options, False)
-    return as_value(found, dtype, first.device)
+    wants_gradients = needs_gradients(loss, inputs, options)
+    if wants_gradients and loss.waits(options.get("reduction"), first.dtype == torch.float16):
+        waiting: Tensor = _Waiting.apply(loss, options, dtype, *inputs)
+        return waiting
+    return recorded(loss, run(loss, inputs, options, wants_gradients), dtype, inputs)
+
+
+def recorded(loss: Twins, found: tuple[Any, Sequence[Any]], dtype: torch.dtype, inputs: Sequence[Any]) -> Tensor:
+    """The value of (value, gradients) as a tensor; autograd knows of the gradients, if there are any."""
+    value, gradients = found
+    if not gradients:
+        return as_value(value, dtype, inputs[0].device)
+    result: Tensor = _Computed.apply(loss, value, dtype, gradients, *inputs)
+    return result
 
 
 def check_elements(name: str, first: Any) -> None:
@@ -50,14 +60,15 @@ def run(
     loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any], wants_gradients: bool
 ) -> tuple[Any, Sequence[Any]]:
     """(value, gradients) as fastce's function gives them for tensors."""
-    given = {}
-    for name, value in (*zip(loss.of, inputs, strict=True), *options.items()):
-        if value is not None:
-            given[name] = argument(value, name) if isinstance(value, torch.Tensor) else value
+    given = {name: value for name, value in options.items() if value is not None}
+    given.update([pair for pair in zip(loss.of, inputs, strict=True) if pair[1] is not None])
+    for name, value in given.items():
+        if type(value) not in HOST_TYPES and isinstance(value, Tensor):
+            given[name] = argument(value, name)
     if not wants_gradients:
         return loss.value(**given), ()
-    value, *gradients = loss.value_and_grad(**given)
-    return value, gradients
+    result = loss.value_and_grad(**given)
+    return result[0], result[1:]
 
 
 def refuse_second_derivatives(name: str) -> None:
@@ -71,34 +82,42 @@ def called(name: str) -> str:
     return f"fastce.torch.{name}"
 
 
-class _Eager(torch.autograd.Function):
-    """A loss outside torch.compile; an operator of torch.library costs more time in each call."""
+class _Computed(torch.autograd.Function):
+    """A loss outside torch.compile, whose gradients have been computed with it.
+
+    An operator of torch.library costs more time in each call.
+    """
 
     @staticmethod
-    def forward(ctx: Any, loss: Twins, options: dict[str, Any], dtype: torch.dtype, *inputs: Any) -> Tensor:
-        first, needed = inputs[0], ctx.needs_input_grad[3:]
+    def forward(
+        ctx: Any, loss: Twins, value: Any, dtype: torch.dtype, gradients: Sequence[Any], *inputs: Any
+    ) -> Tensor:
         ctx.loss = loss
-        ctx.waits = loss.waits(options.get("reduction"), first.dtype == torch.float16)
-        value, gradients = run(loss, inputs, options, not ctx.waits)
-        if ctx.waits:
-            tensors = {name: option for name, option in options.items() if isinstance(option, torch.Tensor)}
-            ctx.options = {name: option for name, option in options.items() if name not in tensors}
-            ctx.names = tuple(tensors)
-            ctx.save_for_backward(*inputs, *tensors.values())
-        else:
-            ctx.save_for_backward(*(
-                as_gradient(gradient, given) if is_needed else None
-                for gradient, given, is_needed in zip(gradients, inputs, needed, strict=True)
-            ))  # fmt: skip
-        return as_value(value, dtype, first.device)
+        ctx.save_for_backward(*_as_tensors(gradients, inputs, ctx.needs_input_grad[4:]))
+        return as_value(value, dtype, inputs[0].device)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         refuse_second_derivatives(ctx.loss.name)
-        if ctx.waits:
-            return None, None, None, *_gradients_now(ctx, grad_output)
-        grad_output = factor_for_all(ctx.loss, grad_output)
-        return None, None, None, *scaled(ctx.saved_tensors, grad_output)
+        return None, None, None, None, *scaled(ctx.saved_tensors, factor_for_all(ctx.loss, grad_output))
+
+
+class _Waiting(torch.autograd.Function):
+    """A loss whose gradients wait: see `Twins.waits`."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Twins, options: dict[str, Any], dtype: torch.dtype, *inputs: Any) -> Tensor:
+        tensors = {name: option for name, option in options.items() if isinstance(option, Tensor)}
+        ctx.loss, ctx.names = loss, tuple(tensors)
+        ctx.options = {name: option for name, option in options.items() if name not in tensors}
+        ctx.save_for_backward(*inputs, *tensors.values())
+        value, _ = run(loss, inputs, options, False)
+        return as_value(value, dtype, inputs[0].device)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        refuse_second_derivatives(ctx.loss.name)
+        return None, None, None, *_gradients_now(ctx, grad_output)
 
 
 def _gradients_now(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
@@ -106,9 +125,14 @@ def _gradients_now(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
     count, saved = len(ctx.loss.of), ctx.saved_tensors
     inputs, tensors = saved[:count], dict(zip(ctx.names, saved[count:], strict=True))
     _, gradients = run(ctx.loss, inputs, {**ctx.options, **tensors, "grad_output": grad_output}, True)
+    return _as_tensors(gradients, inputs, ctx.needs_input_grad[3:])
+
+
+def _as_tensors(gradients: Sequence[Any], inputs: Sequence[Any], needed: Sequence[bool]) -> list[Tensor | None]:
+    """Those gradients that autograd asks for."""
     return [
         as_gradient(gradient, given) if is_needed else None
-        for gradient, given, is_needed in zip(gradients, inputs, ctx.needs_input_grad[3:], strict=True)
+        for gradient, given, is_needed in zip(gradients, inputs, needed, strict=True)
     ]
 
 
@@ -129,7 +153,7 @@ def factor_for_all(loss: Twins, grad_output: Tensor) -> Tensor:
 
 def scaled(gradients: Sequence[Tensor | None], grad_output: Tensor) -> list[Tensor | None]:
     """The gradients times what comes after the loss: themselves for 1, and in place where nobody asks again."""
-    if grad_output.device.type == "cpu" and grad_output.item() == 1.0:
+    if grad_output.is_cpu and grad_output.item() == 1.0:
         return list(gradients)
     if graph_is_kept():
         return [None if gradient is None else gradient * grad_output for gradient in gradients]

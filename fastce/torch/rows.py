@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastce.losses import twins
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.torch.call import call, known
+from fastce.torch.small import small_loss
 from fastce.typing import Reduction, SmoothingOver
 
 _CROSS_ENTROPY = known(twins.CROSS_ENTROPY)
@@ -64,6 +66,11 @@ def cross_entropy(
     >>> round(loss.item(), 4), logits.grad.shape
     (0.5967, torch.Size([2, 3]))
     """
+    if weight is None and sample_weight is None and not torch.compiler.is_compiling():
+        options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
+        small = small_loss(_CROSS_ENTROPY, input, target, options)
+        if small is not None:
+            return small
     return call(
         _CROSS_ENTROPY, input, targets=target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, smoothing_over=smoothing_over, logit_scale=logit_scale, softcap=softcap,

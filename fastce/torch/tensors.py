@@ -10,12 +10,18 @@ from fastce.arguments.libraries import as_torch, read
 
 _NUMBERS = frozenset({"label_smoothing", "logit_bias", "logit_scale", "softcap", "temperature", "z_loss"})
 _HALF = (torch.float16, torch.bfloat16)
+_OF_NUMPY = frozenset({torch.float32, torch.float64, torch.int64, torch.int32})  # NumPy finds them at once
 
 
 def argument(tensor: Tensor, name: str) -> Any:
     """The array, or the number, that a function is given for a tensor."""
     if name in _NUMBERS and tensor.numel() == 1 and tensor.ndim <= 1:
         return tensor.item()
+    if tensor.dtype in _OF_NUMPY and tensor.is_cpu:
+        try:
+            return tensor.numpy() if not tensor.requires_grad else tensor.detach().numpy()
+        except (TypeError, RuntimeError):  # it is sparse, or lies in memory with another sign
+            pass
     tensor = tensor.detach()
     return tensor if tensor.is_cuda else read(tensor, name)
 
