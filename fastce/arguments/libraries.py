@@ -47,8 +47,8 @@ def refuse_without_values(value: Any, name: str) -> None:
         )
     if is_jax(value) and any(base.__name__ == "Tracer" for base in type(value).__mro__):
         raise TypeError(
-            f"{name} is traced by JAX (in jit, grad or vmap) and has no values yet: fastce.jax has losses for it, and "
-            "any other function is called by jax.pure_callback"
+            f"{name} is traced by JAX (in jit, grad or vmap) and has no values yet: fastce.jax has losses and "
+            "softmaxes for it, and any other function is called by jax.pure_callback"
         )
     if _is_of(value, "polars", "LazyFrame"):
         raise TypeError(f"{name} is a LazyFrame, which has no values yet: give {name}.collect()")
