@@ -13,6 +13,7 @@ from torch_calls import LOSSES, WHOLE  # noqa: E402
 
 import fastce  # noqa: E402
 import fastce.torch  # noqa: E402
+from fastce.cpu.engine import Cpu  # noqa: E402
 from fastce.torch import loss as machinery  # noqa: E402
 from fastce.torch import small  # noqa: E402
 
@@ -41,9 +42,9 @@ def runs(monkeypatch, as_usual):
     """Whether each call of a function of fastce was asked for gradients."""
     seen, run = [], machinery.run
 
-    def spied(loss, inputs, options, wants_gradients):
-        seen.append(wants_gradients)
-        return run(loss, inputs, options, wants_gradients)
+    def spied(loss, inputs, options, wanted=()):
+        seen.append(bool(wanted))
+        return run(loss, inputs, options, wanted)
 
     monkeypatch.setattr(machinery, "run", spied)
     return seen
@@ -321,6 +322,54 @@ def test_second_derivatives_are_refused_by_the_name_of_the_function(name):
     value = CALLS[name].function(*tensors).sum()
     with pytest.raises(RuntimeError, match=r"fastce\.torch\.\w+ has no second derivatives"):
         torch.autograd.grad(value, tensors, create_graph=True)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cross_entropy"])
+def test_a_learned_scale_alone_has_the_gradient_of_autograd(rng, kind):
+    features, weight = (torch.tensor(rng.normal(size=shape), dtype=torch.float32) for shape in ((50, 8), (300, 8)))
+    targets = torch.tensor(rng.integers(0, 300, 50))
+    log_scale = torch.tensor(0.7, requires_grad=True)
+    if kind == "linear":
+        loss = fastce.torch.linear_cross_entropy(features, weight, targets, logit_scale=log_scale.exp())
+    else:
+        loss = fastce.torch.cross_entropy(features @ weight.T, targets, logit_scale=log_scale.exp())
+    loss.backward()
+    exact = torch.tensor(0.7, dtype=torch.float32).double().requires_grad_()
+    F.cross_entropy(exact.exp() * (features.double() @ weight.double().T), targets).backward()
+    assert log_scale.grad.item() == pytest.approx(exact.grad.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_a_learned_scale_of_halves(rng, dtype, reduction):
+    logits, targets = torch.tensor(rng.normal(size=(20, 9))).to(dtype), torch.tensor(rng.integers(0, 9, 20))
+    weights = torch.tensor(rng.normal(size=20), dtype=torch.float32) if reduction == "none" else 3.0
+    ours, theirs = (torch.tensor([1.7], requires_grad=True) for _ in range(2))
+    of_halves = fastce.torch.cross_entropy(logits, targets, logit_scale=ours, reduction=reduction)
+    (of_halves.float() * weights).sum().backward()
+    (F.cross_entropy(theirs * logits.float(), targets, reduction=reduction) * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-2, atol=1e-2)  # of weights that come back in halves
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
+def test_products_of_frozen_sides_of_a_layer_are_not_computed(monkeypatch, frozen):
+    products, multiply = [], Cpu.multiply
+
+    def counted(self, a, b, out, **options):
+        products.append(out.shape)
+        multiply(self, a, b, out, **options)
+
+    monkeypatch.setattr(Cpu, "multiply", counted)
+    shapes = {0: (7, 3), 1: (5, 3), 2: (1, 5)}  # of the gradients of features, weight and bias
+    tensors = [torch.ones(shape) for shape in ((7, 3), (5, 3), (5,))]
+    scale = torch.tensor(2.0, requires_grad=True)
+    for k, tensor in enumerate(tensors):
+        tensor.requires_grad_(k not in frozen)
+    features, weight, bias = tensors
+    targets = torch.zeros(7, dtype=torch.int64)
+    fastce.torch.linear_cross_entropy(features, weight, targets, linear_bias=bias, logit_scale=scale).backward()
+    assert sorted(products) == sorted([(7, 5), *(shape for k, shape in shapes.items() if k not in frozen)])
+    assert scale.grad is not None
 
 
 def test_gradients_that_are_not_there_are_refused(logits, targets):

@@ -124,8 +124,11 @@ def test_layouts_are_as_promised(layout):
 def test_the_operators_keep_the_rules_of_pytorch():
     x, targets = matrix(0, 6, 5).requires_grad_(), torch.arange(6) % 5
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    arguments = ("cross_entropy", [x, targets], "logits targets", [0.1], "label_smoothing", "reduction=mean", True)
-    torch.library.opcheck(torch.ops.fastce.loss.default, arguments, test_utils=tests)
+    scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    names, words = "logits logit_scale targets", "reduction=mean"
+    for wanted in ("logits", "logit_scale", "logits logit_scale"):
+        arguments = ("cross_entropy", [x, scale, targets], names, [0.1], "label_smoothing", words, wanted)
+        torch.library.opcheck(torch.ops.fastce.loss.default, arguments, test_utils=tests)
     for name in ("logsumexp", "softmax", "log_softmax"):
         torch.library.opcheck(torch.ops.fastce.along.default, (name, x, [1], False), test_utils=tests)
 

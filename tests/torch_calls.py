@@ -85,11 +85,37 @@ LOSSES = {
     "cross_entropy, smoothed over others": rows_of(label_smoothing=0.3, smoothing_over="others"),
     "cross_entropy, weights": rows_of(weight=WEIGHT, sample_weight=SAMPLE_WEIGHT, label_smoothing=0.1),
     "cross_entropy, scale, cap and z": rows_of(logit_scale=2.0, softcap=3.0, z_loss=0.1),
+    "cross_entropy, learned scale": TorchCall(
+        lambda x, s, **more: fastce.torch.cross_entropy(x, WITH_IGNORED, logit_scale=s, label_smoothing=0.1, **more),
+        (LOGITS, NUMBER),
+        lambda x, s, **more: fastce.cross_entropy(
+            x, WITH_IGNORED.numpy(), logit_scale=s, label_smoothing=0.1, **more
+        ),
+        6,
+    ),
+    "cross_entropy, learned scale, probabilities": TorchCall(
+        lambda x, s, **more: fastce.torch.cross_entropy(x, SOFT, WEIGHT, logit_scale=s, softcap=9.0, **more),
+        (LOGITS, NUMBER),
+        lambda x, s, **more: fastce.cross_entropy(
+            x, SOFT.numpy(), weight=WEIGHT.numpy(), logit_scale=s, softcap=9.0, **more
+        ),
+        6,
+    ),
     "cross_entropy, another ignored class": rows_of(targets=TARGETS, ignore_index=int(TARGETS[0])),
     "cross_entropy, probabilities": rows_of(targets=SOFT, weight=WEIGHT, label_smoothing=0.1),
     "linear_cross_entropy": linear_of(WITH_IGNORED, matrix(5, 6, 3), matrix(6, 5, 3), matrix(7, 5)),
     "linear_cross_entropy, no bias": linear_of(
         WITH_IGNORED.reshape(2, 3), matrix(5, 2, 3, 3), matrix(6, 5, 3), label_smoothing=0.1, softcap=4.0, z_loss=0.01
+    ),
+    "linear_cross_entropy, learned scale": TorchCall(
+        lambda x, w, b, s, **more: fastce.torch.linear_cross_entropy(
+            x, w, WITH_IGNORED, linear_bias=b, logit_scale=s, z_loss=0.01, **more
+        ),
+        (matrix(5, 6, 3), matrix(6, 5, 3), matrix(7, 5), NUMBER),
+        lambda x, w, b, s, **more: fastce.linear_cross_entropy(
+            x, w, WITH_IGNORED.numpy(), linear_bias=b, logit_scale=s, z_loss=0.01, **more
+        ),
+        6,
     ),
     "binary": TorchCall(
         lambda x, **more: fastce.torch.binary_cross_entropy_with_logits(

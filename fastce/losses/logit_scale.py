@@ -2,11 +2,13 @@
 
 from typing import Any, Literal, Unpack, overload
 
+from fastce.arguments.arrays import kernel_dtype, new_like, real_array
 from fastce.arguments.out import checked_out
 from fastce.arguments.reductions import upstream_of
 from fastce.cpu.call import cross_entropy_call, of_counted
 from fastce.cpu.logit_scale import scale_derivative, value_and_scale_products
 from fastce.engine import on_cpu
+from fastce.losses.cross_entropy import cross_entropy_value_and_grad
 from fastce.typing import (
     AnyArray,
     CrossEntropyGradOptions,
@@ -113,3 +115,18 @@ z_loss, reduction, grad_output, n_threads
     upstream = of_counted(upstream, call.targets)
     value, products, divisor = value_and_scale_products(call, upstream, out, n_threads)
     return ValueAndGradLogitScale(value, scale_derivative(products, divisor))
+
+
+def some_gradients(wanted: str, *, logits: Any, out: Any = None, **arguments: Any) -> tuple[Any, Any, Any]:
+    """(value, gradients by logits and logit_scale), None for what is not named in ``wanted``.
+
+    Arguments are those of `cross_entropy_value_and_grad`; the scale has no gradient on a GPU.
+    """
+    names = wanted.split()
+    if "logit_scale" not in names:
+        return *cross_entropy_value_and_grad(logits, out=out, **arguments), None
+    array = real_array(logits, "logits")
+    if "logits" in names and out is None:
+        out = new_like(array, kernel_dtype(array.dtype))
+    value, of_scale = cross_entropy_value_and_grad_logit_scale(array, out=out, **arguments)
+    return value, out, of_scale

@@ -1,12 +1,22 @@
 """Each differentiable loss with its twin, and which of its arguments have gradients: what an adapter must know."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastce.losses import binary, clip, clip_from_features, cross_entropy, info_nce, linear, nt_xent, siglip, sup_con
-from fastce.losses.logit_scale import cross_entropy_value_and_grad_logit_scale
+from fastce.losses import (
+    binary,
+    clip,
+    clip_from_features,
+    cross_entropy,
+    info_nce,
+    linear,
+    linear_gradients,
+    logit_scale,
+    nt_xent,
+    siglip,
+    sup_con,
+)
 
 
 class Twins(NamedTuple):
@@ -19,7 +29,7 @@ class Twins(NamedTuple):
     shape: Callable[[Any], Any]  # of the losses that are not reduced, from that of the first argument
     takes_grad_output: bool = False
     written: str = ""  # the argument whose gradient goes into `out`
-    fewer: tuple[Any, ...] = ()  # twins of the same loss that give some of its gradients, for less
+    some: Callable[..., Any] | None = None  # as value_and_grad of the names in its first argument, None for others
 
     def waits(self, reduction: object, is_float16: bool) -> bool:
         """Whether gradients are better computed backward, when it is known what they are multiplied by.
@@ -30,8 +40,17 @@ class Twins(NamedTuple):
         return self.takes_grad_output and (reduction == "none" or is_float16)
 
     def giving(self, names: Iterable[str]) -> Any:
-        """The twins that give these gradients and compute no others for nothing, where there are such."""
-        return next((twins for twins in self.fewer if set(names) <= set(twins.of)), self)
+        """The twins that give these gradients, and compute no others for nothing if that can be."""
+        if self.some is None:
+            return self
+        of = tuple(name for name in self.of if name in set(names))
+        return self._replace(value_and_grad=partial(_value_and_some, self, of), of=of)
+
+
+def _value_and_some(twins: Twins, of: tuple[str, ...], /, **arguments: Any) -> tuple[Any, ...]:
+    assert twins.some is not None
+    value, *gradients = twins.some(" ".join(of), **arguments)
+    return value, *(gradient for name, gradient in zip(twins.of, gradients, strict=False) if name in of)
 
 
 def _rows(shape: Any) -> Any:
@@ -42,10 +61,10 @@ def _twins(module: Any, name: str, *of: str, shape: Callable[[Any], Any] = _rows
     return Twins(name, getattr(module, name), getattr(module, f"{name}_value_and_grad"), of, shape, **more)
 
 
-def _cross_entropy_and_both(logits: Any, targets: Any, out: Any = None, **options: Any) -> tuple[Any, Any, Any]:
-    grad = np.empty(logits.shape, logits.dtype) if out is None else out
-    value, of_scale = cross_entropy_value_and_grad_logit_scale(logits, targets, out=grad, **options)
-    return value, grad, of_scale
+def _with_scale(twins: Twins, some: Callable[..., Any]) -> Twins:
+    """The same with a gradient of the scale."""
+    of = (*twins.of, "logit_scale")
+    return twins._replace(value_and_grad=partial(some, " ".join(of)), of=of, some=some)
 
 
 _PAIRS = ("image_features", "text_features", "logit_scale")
@@ -54,16 +73,12 @@ CROSS_ENTROPY = _twins(
     cross_entropy, "cross_entropy", "logits", takes_grad_output=True, written="logits",
     shape=lambda logits: logits[:1] * (len(logits) > 1) + logits[2:],
 )  # fmt: skip
-_SCALE_ALONE = CROSS_ENTROPY._replace(
-    value_and_grad=cross_entropy_value_and_grad_logit_scale, of=("logit_scale",), written=""
-)
-CROSS_ENTROPY_AND_SCALE = CROSS_ENTROPY._replace(
-    value_and_grad=_cross_entropy_and_both, of=("logits", "logit_scale"), fewer=(CROSS_ENTROPY, _SCALE_ALONE)
-)
+CROSS_ENTROPY_AND_SCALE = _with_scale(CROSS_ENTROPY, logit_scale.some_gradients)
 LINEAR = _twins(
     linear, "linear_cross_entropy", "features", "linear_weight", "linear_bias", takes_grad_output=True,
-    shape=lambda features: features[:-1],
+    shape=lambda features: features[:-1], some=linear_gradients.some_gradients,
 )  # fmt: skip
+LINEAR_AND_SCALE = _with_scale(LINEAR, linear_gradients.some_gradients)
 BINARY = _twins(
     binary, "binary_cross_entropy_with_logits", "logits", takes_grad_output=True, written="logits",
     shape=lambda logits: logits,

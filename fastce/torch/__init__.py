@@ -38,8 +38,8 @@ reduced (``reduction="none"``), and of float16, are computed backward, when it i
 has the dtype of the first argument, as in PyTorch, but float32 within ``torch.autocast``, where halves are read as they
 are. Gradients of float16 features are rounded before a loss scale multiplies them: scale features, or take bfloat16.
 
-**Learned numbers.** `logit_scale`, `logit_bias` and `temperature` of contrastive losses may be tensors that require
-grad.
+**Learned numbers.** `logit_scale` of all losses, `logit_bias` and `temperature` of contrastive ones may be tensors that
+require grad; the scale of cross entropies on the CPU alone.
 
 **torch.compile** keeps these functions whole, also with ``fullgraph=True``: they are operators of `torch.library`.
 

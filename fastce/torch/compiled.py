@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastce.losses.twins import Twins
-from fastce.torch.loss import factor_for_all, needs_gradients, run
+from fastce.torch.loss import factor_for_all, run, wanted_gradients
 from fastce.torch.tensors import as_gradient, as_value, dtype_of_loss
 
 LOSSES: dict[str, Twins] = {}  # by name
@@ -19,7 +19,7 @@ _INTEGERS, _FLAGS = ("ignore_index", "memory_budget"), ("normalize",)
 
 def compiled(loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any]) -> Tensor:
     """As `fastce.torch.loss.eager`, traced."""
-    wants_gradients = needs_gradients(loss, inputs, options)
+    wanted = " ".join(wanted_gradients(loss, inputs, options))
     tensors, names, numbers, number_names, words = [], "", [], "", ""
     for name, value in (*zip(loss.of, inputs, strict=True), *options.items()):
         if isinstance(value, torch.Tensor):
@@ -30,7 +30,7 @@ def compiled(loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any]) -> 
         elif value is not None:
             numbers.append(float(value))
             number_names += f" {name}"
-    result: Tensor = torch.ops.fastce.loss(loss.name, tensors, names, numbers, number_names, words, wants_gradients)[0]
+    result: Tensor = torch.ops.fastce.loss(loss.name, tensors, names, numbers, number_names, words, wanted)[0]
     return result.to(dtype_of_loss(inputs[0]))
 
 
@@ -42,18 +42,17 @@ def _operator(
     numbers: list[float],
     number_names: str,
     words: str,
-    wants_gradients: bool,
+    wanted: str,
 ) -> list[Tensor]:
-    """The value, and the gradients of those tensors that have one, unless these wait."""
+    """The value, and the gradients of those tensors whose names are wanted, unless these wait."""
     about = LOSSES[loss]
     given = _named(names, tensors) | _words(words) | _numbers(number_names, numbers)
     inputs, first = [given.pop(name, None) for name in about.of], tensors[0]
-    writes = _writes(about, first, given, wants_gradients)
-    value, gradients = run(about, inputs, given, writes)
+    value, gradients = run(about, inputs, given, _given(about, first, given, wanted))
     of_tensors = [
         _laid_out(as_gradient(gradient, tensor), tensor)
         for gradient, tensor in zip(gradients, inputs, strict=False)
-        if isinstance(tensor, torch.Tensor)
+        if gradient is not None
     ]
     return [as_value(value, dtype_of_loss(first, computed=True), first.device), *of_tensors]
 
@@ -78,10 +77,10 @@ def _numbers(names: str, numbers: Sequence[float]) -> dict[str, Any]:
     return {name: kinds.get(name, float)(value) for name, value in _named(names, numbers).items()}
 
 
-def _writes(loss: Twins, first: Tensor, options: Mapping[str, Any], wants_gradients: bool) -> bool:
-    """Whether this call of the operator gives gradients."""
+def _given(loss: Twins, first: Tensor, options: Mapping[str, Any], wanted: str) -> list[str]:
+    """Of which arguments this call of the operator gives gradients."""
     waits = loss.waits(options.get("reduction"), first.dtype == torch.float16)
-    return wants_gradients and ("grad_output" in options or not waits)
+    return wanted.split() if "grad_output" in options or not waits else []
 
 
 @_operator.register_fake
@@ -92,19 +91,19 @@ def _fake(
     numbers: list[float],
     number_names: str,
     words: str,
-    wants_gradients: bool,
+    wanted: str,
 ) -> list[Tensor]:
     """Results without elements."""
     about, first, options = LOSSES[loss], tensors[0], _named(names, tensors) | _words(words)
     shape = about.shape(first.shape) if options.get("reduction") == "none" else ()
-    gradients = [torch.empty_like(tensor) for name, tensor in _named(names, tensors).items() if name in about.of]
-    value = first.new_empty(shape, dtype=dtype_of_loss(first, computed=True))
-    return [value, *(gradients if _writes(about, first, options, wants_gradients) else [])]
+    given = _given(about, first, options, wanted)
+    gradients = [torch.empty_like(tensor) for name, tensor in _named(names, tensors).items() if name in given]
+    return [first.new_empty(shape, dtype=dtype_of_loss(first, computed=True)), *gradients]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    loss, tensors, names, *others, _ = inputs
-    ctx.loss, ctx.names, ctx.others, ctx.count = LOSSES[loss], names, others, len(tensors)
+    loss, tensors, names, *others, wanted = inputs
+    ctx.loss, ctx.names, ctx.others, ctx.wanted = LOSSES[loss], names, others, wanted
     ctx.has_gradients = len(output) > 1
     ctx.save_for_backward(*(output[1:] if ctx.has_gradients else tensors))
 
@@ -117,8 +116,9 @@ def _backward(ctx: Any, grad_outputs: list[Tensor]) -> tuple[Any, ...]:
         gradients = [gradient * grad_output for gradient in ctx.saved_tensors]
     else:
         tensors, names = [*ctx.saved_tensors, grad_output], f"{ctx.names} grad_output"
-        gradients = torch.ops.fastce.loss(ctx.loss.name, tensors, names, *ctx.others, True)[1:]
-    of_tensors = [*gradients, *[None] * (ctx.count - len(gradients))]
+        gradients = torch.ops.fastce.loss(ctx.loss.name, tensors, names, *ctx.others, ctx.wanted)[1:]
+    by_name = dict(zip(ctx.wanted.split(), gradients, strict=True))
+    of_tensors = [by_name.get(name) for name in ctx.names.split()]
     of_numbers: Any = None if ctx.others[0] else []  # PyTorch takes a list of nothing for one of tensors
     return None, of_tensors, None, of_numbers, None, None, None
 

@@ -1,6 +1,6 @@
 """Losses as autograd knows them: value and gradients in one pass, forward; scaled by what comes after, backward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,16 +12,18 @@ from fastce.losses.twins import Twins
 from fastce.torch.tensors import argument, as_gradient, as_value, dtype_of_loss
 
 
-def needs_gradients(loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any]) -> bool:
-    """Whether autograd asks for any; it may not ask for those that there are none of."""
+def wanted_gradients(loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[str]:
+    """Of which arguments autograd asks for gradients; it may not ask for those that there are none of."""
     if not torch.is_grad_enabled():
-        return False
+        return []
     for name, value in options.items():
         if type(value) not in HOST_TYPES and isinstance(value, Tensor) and value.requires_grad:
             raise RuntimeError(
                 f"{name} requires grad, but {called(loss.name)} has no gradient for it: give {name}.detach()"
             )
-    return any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
+    return [
+        name for name, value in zip(loss.of, inputs, strict=True) if isinstance(value, Tensor) and value.requires_grad
+    ]
 
 
 def eager(loss: Twins, inputs: Sequence[Any], options: dict[str, Any]) -> Tensor:
@@ -29,11 +31,11 @@ def eager(loss: Twins, inputs: Sequence[Any], options: dict[str, Any]) -> Tensor
     first = inputs[0]
     check_elements(loss.name, first)
     dtype = dtype_of_loss(first)
-    wants_gradients = needs_gradients(loss, inputs, options)
-    if wants_gradients and loss.waits(options.get("reduction"), first.dtype == torch.float16):
+    wanted = wanted_gradients(loss, inputs, options)
+    if wanted and loss.waits(options.get("reduction"), first.dtype == torch.float16):
         waiting: Tensor = _Waiting.apply(loss, options, dtype, *inputs)
         return waiting
-    return recorded(loss, run(loss, inputs, options, wants_gradients), dtype, inputs)
+    return recorded(loss, run(loss, inputs, options, wanted), dtype, inputs)
 
 
 def recorded(loss: Twins, found: tuple[Any, Sequence[Any]], dtype: torch.dtype, inputs: Sequence[Any]) -> Tensor:
@@ -57,18 +59,22 @@ def check_elements(name: str, first: Any) -> None:
 
 
 def run(
-    loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any], wants_gradients: bool
+    loss: Twins, inputs: Sequence[Any], options: Mapping[str, Any], wanted: Collection[str] = ()
 ) -> tuple[Any, Sequence[Any]]:
-    """(value, gradients) as fastce's function gives them for tensors."""
+    """(value, gradients) as fastce's function gives them for tensors: of `Twins.of`, None for what it has left out."""
     given = {name: value for name, value in options.items() if value is not None}
     given.update([pair for pair in zip(loss.of, inputs, strict=True) if pair[1] is not None])
     for name, value in given.items():
         if type(value) not in HOST_TYPES and isinstance(value, Tensor):
             given[name] = argument(value, name)
-    if not wants_gradients:
+    if not wanted:
         return loss.value(**given), ()
-    result = loss.value_and_grad(**given)
-    return result[0], result[1:]
+    twins = loss.giving(wanted)
+    result = twins.value_and_grad(**given)
+    if twins is loss:
+        return result[0], result[1:]
+    by_name = dict(zip(twins.of, result[1:], strict=True))
+    return result[0], [by_name.get(name) for name in loss.of]
 
 
 def refuse_second_derivatives(name: str) -> None:
@@ -107,11 +113,12 @@ class _Waiting(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, loss: Twins, options: dict[str, Any], dtype: torch.dtype, *inputs: Any) -> Tensor:
-        tensors = {name: option for name, option in options.items() if isinstance(option, Tensor)}
+        given = dict(zip(loss.of, inputs, strict=True)) | options
+        tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         ctx.loss, ctx.names = loss, tuple(tensors)
-        ctx.options = {name: option for name, option in options.items() if name not in tensors}
-        ctx.save_for_backward(*inputs, *tensors.values())
-        value, _ = run(loss, inputs, options, False)
+        ctx.others = {name: value for name, value in given.items() if name not in tensors}
+        ctx.save_for_backward(*tensors.values())
+        value, _ = run(loss, inputs, options)
         return as_value(value, dtype, inputs[0].device)
 
     @staticmethod
@@ -122,10 +129,11 @@ class _Waiting(torch.autograd.Function):
 
 def _gradients_now(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
     """The gradients of inputs that were saved, multiplied as they are computed."""
-    count, saved = len(ctx.loss.of), ctx.saved_tensors
-    inputs, tensors = saved[:count], dict(zip(ctx.names, saved[count:], strict=True))
-    _, gradients = run(ctx.loss, inputs, {**ctx.options, **tensors, "grad_output": grad_output}, True)
-    return _as_tensors(gradients, inputs, ctx.needs_input_grad[3:])
+    given = ctx.others | dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+    inputs, needed = [given.pop(name) for name in ctx.loss.of], ctx.needs_input_grad[3:]
+    wanted = [name for name, is_needed in zip(ctx.loss.of, needed, strict=True) if is_needed]
+    _, gradients = run(ctx.loss, inputs, {**given, "grad_output": grad_output}, wanted)
+    return _as_tensors(gradients, inputs, needed)
 
 
 def _as_tensors(gradients: Sequence[Any], inputs: Sequence[Any], needed: Sequence[bool]) -> list[Tensor | None]:

@@ -11,8 +11,9 @@ from fastce.torch.call import call, known
 from fastce.torch.small import small_loss
 from fastce.typing import Reduction, SmoothingOver
 
-_CROSS_ENTROPY = known(twins.CROSS_ENTROPY)
-_LINEAR = known(twins.LINEAR)
+_CROSS_ENTROPY = twins.CROSS_ENTROPY
+_OF_LEARNED_SCALE = known(twins.CROSS_ENTROPY_AND_SCALE)  # the operator of both, which have the same name
+_LINEAR = known(twins.LINEAR_AND_SCALE)
 _BINARY = known(twins.BINARY)
 
 
@@ -42,7 +43,9 @@ def cross_entropy(
         Weight of each class.
     ignore_index, reduction, label_smoothing
         As in PyTorch.
-    sample_weight, smoothing_over, logit_scale, softcap, z_loss
+    logit_scale : Tensor or float, default: 1.0
+        Positive factor of the logits; learned, if it requires grad: on the CPU alone.
+    sample_weight, smoothing_over, softcap, z_loss
         As in `fastce.cross_entropy`.
 
     Returns
@@ -55,7 +58,7 @@ def cross_entropy(
     IndexError, ValueError, TypeError
         As in `fastce.cross_entropy`, where the first two arguments are ``logits`` and ``targets``.
     RuntimeError
-        If another tensor than `input` requires grad; or a second derivative is asked for.
+        If another tensor than `input` and `logit_scale` requires grad; or a second derivative is asked for.
 
     Examples
     --------
@@ -66,15 +69,18 @@ def cross_entropy(
     >>> round(loss.item(), 4), logits.grad.shape
     (0.5967, torch.Size([2, 3]))
     """
-    if weight is None and sample_weight is None and not torch.compiler.is_compiling():
+    is_learned = isinstance(logit_scale, Tensor)
+    if weight is None and sample_weight is None and not is_learned and not torch.compiler.is_compiling():
         options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
         small = small_loss(_CROSS_ENTROPY, input, target, options)
         if small is not None:
             return small
+    numbers: dict[str, Any] = {} if is_learned else {"logit_scale": logit_scale}
+    loss, inputs = (_OF_LEARNED_SCALE, (input, logit_scale)) if is_learned else (_CROSS_ENTROPY, (input,))
     return call(
-        _CROSS_ENTROPY, input, targets=target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
-        label_smoothing=label_smoothing, smoothing_over=smoothing_over, logit_scale=logit_scale, softcap=softcap,
-        z_loss=z_loss, reduction=reduction,
+        loss, *inputs, targets=target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
+        label_smoothing=label_smoothing, smoothing_over=smoothing_over, softcap=softcap, z_loss=z_loss,
+        reduction=reduction, **numbers,
     )  # fmt: skip
 
 
@@ -133,9 +139,10 @@ def linear_cross_entropy(
     (torch.Size([2, 3, 4]), torch.Size([1000, 4]), torch.Size([1000]))
     """
     return call(
-        _LINEAR, input, linear_weight, linear_bias, targets=target, weight=weight, sample_weight=sample_weight,
-        ignore_index=ignore_index, label_smoothing=label_smoothing, smoothing_over=smoothing_over,
-        logit_scale=logit_scale, softcap=softcap, z_loss=z_loss, reduction=reduction, memory_budget=memory_budget,
+        _LINEAR, input, linear_weight, linear_bias, logit_scale, targets=target, weight=weight,
+        sample_weight=sample_weight, ignore_index=ignore_index, label_smoothing=label_smoothing,
+        smoothing_over=smoothing_over, softcap=softcap, z_loss=z_loss, reduction=reduction,
+        memory_budget=memory_budget,
     )  # fmt: skip
 
 
