@@ -1,7 +1,7 @@
 """What the record measures: one list of jobs, each a function of fastce on data of a shape."""
 
 from bench.tiny import IS_TINY
-from fastce.profile.jobs import BINARY, EVERY_PLACE, Job
+from fastce.profile.jobs import BINARY, EVERY_PLACE, OF_SCALE, Job
 from fastce.profile.peers import ENGINES as ALL_ENGINES
 
 ENGINES = {name: engine for name, engine in ALL_ENGINES.items() if name != "numpy/scipy"}  # here they are two
@@ -37,14 +37,17 @@ JOBS = [
     *_with_gradients(BINARY, SQUARE, targets="binary"),
     *[Job(function, SQUARE, place=place) for function in ("softmax", "log_softmax") for place in EVERY_PLACE],
     Job("row_stats", SQUARE),
+    Job(OF_SCALE, SQUARE),
     Job("cross_entropy_grad_and_hess", SQUARE, place="out", label_smoothing=0.0, reduction="none"),
     *losses((4096, 32768)),
+    Job(OF_SCALE, (4096, 32768)),
     *losses((65536, 1024)),
     *losses((1024, 151936)),
     *losses(SQUARE, dtype="float64"),
     *losses(SQUARE, dtype="float16"),
     *losses(SQUARE, dtype="bfloat16"),
     *_few_classes((1_000_000, 10), label_smoothing=0.0),
+    Job(OF_SCALE, (1_000_000, 10), label_smoothing=0.0),
     *_few_classes((1_000_000, 10), weighted=True),
     *_few_classes((1_000_000, 17), label_smoothing=0.0),
     *_few_classes((200_000, 100), label_smoothing=0.0),

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 
 BINARY = "binary_cross_entropy_with_logits"
+OF_SCALE = "cross_entropy_value_and_grad_logit_scale"
 FUNCTIONS = (
     "logsumexp", "softmax", "log_softmax", "row_stats",
-    "cross_entropy", "cross_entropy_value_and_grad", "cross_entropy_grad_and_hess",
+    "cross_entropy", "cross_entropy_value_and_grad", OF_SCALE, "cross_entropy_grad_and_hess",
     "nll_loss", "nll_loss_value_and_grad", BINARY, f"{BINARY}_value_and_grad", "clip_loss", "clip_loss_value_and_grad",
 )  # fmt: skip
 DEFAULT_FUNCTIONS = ("logsumexp", "cross_entropy", "cross_entropy_value_and_grad", "clip_loss_value_and_grad")
@@ -49,11 +50,18 @@ class Job:
     @property
     def loss(self) -> str:
         """The function without its gradient."""
-        return self.function.removesuffix("_value_and_grad").removesuffix("_grad_and_hess")
+        function = self.function.removesuffix("_logit_scale")
+        return function.removesuffix("_value_and_grad").removesuffix("_grad_and_hess")
 
     @property
     def wants_gradient(self) -> bool:
-        return self.loss != self.function
+        """One of the shape of the logits."""
+        return self.loss != self.function and not self.wants_slope
+
+    @property
+    def wants_slope(self) -> bool:
+        """The derivative by the scale of the logits."""
+        return self.function == OF_SCALE
 
     @property
     def smoothing(self) -> float:

@@ -165,8 +165,9 @@ class Reference:
         everywhere : bool
             Whether numbers of rows are compared in all rows, and not only in the sample.
         """
-        if name == "value":
-            return np.array([float(found)]), np.array([self._remembered(self._value, job)])
+        if name in ("value", "slope"):
+            compute = self._value if name == "value" else self._slope
+            return np.array([float(found)]), np.array([self._remembered(compute, job)])
         everywhere = everywhere and name in _OF_ROWS
         found = np.asarray(found)
         if found.ndim == len(self.problem.shape):
@@ -194,6 +195,11 @@ class Reference:
         sums = [_LOSSES[job.loss](rows).sum() for axis in sides for rows in self._blocks(job, axis)]
         total = fsum(sums) if np.isfinite(sums).all() else sum(sums)
         return float(total / len(sides) / self.problem.divisor(job))
+
+    def _slope(self, job: Job) -> float:
+        """The derivative of the mean by the scale of the logits."""
+        sums = [(rows.grad * rows.x).sum() for rows in self._blocks(job, self.problem.axis)]
+        return float(fsum(sums) / self.problem.divisor(job))
 
     def _in_all_rows(self, job: Job, name: str) -> Array:
         part = _LOSSES[job.loss] if name == "rows" else _OTHERS[name]

@@ -74,6 +74,8 @@ def named(job: Job, result: Any) -> dict[str, Any]:
     if job.function == "cross_entropy_grad_and_hess":
         return {"grad": result[0], "hess": result[1]}
     loss = "value" if job.loss != "logsumexp" and job.reduction == "mean" else "rows"
+    if job.wants_slope:
+        return {loss: result[0], "slope": float(result[1])}
     return {loss: result[0], "grad": result[1]} if job.wants_gradient else {loss: result}
 
 

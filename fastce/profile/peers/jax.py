@@ -61,7 +61,7 @@ def _compute(jax: Any, job: Job, divisor: float, x: Any, y: Any, weight: Any) ->
 
 def _differentiated(jax: Any, function: Callable[..., Any], job: Job) -> Callable[..., Any]:
     """With the gradient, if the job wants it and does not compute it itself."""
-    if not job.function.endswith("value_and_grad"):
+    if not job.function.endswith("value_and_grad") and not job.wants_slope:
         return function
 
     def sum_and_losses(x: Any, y: Any, weight: Any) -> Any:
@@ -72,4 +72,10 @@ def _differentiated(jax: Any, function: Callable[..., Any], job: Job) -> Callabl
         (_, losses), grad = jax.value_and_grad(sum_and_losses, has_aux=True)(x, y, weight)
         return losses, grad
 
-    return losses_and_grad
+    def losses_and_slope(x: Any, y: Any, weight: Any) -> Any:
+        x = x.astype(jax.numpy.promote_types(x.dtype, "float32"))
+        scaled = jax.value_and_grad(lambda scale: sum_and_losses(scale * x, y, weight), has_aux=True)
+        (_, losses), slope = scaled(jax.numpy.ones((), x.dtype))
+        return losses, slope
+
+    return losses_and_slope if job.wants_slope else losses_and_grad

@@ -69,6 +69,11 @@ def _compute(job: Job, problem: Problem, x: Array, out: Array | None) -> Any:
         grad, hess = _grad_and_hess(job, x, y, _room(x, out))
         return _put(grad, out), hess
     divisor, weight = problem.divisor(job), problem.weight_of(job)
+    if job.wants_slope:
+        losses, grad = losses_and_grad(x, y, weight, job.label_smoothing, divisor, np.empty_like(x))
+        grad *= x
+        value = losses if job.reduction == "none" else losses.sum(dtype=np.float64) / divisor
+        return value, grad.sum(dtype=np.float64)
     if out is None:
         losses = formulas.losses(np, job, x, y, weight)
     elif job.loss == BINARY:

@@ -12,7 +12,8 @@ from fastce.profile.work import Work
 
 def has(job: Job) -> bool:
     is_matrix = len(job.shape) == 2 and job.axis == 1 and job.dtype in ("float32", "float64")
-    return job.loss == "cross_entropy" and job.targets == "classes" and is_matrix and job.place != "in place"
+    is_known = job.loss == "cross_entropy" and not job.wants_slope
+    return is_known and job.targets == "classes" and is_matrix and job.place != "in place"
 
 
 def prepare(job: Job, problem: Problem) -> Work:

@@ -55,7 +55,13 @@ def call_of(
         losses.backward(None if losses.ndim == 0 else torch.ones_like(losses))
         return losses.detach(), x.grad
 
-    return value_and_grad if job.wants_gradient else forward
+    def value_and_slope(logits: Any) -> Any:
+        scale = torch.ones((), dtype=torch.float64 if logits.dtype == torch.float64 else None, requires_grad=True)
+        losses = function(scale * logits)
+        losses.backward(None if losses.ndim == 0 else torch.ones_like(losses))
+        return losses.detach(), scale.grad
+
+    return value_and_slope if job.wants_slope else value_and_grad if job.wants_gradient else forward
 
 
 def _function(torch: Any, job: Job, y: Any, weight: Any) -> Callable[[Any], Any]:
