@@ -5,7 +5,6 @@ import pytest
 
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
-from jax.test_util import check_grads  # noqa: E402
 
 import fastce.jax  # noqa: E402
 from fastce.jax import call as machinery  # noqa: E402
@@ -135,25 +134,27 @@ def test_gradients_of_float16_are_computed_when_their_factor_is_known():
 
 
 # ---------------------------------------------------------------------------------------------- the learned scale
-def plain(logits, scale):
-    return rows(scale * logits)
-
-
+@pytest.mark.parametrize("of", [2, (0, 2), (0, 1), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("reduction", ["none", "sum"])
-def test_the_scale_of_cross_entropy_has_its_gradient(reduction, wide):
+@pytest.mark.parametrize("is_linear", [False, True])
+def test_the_scale_has_its_gradient(is_linear, reduction, of, wide):
+    """With the others, alone, and not at all."""
     weights = COTANGENT if reduction == "none" else 2.0
 
     def loss(function):
-        return lambda x, s: (weights * function(x, jnp.exp(s))).sum()
+        return lambda x, w, s: (weights * function(x, w, jnp.exp(s))).sum()
 
-    def total(x, s):
-        return ours(x, logit_scale=s, reduction=reduction)
+    def mine(x, w, scale):
+        options = dict(logit_scale=scale, label_smoothing=EPSILON, z_loss=Z, reduction=reduction)
+        if is_linear:
+            return fastce.jax.linear_cross_entropy(x, w, TARGETS, **options)
+        return fastce.jax.cross_entropy(x @ w.T, TARGETS, **options)
 
-    for of in (0, 1, (0, 1)):
-        mine, theirs = (jax.jit(jax.value_and_grad(loss(f), of))(LOGITS, 0.7) for f in (total, plain))
-        for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
-    check_grads(lambda x, s: total(x, s), (LOGITS, jnp.asarray(1.5)), order=1, modes=["rev"], rtol=1e-6, atol=1e-7)
+    given = FIRST, SECOND[:5], 0.7
+    functions = mine, lambda x, w, s: rows(s * x @ w.T)
+    found, expected = (jax.jit(jax.value_and_grad(loss(f), of))(*given) for f in functions)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
 
 
 def test_no_matrix_of_gradients_is_computed_for_the_scale_alone(monkeypatch):
@@ -180,7 +181,7 @@ def test_a_mapped_scale_and_one_that_is_an_array():
     def of(function):
         return jax.vmap(jax.value_and_grad(lambda s: function(x, s).sum()))(scales)
 
-    for one, other in zip(of(lambda x, s: ours(x, logit_scale=s)), of(plain), strict=True):
+    for one, other in zip(of(lambda x, s: ours(x, logit_scale=s)), of(lambda x, s: rows(s * x)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     for scale in (np.float32(2.0), np.asarray(2.0)):  # values, as 2.0 is one
         np.testing.assert_array_equal(ours(x, logit_scale=scale), ours(x, logit_scale=2.0))

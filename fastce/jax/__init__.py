@@ -14,8 +14,9 @@ They take the arguments of the functions of `fastce` of the same names:
 but `logsumexp`, `softmax` and `log_softmax` those of `jax.nn`, where the axis is the last one by default.
 
 **What has a gradient.** Logits, features, and the linear layer's weight and bias; the learned `logit_scale`,
-`logit_bias` and `temperature` of contrastive losses, and the `logit_scale` of `cross_entropy`. Targets and weights have
-none, which an error says. Other options, as `label_smoothing` and `reduction`, are Python's values, not traced.
+`logit_bias` and `temperature` of contrastive losses, and `logit_scale` of `cross_entropy` and `linear_cross_entropy` if
+it is an array. Targets and weights have none, which an error says. Other options, as `label_smoothing` and `reduction`,
+are Python's values, not traced.
 
 **What is computed when.** Value and gradients come from one pass, forward, and the value alone where no gradient is
 asked for. Gradients of losses that are not reduced (``reduction="none"``), and of float16, are computed backward, when

@@ -32,9 +32,10 @@ def check_floats(function: str, name: str, array: jax.Array) -> None:
         raise TypeError(f"{name} of fastce.jax.{function} must be floats, got {array.dtype}")
 
 
-def is_array(value: Any) -> bool:
-    """Whether this is JAX's, traced or not."""
-    return isinstance(value, jax.Array)
+def learned_or_not(logit_scale: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The scale among inputs if it is an array of JAX, traced or not, which may have a gradient; or among options."""
+    named = {"logit_scale": logit_scale}
+    return (named, {}) if isinstance(logit_scale, jax.Array) else ({}, named)
 
 
 def _static(loss: Twins, name: str, value: Any) -> Any:

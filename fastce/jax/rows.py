@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from fastce.jax.call import call, is_array
+from fastce.jax.call import call, learned_or_not
 from fastce.losses import twins
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.typing import Reduction, SmoothingOver
@@ -72,11 +72,10 @@ def cross_entropy(
     >>> round(float(jax.grad(loss)(1.0)), 4)
     -0.2537
     """
-    scale = {"logit_scale": logit_scale}
-    is_learned = is_array(logit_scale)
+    learned, fixed = learned_or_not(logit_scale)
     return call(
-        twins.CROSS_ENTROPY_AND_SCALE if is_learned else twins.CROSS_ENTROPY,
-        {"logits": logits, **(scale if is_learned else {})},
+        twins.CROSS_ENTROPY_AND_SCALE,
+        {"logits": logits, **learned},
         {"targets": targets, "weight": weight, "sample_weight": sample_weight},
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
@@ -84,7 +83,7 @@ def cross_entropy(
         softcap=softcap,
         z_loss=z_loss,
         reduction=reduction,
-        **({} if is_learned else scale),
+        **fixed,
     )
 
 
@@ -99,7 +98,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     smoothing_over: SmoothingOver = "all",
-    logit_scale: float = 1.0,
+    logit_scale: Any = 1.0,
     softcap: float | None = None,
     z_loss: float = 0.0,
     memory_budget: int = MEMORY_BUDGET,
@@ -117,10 +116,8 @@ def linear_cross_entropy(
         As in `fastce.linear_cross_entropy`: of the shape of `features` without its last axis if these are classes.
     linear_bias : Array, shape (V,), optional
         Added to the logits.
-    weight, sample_weight, ignore_index, label_smoothing, smoothing_over, softcap, z_loss, reduction
+    weight, sample_weight, ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
         As in `cross_entropy`.
-    logit_scale : float, default: 1.0
-        Factor of the logits: a value of Python, which JAX does not trace.
     memory_budget : int, default: 268435456
         Bytes that may be used beyond inputs and gradients.
 
@@ -132,8 +129,7 @@ def linear_cross_entropy(
     Raises
     ------
     ValueError, TypeError, jax.errors.JaxRuntimeError
-        As in `cross_entropy`; also for a `logit_scale` that JAX traces: scale the features instead, which then has its
-        gradient.
+        As in `cross_entropy`.
 
     Examples
     --------
@@ -143,18 +139,19 @@ def linear_cross_entropy(
     >>> round(float(value), 4), of_features.shape, of_weight.shape
     (1.3863, (2, 3), (4, 3))
     """
+    learned, fixed = learned_or_not(logit_scale)
     return call(
-        twins.LINEAR,
-        {"features": features, "linear_weight": linear_weight, "linear_bias": linear_bias},
+        twins.LINEAR_AND_SCALE,
+        {"features": features, "linear_weight": linear_weight, "linear_bias": linear_bias, **learned},
         {"targets": targets, "weight": weight, "sample_weight": sample_weight},
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         smoothing_over=smoothing_over,
-        logit_scale=logit_scale,
         softcap=softcap,
         z_loss=z_loss,
         memory_budget=memory_budget,
         reduction=reduction,
+        **fixed,
     )
 
 
