@@ -1,0 +1,77 @@
+"""The inner loops of kernels in their machine code, for the CPU that Numba is told to compile for."""
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+
+from fastce.cpu._vectors import compiler, target
+
+HOMES = {
+    "cross_entropy_rows": "cross_entropy",
+    "cross_entropy_columns": "cross_entropy_columns",
+    "logsumexp_rows": "softmax",
+    "softmax_rows": "softmax",
+}
+
+SCALAR = re.compile(r"v(add|sub|mul|div|max|min|sqrt|fn?m(add|sub)\d+)s[sd]")
+FMA = re.compile(r"vfn?m(add|sub)\d+p[sd]")
+SHIFT = re.compile(r"vpsll[dq]")  # one in every exp
+MOVES = re.compile(r"vp?mov|vp?broadcast|vp?xor")
+
+
+class Loop(list[tuple[str, str]]):
+    """The instructions of an innermost loop: (name, operands)."""
+
+    def count(self, pattern: re.Pattern[str]) -> int:  # type: ignore[override]
+        return sum(bool(pattern.match(name)) for name, _ in self)
+
+    @property
+    def exps(self) -> int:
+        """How many registers it takes exp of."""
+        return self.count(SHIFT) if self.count(FMA) >= 5 * self.count(SHIFT) else 0
+
+    @property
+    def arithmetic(self) -> float:
+        """Vector instructions for each register, without loads, stores, moves and zeros."""
+        return sum(n[0] == "v" and not MOVES.match(n) for n, _ in self) / self.exps
+
+    @property
+    def writes(self) -> bool:
+        return any(n.startswith("vmov") and o.endswith(")") and not o.endswith("(%rsp)") for n, o in self)
+
+
+def innermost_loops(assembly: str) -> Iterator[Loop]:
+    """From every label to a later jump back to it, where no other such jump lies between."""
+    lines = [line.split("#")[0].strip() for line in assembly.splitlines()]
+    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    spans = []
+    for i, line in enumerate(lines):
+        name, _, target = line.partition("\t")
+        if name.startswith("j") and labels.get(target, i) < i:
+            spans.append((labels[target], i))
+    for start, end in spans:
+        if not any((start, end) != (a, b) and start <= a and b <= end for a, b in spans):
+            body = (line.partition("\t") for line in lines[start:end] if line and not line.endswith(":"))
+            yield Loop((name, operands) for name, _, operands in body if not name.startswith("."))
+
+
+def loops(name: str, dtype: str) -> list[Loop]:
+    """The innermost loops of a kernel that hold exp."""
+    kernel = getattr(import_module(f"fastce.cpu._kernels.{HOMES[name]}"), name)
+    dispatcher = kernel.dispatcher(dtype)
+    dispatcher.compile(kernel.signature(compiler._STORAGE[dtype]))
+    (assembly,) = dispatcher.inspect_asm().values()
+    return [loop for loop in innermost_loops(assembly) if loop.exps]
+
+
+def described(name: str, dtype: str, kinds: list[str]) -> dict[str, dict]:
+    """Of the leanest loop that sums up and the leanest that writes: instructions, and what should not be there."""
+    widest, found = "%zmm" if target.has_avx512() else "%ymm", loops(name, dtype)
+    result = {}
+    for kind in kinds:
+        loop = min((loop for loop in found if loop.writes == (kind == "writes")), key=lambda loop: loop.arithmetic)
+        narrow = [n for n, operands in loop if (FMA.match(n) or SHIFT.match(n)) and widest not in operands]
+        slow = [n for n, _ in loop if n.startswith("call") or "gather" in n or SCALAR.match(n)]
+        result[kind] = {"arithmetic": loop.arithmetic, "narrow": narrow, "slow": slow}
+    result["past the cache"] = any(n == "vmovntps" for loop in found for n, _ in loop)
+    return result
