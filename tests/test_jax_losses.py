@@ -245,7 +245,10 @@ def test_what_has_no_gradient_is_refused():
         jax.grad(lambda w: fastce.jax.cross_entropy(LOGITS, TARGETS, weight=w))(weight)
     with pytest.raises(ValueError, match=r"^reduction must be"):
         fastce.jax.cross_entropy(LOGITS, TARGETS, reduction="median")
-    with pytest.raises(TypeError, match=r"^z_loss of fastce.jax.cross_entropy must be a Python value"):
+    for wrong in ([2.0], np.ones(2), jnp.ones(2)):
+        with pytest.raises(TypeError, match=r"^z_loss of fastce.jax.cross_entropy must be a single Python value"):
+            fastce.jax.cross_entropy(LOGITS, TARGETS, z_loss=wrong)
+    with pytest.raises(TypeError, match=r"^z_loss of fastce.jax.cross_entropy must be .* JAX does not trace"):
         jax.jit(lambda z: fastce.jax.cross_entropy(LOGITS, TARGETS, z_loss=z))(2.0)
     with pytest.raises(TypeError, match=r"^logits of fastce.jax.cross_entropy must be floats, got int32"):
         fastce.jax.cross_entropy(jnp.ones((6, 5), int), TARGETS)

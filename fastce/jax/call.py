@@ -3,7 +3,7 @@
 Gradients of losses that are not reduced, and of float16, wait for what they are multiplied by (`Twins.waits`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -40,9 +40,15 @@ def learned_or_not(logit_scale: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _static(loss: Twins, name: str, value: Any) -> Any:
     """An option as a value of Python."""
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name} of fastce.jax.{loss.name} must be a Python value that JAX does not trace")
-    return value.item() if hasattr(value, "item") and np.size(value) == 1 else value
+    is_traced = isinstance(value, jax.core.Tracer)
+    if not is_traced and hasattr(value, "item") and np.size(value) == 1:
+        value = value.item()
+    if is_traced or not isinstance(value, Hashable):
+        kind = type(value).__name__
+        raise TypeError(
+            f"{name} of fastce.jax.{loss.name} must be a single Python value that JAX does not trace, got {kind}"
+        )
+    return value
 
 
 def _about_value(loss: Twins, options: Any, given: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
