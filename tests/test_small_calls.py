@@ -22,7 +22,7 @@ LAYOUTS = [
     np.ndarray.tolist,
 ]
 OPTIONS = {
-    "ignore_index": [-100, 0, 3, -1, 1.0, True, np.int64(2), 2**70],
+    "ignore_index": [-100, 3, 0, 3, -1, 2**64 - 100, 1.0, True, np.int64(2), 2**70],
     "label_smoothing": [0.0, 0.1, 1.0, 0, True, np.nan, 2.0, 1e-30, np.float32(0.1), "0.1"],
     "smoothing_over": ["all", "others", "none"],
     "logit_scale": [1.0, 20.0, 2, 1e5, 1e-5, 1e-30, 1e30, 0.0, np.array(2.0), np.array([2.0])],
@@ -58,8 +58,10 @@ def random_targets(rng, logits):
     lead = shape[:1] if len(shape) == 2 else chosen(rng, [shape[:1] + shape[2:], shape[:-1], (3,)])
     classes = shape[1] if len(shape) == 2 else 2
     targets = np.asarray(rng.integers(0, max(classes, 1), lead))
-    if targets.size and rng.random() < 0.15:
-        targets.flat[rng.integers(targets.size)] = rng.choice([classes, -1, -100, 3, 2**40, -(2**63)])
+    if targets.size and rng.random() < 0.1:
+        targets.flat[rng.integers(targets.size)] = rng.choice([classes, -1, 2**40, -(2**63)])
+    if targets.size and rng.random() < 0.3:
+        targets.flat[rng.integers(targets.size, size=rng.choice([1, targets.size]))] = rng.choice([-100, -100, 3])
     dtype = chosen(rng, [np.int64, np.int32, np.uint8, np.uint64, np.float64, bool], 0.8)
     targets = chosen(rng, [targets, *(layout(targets) for layout in LAYOUTS[2:])])
     return targets.astype(dtype) if isinstance(targets, np.ndarray) else targets
@@ -159,6 +161,8 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
     fastce.cross_entropy(x, targets.astype(np.int32), axis=-1, label_smoothing=0.1, reduction="none")
     fastce.cross_entropy_value_and_grad(x, targets, logit_scale=20, softcap=30.0, z_loss=1e-4, reduction="sum")
     fastce.cross_entropy_value_and_grad(x, targets, out=x.copy())
+    fastce.cross_entropy_value_and_grad(x, np.where(targets % 3, targets, -100))
+    fastce.cross_entropy(x, targets, ignore_index=3)
     fastce.logsumexp(x, axis=1)
     fastce.logsumexp(x[0])
     fastce.logsumexp(x.reshape(4, 8, classes), -1, keepdims=True)

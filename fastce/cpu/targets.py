@@ -30,15 +30,16 @@ _NO_CUBE = {np.dtype(name): np.empty((0, 0, 0), name) for name in ("float32", "f
 _NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32", "float64")}
 
 
-def row_indices(classes: Array, dtype: np.dtype[Any]) -> Targets:
-    """Class indices alone, all of them in range, as kernels of logits of this dtype take them that go along rows."""
-    none = _NO_WEIGHT[dtype]
-    return Targets(_NO_INTEGERS, classes, _NO_FLOATS, _NO_PROBABILITIES[dtype], none, _NO_FLOATS)
+def row_indices(classes: Array, row_weight: Array | None, dtype: np.dtype[Any]) -> Targets:
+    """Class indices, all of them in range, as kernels of logits of this dtype take them that go along rows."""
+    weight = _NO_FLOATS if row_weight is None else row_weight
+    return Targets(_NO_INTEGERS, classes, _NO_FLOATS, _NO_PROBABILITIES[dtype], _NO_WEIGHT[dtype], weight)
 
 
-def column_indices(classes: Array, dtype: np.dtype[Any]) -> ColumnTargets:
-    """The same, of the shape (outer, rows), for the kernels that take a row in each lane: these check them."""
-    return ColumnTargets(classes, _NO_CUBE[dtype], _NO_WEIGHT[dtype], _NO_ROW_WEIGHT)
+def column_indices(classes: Array, row_weight: Array | None, dtype: np.dtype[Any]) -> ColumnTargets:
+    """The same for the kernels that take a row in each lane, which check them; of one outer."""
+    weight = _NO_ROW_WEIGHT if row_weight is None else row_weight[None]
+    return ColumnTargets(classes[None], _NO_CUBE[dtype], _NO_WEIGHT[dtype], weight)
 
 
 class _Total:
