@@ -19,6 +19,7 @@ from bench import (
     record_picture,
     report,
     scaling,
+    small_calls,
     streaming_report,
 )
 from bench.cuda import report as cuda_report
@@ -79,6 +80,10 @@ def in_torch(path, readme, measured):
     write_between_markers(measured, in_torch_report.text(json.loads(path.read_text())), in_torch_report.MARKERS)
 
 
+def small(path, readme, measured):
+    write_between_markers(measured, small_calls.text(json.loads(path.read_text())), small_calls.MARKERS)
+
+
 def cuda(path, readme, measured):
     cuda_report.main([str(path), "--readme", str(measured)])
 
@@ -94,6 +99,7 @@ RECORDS = {
     "boosters.json": boosters,
     "cluster.json": cluster,
     "in_torch.json": in_torch,
+    "small_calls.json": small,
     "cuda.json": cuda,
 }
 

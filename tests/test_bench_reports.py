@@ -13,6 +13,7 @@ from bench import (
     in_torch,
     in_torch_report,
     layouts_report,
+    small_calls,
     streaming,
     streaming_report,
 )
@@ -141,6 +142,17 @@ def test_steps_in_pytorch_are_multiples_of_ours_beside_the_memory_that_they_take
     text = in_torch_report.text({"machine": {"cpu": "CPU", "cores": 2}, "torch": "2", "jobs": jobs, "notes": ["Busy."]})
     assert "| small | 0.05 | 2.00 |  | 1 |  | 2 |  |" in text
     assert "| large | 1,000 | 8.00 | 4.00 | 512 | 512 | 2,048 | 1,024 |" in text
+    assert text.endswith("Busy.")
+
+
+def test_small_calls_stand_beside_those_of_others():
+    us = {"softmax": {"fastce": 3.04, "SciPy or NumPy": 8.0, "PyTorch": 5.0}, "a step": {"fastce": 30.0}}
+    record = {"shape": [32, 10], "machine": {"cpu": "CPU"}, "torch": None, "notes": ["Busy."], "us": us}
+    text = small_calls.text(record)
+    assert "| 32 x 10 float32 | fastce, us | SciPy or NumPy, us | PyTorch, us |" in text
+    assert "| softmax | 3.0 | 8.0 | 5.0 |" in text
+    assert "| a step | 30.0 |  |  |" in text
+    assert "PyTorch was not installed." in text
     assert text.endswith("Busy.")
 
 

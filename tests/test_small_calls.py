@@ -31,7 +31,7 @@ OPTIONS = {
     "reduction": ["mean", "sum", "none", "average", None],
     "weight": [None, 1.0],
     "sample_weight": [None, 2.0],
-    "n_threads": [None, 1, 0],
+    "n_threads": [None, 1, 3, 0, -1, True, 1.0, np.int64(1)],
 }
 AXES = [-1, None, 0, 1, -2, True, 1.0, (1,), (-1,), (0, 1), 5]
 
@@ -135,6 +135,7 @@ def test_softmax_is_as_usual(monkeypatch, seed):
         def prepare(number=number, function=function):
             rng = np.random.default_rng([seed, number])
             logits, options = random_logits(rng), {"axis": chosen(rng, AXES, 0.6)}
+            options["n_threads"] = chosen(rng, OPTIONS["n_threads"])
             if function is not fastce.logsumexp:
                 options["out"] = random_out(rng, logits)
             elif rng.random() < 0.5:
@@ -163,7 +164,7 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
     fastce.cross_entropy_value_and_grad(x, targets, out=x.copy())
     fastce.cross_entropy_value_and_grad(x, np.where(targets % 3, targets, -100))
     fastce.cross_entropy(x, targets, ignore_index=3)
-    fastce.logsumexp(x, axis=1)
+    fastce.logsumexp(x, axis=1, n_threads=1)
     fastce.logsumexp(x[0])
     fastce.logsumexp(x.reshape(4, 8, classes), -1, keepdims=True)
     fastce.softmax(x, axis=1, out=x.copy())

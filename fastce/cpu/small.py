@@ -39,9 +39,14 @@ _OF_PYTHON = frozenset({int, float, str, NoneType})  # options that mean what th
 _Losses = Callable[[Array, Array, Array | None, Array, Array | None], Array | None]
 
 
-def _rows(array: Any, axis: Any) -> Array | None:
-    """A matrix of rows that kernels can read as they lie: of more than one class, along the last axis of the array."""
+def _rows(array: Any, axis: Any, n_threads: Any) -> Array | None:
+    """A matrix of rows that kernels can read as they lie: of more than one class, along the last axis of the array.
+
+    However many threads there may be, there will be one.
+    """
     if type(array) is not np.ndarray or not 1 < array.size <= MOST:
+        return None
+    if n_threads is not None and (type(n_threads) is not int or n_threads < 1):
         return None
     dtype, flags, last = array.dtype, array.flags, array.ndim - 1
     if (dtype is not _FLOAT32 and dtype is not _FLOAT64) or not (flags.c_contiguous and flags.aligned):
@@ -63,9 +68,9 @@ def _any(misfits: Array) -> bool:
     return 1 in misfits.tobytes()
 
 
-def small_logsumexp(a: Any, axis: Any, keepdims: bool) -> Any:
+def small_logsumexp(a: Any, axis: Any, keepdims: bool, n_threads: Any) -> Any:
     """Logsumexp over the last axis, or None."""
-    rows = _rows(a, axis)
+    rows = _rows(a, axis, n_threads)
     if rows is None:
         return None
     count, classes = rows.shape
@@ -84,9 +89,9 @@ def small_logsumexp(a: Any, axis: Any, keepdims: bool) -> Any:
     return results if len(lead) == 1 else results.reshape(lead)[()]
 
 
-def small_softmax(x: Any, axis: Any, *, logarithm: bool) -> Array | None:
+def small_softmax(x: Any, axis: Any, n_threads: Any, *, logarithm: bool) -> Array | None:
     """Softmax over the last axis, or its logarithm, or None."""
-    rows = _rows(x, axis)
+    rows = _rows(x, axis, n_threads)
     if rows is None:
         return None
     result = np.empty(rows.shape, rows.dtype)
@@ -101,13 +106,13 @@ def small_softmax(x: Any, axis: Any, *, logarithm: bool) -> Array | None:
 
 
 def small_cross_entropy(
-    logits: Any, targets: Any, axis: Any, options: tuple[Any, ...], *, with_gradient: bool
+    logits: Any, targets: Any, axis: Any, options: tuple[Any, ...], n_threads: Any, *, with_gradient: bool
 ) -> tuple[Any, Any] | None:
     """(value, gradient) of a matrix of logits and class indices, or None.
 
     The options are ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss and reduction.
     """
-    rows = _rows(logits, 1 if axis is None else axis)
+    rows = _rows(logits, 1 if axis is None else axis, n_threads)
     if rows is None or logits.ndim != 2 or not _OF_PYTHON.issuperset(map(type, options)) or type(options[0]) is not int:
         return None
     count, classes = rows.shape

@@ -132,9 +132,9 @@ def cross_entropy(
     >>> fastce.cross_entropy(logits, [0, 1], reduction="none").round(4)
     array([0.417, 0.623])
     """
-    if weight is None and sample_weight is None and n_threads is None:
+    if weight is None and sample_weight is None:
         options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
-        small = small_cross_entropy(logits, targets, axis, options, with_gradient=False)
+        small = small_cross_entropy(logits, targets, axis, options, n_threads, with_gradient=False)
         if small is not None:
             return small[0]
     call = cross_entropy_call(
@@ -220,9 +220,9 @@ z_loss, reduction, n_threads
     array([[-0.1705,  0.1212,  0.0493],
            [ 0.0987, -0.2318,  0.1332]])
     """
-    if weight is None and sample_weight is None and n_threads is None and grad_output is None:
+    if weight is None and sample_weight is None and grad_output is None:
         options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
-        small = small_cross_entropy(logits, targets, axis, options, with_gradient=True)
+        small = small_cross_entropy(logits, targets, axis, options, n_threads, with_gradient=True)
         if small is not None:
             return ValueAndGrad(small[0], handed_over(small[1], out, logits, [targets]))
     call = cross_entropy_call(

@@ -104,8 +104,8 @@ def logsumexp(
     array([1.3862944, 1.3862944], dtype=float32)
     """
     keepdims, return_sign = flag(keepdims, "keepdims"), flag(return_sign, "return_sign")
-    if b is None and not return_sign and n_threads is None:
-        small = small_logsumexp(a, axis, keepdims)
+    if b is None and not return_sign:
+        small = small_logsumexp(a, axis, keepdims, n_threads)
         if small is not None:
             return small
     array, factors = _readable(a, "a"), None if b is None else _readable(b, "b")
@@ -240,10 +240,9 @@ def log_softmax(
 
 
 def _softmax(x: Any, axis: Any, out: Array | None, n_threads: int | None, *, logarithm: bool) -> Any:
-    if n_threads is None:
-        small = small_softmax(x, axis, logarithm=logarithm)
-        if small is not None:
-            return handed_over(small, out, x, [])
+    small = small_softmax(x, axis, n_threads, logarithm=logarithm)
+    if small is not None:
+        return handed_over(small, out, x, [])
     array = _readable(x, "x")
     if n_threads is not None:
         checked_num_threads(n_threads)

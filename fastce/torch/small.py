@@ -27,7 +27,7 @@ def small_loss(loss: Twins, input: Any, target: Any, options: tuple[Any, ...]) -
     if wants_gradients and options[-1] == "none":  # these wait for what comes after
         return None
     logits, targets = asked(Tensor.numpy, input.detach()), asked(Tensor.numpy, target)
-    found = small_cross_entropy(logits, targets, None, options, with_gradient=wants_gradients)
+    found = small_cross_entropy(logits, targets, None, options, None, with_gradient=wants_gradients)
     if found is None:
         return None
     value, gradient = found
