@@ -92,7 +92,7 @@ def jobs():
     small = 64 if IS_TINY else 1  # by which sizes are divided
     rows, tokens, batch, vocabulary = 4096 // small, 1024 // small, 16384 // small, 50257 // small
     return {
-        "cross_entropy, 32 x 10": lambda: of_logits(32, 10, 5 if IS_TINY else 200),
+        "cross_entropy, 32 x 10": lambda: of_logits(32, 10, 5 if IS_TINY else 20_000),
         f"cross_entropy, {rows:,} x 32,768": lambda: of_logits(rows, 32768, 7),
         f"GPT head by cross_entropy, {tokens:,} x 768, vocabulary {vocabulary:,}": lambda: of_head(
             tokens, 768, vocabulary, by_layer=False
@@ -129,6 +129,7 @@ def measured(step, has_compiler):
         call()
         begin()
         nbytes, took = extra_memory(partial(seconds, call))
+        took = min(took, seconds(call))  # memory that has been given back must be mapped anew
         mebibytes[name] = None if nbytes is None else nbytes / MIB
         gradients[name] = [leaf.grad for leaf in step.leaves]
         torch.testing.assert_close(gradients[name], gradients[OURS], rtol=1e-3, atol=1e-4)
