@@ -193,6 +193,36 @@ def test_sparse_targets_of_any_format_equal_their_dense_form(rng, make):
     assert_gradient(grad, logits, dense, "none")
 
 
+@pytest.mark.parametrize("shape", [(70_001, 2), (3000, 17), (900, 64), (900, 65), (3, 5, 2000)])
+@pytest.mark.parametrize("of_masses", [np.float32, np.float64, np.int8])
+def test_sparse_targets_of_few_classes_are_the_formula(rng, of_masses, shape):
+    """Spread out block by block: rows without a point, with all of them, smoothed and weighted, and one with a NaN."""
+    logits, classes = (rng.normal(size=shape) * 5).astype(np.float32), shape[1]
+    rows = logits.size // classes
+    dense = ((rng.random((rows, classes)) * 4) * (rng.random((rows, classes)) < 2 / classes)).astype(of_masses)
+    dense[1], dense[2] = 0, 1
+    targets = np.moveaxis(dense.reshape(shape[0], *shape[2:], classes), -1, 1).astype(float)
+    options = {"label_smoothing": 0.1, "weight": rng.random(classes) + 0.5, "reduction": "none"}
+    for some in ({"reduction": "none"}, options):
+        losses, grad = fastce.cross_entropy_value_and_grad(logits, scipy.sparse.csr_array(dense), **some)
+        assert_value(losses, logits, targets, **some)
+        assert_gradient(grad, logits, targets, **some)
+    broken = logits.copy()
+    broken[-1, 0] = np.nan
+    losses, grad = fastce.cross_entropy_value_and_grad(broken, scipy.sparse.csr_array(dense), **options)
+    with np.errstate(invalid="ignore"):
+        same = fastce.cross_entropy_value_and_grad(broken, targets, **options)
+    np.testing.assert_array_equal(np.isnan(losses), np.isnan(same.value))
+    np.testing.assert_array_equal(np.isnan(grad), np.isnan(same.grad))
+
+
+@pytest.mark.parametrize("masses", [[1e-30, 1e-40], [1e38, 3e39], [0.0, 1e-300]])
+def test_sparse_masses_that_float32_does_not_hold_keep_their_digits(masses):
+    logits, dense = np.array([[1.0, 2.0, 3.0]], np.float32), np.array([[*masses, 0.0]])
+    value = fastce.cross_entropy(logits, scipy.sparse.csr_array(dense), reduction="sum")
+    assert value == pytest.approx(naive.cross_entropy(logits, dense, reduction="sum"), rel=1e-6)
+
+
 def test_sparse_duplicates_are_summed_and_unsorted_indices_and_explicit_zeros_accepted(rng):
     logits = rng.normal(size=(3, 5))
     data, indices, indptr = (

@@ -116,6 +116,61 @@ def test_nll_loss_of_no_rows_that_count(labels, shape):
         np.testing.assert_array_equal(grad, np.zeros(shape, np.float32), strict=True)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((300_001, 2), 1), ((70_000, 10), 1), ((3, 7, 40_000), 1), ((5, 70_000), 0)]
+)
+@pytest.mark.parametrize("option", ["plain", "all_together"])
+def test_nll_loss_of_many_rows_is_that_of_the_formula(rng, option, shape, axis):
+    """Blocks of rows, on several threads; a part of the labels ignored."""
+    log_probs, classes = -rng.random(shape, np.float32) * 5, shape[axis]
+    rows = tuple(np.delete(shape, axis))
+    labels = np.where(rng.random(rows) < 0.3, -100, rng.integers(0, classes, rows))
+    options = {"axis": axis, "reduction": "mean"}
+    if option == "all_together":
+        options |= {"weight": rng.random(classes), "sample_weight": rng.normal(size=rows), "grad_output": -2.0}
+    expected, expected_grad = naive.nll_loss_and_grad(log_probs, labels, **options)
+    for out in (None, np.empty(shape, np.float32), np.empty(shape, np.float32, order="F"), log_probs):
+        value, grad = fastce.nll_loss_value_and_grad(log_probs, labels, **options, out=out)
+        assert value == pytest.approx(expected, rel=1e-12)
+        np.testing.assert_allclose(grad, expected_grad, rtol=4 * EPS32, atol=0)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_nll_losses_beyond_float64_take_the_way_of_pairs(unit):
+    log_probs = np.array([[-1.0, -3.0 * unit], [-2.0 * unit, -1.0]])
+    options = {"weight": [unit, 1.0], "reduction": "none"}
+    value, grad = fastce.nll_loss_value_and_grad(log_probs, [1, 0], **options)
+    np.testing.assert_array_equal(value, [3.0 * unit, 0.0 if unit < 1 else INF])
+    np.testing.assert_array_equal(grad, [[0, -1], [-unit, 0]])
+    work = log_probs.copy()
+    ours = fastce.nll_loss_value_and_grad(work, [1, 0], **options, out=work)
+    np.testing.assert_array_equal(ours.value, value)
+    np.testing.assert_array_equal(work, grad)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, np.int64])
+@pytest.mark.parametrize("ignored", [-100, 1, 200, 2**70, -(2**63)])
+def test_the_ignored_class_is_any_integer(dtype, ignored):
+    """It must not be found in numbers that only look like it in another type."""
+    log_probs, labels = -np.arange(1.0, 13.0).reshape(6, 2), np.array([0, 1, 1, 0, 0, 1])
+    kept = labels != ignored
+    if -128 <= ignored < 0 and np.dtype(dtype).kind == "i":
+        labels[2], kept[2] = ignored, False
+    expected = -log_probs[np.arange(6), np.where(kept, labels, 0)] * kept
+    options = {"ignore_index": ignored, "weight": [1.0, 2.0]}
+    losses = fastce.nll_loss(log_probs, labels.astype(dtype), **options, reduction="none")
+    weight = np.where(labels == 1, 2.0, 1.0) * kept
+    np.testing.assert_array_equal(losses, expected * weight)
+    mean = fastce.nll_loss(log_probs, labels.astype(dtype), **options)
+    assert mean == pytest.approx((expected * weight).sum() / weight.sum(), rel=1e-15)
+
+
+def test_large_unsigned_labels_are_no_negative_ones():
+    labels = np.array([0, 2**64 - 100], np.uint64)
+    with pytest.raises(IndexError, match="row 1 hold class index 18446744073709551516"):
+        fastce.nll_loss(np.zeros((2, 3)), labels)
+
+
 def test_nll_loss_takes_out_in_place_grad_output_and_strides(rng):
     log_probs, labels, upstream = -rng.random((20, 7)), rng.integers(0, 7, 20), rng.normal(size=20)
     expected = naive.nll_loss_and_grad(log_probs, labels, reduction="none", grad_output=upstream)[1]

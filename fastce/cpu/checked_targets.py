@@ -8,10 +8,11 @@ import numpy as np
 from fastce.arguments.arrays import Array, compute_dtype, kind_of, plain_array, real_array, weights
 from fastce.arguments.numbers import integer, is_one_number
 from fastce.arguments.reductions import powers_of, sum_of
-from fastce.arguments.sparse import is_sparse, sparse_points
-from fastce.cpu.columns import columns_of
+from fastce.arguments.sparse import is_sparse
+from fastce.cpu.columns import Columns, CopiedColumns, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
+from fastce.cpu.point_columns import PointColumns, read_points
 from fastce.cpu.targets import IndexTargets, MassTargets, TargetRows
 
 ORDINARY = 2.0**64  # a total weight that needs no care
@@ -72,9 +73,10 @@ def target_rows(
     per_row = None if sample_weight is None else _sample_weight(sample_weight, logits)
     dtype = compute_dtype(logits.dtype)
 
-    points = probabilities = cube = None
+    cube: Columns | CopiedColumns | PointColumns | None = None
+    points = probabilities = None
     if is_sparse(targets):
-        points = sparse_points(targets, (logits.rows, logits.classes))
+        points, cube = read_points(targets, (logits.rows, logits.classes), dtype, n_threads)
     else:
         array = _dense_targets(targets)
         if array.dtype.kind in "iu":

@@ -150,7 +150,7 @@ def columns_of(
     """The array as a cube, if a kernel can read it where it is, its classes are few, or its rows nearer; else None."""
     before, classes, after = math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :])
     shape = (1, classes, before) if after == 1 else (before, classes, after)
-    cube = _cube_of(array, (before, classes, after), dtype)
+    cube = as_cube(array, (before, classes, after), dtype)
     if cube is not None:
         if shape[2] > 1 and cube.strides[2] == array.itemsize and classes < LARGEST_NUMBER:
             return Columns(storage_view(cube), narrow=False)
@@ -176,7 +176,8 @@ def columns_to_write(
     return columns_of(out, axis, dtype) or CopiedColumns(Rows(out, axis, dtype), like.shape, narrow=False)
 
 
-def _cube_of(array: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array | None:
+def as_cube(array: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array | None:
+    """The array as (outer, classes, rows) where it lies, of any strides; None if it must be copied for that."""
     if array.dtype != dtype or not array.flags.aligned:
         return None
     try:

@@ -1,14 +1,86 @@
-"""Negative log likelihood: one entry of each row, so NumPy does it all."""
+"""Negative log likelihood: one entry of each row, by a kernel where that holds all products, else by NumPy in pairs."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastce.arguments.arrays import Array
-from fastce.arguments.reductions import product
+from fastce.arguments.reductions import powers_of, product
+from fastce.arguments.silence import silently, store
+from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
+from fastce.cpu.class_indices import IgnoredClass, as_int64
+from fastce.cpu.columns import Place, as_cube, cut_columns
 from fastce.cpu.layout import Rows
+from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import RowLosses
 from fastce.cpu.targets import IndexTargets
+from fastce.cpu.threads import in_turn
+
+ORDINARY = 250.0  # powers of two of weights, and of what is above, whose products float64 has all digits of
+_NONE = np.empty(0)
+
+
+class NllCall(NamedTuple):
+    """A checked call of nll_loss."""
+
+    array: Array
+    axis: int
+    rows: Rows
+    targets: IndexTargets
+    reduction: str
+
+
+def run(call: NllCall, upstream: Array, exponent: int, out: Array | None, n_threads: int | None) -> Any:
+    """The value of the loss, and its gradient in ``out`` if that is given: that of ``upstream * 2**exponent``."""
+    factors = [call.targets.per_class, call.targets.per_row, upstream]
+    is_ordinary = exponent == 0 and all(max(map(abs, powers_of(factor))) < ORDINARY for factor in factors)
+    losses = _by_kernel(call, upstream, out, n_threads) if is_ordinary else None
+    return _by_numpy(call, upstream, exponent, out) if losses is None else losses.value(*call.targets.total)
+
+
+def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int | None) -> RowLosses | None:
+    """None if an array cannot be read where it lies, or float64 cannot hold all products of large log probabilities."""
+    array, axis, targets = call.array, call.axis, call.targets
+    shape = math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :])
+    cubes = [None if a is None else as_cube(a, shape, array.dtype) for a in (array, out)]
+    cube, gradient = cubes[0], np.empty((0, 0, 0), array.dtype) if out is None else cubes[1]
+    is_replaced = out is not None and array.dtype == np.float64 and np.may_share_memory(out, array)
+    if array.dtype not in (np.float32, np.float64) or cube is None or gradient is None or is_replaced:
+        return None
+    indices, ignored = as_int64(targets.indices), IgnoredClass(targets.ignored_class, targets.indices.dtype)
+    absent = ignored.number if ignored.exists else -1
+    per_class, per_row = (_NONE if weights is None else weights for weights in (targets.per_class, targets.per_row))
+    memory = Room()
+    losses, found = memory.of((indices.size,), np.dtype(np.float64)), np.zeros(1, np.int64)
+    kernel = likelihood_rows.compiled(array.dtype)
+
+    def work(place: Place) -> None:
+        here = slice(place.start, place.stop)
+        described = LikelihoodTargets(indices[here], absent, per_class, per_row[here] if per_row.size else per_row)
+        above = upstream[here] if upstream.size > 1 else upstream
+        room = gradient if out is None else gradient[place.outer, :, place.rows]
+        kernel(cube[place.outer, :, place.rows], described, above, losses[here], room, found)
+
+    in_turn([(place,) for place in cut_columns(cube.shape, array.itemsize)], work, n_threads)
+    if found[0]:
+        return None
+    kept = RowLosses(call.rows, call.reduction, 1)
+    kept.put(0, slice(None), losses)
+    return kept
+
+
+def _by_numpy(call: NllCall, upstream: Array, exponent: int, out: Array | None) -> Any:
+    """The same of log probabilities and weights of any size, dtype and strides."""
+    entries = entries_of(call.targets, narrowed(call.rows.view, -1).shape[:-1])
+    value = value_of_entries(call.rows, entries, call.reduction, call.targets.total)
+    if out is not None:
+        out[...] = 0
+        fractions, more = product(entries.masses, -upstream)
+        slopes = silently(np.ldexp, fractions, entries.exponents + more + exponent)
+        view = narrowed(out, call.axis)
+        store(view, entries.where, slopes if view.ndim > 1 else slopes[0])
+    return value
 
 
 class Entries(NamedTuple):

@@ -13,9 +13,11 @@ from fastce.arguments.arrays import Array, class_index_error
 from fastce.arguments.reductions import product
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.targets import ColumnTargets, Targets
+from fastce.cpu.class_indices import MOST_COUNTED, is_int64, picked, weight_of_classes
 from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
+from fastce.cpu.point_columns import PointColumns, Points, points_of
 from fastce.cpu.threads import in_turn
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
@@ -90,27 +92,32 @@ class IndexTargets(_Total):
         size = self.indices.size
         if size <= CHECKED_AT_A_TIME:
             return self._weight_of(slice(0, size))
-        starts = range(0, size, CHECKED_AT_A_TIME)
-        of_blocks = np.zeros(len(starts))
+        of_blocks = np.zeros(-(-size // CHECKED_AT_A_TIME))
 
-        def work(k: int, start: int) -> None:
-            of_blocks[k] = self._weight_of(slice(start, min(start + CHECKED_AT_A_TIME, size)))
+        def work(k: int) -> None:
+            of_blocks[k] = self._weight_of(slice(k * CHECKED_AT_A_TIME, min((k + 1) * CHECKED_AT_A_TIME, size)))
 
-        in_turn(list(enumerate(starts)), work, n_threads)
+        in_turn([(k,) for k in range(of_blocks.size)], work, n_threads)
         return float(silently(np.add.reduce, of_blocks))
 
     def _weight_of(self, rows: slice) -> float:
-        if self.per_class is None and self.per_row is None and self._are_plain(self.indices[rows]):
-            return float(rows.stop - rows.start)
+        indices = self.indices[rows]
+        if self.per_row is None and (self.per_class is None or self.n_classes <= MOST_COUNTED):
+            if self.per_class is None and self._are_plain(indices):
+                return float(indices.size)
+            weight, wrong, ignored = weight_of_classes(indices, self.n_classes, self.ignored_class, self.per_class)
+            if wrong:
+                raise self._first_error()
+            if ignored or not is_int64(indices):
+                self.are_plain = False
+            return weight
         self.are_plain = False
         return silently(self._sum_of_weights, rows)
 
     def _sum_of_weights(self, rows: slice) -> float:
         classes, row_weight = self.picked(rows)
-        if self.per_class is None:
-            return float(row_weight.sum()) if row_weight.size else float(classes.size)
-        of_targets = self.per_class[classes]
-        return float((of_targets * row_weight if row_weight.size else of_targets).sum())
+        weight = row_weight if self.per_class is None else self.per_class[classes]
+        return float((weight * row_weight if self.per_class is not None and row_weight.size else weight).sum())
 
     def weights(self) -> tuple[Array, Array | int]:
         """v_i w_y of all rows, as pairs."""
@@ -144,20 +151,11 @@ class IndexTargets(_Total):
 
     def picked(self, rows: slice | Array) -> tuple[Array, Array]:
         """(classes, row weights) of these rows; no weights if all are 1. Ignored rows have class 0 and weight 0."""
-        given = self.indices[rows]
-        classes = given.astype(np.int64)
         per_row = _NO_FLOATS if self.per_row is None else self.per_row[rows]
-        if self._are_plain(classes):
-            return classes, per_row
-        ignored = classes == self.ignored_class
-        if given.dtype == np.uint64 and self.ignored_class < 0:
-            ignored &= given < 2**63
-        if ((classes.view(np.uint64) >= self.n_classes) & ~ignored).any():
+        classes, weights, wrong, ignored = picked(self.indices[rows], self.n_classes, self.ignored_class, per_row)
+        if wrong:
             raise self._first_error()
-        classes[ignored] = 0
-        if ignored.any():
-            per_row = np.where(ignored, 0.0, per_row if self.per_row is not None else 1.0)
-        return classes, per_row
+        return classes, weights if ignored else per_row
 
     def _first_error(self) -> IndexError:
         """The complaint about the first row whose class is out of range."""
@@ -215,15 +213,9 @@ class MassTargets(_Total):
     """Probabilities or a sparse matrix; points in the latter's case. ``total`` is what a mean divides by, as a pair."""
 
     def __init__(
-        self,
-        points: tuple[Array, Array, Array] | None,
-        probabilities: Rows | None,
-        cube: Columns | CopiedColumns | None,
-        per_class: Array | None,
-        per_row: Array | None,
-        dtype: np.dtype[Any],
-        rows: int,
-    ) -> None:
+        self, points: Points | None, probabilities: Rows | None, cube: Columns | CopiedColumns | PointColumns | None,
+        per_class: Array | None, per_row: Array | None, dtype: np.dtype[Any], rows: int,
+    ) -> None:  # fmt: skip
         self.points = points
         self.rows = rows
         self.probabilities = probabilities
@@ -260,9 +252,11 @@ class MassTargets(_Total):
         return targets
 
     def of(self, rows: Array) -> Targets:
-        """The probabilities of these rows."""
-        assert self.probabilities is not None
+        """The probabilities, or points, of these rows."""
         weight = self.row_weight[rows] if self.row_weight.size else self.row_weight
+        if self.points is not None:
+            return self._targets(points_of(self.points, rows), _NO_PROBABILITIES[self.class_weight.dtype], weight)
+        assert self.probabilities is not None
         return self._targets(_NO_POINTS, self.probabilities.copy(rows), weight)
 
     def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "MassTargets":
@@ -290,7 +284,7 @@ class MassTargets(_Total):
         none = _NO_PROBABILITIES[self.class_weight.dtype]
         return self._targets((classes, masses, first_points[start : stop + 1]), none, weight)
 
-    def _targets(self, points: tuple[Array, Array, Array], probabilities: Array, row_weight: Array) -> Targets:
+    def _targets(self, points: Points, probabilities: Array, row_weight: Array) -> Targets:
         classes, masses, first_points = points
         return Targets(first_points, classes, masses, probabilities, self.class_weight, row_weight)
 
@@ -298,12 +292,8 @@ class MassTargets(_Total):
         """The targets of a block of a cube."""
         assert self.cube is not None
         weight = self.row_weight[place.start : place.stop]
-        return ColumnTargets(
-            _NO_INDICES,
-            self.cube.block(place),
-            self.class_weight,
-            weight.reshape(place.shape) if weight.size else _NO_ROW_WEIGHT,
-        )
+        of_rows = weight.reshape(place.shape) if weight.size else _NO_ROW_WEIGHT
+        return ColumnTargets(_NO_INDICES, self.cube.block(place), self.class_weight, of_rows)
 
 
 TargetRows = IndexTargets | MassTargets

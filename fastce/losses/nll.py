@@ -5,14 +5,13 @@ from typing import Any, Literal, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fastce.arguments.arrays import Array, class_axis, real_array
+from fastce.arguments.arrays import class_axis, real_array
 from fastce.arguments.numbers import checked_num_threads, reduction_of
 from fastce.arguments.out import checked_out
-from fastce.arguments.reductions import product, upstream_of
-from fastce.arguments.silence import silently, store
+from fastce.arguments.reductions import upstream_of
 from fastce.cpu.checked_targets import for_mean, target_rows
 from fastce.cpu.layout import Rows
-from fastce.cpu.nll import entries_of, narrowed, value_of_entries
+from fastce.cpu.nll import NllCall, run
 from fastce.cpu.targets import IndexTargets
 from fastce.engine import on_cpu
 from fastce.typing import (
@@ -29,6 +28,8 @@ from fastce.typing import (
     ValueAndGrad,
 )
 
+_NO_UPSTREAM = np.ones(1)
+
 
 def _nll_call(
     log_probs: Any,
@@ -39,7 +40,7 @@ def _nll_call(
     ignore_index: Any,
     reduction: Any,
     n_threads: Any,
-) -> tuple[Array, int, Rows, IndexTargets]:
+) -> NllCall:
     array = real_array(log_probs, "log_probs")
     axis = class_axis(array, axis, "log_probs")
     rows = Rows(array, axis)
@@ -47,12 +48,12 @@ def _nll_call(
         checked_num_threads(n_threads)
     described = target_rows(
         targets, rows, array.shape, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
-        smoothed=False, name="log_probs",
+        smoothed=False, name="log_probs", n_threads=n_threads,
     )  # fmt: skip
     described = for_mean(described) if reduction == "mean" else described
     if not isinstance(described, IndexTargets):
         raise TypeError("targets of nll_loss must be class indices; cross_entropy takes probabilities")
-    return array, axis, rows, described
+    return NllCall(array, axis, rows, described, reduction)
 
 
 @overload
@@ -88,7 +89,7 @@ def nll_loss(
     targets : array_like of int
         Class indices, of the shape of `log_probs` without the class axis.
     axis, weight, sample_weight, ignore_index, reduction, n_threads
-        As in `cross_entropy`. `n_threads` is accepted for uniformity.
+        As in `cross_entropy`.
 
     Returns
     -------
@@ -102,12 +103,8 @@ def nll_loss(
     >>> round(fastce.nll_loss(log_probs, [0]), 6)
     0.356675
     """
-    reduction = reduction_of(reduction)
-    _, _, rows, described = _nll_call(
-        log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
-    )
-    entries = entries_of(described, narrowed(rows.view, -1).shape[:-1])
-    return value_of_entries(rows, entries, reduction, described.total)
+    call = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index, reduction_of(reduction), n_threads)
+    return run(call, _NO_UPSTREAM, 0, None, n_threads)
 
 
 @overload
@@ -157,16 +154,7 @@ def nll_loss_value_and_grad(
     array([[-1.,  0.,  0.]])
     """
     reduction = reduction_of(reduction)
-    array, axis, rows, described = _nll_call(
-        log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads
-    )
-    entries = entries_of(described, narrowed(rows.view, -1).shape[:-1])
-    value = value_of_entries(rows, entries, reduction, described.total)
-    upstream, exponent = upstream_of(grad_output, reduction, rows.lead, *described.total)
-    out = checked_out(out, array.shape, rows.dtype, array, [targets, weight, sample_weight, grad_output])
-    out[...] = 0
-    fractions, more = product(entries.masses, -upstream)
-    slopes = silently(np.ldexp, fractions, entries.exponents + more + exponent)
-    view = narrowed(out, axis)
-    store(view, entries.where, slopes if view.ndim > 1 else slopes[0])
-    return ValueAndGrad(value, out)
+    call = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads)
+    upstream, exponent = upstream_of(grad_output, reduction, call.rows.lead, *call.targets.total)
+    out = checked_out(out, call.array.shape, call.rows.dtype, call.array, [targets, weight, sample_weight, grad_output])
+    return ValueAndGrad(run(call, upstream, exponent, out, n_threads), out)

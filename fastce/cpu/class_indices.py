@@ -1,0 +1,67 @@
+"""Class indices as kernels look at them: in range or not, ignored or not, and how often each class occurs."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments.arrays import Array
+from fastce.arguments.silence import silently
+from fastce.cpu._kernels.indices import COUNTERS, IGNORED, WRONG, check_indices, count_indices, pick_indices
+
+_ANY = np.dtype(np.float64)  # these kernels know no logits
+MOST_COUNTED = 4096  # classes whose rows are counted: counters that stay in the cache
+
+
+class Picked(NamedTuple):
+    """The classes of some rows, 0 where one is ignored or out of range, and how many are."""
+
+    classes: Array
+    weights: Array
+    wrong: int
+    ignored: int
+
+
+class IgnoredClass:
+    """The class of rows that are ignored, among indices of a dtype."""
+
+    def __init__(self, number: int, dtype: np.dtype[Any]) -> None:
+        self.exists: bool = -(2**63) <= number < 2**63 and (number >= 0 or dtype != np.uint64)
+        self.number: int = number if self.exists else 0
+
+
+def is_int64(indices: Array) -> bool:
+    """Whether kernels read these where they are."""
+    return indices.dtype == np.int64 and indices.flags.aligned and indices.flags.c_contiguous
+
+
+def as_int64(indices: Array) -> Array:
+    """The indices as kernels read them; those of uint64 that are too large become negative, and are refused as such."""
+    return indices if is_int64(indices) else indices.astype(np.int64)
+
+
+def picked(indices: Array, classes: int, ignored_class: int, per_row: Array) -> Picked:
+    """The classes of these rows and their weights, those of ``per_row`` if there are any; 0 for ignored rows."""
+    ignored = IgnoredClass(ignored_class, indices.dtype)
+    result, weights, found = np.empty(indices.size, np.int64), np.empty(indices.size), np.empty(2, np.int64)
+    kernel = pick_indices.compiled(_ANY)
+    kernel(as_int64(indices), classes, ignored.number, ignored.exists, per_row, result, weights, found)
+    return Picked(result, weights, int(found[WRONG]), int(found[IGNORED]))
+
+
+def weight_of_classes(
+    indices: Array, classes: int, ignored_class: int, per_class: Array | None
+) -> tuple[float, int, int]:
+    """(the total of their weights, how many are out of range, how many are ignored).
+
+    Of class weights, that of how often each class occurs: fewer roundings than a sum over all rows.
+    """
+    ignored, found = IgnoredClass(ignored_class, indices.dtype), np.empty(2, np.int64)
+    given = as_int64(indices), classes, ignored.number, ignored.exists
+    if per_class is None:
+        check_indices.compiled(_ANY)(*given, found)
+        weight = float(indices.size - found[IGNORED])
+    else:
+        counts = np.zeros((COUNTERS, classes), np.int64)
+        count_indices.compiled(_ANY)(*given, counts, found)
+        weight = float(silently(np.dot, counts.sum(axis=0).astype(np.float64), per_class))
+    return weight, int(found[WRONG]), int(found[IGNORED])
