@@ -28,6 +28,22 @@ def _few_classes(shape, **options):
     return _with_gradients("cross_entropy", shape, reduction="none", **options)
 
 
+def _narrow(shape):
+    """Rows of very few classes, where whatever is done to targets and weights takes longer than exp."""
+    return [
+        *_with_gradients("cross_entropy", shape, label_smoothing=0.0),
+        *_with_gradients("cross_entropy", shape, label_smoothing=0.0, targets="ignored"),
+        *_with_gradients("cross_entropy", shape, label_smoothing=0.0, targets="sparse"),
+        *_with_gradients(BINARY, shape, targets="binary", weighted=True),
+        Job("nll_loss_value_and_grad", shape, place="out"),
+        _boosting(shape),
+    ]
+
+
+def _boosting(shape):
+    return Job("cross_entropy_grad_and_hess", shape, place="out", label_smoothing=0.0, reduction="none")
+
+
 # With place="out" where there is a gradient. nll_loss itself has no floor: it reads a logit a row.
 JOBS = [
     *losses(SQUARE),
@@ -38,7 +54,7 @@ JOBS = [
     *[Job(function, SQUARE, place=place) for function in ("softmax", "log_softmax") for place in EVERY_PLACE],
     Job("row_stats", SQUARE),
     Job(OF_SCALE, SQUARE),
-    Job("cross_entropy_grad_and_hess", SQUARE, place="out", label_smoothing=0.0, reduction="none"),
+    _boosting(SQUARE),
     *losses((4096, 32768)),
     Job(OF_SCALE, (4096, 32768)),
     *losses((65536, 1024)),
@@ -57,6 +73,11 @@ JOBS = [
     *losses((1, 64_000_000), ("out",)),
     *losses(SQUARE, ("out",), axis=0),
     *losses((8, 21, 512, 512), ("out",)),
+    *_narrow((500_000, 2)),
+    *_narrow((100_000, 10)),
+    _boosting((8, 21, 256, 256)),
+    Job("logsumexp", (8, 21, 256, 256), axis=(0, 2)),
+    *[Job(function, (8, 21, 256, 256), axis=(0, 2), place="out") for function in ("softmax", "log_softmax")],
 ]
 if IS_TINY:
     JOBS = list(dict.fromkeys(job.tiny() for job in JOBS))

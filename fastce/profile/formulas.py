@@ -5,10 +5,10 @@ from typing import Any
 from fastce.profile.jobs import BINARY, Job
 
 
-def log_sum_exp(xp: Any, x: Any) -> Any:
-    """With the last axis kept."""
-    highest = x.max(-1, keepdims=True)
-    return xp.log(xp.exp(x - highest).sum(-1, keepdims=True)) + highest
+def log_sum_exp(xp: Any, x: Any, axis: Any = -1) -> Any:
+    """With the axis, or axes, kept."""
+    highest = x.max(axis, keepdims=True)
+    return xp.log(xp.exp(x - highest).sum(axis, keepdims=True)) + highest
 
 
 def softmax(xp: Any, x: Any) -> Any:
@@ -23,7 +23,8 @@ def at(xp: Any, x: Any, y: Any) -> Any:
 def losses(xp: Any, job: Job, x: Any, y: Any, weight: Any) -> Any:
     """Those of a job: of each row, or of each element if they are binary."""
     if job.loss == BINARY:
-        return xp.maximum(x, 0) - x * y + xp.log1p(xp.exp(-abs(x)))
+        losses = xp.maximum(x, 0) - x * y + xp.log1p(xp.exp(-abs(x)))
+        return losses if weight is None else losses * (1 + (weight - 1) * y)  # y is 0 or 1
     if job.loss == "nll_loss":
         return -at(xp, x, y)
     if job.loss == "clip_loss":

@@ -28,19 +28,21 @@ class Job:
     place : str
         Where a result of the logits' shape goes: "out", "in place", or "" where there is none. An engine that has no
         such choice says "new array" in its `Work`.
-    axis : int
-        The axis of the classes.
+    axis : int or tuple of int
+        The axis of the classes; several for softmaxes and logsumexp.
     targets : str
-        "classes", "probabilities", "sparse" (two classes a row), "pairs" (the diagonal) or "binary".
+        "classes", "ignored" (classes, three rows of ten without one), "probabilities", "sparse" (two classes a row),
+        "pairs" (the diagonal) or "binary".
     label_smoothing, weighted, softcap, reduction
-        As `label_smoothing`, `weight`, `softcap` and `reduction` of the function.
+        As `label_smoothing`, `weight` (of each class; of binary losses `pos_weight`), `softcap` and `reduction` of the
+        function.
     """
 
     function: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     place: str = ""
-    axis: int = 1
+    axis: int | tuple[int, ...] = 1
     targets: str = "classes"
     label_smoothing: float = 0.1
     weighted: bool = False
@@ -76,11 +78,12 @@ class Job:
         words = [
             (self.targets == "probabilities", "probability targets"),
             (self.targets == "sparse", "sparse targets"),
-            (self.weighted, "class weights"),
+            (self.targets == "ignored", "30% of rows ignored"),
+            (self.weighted, "pos_weight" if self.loss == BINARY else "class weights"),
             (not is_usual, smoothing),
             (self.softcap is not None, f"softcap {self.softcap or 0:g}"),
             (self.reduction == "none", "each row"),
-            (self.axis != 1, f"axis {self.axis}"),
+            (self.axis != 1, f"axis {self.axis}" if isinstance(self.axis, int) else f"axes {self.axis}"),
         ]
         place = "in place" if self.place == "in place" else ""
         return ", ".join([f"{self.function} {place}".strip(), *(word for applies, word in words if applies)])

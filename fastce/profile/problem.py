@@ -42,7 +42,7 @@ class Problem:
 
     shape: tuple[int, ...]
     dtype_name: str
-    axis: int
+    axis: int | tuple[int, ...]
     n_threads: int
     origin: str = "random"
     remembered: dict[Any, Any] = field(default_factory=dict, repr=False)  # by `fastce.profile.reference`, for all jobs
@@ -52,13 +52,22 @@ class Problem:
         return as_dtype(self.dtype_name)
 
     @property
+    def axes(self) -> tuple[int, ...]:
+        """Those of the classes."""
+        return (self.axis,) if isinstance(self.axis, int) else self.axis
+
+    @property
     def classes(self) -> int:
-        return self.shape[self.axis]
+        return prod(self.shape[k] for k in self.axes)
 
     @property
     def lead(self) -> tuple[int, ...]:
         """The shape without the classes."""
-        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
+        return tuple(n for k, n in enumerate(self.shape) if k not in self.axes)
+
+    def with_classes_last(self, array: Array) -> Array:
+        """An array of the shape of the logits with all class axes as its last one."""
+        return np.moveaxis(array, self.axes, range(-len(self.axes), 0)).reshape(*self.lead, -1)
 
     @property
     def rows(self) -> int:
@@ -79,10 +88,15 @@ class Problem:
         return np.random.default_rng(SEED).integers(0, self.classes, self.lead)
 
     @cached_property
+    def ignored(self) -> Array:
+        """The same without that of three rows of ten."""
+        return np.where(np.random.default_rng(SEED + 1).random(self.lead) < 0.3, -100, self.labels)
+
+    @cached_property
     def probabilities(self) -> Array:
         rng = np.random.default_rng(SEED)
         filled = self._filled(lambda shape: rng.random(shape, np.float32))
-        filled /= filled.sum(self.axis, keepdims=True)
+        filled /= filled.sum(self.axes, keepdims=True)
         return filled
 
     @cached_property
@@ -147,6 +161,8 @@ class Problem:
             return 1.0
         if job.loss == BINARY:
             return float(self.logits.size)
+        if job.targets == "ignored":
+            return float(np.count_nonzero(self.ignored >= 0))
         return float(self.weight[self.labels].sum(dtype=np.float64)) if job.weighted else float(self.rows)
 
     def _filled(self, make: Callable[[tuple[int, ...]], Array]) -> Array:

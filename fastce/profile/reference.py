@@ -31,12 +31,15 @@ class Rows:
     smoothing : float
     weight : ndarray or None
         Of classes.
+    kept : ndarray or None
+        Which rows are not ignored.
     """
 
     x: Array
     targets: Array
     smoothing: float = 0.0
     weight: Array | None = None
+    kept: Array | None = None
 
     @cached_property
     def at_target(self) -> Array:
@@ -87,11 +90,21 @@ class Rows:
         """Of the sum of the losses."""
         return np.asarray(np.exp(self.log_probs) * self.masses.sum(axis=1, keepdims=True) - self.masses)
 
+    def of_kept(self, values: Array) -> Array:
+        """The same, 0 in ignored rows."""
+        kept = self.kept
+        return values if kept is None else np.where(kept if values.ndim == 1 else kept[:, None], values, 0)
+
+    @property
+    def pos_weight(self) -> Array:
+        """What each element counts."""
+        return np.asarray(1.0 if self.weight is None else np.where(self.targets == 1, self.weight, 1))
+
     @property
     def binary_losses(self) -> Array:
         """Without cancellation where the loss is near zero."""
         signed = np.where(self.targets == 1, -self.x, self.x)
-        return np.asarray(np.maximum(signed, 0) + np.log1p(np.exp(-np.abs(self.x))))
+        return np.asarray(self.pos_weight * (np.maximum(signed, 0) + np.log1p(np.exp(-np.abs(self.x)))))
 
     @property
     def entropy(self) -> Array:
@@ -105,16 +118,16 @@ class Rows:
 
 _LOSSES: dict[str, Callable[[Rows], Array]] = {
     "logsumexp": lambda rows: rows.logsumexp,
-    "cross_entropy": lambda rows: rows.losses,
+    "cross_entropy": lambda rows: rows.of_kept(rows.losses),
     "clip_loss": lambda rows: rows.losses,
     "nll_loss": lambda rows: -rows.at_target,
     BINARY: lambda rows: rows.binary_losses,
 }
 _GRADS: dict[str, Callable[[Rows], Array]] = {
-    "cross_entropy": lambda rows: rows.grad,
+    "cross_entropy": lambda rows: rows.of_kept(rows.grad),
     "clip_loss": lambda rows: rows.grad,
     "nll_loss": lambda rows: -rows.masses,
-    BINARY: lambda rows: expit(rows.x) - rows.targets,
+    BINARY: lambda rows: rows.pos_weight * (expit(rows.x) - rows.targets),
 }
 _OTHERS: dict[str, Callable[[Rows], Array]] = {
     "logsumexp": lambda rows: rows.logsumexp,
@@ -171,7 +184,7 @@ class Reference:
         everywhere = everywhere and name in _OF_ROWS
         found = np.asarray(found)
         if found.ndim == len(self.problem.shape):
-            found = np.moveaxis(found, self.problem.axis, -1)
+            found = self.problem.with_classes_last(found)
         if not everywhere:
             found = found[self.sample]
         if name == "grad" and not of_sum:
@@ -192,51 +205,53 @@ class Reference:
     def _value(self, job: Job) -> float:
         """The mean, of all rows; of clip_loss, of all rows and all columns."""
         sides = self._sides(job)
-        sums = [_LOSSES[job.loss](rows).sum() for axis in sides for rows in self._blocks(job, axis)]
+        sums = [_LOSSES[job.loss](rows).sum() for across in sides for rows in self._blocks(job, across)]
         total = fsum(sums) if np.isfinite(sums).all() else sum(sums)
         return float(total / len(sides) / self.problem.divisor(job))
 
     def _slope(self, job: Job) -> float:
         """The derivative of the mean by the scale of the logits."""
-        sums = [(rows.grad * rows.x).sum() for rows in self._blocks(job, self.problem.axis)]
+        sums = [(rows.grad * rows.x).sum() for rows in self._blocks(job, across=False)]
         return float(fsum(sums) / self.problem.divisor(job))
 
     def _in_all_rows(self, job: Job, name: str) -> Array:
         part = _LOSSES[job.loss] if name == "rows" else _OTHERS[name]
-        sides = [np.concatenate([part(rows) for rows in self._blocks(job, axis)]) for axis in self._sides(job)]
+        sides = [np.concatenate([part(rows) for rows in self._blocks(job, across)]) for across in self._sides(job)]
         return sides[0] if len(sides) == 1 else np.asarray((sides[0] + sides[1]) / 2)
 
     def _in_sample(self, job: Job, name: str) -> Array:
         part = _LOSSES[job.loss] if name == "rows" else _GRADS[job.loss] if name == "grad" else _OTHERS[name]
-        parts = [part(self._rows(job, self.sample, axis, self.wide)) for axis in self._sides(job)]
+        parts = [part(self._rows(job, self.sample, across, self.wide)) for across in self._sides(job)]
         if len(parts) == 1:
             return parts[0]
         if name == "grad":  # where sampled rows cross sampled columns
             parts = [parts[0][:, self.sample], parts[1][:, self.sample].T]
         return np.asarray((parts[0] + parts[1]) / 2)
 
-    def _sides(self, job: Job) -> tuple[int, ...]:
-        """The axes along which there are losses."""
-        return (1, 0) if job.loss == "clip_loss" else (self.problem.axis,)
+    def _sides(self, job: Job) -> tuple[bool, ...]:
+        """Whether losses are along the other axis of a matrix, for all that there are."""
+        return (False, True) if job.loss == "clip_loss" else (False,)
 
-    def _blocks(self, job: Job, axis: int) -> Iterator[Rows]:
+    def _blocks(self, job: Job, across: bool) -> Iterator[Rows]:
         length = self.problem.lead[0]
         step = max(1, _BLOCK_ELEMENTS * length // self.problem.logits.size)
         for start in range(0, length, step):
-            yield self._rows(job, np.arange(start, min(start + step, length)), axis, np.float64)
+            yield self._rows(job, np.arange(start, min(start + step, length)), across, np.float64)
 
-    def _rows(self, job: Job, where: Array, axis: int, wide: type[Any]) -> Rows:
+    def _rows(self, job: Job, where: Array, across: bool, wide: type[Any]) -> Rows:
         """The rows at some places of their first axis."""
-        x = np.moveaxis(self.problem.logits, axis, -1)[where].astype(wide, order="C").reshape(-1, self.problem.classes)
+        logits = self.problem.logits.T if across else self.problem.with_classes_last(self.problem.logits)
+        x = logits[where].astype(wide, order="C").reshape(-1, self.problem.classes)
         weight = self.problem.weight.astype(wide) if job.weighted else None
-        return Rows(x, self._targets(job, where, x), job.smoothing, weight)
+        kept = self.problem.ignored[where].ravel() >= 0 if job.targets == "ignored" else None
+        return Rows(x, self._targets(job, where, x), job.smoothing, weight, kept)
 
     def _targets(self, job: Job, where: Array, x: Array) -> Any:
         if job.targets == "pairs":
             return where
         targets = self.problem.targets(job)
-        if job.targets == "classes":
-            return targets[where].ravel()
+        if job.targets in ("classes", "ignored"):
+            return np.maximum(targets[where].ravel(), 0)
         if job.targets == "sparse":
             return targets[where].toarray().astype(x.dtype)
-        return np.moveaxis(targets, self.problem.axis, -1)[where].astype(x.dtype).reshape(x.shape)
+        return self.problem.with_classes_last(targets)[where].astype(x.dtype).reshape(x.shape)

@@ -16,7 +16,7 @@ CALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cross_entropy": (("logits", "targets"), ("axis", "weight", "label_smoothing", "reduction")),
     "nll_loss": (("logits", "targets"), ("reduction",)),
     "clip_loss": (("logits",), ("label_smoothing", "reduction")),
-    BINARY: (("logits", "targets"), ("reduction",)),
+    BINARY: (("logits", "targets"), ("pos_weight", "reduction")),
     "row_stats": (("logits", "targets"), ("outputs",)),
 }
 HESSIAN = (("logits", "targets"), ("axis", "weight", "label_smoothing"))
@@ -34,12 +34,14 @@ def prepare(job: Job, problem: Problem) -> Work:
         "targets": problem.targets(job),
         "axis": job.axis,
         "weight": problem.weight_of(job),
+        "pos_weight": problem.weight_of(job),
         "label_smoothing": job.label_smoothing,
         "reduction": job.reduction,
         "outputs": STATS,
     }
     positional, names = HESSIAN if is_hessian else CALLS[job.loss]
-    asked = {"weight": job.weighted, "softcap": job.softcap is not None, "axis": job.axis != 1}
+    weight = "pos_weight" if job.loss == BINARY else "weight"
+    asked = {weight: job.weighted, "softcap": job.softcap is not None, "axis": job.axis != 1}
     for name, is_asked in asked.items():
         if is_asked and name not in names:
             raise ValueError(f"{job.function} is not measured with {name}, which CALLS of {__name__} has not for it")

@@ -15,7 +15,7 @@ from fastce.profile.work import Work, named
 
 
 def has(job: Job) -> bool:
-    return job.targets != "sparse" and job.place != "in place"
+    return job.targets not in ("sparse", "ignored") and job.place != "in place"
 
 
 def prepare(job: Job, problem: Problem) -> Work:
@@ -42,6 +42,9 @@ def prepare(job: Job, problem: Problem) -> Work:
 def _compute(jax: Any, job: Job, divisor: float, x: Any, y: Any, weight: Any) -> Any:
     """What the job does to logits, before any gradient."""
     jnp, smoothing = jax.numpy, job.label_smoothing
+    if not isinstance(job.axis, int):
+        over = {"logsumexp": jax.nn.logsumexp, "softmax": jax.nn.softmax, "log_softmax": jax.nn.log_softmax}
+        return over[job.function](x.astype(jnp.promote_types(x.dtype, "float32")), axis=job.axis)
     x = jnp.moveaxis(x.astype(jnp.promote_types(x.dtype, "float32")), job.axis, -1)
     if job.targets == "probabilities":
         y = jnp.moveaxis(y, job.axis, -1)
@@ -54,7 +57,8 @@ def _compute(jax: Any, job: Job, divisor: float, x: Any, y: Any, weight: Any) ->
     if job.function == "cross_entropy_grad_and_hess":
         probabilities, classes = jax.nn.softmax(x, axis=-1), x.shape[-1]
         masses = (1 - smoothing) * jax.nn.one_hot(y, classes, dtype=x.dtype) + smoothing / classes
-        return probabilities - masses, probabilities * (1 - probabilities)
+        pair = probabilities - masses, probabilities * (1 - probabilities)
+        return tuple(jnp.moveaxis(part, -1, job.axis) for part in pair)
     losses = formulas.losses(jnp, job, x, y, weight)
     return losses if job.reduction == "none" else losses.sum() / divisor
 

@@ -26,13 +26,15 @@ def prepare_scipy(job: Job, problem: Problem) -> Work:
 
 def has(job: Job) -> bool:
     """Half precision is computed in float32, as in fastce, and needs new arrays."""
-    return job.targets != "sparse" and (job.place != "in place" or job.dtype in _WIDE)
+    return job.targets not in ("sparse", "ignored") and (job.place != "in place" or job.dtype in _WIDE)
 
 
 def prepare(job: Job, problem: Problem) -> Work:
     logits, out = problem.places(job)
 
     def call() -> Any:
+        if not isinstance(job.axis, int):
+            return _over_axes(job, logits.astype(np.float32) if logits.dtype.itemsize < 4 else logits, out)
         x = np.moveaxis(logits, job.axis, -1)
         return _compute(job, problem, x.astype(np.float32) if x.dtype.itemsize < 4 else x, out)
 
@@ -48,6 +50,15 @@ def prepare_either(job: Job, problem: Problem) -> Work:
 
 def _in_new_array(job: Job) -> Job:
     return replace(job, place=job.place and "new array")
+
+
+def _over_axes(job: Job, x: Array, out: Array | None) -> Array:
+    """Logsumexp or softmax over several axes."""
+    total = formulas.log_sum_exp(np, x, job.axis)
+    if out is None:
+        return np.asarray(total.squeeze(job.axis))
+    room = np.subtract(x, total, out=_room(x, out))
+    return _put(np.exp(room, out=room) if job.function == "softmax" else room, out)
 
 
 def _compute(job: Job, problem: Problem, x: Array, out: Array | None) -> Any:
@@ -67,7 +78,7 @@ def _compute(job: Job, problem: Problem, x: Array, out: Array | None) -> Any:
         return np.moveaxis(_put(_softmax(job, x, _room(x, out)), out), -1, job.axis)
     if job.function == "cross_entropy_grad_and_hess" and out is not None:
         grad, hess = _grad_and_hess(job, x, y, _room(x, out))
-        return _put(grad, out), hess
+        return tuple(np.moveaxis(part, -1, job.axis) for part in (_put(grad, out), hess))
     divisor, weight = problem.divisor(job), problem.weight_of(job)
     if job.wants_slope:
         losses, grad = losses_and_grad(x, y, weight, job.label_smoothing, divisor, np.empty_like(x))
@@ -78,7 +89,7 @@ def _compute(job: Job, problem: Problem, x: Array, out: Array | None) -> Any:
         losses = formulas.losses(np, job, x, y, weight)
     elif job.loss == BINARY:
         losses = formulas.losses(np, job, x, y, weight)
-        out = _put(_binary_gradient(x, y, _room(x, out)), out)
+        out = _put(_binary_gradient(x, y, weight, _room(x, out)), out)
     elif job.loss == "nll_loss":
         losses, out = formulas.losses(np, job, x, y, weight), _nll_gradient(x, y, divisor)
     elif job.loss == "clip_loss":
@@ -156,12 +167,14 @@ def _grad_and_hess(job: Job, x: Array, y: Array, room: Array) -> tuple[Array, Ar
     return room, hess
 
 
-def _binary_gradient(x: Array, y: Array, room: Array) -> Array:
+def _binary_gradient(x: Array, y: Array, weight: Array | None, room: Array) -> Array:
     np.negative(x, out=room)
     np.exp(room, out=room)
     room += 1
     np.reciprocal(room, out=room)
     room -= y
+    if weight is not None:
+        room *= 1 + (weight - 1) * y  # y is 0 or 1
     room /= x.size
     return room
 

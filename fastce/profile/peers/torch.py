@@ -67,12 +67,14 @@ def call_of(
 def _function(torch: Any, job: Job, y: Any, weight: Any) -> Callable[[Any], Any]:
     """What the job does to a tensor of logits, before any gradient."""
     losses = torch.nn.functional
+    if job.function in ("softmax", "log_softmax") and not isinstance(job.axis, int):
+        return lambda x: _over_axes(torch, job, x)
     if job.function in ("logsumexp", "softmax", "log_softmax"):
         return partial(getattr(torch, job.function), dim=job.axis)
     if job.function == "row_stats":
         return lambda x: _row_stats(torch, x, y)
     if job.loss == BINARY:
-        return lambda x: losses.binary_cross_entropy_with_logits(x, y, reduction=job.reduction)
+        return lambda x: losses.binary_cross_entropy_with_logits(x, y, pos_weight=weight, reduction=job.reduction)
     if job.loss == "nll_loss":
         return lambda x: losses.nll_loss(x, y, reduction=job.reduction)
     smooth = partial(losses.cross_entropy, weight=weight, label_smoothing=job.label_smoothing, reduction=job.reduction)
@@ -80,6 +82,12 @@ def _function(torch: Any, job: Job, y: Any, weight: Any) -> Callable[[Any], Any]
         return lambda x: (smooth(x, y) + smooth(x.T, y)) / 2
     cap = job.softcap
     return lambda x: smooth(torch.movedim(x if cap is None else cap * torch.tanh(x / cap), job.axis, 1), y)
+
+
+def _over_axes(torch: Any, job: Job, x: Any) -> Any:
+    """Softmax over several axes, which PyTorch has for one."""
+    log_probs = x - torch.logsumexp(x, dim=job.axis, keepdim=True)
+    return log_probs.exp() if job.function == "softmax" else log_probs
 
 
 def _row_stats(torch: Any, x: Any, y: Any) -> tuple[Any, ...]:
