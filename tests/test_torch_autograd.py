@@ -372,6 +372,41 @@ def test_products_of_frozen_sides_of_a_layer_are_not_computed(monkeypatch, froze
     assert scale.grad is not None
 
 
+FROZEN = [  # which tensors are, and how many products are multiplied into gradients then
+    ("clip_loss_from_features", (0,), 1),
+    ("clip_loss_from_features", (1,), 1),
+    ("clip_loss_from_features, normalized", (0, 1), 1),
+    ("clip_loss_from_features", (), 2),
+    ("siglip_loss", (0,), 1),
+    ("siglip_loss, normalized", (1,), 1),
+    ("siglip_loss", (0, 1), 1),
+    ("info_nce", (1,), 1),
+    ("info_nce, negatives", (1, 2), 1),
+    ("info_nce, negatives", (1,), 2),
+]
+
+
+@pytest.mark.parametrize(("name", "frozen", "number"), FROZEN)
+def test_products_of_frozen_features_are_not_computed(monkeypatch, name, frozen, number):
+    call = LOSSES[name]
+    together, leaves = call.leaves(), call.leaves()
+    call.function(*together).backward()
+    widths, multiply = [], Cpu.multiply
+
+    def counted(self, a, b, out, **options):
+        widths.append(out.shape[1])
+        multiply(self, a, b, out, **options)
+
+    monkeypatch.setattr(Cpu, "multiply", counted)
+    for k in frozen:
+        leaves[k].requires_grad_(False)
+    call.function(*leaves).backward()
+    assert widths.count(4) == number  # as wide as features, not as a tile
+    for k, (leaf, expected) in enumerate(zip(leaves, together, strict=True)):
+        if k not in frozen:
+            torch.testing.assert_close(leaf.grad, expected.grad, rtol=1e-13, atol=1e-15)
+
+
 def test_gradients_that_are_not_there_are_refused(logits, targets):
     weight = torch.ones(30, requires_grad=True)
     with pytest.raises(RuntimeError, match=r"weight requires grad, but fastce\.torch\.cross_entropy has no gradient"):

@@ -126,7 +126,7 @@ def clip_loss_from_features(
     0.002388097
     """
     with engine_for(image_features, n_threads) as engine:
-        return _checked_call(
+        return checked_call(
             engine, image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction,
             memory_budget, progress,
         ).value()  # fmt: skip
@@ -192,7 +192,7 @@ progress, n_threads
            [ 0.0777, -0.1701]])
     """
     with engine_for(image_features, n_threads) as engine:
-        call = _checked_call(
+        call = checked_call(
             engine, image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction,
             memory_budget, progress,
         )  # fmt: skip
@@ -201,7 +201,7 @@ progress, n_threads
         return ClipFromFeaturesValueAndGrad(value, engine.given(image), engine.given(text), of_scale)
 
 
-def _checked_call(
+def checked_call(
     engine: Engine,
     image_features: Any,
     text_features: Any,
@@ -213,6 +213,7 @@ def _checked_call(
     memory_budget: Any,
     progress: Any,
 ) -> LossCall:
+    """The arguments of the loss and its twin, checked."""
     arrays = feature_arrays(engine, [image_features, text_features], ["image_features", "text_features"])
     reduction = reduction_of(reduction)
     shape = checked_shape(arrays, targets)

@@ -112,7 +112,7 @@ def info_nce(
     0.0059521897
     """
     with engine_for(query, n_threads) as engine:
-        return _checked_call(
+        return checked_call(
             engine, query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress
         )[0].value()
 
@@ -170,7 +170,7 @@ def info_nce_value_and_grad(
            [ 0.0024, -0.0003]])
     """
     with engine_for(query, n_threads) as engine:
-        call, shape = _checked_call(
+        call, shape = checked_call(
             engine, query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress
         )
         value, (of_query,), of_keys, along = call.value_and_gradients()
@@ -179,17 +179,10 @@ def info_nce_value_and_grad(
         return InfoNceValueAndGrad(value, engine.given(of_query), engine.given(of_keys[0]), of_negative, of_temperature)
 
 
-def _checked_call(
-    engine: Engine,
-    query: Any,
-    positive_key: Any,
-    negative_keys: Any,
-    temperature: Any,
-    normalize: bool,
-    reduction: Any,
-    memory_budget: Any,
-    progress: Any,
-) -> tuple[LossCall, tuple[int, ...]]:
+def checked_call(
+    engine: Engine, query: Any, positive_key: Any, negative_keys: Any, temperature: Any, normalize: bool,
+    reduction: Any, memory_budget: Any, progress: Any,
+) -> tuple[LossCall, tuple[int, ...]]:  # fmt: skip
     """(the call, the shape of the negative keys if there are any)."""
     arrays = feature_arrays(engine, [query, positive_key], ["query", "positive_key"])
     queries, width = arrays[0].shape
@@ -264,6 +257,10 @@ class WithPairs(Products):
     def of_positive(self) -> Gradient:
         """The gradient of the queries' own keys."""
         return Gradient(self.positive)
+
+    def leave_out(self, side: str) -> None:
+        """See `Products.leave_out`: of negative keys; those of pairs cost little."""
+        self.negatives.leave_out(side)
 
     def sweep(self, work: Callable[[Place, Any], None], progress: Progress, keep: bool = False) -> None:
         """See `Products.sweep`."""

@@ -111,7 +111,7 @@ def siglip_loss(
     0.2724921806
     """
     with engine_for(image_features, n_threads) as engine:
-        return _checked_call(
+        return checked_call(
             engine, image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction,
             memory_budget, progress,
         )[0].value()  # fmt: skip
@@ -172,7 +172,7 @@ n_threads
     0.270377
     """
     with engine_for(image_features, n_threads) as engine:
-        call, loss = _checked_call(
+        call, loss = checked_call(
             engine, image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction,
             memory_budget, progress,
         )  # fmt: skip
@@ -181,7 +181,7 @@ n_threads
         return SiglipValueAndGrad(value, engine.given(image), engine.given(text), of_scale, loss.of_bias())
 
 
-def _checked_call(
+def checked_call(
     engine: Engine,
     image_features: Any,
     text_features: Any,
@@ -193,6 +193,7 @@ def _checked_call(
     memory_budget: Any,
     progress: Any,
 ) -> "tuple[LossCall, Sigmoids]":
+    """The arguments of the loss and its twin, checked; and the loss, which knows the gradient of the bias."""
     arrays = feature_arrays(engine, [image_features, text_features], ["image_features", "text_features"])
     points = engine.positives(targets, checked_shape(arrays, targets))
     scale, bias = positive(logit_scale, "logit_scale"), finite(logit_bias, "logit_bias")

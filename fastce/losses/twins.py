@@ -14,6 +14,7 @@ from fastce.losses import (
     linear_gradients,
     logit_scale,
     nt_xent,
+    pair_gradients,
     siglip,
     sup_con,
 )
@@ -84,8 +85,10 @@ BINARY = _twins(
     shape=lambda logits: logits,
 )  # fmt: skip
 CLIP = _twins(clip, "clip_loss", "similarity", "logit_scale", written="similarity")
-CLIP_FROM_FEATURES = _twins(clip_from_features, "clip_loss_from_features", *_PAIRS)
-SIGLIP = _twins(siglip, "siglip_loss", *_PAIRS, "logit_bias")
-INFO_NCE = _twins(info_nce, "info_nce", "query", "positive_key", "negative_keys", "temperature")
+CLIP_FROM_FEATURES = _twins(clip_from_features, "clip_loss_from_features", *_PAIRS, some=pair_gradients.of_clip)
+SIGLIP = _twins(siglip, "siglip_loss", *_PAIRS, "logit_bias", some=pair_gradients.of_siglip)
+INFO_NCE = _twins(
+    info_nce, "info_nce", "query", "positive_key", "negative_keys", "temperature", some=pair_gradients.of_info_nce
+)
 NT_XENT = _twins(nt_xent, "nt_xent", "first_views", "second_views", "temperature", shape=lambda first: (2 * first[0],))
 SUP_CON = _twins(sup_con, "sup_con", "features", "temperature")

@@ -89,9 +89,10 @@ class Panels(Products):
 
     def add_to_gradients(self, place: Place, slopes: Any) -> None:
         """See `Products.add_to_gradients`."""
-        for columns in self.column_cuts:
+        for columns in self.column_cuts if self.left_out != "left" else ():
             self.of_left.add(place.rows, slopes[:, columns], self.right_of_slopes.of(columns))
-        self.add_to_right(place.rows, slopes, self.of_right)
+        if self.left_out != "right":
+            self.add_to_right(place.rows, slopes, self.of_right)
 
 
 def products_of(left: Features, right: Features, memory_budget: Any, bytes_of_pair: int = 0) -> Products:
@@ -134,5 +135,7 @@ class PanelsOfOwnKeys(Products):
         """See `Products.add_to_gradients`."""
         xp, keys, rows = self.engine.xp, self._keys_of(place.rows), place.rows
         self.of_left.total[rows] = xp.matmul(slopes[:, None], keys)[:, 0]
+        if self.left_out == "right":
+            return
         of_keys = self.of_right.total[rows.start * self.number : rows.stop * self.number].reshape(keys.shape)
         xp.multiply(slopes[:, :, None], self.left.panel(rows)[:, None], out=of_keys)

@@ -37,12 +37,17 @@ class Products:
     places: list[Place]
     unit: str = "tile"
     writes_first: bool = True  # see `Gradient`
+    left_out: str = ""  # the side whose gradient is not computed
 
     def __init__(self, left: Features, right: Features) -> None:
         self.engine: Engine = left.engine
         self.left = left
         self.right = right
         self.symmetric: bool = left is right
+
+    def leave_out(self, side: str) -> None:
+        """Compute no gradient of this side, "left" or "right"."""
+        self.left_out = side
 
     @functools.cached_property
     def of_left(self) -> Gradient:
@@ -77,10 +82,18 @@ class Products:
         progress.step()
 
     def finished(self, within: Range) -> tuple[list[Any], list[Any], float]:
-        """The gradients of the arrays of both sides, in their dtypes; and the sum of row * gradient of the left one."""
+        """The gradients of the arrays of both sides, in their dtypes; and the sum of row * gradient of the left one.
+
+        That of the right one is the same but for roundings. There are none of a side that is left out.
+        """
+        if self.left_out == "left":
+            of_right, along = self.right.finished(self.of_right.memory, rest=within.rest_of_right)
+            return [None for _ in self.left.arrays], of_right, along
         of_left, along = self.finished_left(within)
         if self.symmetric:
             return of_left, of_left, along
+        if self.left_out == "right":
+            return of_left, [None for _ in self.right.arrays], along
         of_right, _ = self.right.finished(self.of_right.memory, False, within.rest_of_right)
         return of_left, of_right, along
 
@@ -189,8 +202,9 @@ class Tiles(Products):
 
     def add_to_gradients(self, place: Place, slopes: Any) -> None:
         """See `Products.add_to_gradients`; on the diagonal of features with themselves both are one."""
-        self.of_left.add(place.rows, slopes, self.right_panels.of(place.columns))
-        if not (self.symmetric and place.rows == place.columns):
+        if self.left_out != "left":
+            self.of_left.add(place.rows, slopes, self.right_panels.of(place.columns))
+        if self.left_out != "right" and not (self.symmetric and place.rows == place.columns):
             self.of_right.add(place.columns, slopes.T, self.left_panels.of(place.rows))
 
 

@@ -31,7 +31,8 @@ and of CLIP, with the learned scale:
 
 **What is computed when.** Value and gradients come from one pass, forward; backward multiplies these by what comes
 after, in place where the graph is not kept, and not at all where that is 1. Nothing but the value is computed where no
-gradient is asked for: in ``torch.no_grad()``, or of tensors that do not require grad. Gradients of losses that are not
+gradient is asked for: in ``torch.no_grad()``, or of tensors that do not require grad. A frozen side of features, or
+of a linear layer, costs no products. Gradients of losses that are not
 reduced (``reduction="none"``), and of float16, are computed backward, when it is known what they are multiplied by.
 
 **Dtypes.** float32, float64, bfloat16 (with the package ml_dtypes) and float16 are computed as in `fastce`. The loss
