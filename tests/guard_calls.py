@@ -245,6 +245,21 @@ def linear(m):
     return (features, linear_weight, m.labels()), {"linear_bias": bias, **weights_of(m)}
 
 
+def of_scale(name, arguments, replaced=None):
+    """The derivative by the scale; with the gradient of the logits too, into ``out`` and in their place."""
+    function = getattr(fastce, f"{name}_value_and_grad_logit_scale")
+
+    def calls(m):
+        given, options = arguments(m)
+        yield function(*given, **options)
+        if replaced is not None:
+            yield function(*given, out=m.written(given[0].shape), **options)
+            given = (replaced(m), *given[1:])
+            yield function(*given, out=given[0], **options)
+
+    return calls
+
+
 GROUPS = {
     "special": {name: of_scipy(name) for name in ("logsumexp", "softmax", "log_softmax")},
     "hard targets": {
@@ -258,6 +273,15 @@ GROUPS = {
         "cross_entropy, probabilities, more axes": with_twin("cross_entropy", soft_cubes, cube_of),
         "cross_entropy, sparse": with_twin("cross_entropy", few, logits_of),
         "grad_and_hess": grad_and_hess,
+    },
+    "scale": {
+        "of the scale": of_scale("cross_entropy", hard, logits_of),
+        "of the scale, weighted": of_scale("cross_entropy", hard_and_weighted, logits_of),
+        "of the scale, capped": of_scale("cross_entropy", hard_and_capped, logits_of),
+        "of the scale, more axes": of_scale("cross_entropy", cubes, cube_of),
+        "of the scale, probabilities": of_scale("cross_entropy", soft, logits_of),
+        "of the scale, sparse": of_scale("cross_entropy", few, logits_of),
+        "of the scale of a layer": of_scale("linear_cross_entropy", linear),
     },
     "others of rows": {
         "nll_loss": with_twin("nll_loss", hard, logits_of, grad_output=upstream),

@@ -1,11 +1,14 @@
 """The derivative of linear cross entropy by its logit scale: that of the dense logits, and differences of the value."""
 
+import sys
+
 import dense
 import naive
 import numpy as np
 import pytest
 from checks import same_bits
 from covering import covering
+from scripts import run_script
 from test_linear_cross_entropy import FOR_INDICES, LINEAR, OPTIONS, drawn, layer, targets_of
 
 import fastce
@@ -116,6 +119,36 @@ def test_halves(rng):
         *(array.astype(float) for array in (features, linear_weight)), labels, linear_bias=bias.astype(float)
     )
     assert found == pytest.approx(wide, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a record of resident memory that can be set back")
+def test_no_matrix_of_gradients_is_held(tmp_path):
+    """Logits of 80 MB; few classes and many, and as many of a layer, whose features and weights are 5 MB."""
+    out, _ = run_script(
+        """
+import numpy as np
+import fastce
+from fastce.profile.measure import extra_memory
+
+rng = np.random.default_rng(0)
+scaled = fastce.cross_entropy_value_and_grad_logit_scale
+of_layer = fastce.linear_cross_entropy_value_and_grad_logit_scale
+for shape in ((2000, 10_000), (400_000, 50), (5, 4_000_000)):
+    logits, targets = rng.normal(size=shape).astype(np.float32), rng.integers(0, shape[1], shape[0])
+    scaled(logits[:2], targets[:2], z_loss=0.1)  # compiles
+    print(extra_memory(lambda: scaled(logits, targets, z_loss=0.1))[0])
+features, weight = (rng.normal(size=(n, 100)).astype(np.float32) for n in (2000, 10_000))
+targets = rng.integers(0, 10_000, 2000)
+of_layer(features[:2], weight[:20], targets[:2] % 20)
+print(extra_memory(lambda: of_layer(features, weight, targets, memory_budget=8 << 20))[0])
+""",
+        tmp_path,
+    )
+    for line in out.splitlines():
+        if line == "None":
+            pytest.skip("the system does not tell")
+        assert int(line) <= 40 << 20
 
 
 def test_wrong_arguments():
