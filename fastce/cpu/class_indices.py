@@ -21,12 +21,10 @@ class Picked(NamedTuple):
     ignored: int
 
 
-class IgnoredClass:
-    """The class of rows that are ignored, among indices of a dtype."""
-
-    def __init__(self, number: int, dtype: np.dtype[Any]) -> None:
-        self.exists: bool = -(2**63) <= number < 2**63 and (number >= 0 or dtype != np.uint64)
-        self.number: int = number if self.exists else 0
+def number_of_ignored(ignored_class: int, dtype: np.dtype[Any]) -> tuple[int, bool]:
+    """The class of rows that are ignored, and whether indices of this dtype can be it."""
+    exists = -(2**63) <= ignored_class < 2**63 and (ignored_class >= 0 or dtype != np.uint64)
+    return (ignored_class if exists else 0), exists
 
 
 def is_int64(indices: Array) -> bool:
@@ -41,10 +39,10 @@ def as_int64(indices: Array) -> Array:
 
 def picked(indices: Array, classes: int, ignored_class: int, per_row: Array) -> Picked:
     """The classes of these rows and their weights, those of ``per_row`` if there are any; 0 for ignored rows."""
-    ignored = IgnoredClass(ignored_class, indices.dtype)
+    ignored = number_of_ignored(ignored_class, indices.dtype)
     result, weights, found = np.empty(indices.size, np.int64), np.empty(indices.size), np.empty(2, np.int64)
     kernel = pick_indices.compiled(_ANY)
-    kernel(as_int64(indices), classes, ignored.number, ignored.exists, per_row, result, weights, found)
+    kernel(as_int64(indices), classes, *ignored, per_row, result, weights, found)
     return Picked(result, weights, int(found[WRONG]), int(found[IGNORED]))
 
 
@@ -55,8 +53,8 @@ def weight_of_classes(
 
     Of class weights, that of how often each class occurs: fewer roundings than a sum over all rows.
     """
-    ignored, found = IgnoredClass(ignored_class, indices.dtype), np.empty(2, np.int64)
-    given = as_int64(indices), classes, ignored.number, ignored.exists
+    ignored, found = number_of_ignored(ignored_class, indices.dtype), np.empty(2, np.int64)
+    given = as_int64(indices), classes, *ignored
     if per_class is None:
         check_indices.compiled(_ANY)(*given, found)
         weight = float(indices.size - found[IGNORED])

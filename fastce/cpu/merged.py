@@ -50,7 +50,7 @@ class Number:
 
     def block(self, start: int, stop: int) -> Array:
         """What these rows are multiplied by."""
-        return np.broadcast_to(self.vector, (_merged(stop - start, self.together), VECTOR))
+        return _for_all(self.vector, _merged(stop - start, self.together))
 
 
 class NumberOfRow:
@@ -76,7 +76,7 @@ class Repeated:
     def block(self, start: int, stop: int) -> Array:
         """What these rows are multiplied by."""
         width = min(stop - start, self.together) * self.classes
-        return np.broadcast_to(self.row[:width], (_merged(stop - start, self.together), width))
+        return _for_all(self.row[:width], _merged(stop - start, self.together))
 
 
 def factor_of(
@@ -102,7 +102,7 @@ def rows_together(shape: tuple[int, ...], factors: list[Array]) -> int | None:
     if not periods:
         return None
     period = max(periods)  # a multiple of the others
-    return period * max(1, REPEATED // period) // classes
+    return min(period * max(1, REPEATED // period), math.prod(shape)) // classes
 
 
 def cut_merged(rows: int, row_bytes: int, together: int | None) -> list[tuple[int, int]]:
@@ -112,6 +112,11 @@ def cut_merged(rows: int, row_bytes: int, together: int | None) -> list[tuple[in
     merged, rest = divmod(rows, together)
     blocks = [(start * together, stop * together) for start, stop in cut_rows(merged, row_bytes * together)]
     return [*blocks[: merged or None], *([(rows - rest, rows)] if rest else [])]
+
+
+def _for_all(row: Array, rows: int) -> Array:
+    """A matrix of rows that are the same; NumPy takes longer for that than for a matrix of one."""
+    return row[None] if rows == 1 else np.broadcast_to(row, (rows, row.size))
 
 
 def _merged(rows: int, together: int | None) -> int:
@@ -132,7 +137,9 @@ def _axes_repeated(array: Array) -> int:
 
 def is_one_number(array: Array) -> bool:
     """Whether all elements are one that is broadcast."""
-    return all(stride == 0 or n == 1 for stride, n in zip(array.strides, array.shape, strict=True))
+    return not any(array.strides) or all(
+        stride == 0 or n == 1 for stride, n in zip(array.strides, array.shape, strict=True)
+    )
 
 
 def first_of(array: Array) -> Any:

@@ -9,7 +9,7 @@ from fastce.arguments.arrays import Array
 from fastce.arguments.reductions import powers_of, product
 from fastce.arguments.silence import silently, store
 from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
-from fastce.cpu.class_indices import IgnoredClass, as_int64
+from fastce.cpu.class_indices import as_int64, number_of_ignored
 from fastce.cpu.columns import Place, as_cube, cut_columns
 from fastce.cpu.layout import Rows
 from fastce.cpu.rooms import Room
@@ -48,8 +48,9 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
     is_replaced = out is not None and array.dtype == np.float64 and np.may_share_memory(out, array)
     if array.dtype not in (np.float32, np.float64) or cube is None or gradient is None or is_replaced:
         return None
-    indices, ignored = as_int64(targets.indices), IgnoredClass(targets.ignored_class, targets.indices.dtype)
-    absent = ignored.number if ignored.exists else -1
+    indices = as_int64(targets.indices)
+    ignored, exists = number_of_ignored(targets.ignored_class, targets.indices.dtype)
+    absent = ignored if exists else -1
     per_class, per_row = (_NONE if weights is None else weights for weights in (targets.per_class, targets.per_row))
     memory = Room()
     losses, found = memory.of((indices.size,), np.dtype(np.float64)), np.zeros(1, np.int64)

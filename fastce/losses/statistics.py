@@ -144,8 +144,8 @@ def row_stats(
     -----
     ``target_log_prob`` is at most 4 ulp from exact and ``entropy`` at most 8 ulp, however confident the row is: what is
     close to 0 comes from a sum without the largest term, in which nothing cancels. ``logsumexp`` is at most 1 ulp from
-    exact, near 0 at most 2 eps absolute; alone, but for float64, it has the bits of `logsumexp`. argmax, max and rank
-    are exact.
+    exact, near 0 at most 2 eps absolute; alone or, for few classes, beside argmax and max, but for float64, it has the
+    bits of `logsumexp`. argmax, max and rank are exact.
 
     A class of logit -inf adds nothing to the entropy. A row without probabilities (a NaN, a +inf, or all of it -inf)
     has entropy and ``target_log_prob`` nan. Where a logit is NaN nothing can be ranked: ``target_rank`` is -1 and
@@ -187,9 +187,14 @@ def row_stats(
 
 def _alone(array: Array, axis: int, rows: Rows, names: Sequence[str], n_threads: int | None) -> dict[str, Array] | None:
     """What there are quicker ways for, if nothing else is asked for."""
-    if set(names) == {"logsumexp"} and rows.dtype != np.float64:  # of float64 it is less exact
-        return {"logsumexp": logsumexp_over(array, (axis,), n_threads)}
-    return largest_of(array, axis, rows, names, n_threads) if set(names) <= {"argmax", "max"} else None
+    by_ways = "logsumexp" in names and rows.dtype != np.float64  # of float64 the quick one is less exact
+    others = [name for name in names if name != "logsumexp"] if by_ways else [*names]
+    if not set(others) <= {"argmax", "max"}:
+        return None
+    results = largest_of(array, axis, rows, others, n_threads) if others else {}
+    if results is not None and by_ways:
+        results["logsumexp"] = logsumexp_over(array, (axis,), n_threads)
+    return results
 
 
 def _targets(
