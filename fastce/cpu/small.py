@@ -1,45 +1,22 @@
 """Small calls of plain arrays, where deciding how to compute takes longer than computing.
 
 What is common and leaves nothing to decide goes to its kernel at once: the one of the usual way, with the same
-arguments, so that bits are the same. These functions return None for anything else, for rows that a kernel reports, and
-for whatever is wrong, of which the usual way complains; nothing but new arrays has been written then.
+arguments, so that bits are the same. Functions named so return None for anything else, for rows that a kernel reports,
+and for whatever is wrong, of which the usual way complains; nothing but new arrays has been written then.
 """
 
-import functools
-import math
-from collections.abc import Callable
-from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from fastce.arguments.arrays import Array
-from fastce.arguments.numbers import reduction_of
-from fastce.arguments.options import checked_options
-from fastce.arguments.reductions import mean_factor, reduced, sum_of_terms
-from fastce.arguments.silence import cast, silently
-from fastce.arguments.words import asked
-from fastce.cpu._kernels.columns import NARROW
-from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
-from fastce.cpu._kernels.cross_entropy_columns import cross_entropy_columns
-from fastce.cpu._kernels.narrow import Narrow
-from fastce.cpu._kernels.softmax import logsumexp_rows, softmax_rows
-from fastce.cpu._kernels.softmax_columns import logsumexp_columns, softmax_columns
-from fastce.cpu._kernels.targets import Options
-from fastce.cpu.cross_entropy import exps_kept
-from fastce.cpu.extremes import are_in_range
-from fastce.cpu.targets import column_indices, row_indices
 
 MOST = 1 << 14  # elements: one thread computes them, in one block
 
-_FLOAT32, _FLOAT64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
-_OF_PYTHON = frozenset({int, float, str, NoneType})  # options that mean what they say, and always the same
-
-# of rows, targets, weights of rows, what is above and the gradient
-_Losses = Callable[[Array, Array, Array | None, Array, Array | None], Array | None]
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
-def _rows(array: Any, axis: Any, n_threads: Any) -> Array | None:
+def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
     """A matrix of rows that kernels can read as they lie: of more than one class, along the last axis of the array.
 
     However many threads there may be, there will be one.
@@ -59,155 +36,11 @@ def _rows(array: Any, axis: Any, n_threads: Any) -> Array | None:
     return array if last == 1 else array.reshape(-1, classes)
 
 
-def _cube(rows: Array) -> Array:
+def cube_of(rows: Array) -> Array:
     """The rows as kernels of columns take them: (outer, classes, rows)."""
     return rows.T[None]
 
 
-def _any(misfits: Array) -> bool:
+def any_misfit(misfits: Array) -> bool:
+    """Whether a kernel has reported a row."""
     return 1 in misfits.tobytes()
-
-
-def small_logsumexp(a: Any, axis: Any, keepdims: bool, n_threads: Any) -> Any:
-    """Logsumexp over the last axis, or None."""
-    rows = _rows(a, axis, n_threads)
-    if rows is None:
-        return None
-    count, classes = rows.shape
-    results = np.empty(count)
-    if classes > NARROW:
-        logsumexp_rows.compiled(rows.dtype)(rows, results)
-    else:
-        cube, misfits = _cube(rows), np.zeros((1, count), np.uint8)
-        logsumexp_columns.compiled(rows.dtype)(cube, cube, True, results[None], misfits)
-        if _any(misfits):
-            return None
-    results = cast(results, rows.dtype)
-    lead = a.shape[:-1]
-    if keepdims:
-        return results.reshape(*lead, 1)
-    return results if len(lead) == 1 else results.reshape(lead)[()]
-
-
-def small_softmax(x: Any, axis: Any, n_threads: Any, *, logarithm: bool) -> Array | None:
-    """Softmax over the last axis, or its logarithm, or None."""
-    rows = _rows(x, axis, n_threads)
-    if rows is None:
-        return None
-    result = np.empty(rows.shape, rows.dtype)
-    if rows.shape[1] > NARROW:
-        softmax_rows.compiled(rows.dtype)(rows, result, logarithm, False)
-    else:
-        cube, misfits = _cube(rows), np.zeros((1, len(rows)), np.uint8)
-        softmax_columns.compiled(rows.dtype)(cube, cube, True, _cube(result), True, logarithm, misfits, False)
-        if _any(misfits):
-            return None
-    return result if x.ndim == 2 else result.reshape(x.shape)
-
-
-def small_cross_entropy(
-    logits: Any, targets: Any, axis: Any, options: tuple[Any, ...], n_threads: Any, *, with_gradient: bool
-) -> tuple[Any, Any] | None:
-    """(value, gradient) of a matrix of logits and class indices, or None.
-
-    The options are ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss and reduction.
-    """
-    rows = _rows(logits, 1 if axis is None else axis, n_threads)
-    if rows is None or logits.ndim != 2 or not _OF_PYTHON.issuperset(map(type, options)) or type(options[0]) is not int:
-        return None
-    count, classes = rows.shape
-    if type(targets) is not np.ndarray or targets.shape != (count,):
-        return None
-    compute = _losses_of(rows.dtype, classes, options)
-    if compute is None:
-        return None
-    if targets.dtype is not _INT64 or not (targets.flags.c_contiguous and targets.flags.aligned):
-        if targets.dtype.kind not in "iu" or targets.dtype.str[1:] == "u8":  # of which int64 does not hold all
-            return None
-        targets = targets.astype(np.int64)
-    ignored_class, reduction = options[0], options[-1]
-    gradient = np.empty((count, classes), rows.dtype) if with_gradient else None
-    losses, counted, row_weight = None, count, None
-    if not 0 <= ignored_class < classes:
-        losses = compute(rows, targets, None, _upstream(count, reduction), gradient)
-    if losses is None:
-        targets, row_weight, counted = _without_ignored(targets, ignored_class)
-        if counted < count or 0 <= ignored_class < classes:
-            losses = compute(rows, targets, row_weight, _upstream(counted, reduction), gradient)
-    if losses is None:
-        return None
-    if reduction == "none":
-        return cast(losses, rows.dtype), gradient
-    # a sum of losses of float32 has no reason to warn
-    total, exponent = sum_of_terms(losses) if rows.itemsize == 4 else silently(sum_of_terms, losses)
-    return reduced(total, reduction, float(counted), exponent), gradient
-
-
-def _without_ignored(targets: Array, ignored_class: int) -> tuple[Array, Array | None, int]:
-    """Class indices with 0 where a row is ignored, the weights of rows, 0 there, and how many rows are left."""
-    ignored = targets == ignored_class
-    number = int(np.count_nonzero(ignored))
-    if number == 0:
-        return targets, None, len(targets)
-    return np.where(ignored, 0, targets), np.where(ignored, 0.0, 1.0), len(targets) - number
-
-
-@functools.lru_cache(256)
-def _losses_of(dtype: np.dtype[Any], classes: int, options: tuple[Any, ...]) -> _Losses | None:
-    """What computes losses and gradients of such rows; None if options are wrong, or leave something to decide."""
-    checked, least = asked(_checked, (classes, *options[1:])), -math.log2(MOST)  # the power of two of 1 / count
-    if checked is None or not are_in_range(checked, dtype.itemsize, least, 0.0):
-        return None
-    return (_losses_along_rows if classes > NARROW else _losses_of_columns)(dtype, classes, checked)
-
-
-def _checked(given: tuple[Any, ...]) -> Options:
-    *of_formula, reduction = given
-    reduction_of(reduction)
-    return Options(*checked_options(*of_formula))
-
-
-@functools.lru_cache(256)
-def _upstream(count: int, reduction: str) -> Array:
-    """What the gradients of so many rows are multiplied by."""
-    return np.array([[mean_factor(float(count)) if reduction == "mean" else 1.0]])
-
-
-def _losses_of_columns(dtype: np.dtype[Any], classes: int, options: Options) -> _Losses:
-    """For few classes. An index that is out of range makes a misfit."""
-    kernel, none, no_products = cross_entropy_columns.compiled(dtype), np.empty((0, 0, 0), dtype), np.empty((0, 0))
-    value, with_gradient = Narrow(True, False, False), Narrow(True, False, True)
-
-    def losses_of(
-        rows: Array, targets: Array, row_weight: Array | None, upstream: Array, gradient: Array | None
-    ) -> Array | None:
-        cube, losses, misfits = _cube(rows), np.empty((1, len(rows))), np.zeros((1, len(rows)), np.uint8)
-        narrow, out = (value, none) if gradient is None else (with_gradient, _cube(gradient))
-        indices = column_indices(targets, row_weight, dtype)
-        kernel(cube, cube, narrow, indices, options, losses, misfits, upstream, no_products, out, False)
-        return None if _any(misfits) else losses[0]
-
-    return losses_of
-
-
-def _losses_along_rows(dtype: np.dtype[Any], classes: int, options: Options) -> _Losses:
-    """For many classes. The kernel reads what an index says: it gets a copy, which no other thread changes."""
-    kernel, kept = cross_entropy_rows.compiled(dtype), exps_kept(classes, dtype)
-    none, no_exps, no_products = np.empty((0, 0), dtype), np.empty(0, dtype), np.empty(0)
-
-    def losses_of(
-        rows: Array, targets: Array, row_weight: Array | None, upstream: Array, gradient: Array | None
-    ) -> Array | None:
-        targets = targets.copy()
-        if np.maximum.reduce(targets.view(np.uint64)) >= classes:
-            return None
-        losses, misfits, indices = (
-            np.empty(len(rows)),
-            np.zeros(len(rows), np.uint8),
-            row_indices(targets, row_weight, dtype),
-        )
-        out, exps = (none, no_exps) if gradient is None else (gradient, np.empty(kept, dtype))
-        kernel(rows, indices, options, losses, misfits, upstream[0], no_products, out, exps, False)
-        return None if _any(misfits) else losses
-
-    return losses_of

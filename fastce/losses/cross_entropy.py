@@ -8,7 +8,7 @@ from fastce.arguments.out import checked_out, handed_over
 from fastce.arguments.reductions import upstream_of
 from fastce.cpu.call import cross_entropy_call, of_counted
 from fastce.cpu.cross_entropy import run
-from fastce.cpu.small import small_cross_entropy
+from fastce.cpu.small_cross_entropy import small_cross_entropy
 from fastce.engine import by_device
 from fastce.typing import (
     AnyArray,

@@ -10,7 +10,7 @@ from fastce.arguments.numbers import checked_num_threads, flag
 from fastce.arguments.out import checked_out, handed_over
 from fastce.arguments.silence import cast
 from fastce.cpu.signed_logsumexp import signed_logsumexp
-from fastce.cpu.small import small_logsumexp, small_softmax
+from fastce.cpu.small_softmax import small_logsumexp, small_softmax
 from fastce.cpu.softmax import logsumexp_over, softmax_over
 from fastce.engine import by_device
 from fastce.typing import AnyArray, Axes, Float, FloatArray, RealArray, SoftmaxOptions, Threads

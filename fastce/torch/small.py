@@ -1,4 +1,4 @@
-"""Small calls of cross_entropy, which cost what is around them: straight to the kernel; see `fastce.cpu.small`."""
+"""Small calls of cross_entropy, which cost what is around them: straight to the kernel, as in `fastce.cpu.small`."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastce.arguments.words import asked
-from fastce.cpu.small import MOST, small_cross_entropy
+from fastce.cpu.small import MOST
+from fastce.cpu.small_cross_entropy import small_cross_entropy
 from fastce.losses.twins import Twins
 from fastce.torch.loss import recorded
 

@@ -1,0 +1,49 @@
+"""Small calls of logsumexp and softmax; see small.py."""
+
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import Array
+from fastce.arguments.silence import cast
+from fastce.cpu._kernels.columns import NARROW
+from fastce.cpu._kernels.softmax import logsumexp_rows, softmax_rows
+from fastce.cpu._kernels.softmax_columns import logsumexp_columns, softmax_columns
+from fastce.cpu.small import any_misfit, cube_of, rows_of
+
+
+def small_logsumexp(a: Any, axis: Any, keepdims: bool, n_threads: Any) -> Any:
+    """Logsumexp over the last axis, or None."""
+    rows = rows_of(a, axis, n_threads)
+    if rows is None:
+        return None
+    count, classes = rows.shape
+    results = np.empty(count)
+    if classes > NARROW:
+        logsumexp_rows.compiled(rows.dtype)(rows, results)
+    else:
+        cube, misfits = cube_of(rows), np.zeros((1, count), np.uint8)
+        logsumexp_columns.compiled(rows.dtype)(cube, cube, True, results[None], misfits)
+        if any_misfit(misfits):
+            return None
+    results = cast(results, rows.dtype)
+    lead = a.shape[:-1]
+    if keepdims:
+        return results.reshape(*lead, 1)
+    return results if len(lead) == 1 else results.reshape(lead)[()]
+
+
+def small_softmax(x: Any, axis: Any, n_threads: Any, *, logarithm: bool) -> Array | None:
+    """Softmax over the last axis, or its logarithm, or None."""
+    rows = rows_of(x, axis, n_threads)
+    if rows is None:
+        return None
+    result = np.empty(rows.shape, rows.dtype)
+    if rows.shape[1] > NARROW:
+        softmax_rows.compiled(rows.dtype)(rows, result, logarithm, False)
+    else:
+        cube, misfits = cube_of(rows), np.zeros((1, len(rows)), np.uint8)
+        softmax_columns.compiled(rows.dtype)(cube, cube, True, cube_of(result), True, logarithm, misfits, False)
+        if any_misfit(misfits):
+            return None
+    return result if x.ndim == 2 else result.reshape(x.shape)
