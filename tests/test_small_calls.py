@@ -104,7 +104,7 @@ def check(monkeypatch, function, prepare):
     found = outcome(function, args, options)
     args, options = prepare()
     with monkeypatch.context() as patch:
-        patch.setattr(small, "MOST", 0)
+        patch.setattr(small, "SMALL", 0)
         expected = outcome(function, args, options)
     assert found == expected
 
@@ -173,3 +173,17 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
         fastce.cross_entropy(x, targets, weight=np.ones(classes))
     with pytest.raises(AssertionError, match="the usual way"):
         fastce.softmax(x.T, axis=0)
+
+
+@pytest.mark.parametrize(
+    "shape", [(6553, 20), (6554, 20), (65536, 2), (1024, 256), (510, 257), (512, 1024), (513, 1024)]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_up_to_the_largest(monkeypatch, rng, shape, dtype):
+    x, targets = rng.normal(0, 4, shape).astype(dtype), rng.integers(0, shape[1], shape[0])
+    for some in (targets, np.where(targets % 3, targets, -100)):
+        for reduction in ("mean", "sum", "none"):
+            options = {"label_smoothing": 0.1, "reduction": reduction}
+            check(monkeypatch, fastce.cross_entropy_value_and_grad, lambda given=(x, some), o=options: (given, o))
+    check(monkeypatch, fastce.logsumexp, lambda: ((x, 1), {}))
+    check(monkeypatch, fastce.softmax, lambda: ((x, 1), {}))

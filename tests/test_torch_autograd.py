@@ -34,7 +34,7 @@ def targets(rng):
 @pytest.fixture
 def as_usual(monkeypatch):
     """The way of calls that are not small."""
-    monkeypatch.setattr(small, "MOST", 0)
+    monkeypatch.setattr(small, "SMALL", 0)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_small_calls_are_as_usual(rng, monkeypatch, reduction, classes):
 
     logits, targets = rng.normal(size=(40, classes)).astype(np.float32), torch.tensor(rng.integers(0, classes, 40))
     found = results()
-    monkeypatch.setattr(small, "MOST", 0)
+    monkeypatch.setattr(small, "SMALL", 0)
     torch.testing.assert_close(found, results(), rtol=0.0, atol=0.0)
 
 

@@ -1,4 +1,4 @@
-"""Small calls of plain arrays, where deciding how to compute takes longer than computing.
+"""Small calls of plain arrays, where deciding how to compute takes as long as computing, or longer.
 
 What is common and leaves nothing to decide goes to its kernel at once: the one of the usual way, with the same
 arguments, so that bits are the same. Functions named so return None for anything else, for rows that a kernel reports,
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments.arrays import Array
+from fastce.cpu._kernels.columns import NARROW
+from fastce.cpu.threads import INLINE_BYTES, INLINE_COLUMNS_BYTES
 
-MOST = 1 << 14  # elements: one thread computes them, in one block
-
+SMALL = INLINE_BYTES  # at most, or INLINE_COLUMNS_BYTES: the usual way computes them on one thread, in one block
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
@@ -21,7 +22,7 @@ def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
 
     However many threads there may be, there will be one.
     """
-    if type(array) is not np.ndarray or not 1 < array.size <= MOST:
+    if type(array) is not np.ndarray or not 1 < array.size <= SMALL:
         return None
     if n_threads is not None and (type(n_threads) is not int or n_threads < 1):
         return None
@@ -31,7 +32,7 @@ def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
     if not ((type(axis) is int and (axis == last or axis == -1)) or (axis is None and last == 0)):
         return None
     classes = array.shape[last]
-    if classes == 1:
+    if classes == 1 or array.nbytes > (INLINE_COLUMNS_BYTES if classes <= NARROW else SMALL):
         return None
     return array if last == 1 else array.reshape(-1, classes)
 

@@ -21,8 +21,10 @@ from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Options
 from fastce.cpu.cross_entropy import exps_kept
 from fastce.cpu.extremes import are_in_range
-from fastce.cpu.small import MOST, any_misfit, cube_of, rows_of
+from fastce.cpu.small import SMALL, any_misfit, cube_of, rows_of
 from fastce.cpu.targets import column_indices, row_indices
+
+MANY_ROWS = 2048  # to look for those that are ignored takes less time than to compute them all for nothing
 
 _INT64 = np.dtype(np.int64)
 _OF_PYTHON = frozenset({int, float, str, NoneType})  # options that mean what they say, and always the same
@@ -54,7 +56,7 @@ def small_cross_entropy(
     ignored_class, reduction = options[0], options[-1]
     gradient = np.empty((count, classes), rows.dtype) if with_gradient else None
     losses, counted, row_weight = None, count, None
-    if not 0 <= ignored_class < classes:
+    if not 0 <= ignored_class < classes and (count < MANY_ROWS or ignored_class not in targets):
         losses = compute(rows, targets, None, _upstream(count, reduction), gradient)
     if losses is None:
         targets, row_weight, counted = _without_ignored(targets, ignored_class)
@@ -81,7 +83,7 @@ def _without_ignored(targets: Array, ignored_class: int) -> tuple[Array, Array |
 @functools.lru_cache(256)
 def _losses_of(dtype: np.dtype[Any], classes: int, options: tuple[Any, ...]) -> _Losses | None:
     """What computes losses and gradients of such rows; None if options are wrong, or leave something to decide."""
-    checked, least = asked(_checked, (classes, *options[1:])), -math.log2(MOST)  # the power of two of 1 / count
+    checked, least = asked(_checked, (classes, *options[1:])), -math.log2(SMALL)  # the power of two of 1 / count
     if checked is None or not are_in_range(checked, dtype.itemsize, least, 0.0):
         return None
     return (_losses_along_rows if classes > NARROW else _losses_of_columns)(dtype, classes, checked)

@@ -20,6 +20,7 @@ from fastce.cpu.pool import MOST_THREADS, work_together
 BLOCK_BYTES = 1 << 20  # a block is worth the few microseconds that it costs, and still fits a second-level cache
 LARGEST_BLOCK_BYTES = 1 << 25  # Ctrl-C is heard between blocks
 INLINE_BYTES = 1 << 21  # less is not worth waking a thread, which can take a tenth of a millisecond
+INLINE_COLUMNS_BYTES = INLINE_BYTES // 4  # of few classes: short rows cost more than long ones
 BLOCKS = 64
 
 _of_this_thread: ContextVar[int | None] = ContextVar("fastce.threads", default=None)

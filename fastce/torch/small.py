@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastce.arguments.words import asked
-from fastce.cpu.small import MOST
+from fastce.cpu.small import SMALL
 from fastce.cpu.small_cross_entropy import small_cross_entropy
 from fastce.losses.twins import Twins
 from fastce.torch.loss import recorded
@@ -19,7 +19,7 @@ def small_loss(loss: Twins, input: Any, target: Any, options: tuple[Any, ...]) -
     if (
         type(input) is not Tensor
         or type(target) is not Tensor
-        or input.numel() > MOST
+        or input.numel() > SMALL
         or input.dtype not in _DTYPES
         or torch._C._are_functorch_transforms_active()
     ):
