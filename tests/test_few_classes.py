@@ -490,3 +490,12 @@ def test_log_softmax_near_zero_keeps_its_digits(rng, classes, dtype):
     margin = ordered[:, -1] - ordered[:, -2]  # half an ulp of it is a relative error of the result
     bound = naive.allowed(1, dtype) * (4 + margin / 2) * np.finfo(dtype).eps * np.abs(exact)
     assert_within(fastce.log_softmax(logits, axis=1)[np.arange(140), top], exact, bound, "log_softmax of row")
+
+
+def test_masses_of_sparse_targets_keep_the_digits_that_float32_has_not(rng):
+    logits, masses = rng.normal(0, 4, (4000, 10)).astype(np.float32), rng.random((4000, 10))
+    masses[rng.random((4000, 10)) < 0.7] = 0.0
+    x, q = logits.astype(np.longdouble), masses.astype(np.longdouble)
+    exact = (q * (np.log(np.exp(x).sum(1, keepdims=True)) - x)).sum(1)
+    losses = fastce.cross_entropy(logits, scipy.sparse.csr_array(masses), reduction="none")
+    assert (np.abs(losses - exact) <= 0.51 * np.spacing(exact.astype(np.float32))).all()

@@ -45,7 +45,7 @@ class Number:
     """One number instead of a matrix: as a vector that serves every row."""
 
     def __init__(self, array: Array, dtype: np.dtype[Any], together: int | None) -> None:
-        self.vector = np.full(VECTOR, first_of(array), dtype)
+        self.vector: Array = np.full(VECTOR, first_of(array), dtype)
         self.together = together
 
     def block(self, start: int, stop: int) -> Array:
@@ -57,7 +57,7 @@ class NumberOfRow:
     """The same, one for each row, none of which are merged."""
 
     def __init__(self, array: Array, dtype: np.dtype[Any]) -> None:
-        self.numbers = Rows(array[..., :1], -1, dtype)
+        self.numbers: Rows = Rows(array[..., :1], -1, dtype)
 
     def block(self, start: int, stop: int) -> Array:
         """What these rows are multiplied by."""
@@ -68,9 +68,10 @@ class Repeated:
     """A factor that is the same for every merged row."""
 
     def __init__(self, array: Array, dtype: np.dtype[Any], together: int) -> None:
-        period, self.classes = period_of(array), array.shape[-1]
+        period = period_of(array)
+        self.classes: int = array.shape[-1]
         part = array[(0,) * _axes_repeated(array)].astype(dtype).ravel()
-        self.row = np.tile(part, together * self.classes // period)
+        self.row: Array = np.tile(part, together * self.classes // period)
         self.together = together
 
     def block(self, start: int, stop: int) -> Array:

@@ -13,7 +13,7 @@ from fastce.cpu.rooms import Room
 from fastce.cpu.threads import for_each
 
 MOST_CLASSES = 64  # that are worth it
-NARROWEST, WIDEST = 2.0**-100, 2.0**100  # masses that float32 has all its digits of
+NARROWEST, WIDEST = 2.0**-100, 2.0**100  # masses, with all their digits, that float32 losses can be computed from
 AT_A_TIME = 1 << 17  # points, or rows
 
 Points = tuple[Array, Array, Array]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from numba import types
 
 from fastce.cpu._vectors.compiler import kernel, matrix, vector
@@ -15,7 +16,9 @@ ODD, WIDE = 0, 1  # places in `found`
 
 @kernel(lambda storage: (_integers, _integers, _floats, types.int64, types.float64, types.float64, _integers))
 def check_points(first_points, classes, masses, n_classes, least, most, found):
-    """``found[ODD]`` becomes 1 unless all is as it should be, ``found[WIDE]`` if a mass is not within bounds, or 0.
+    """``found[ODD]`` becomes 1 unless all is as it should be, ``found[WIDE]`` if a mass is not 0, nor within bounds.
+
+    Within bounds: what float32 holds with all its digits, from ``least`` to ``most``.
 
     As it should be: rows follow each other within what is stored, the classes of each are there and rise, and masses
     are finite and not negative.
@@ -32,7 +35,7 @@ def check_points(first_points, classes, masses, n_classes, least, most, found):
             c, mass = classes[k], masses[k]
             if c <= before or c >= n_classes or not 0.0 <= mass < math.inf:
                 odd = 1
-            if mass != 0.0 and not least <= mass <= most:
+            if mass != 0.0 and not (least <= mass <= most and float(np.float32(mass)) == mass):
                 wide = 1
             before = c
     if odd:
