@@ -53,10 +53,9 @@ def rng():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Small calls are cut in blocks too, and go to all threads."""
-    for name in ("fastce.cpu.threads", "fastce.cpu.columns"):
-        module = import_module(name)
-        monkeypatch.setattr(module, "INLINE_BYTES", 1 << 16)
-        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr("fastce.cpu.threads.INLINE_BYTES", 1 << 16)
+    for name in ("threads", "columns"):
+        monkeypatch.setattr(f"fastce.cpu.{name}.BLOCK_BYTES", 1 << 18)
 
 
 @pytest.fixture

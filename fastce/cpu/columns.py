@@ -13,7 +13,7 @@ from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.copying import copy_rows
 from fastce.cpu.layout import PAD, Rows, goes_past_cache
 from fastce.cpu.rooms import Room
-from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, INLINE_COLUMNS_BYTES, LARGEST_BLOCK_BYTES
+from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, LARGEST_BLOCK_BYTES, inline_bytes
 
 SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory
 SIDE_BY_SIDE_BYTES = 4096  # of a row; so many longer ones are too much for a cache, where they are to be read twice
@@ -190,7 +190,7 @@ def as_cube(array: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> 
 def cut_columns(shape: tuple[int, ...], itemsize: int) -> list[Place]:
     """Blocks of a megabyte or so, cut by shape alone: several outers, or whole groups of rows of one."""
     outer, classes, rows = shape
-    if outer * rows * classes * itemsize <= INLINE_COLUMNS_BYTES:
+    if outer * rows * classes * itemsize <= inline_bytes(in_columns=True):
         return [Place(slice(0, outer), slice(0, rows), 0, outer * rows, (outer, rows))]
     wanted = max(BLOCK_BYTES // (classes * itemsize), outer * rows // BLOCKS, 1)
     at_once = max(1, wanted // rows)

@@ -11,9 +11,10 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.cpu._kernels.columns import NARROW
-from fastce.cpu.threads import INLINE_BYTES, INLINE_COLUMNS_BYTES
+from fastce.cpu.pieces import is_long
+from fastce.cpu.threads import INLINE_BYTES, inline_bytes
 
-SMALL = INLINE_BYTES  # at most, or INLINE_COLUMNS_BYTES: the usual way computes them on one thread, in one block
+SMALL = INLINE_BYTES  # at most: the usual way computes them on one thread, in one block
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
@@ -32,7 +33,7 @@ def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
     if not ((type(axis) is int and (axis == last or axis == -1)) or (axis is None and last == 0)):
         return None
     classes = array.shape[last]
-    if classes == 1 or array.nbytes > (INLINE_COLUMNS_BYTES if classes <= NARROW else SMALL):
+    if classes == 1 or is_long(classes) or array.nbytes > inline_bytes(in_columns=classes <= NARROW):
         return None
     return array if last == 1 else array.reshape(-1, classes)
 

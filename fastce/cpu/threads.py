@@ -20,7 +20,6 @@ from fastce.cpu.pool import MOST_THREADS, work_together
 BLOCK_BYTES = 1 << 20  # a block is worth the few microseconds that it costs, and still fits a second-level cache
 LARGEST_BLOCK_BYTES = 1 << 25  # Ctrl-C is heard between blocks
 INLINE_BYTES = 1 << 21  # less is not worth waking a thread, which can take a tenth of a millisecond
-INLINE_COLUMNS_BYTES = INLINE_BYTES // 4  # of few classes: short rows cost more than long ones
 BLOCKS = 64
 
 _of_this_thread: ContextVar[int | None] = ContextVar("fastce.threads", default=None)
@@ -115,9 +114,14 @@ def threads(n: int) -> Iterator[None]:
         _of_this_thread.set(before)
 
 
+def inline_bytes(*, in_columns: bool) -> int:
+    """The largest call that is one block, for one thread; of few classes it is less, whose short rows cost more."""
+    return INLINE_BYTES // 4 if in_columns else INLINE_BYTES
+
+
 def cut_rows(rows: int, row_bytes: int) -> list[tuple[int, int]]:
     """The [start, stop) of every block: a megabyte each, or a 64th of the rows if that is more, within bounds."""
-    if rows * row_bytes <= INLINE_BYTES:
+    if rows * row_bytes <= inline_bytes(in_columns=False):
         return [(0, rows)]
     row_bytes = max(1, row_bytes)
     size = max(1, min(max(BLOCK_BYTES // row_bytes, rows // BLOCKS), LARGEST_BLOCK_BYTES // row_bytes))
