@@ -4,6 +4,8 @@ Every bound is the contract's: a loss within 4 ulp, a gradient within 4 eps befo
 NaN and infinities must be where the formula has them.
 """
 
+import tracemalloc
+
 import naive
 import numpy as np
 import scipy.special
@@ -229,6 +231,20 @@ def mixture(rng, rows, classes, dtype, share=0.5):
     wide = np.nan_to_num(logits.astype(np.float64), nan=0.0, posinf=0.0, neginf=-1e300)
     labels = [wide.argmax(1), wide.argmin(1), rng.integers(0, classes, rows)]
     return logits, np.choose(rng.integers(0, 3, rows), labels)
+
+
+def allocated(call, calls=3):
+    """The most bytes that were taken during a call, of the call that took least.
+
+    Threads of other libraries, that other tests have started, may take some meanwhile.
+    """
+    peaks = []
+    for _ in range(calls):
+        tracemalloc.start()
+        call()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    return min(peaks)
 
 
 def one_hot(labels, classes, dtype=np.float64):

@@ -1,11 +1,10 @@
 """Every function on arrays that do not lie in C order: the results of a plain copy, laid out as the logits are."""
 
-import tracemalloc
 from itertools import permutations
 
 import numpy as np
 import pytest
-from checks import check, same_bits
+from checks import allocated, check, same_bits
 from covering import covering
 from scipy.sparse import csr_array
 
@@ -203,11 +202,7 @@ def test_nothing_of_the_size_of_the_logits_is_allocated(make):
     ]
     for call in calls:
         call()
-        tracemalloc.start()
-        call()
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < logits.nbytes // 2
+        assert allocated(call) < logits.nbytes // 2
 
 
 @pytest.mark.parametrize(
