@@ -48,15 +48,16 @@ def read_points(
 ) -> tuple[Points, PointColumns | None]:
     """A sparse matrix as points in canonical form, see `sparse_points`; as columns, too, if its classes are few."""
     quick = _canonical_points(targets, shape, n_threads) if targets.format == "csr" else None
-    points, wide = quick or (sparse_points(targets, shape), True)
-    if quick is None:
-        wide = bool(_found(points, shape[1], n_threads)[WIDE])
-    is_spread = shape[1] <= MOST_CLASSES and not (wide and dtype == np.float32)
-    return points, PointColumns(points, shape[1], dtype) if is_spread else None
+    points, found = quick or (sparse_points(targets, shape), None)
+    if shape[1] > MOST_CLASSES:
+        return points, None
+    if dtype == np.float32 and (_found(points, shape[1], n_threads) if found is None else found)[WIDE]:
+        return points, None
+    return points, PointColumns(points, shape[1], dtype)
 
 
-def _canonical_points(targets: Any, shape: tuple[int, int], n_threads: int | None) -> tuple[Points, bool] | None:
-    """A copy of the arrays of a CSR matrix as points, if they are in canonical form; whether masses are wide."""
+def _canonical_points(targets: Any, shape: tuple[int, int], n_threads: int | None) -> tuple[Points, Array] | None:
+    """A copy of the arrays of a CSR matrix as points, if they are in canonical form, and what `check_points` finds."""
     given = targets.indices, targets.data, targets.indptr
     kinds = tuple(getattr(getattr(array, "dtype", None), "kind", "") for array in given)
     if targets.ndim != 2 or targets.shape != shape or kinds[0] + kinds[2] not in ("ii", "uu", "iu", "ui"):
@@ -73,7 +74,7 @@ def _canonical_points(targets: Any, shape: tuple[int, int], n_threads: int | Non
         _copied(first, np.int64, n_threads),
     )
     found = _found(points, shape[1], n_threads)
-    return None if found[ODD] or points[2][0] != 0 else (points, bool(found[WIDE]))
+    return None if found[ODD] or points[2][0] != 0 else (points, found)
 
 
 def _copied(array: Array, dtype: Any, n_threads: int | None) -> Array:

@@ -129,11 +129,8 @@ def _losses_along_rows(dtype: np.dtype[Any], classes: int, options: Options) -> 
         targets = targets.copy()
         if np.maximum.reduce(targets.view(np.uint64)) >= classes:
             return None
-        losses, misfits, indices = (
-            np.empty(len(rows)),
-            np.zeros(len(rows), np.uint8),
-            row_indices(targets, row_weight, dtype),
-        )
+        losses, misfits = np.empty(len(rows)), np.zeros(len(rows), np.uint8)
+        indices = row_indices(targets, row_weight, dtype)
         out, exps = (none, no_exps) if gradient is None else (gradient, np.empty(kept, dtype))
         kernel(rows, indices, options, losses, misfits, upstream[0], no_products, out, exps, False)
         return None if any_misfit(misfits) else losses
