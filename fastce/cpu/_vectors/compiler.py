@@ -95,8 +95,11 @@ def inline(function: Callable[..., Any]) -> Any:
 
 
 def outlined(function: Callable[..., Any]) -> Any:
-    """A function that exists only inside kernels and is called there: off the hot path, or once per block."""
-    return _part(function)
+    """A function that exists only inside kernels and is called there: off the hot path, or once per block.
+
+    Not told otherwise, it would be inlined wherever its caller is: Numba hands that option down.
+    """
+    return _part(function, forceinline=False)
 
 
 def by_type(stub: Callable[..., Any]) -> Any:
