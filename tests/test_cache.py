@@ -65,6 +65,25 @@ def test_the_next_process_loads_what_the_first_compiled(compiled, tmp_path):
     assert entries(compiled) == before
 
 
+EVERY_CALL = """
+import sys
+import fastce
+from public_calls import CALLS
+
+for name, given in CALLS.items():
+    getattr(fastce, name)(**given)
+print("numba.np.arrayobj" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_loaded_runs_without_what_compiles(tmp_path):
+    folder = os.environ.get("FASTCE_CACHE_DIR", tmp_path)  # of the other tests, where there is one, with their kernels
+    run_script(EVERY_CALL, tmp_path, FASTCE_CACHE=None, FASTCE_CACHE_DIR=folder, timeout=500)
+    out, _ = run_script(EVERY_CALL, tmp_path, FASTCE_CACHE=None, FASTCE_CACHE_DIR=folder)
+    assert out == "False\n"
+
+
 @pytest.mark.slow
 def test_a_folder_that_is_missing_is_made_whatever_letters_it_has(tmp_path):
     assert call(tmp_path, tmp_path / "some" / "new" / "le cache à moi") == ""

@@ -20,6 +20,7 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.runtime import rtsys
 from numba.misc.appdirs import user_cache_dir
 
 from fastce.cpu._vectors import sources
@@ -129,8 +130,10 @@ class KernelCache(FunctionCache):
         super().__init__(function)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Without importing what compiling takes, which is half of the time; a compilation does that anyway."""
         try:
-            return super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)  # what compiled code calls
+            return self._load_overload(sig, target_context)
         except Exception as error:  # a damaged file can fail in any way
             report(error, self.folder)
             self._start_afresh()
