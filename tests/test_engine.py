@@ -188,10 +188,10 @@ def test_arrays_on_two_gpus_are_refused(calls):
 
 def test_functions_of_the_cpu_only_say_so():
     for value in (OfInterface(), OfDLPack(), OfTorch(0), OfNumba(0)):
-        with pytest.raises(TypeError, match=r"^log_probs is on a GPU; this function computes on the CPU only: copy it"):
-            fastce.nll_loss(value, [0, 1])
+        with pytest.raises(TypeError, match=r"^logits is on a GPU; this function computes on the CPU only: copy it"):
+            fastce.row_stats(value, [0, 1])
         with pytest.raises(TypeError, match=r"^out is on a GPU; this function computes on the CPU only: copy it"):
-            fastce.nll_loss_value_and_grad(np.zeros((2, 3)), [0, 1], out=value)
+            fastce.cross_entropy_value_and_grad_logit_scale(np.zeros((2, 3)), [0, 1], out=value)
 
 
 def test_without_numba_cuda_the_extra_is_named(monkeypatch):

@@ -1,7 +1,7 @@
 """cross_entropy and its gradient for arrays on a GPU."""
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,10 +22,11 @@ from fastce.cuda._kernels.jobs import (
 )
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
 from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
+from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, check_factors, fits, with_range
 from fastce.cuda.run import Call, run
 from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
-from fastce.typing import ValueAndGrad
+from fastce.typing import Reduction, ValueAndGrad
 
 
 def float_array(value: Any, name: str) -> DeviceArray:
@@ -46,7 +47,15 @@ def readable_rows(array: DeviceArray, axis: int) -> Rows:
     return rows
 
 
-def upstream_of(grad_output: Any, call: "CrossEntropy") -> tuple[float, DeviceArray | None]:
+class RowsOfLosses(Protocol):
+    """A call whose rows have losses."""
+
+    logits: DeviceArray
+    lead: tuple[int, ...]
+    reduction: Reduction
+
+
+def upstream_of(grad_output: Any, call: RowsOfLosses) -> tuple[float, DeviceArray | None]:
     """What row gradients are multiplied by: a number, and one more for each row if there are such."""
     if grad_output is None or not is_on_device(grad_output):
         return _number_of(grad_output), None
@@ -67,6 +76,15 @@ def _number_of(grad_output: Any) -> float:
     return 1.0 if grad_output is None else float(real_array(grad_output, "grad_output").item())
 
 
+def other_inputs(given: dict[str, Any], library: Library) -> list[DeviceArray | None]:
+    """The arrays that no result may share memory with."""
+    return [
+        device_array(given[name], name, library)
+        for name in ("targets", "weight", "pos_weight", "sample_weight", "grad_output")
+        if is_on_device(given.get(name)) and not is_sparse(given[name])
+    ]
+
+
 def options_in_range(given: dict[str, Any], classes: int) -> CheckedOptions:
     """The options of a call of so many classes; refused where float64 has not the range for them."""
     names = ("label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss")
@@ -85,7 +103,11 @@ def has_range(dtype: np.dtype[Any], given: dict[str, Any], options: CheckedOptio
 
 def reduced_loss(targets: DeviceTargets, rows: int, classes: int, reduction: str) -> float:
     """The sum or mean of the losses, or the error of whatever was found wrong; by shares where the sum is too large."""
-    report = verdict(targets, rows, classes)
+    return reduced_by(verdict(targets, rows, classes), reduction)
+
+
+def reduced_by(report: Any, reduction: str) -> float:
+    """The sum or mean of the losses by a report in which nothing is wrong."""
     total, of_shares, total_weight = (float(report[k]) for k in (TOTAL_LOSS, TOTAL_OF_SHARES, TOTAL_WEIGHT))
     if math.isfinite(total) or (reduction == "mean" and total_weight == 0.0):
         return reduced(total, reduction, total_weight)
@@ -101,7 +123,7 @@ class CrossEntropy:
         self.axis: int = class_axis(self.logits, given["axis"], "logits")  # type: ignore[arg-type]  # ndim and shape do
         self.lead: tuple[int, ...] = self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
         self.classes: int = self.logits.shape[self.axis]
-        self.reduction = reduction_of(given["reduction"])
+        self.reduction: Reduction = reduction_of(given["reduction"])
         options = options_in_range(given, self.classes)
         self.softcap: float = options.softcap
         own = real_of(self.logits)
@@ -165,10 +187,6 @@ def cross_entropy_value_and_grad(**given: Any) -> ValueAndGrad:
 
 def _value_and_grad(given: dict[str, Any], call: CrossEntropy) -> ValueAndGrad:
     upstream = upstream_of(given["grad_output"], call)
-    inputs: list[DeviceArray | None] = [
-        device_array(given[name], name, call.logits.library)
-        for name in ("targets", "weight", "sample_weight")
-        if is_on_device(given[name]) and not is_sparse(given[name])
-    ]
+    inputs = other_inputs(given, call.logits.library)
     out = checked_out(given["out"], call.given.shape, call.given.dtype_name, call.given, inputs)
     return ValueAndGrad(call.run(upstream, out), out.given)

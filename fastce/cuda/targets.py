@@ -93,6 +93,7 @@ def described_targets(
     ignore_index: int,
     spread: float,
     real: str,
+    name: str = "logits",
 ) -> DeviceTargets:
     """The targets of logits, whose shapes are checked here; their values `check` looks at."""
     reader = _Reader(logits)
@@ -121,11 +122,11 @@ def described_targets(
         given = reader.read(targets, "targets")
         if given.dtype_name in _INTEGERS:
             points = CLASS_INDICES
-            _check_shape(given.shape, lead, logits.shape)
+            _check_shape(given.shape, lead, logits.shape, name)
             indices = reader.keep(contiguous(given)).flat()
         elif given.dtype_name in FLOATS:
             dense = PROBABILITIES
-            mass_rows = _probabilities(reader, given, logits, axis)
+            mass_rows = _probabilities(reader, given, logits, axis, name)
             probabilities = mass_rows.array.flat()
         else:
             raise TypeError(
@@ -165,17 +166,17 @@ def _class_weights(reader: _Reader, value: Any, classes: int) -> DeviceArray:
     return array
 
 
-def _probabilities(reader: _Reader, given: DeviceArray, logits: DeviceArray, axis: int) -> Rows:
+def _probabilities(reader: _Reader, given: DeviceArray, logits: DeviceArray, axis: int, name: str) -> Rows:
     if given.shape != logits.shape:
-        raise ValueError(f"targets of probabilities have shape {given.shape}, but logits have {logits.shape}")
+        raise ValueError(f"targets of probabilities have shape {given.shape}, but {name} have {logits.shape}")
     rows = rows_of(given, axis)
     return rows if rows is not None else rows_of(reader.keep(contiguous(given)), axis)  # type: ignore[return-value]
 
 
-def _check_shape(shape: tuple[int, ...], lead: tuple[int, ...], logits_shape: tuple[int, ...]) -> None:
+def _check_shape(shape: tuple[int, ...], lead: tuple[int, ...], logits_shape: tuple[int, ...], name: str) -> None:
     if shape != lead:
         raise ValueError(
-            f"targets of class indices have shape {shape}, expected {lead} for logits of shape {logits_shape}"
+            f"targets of class indices have shape {shape}, expected {lead} for {name} of shape {logits_shape}"
         )
 
 
@@ -243,9 +244,11 @@ def verdict(described: DeviceTargets, rows: int, classes: int) -> Any:
     """
     report, limit = numbers_of(described.report), _limits(described.arrays)
     if report[BAD_CLASS_WEIGHT] > 0.0:
-        raise _weight_error("weight", described.weights_given, classes - int(report[BAD_CLASS_WEIGHT]), limit)
+        bad = number_at(described.weights_given, classes - int(report[BAD_CLASS_WEIGHT]))
+        raise weight_error("weight", bad, limit)
     if report[BAD_ROW_WEIGHT] > 0.0:
-        raise _weight_error("sample_weight", described.arrays.row_weight, rows - int(report[BAD_ROW_WEIGHT]), limit)
+        bad = number_at(described.arrays.row_weight, rows - int(report[BAD_ROW_WEIGHT]))
+        raise weight_error("sample_weight", bad, limit)
     if report[BAD_TARGET] > 0.0:
         row = rows - int(report[BAD_TARGET])
         raise class_index_error(row, _bad_index(described, row, classes), classes)
@@ -274,8 +277,14 @@ def _limits(arrays: Targets) -> tuple[float, float]:
     return limits(arrays.class_weight.dtype)
 
 
-def _weight_error(name: str, weights: Any, k: int, within: tuple[float, float]) -> ValueError:
-    weight, (low, high) = float(weights[k : k + 1].copy_to_host()[0]), within
+def number_at(numbers: Any, k: int) -> float:
+    """Number k of an array on the device."""
+    return float(numbers[k : k + 1].copy_to_host()[0])
+
+
+def weight_error(name: str, weight: float, within: tuple[float, float]) -> ValueError:
+    """What is wrong with a weight, where these sizes are accepted."""
+    low, high = within
     if not math.isfinite(weight):
         return ValueError(f"{name} must be finite, got {weight}")
     return ValueError(f"on a GPU, sizes of {name} must be 0 or between {low} and {high}, got {weight}")

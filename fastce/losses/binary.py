@@ -19,7 +19,7 @@ from fastce.arguments.numbers import reduction_of
 from fastce.arguments.out import checked_out
 from fastce.arguments.reductions import reduced, upstream_of
 from fastce.cpu.binary import fill_losses_and_gradient
-from fastce.engine import on_cpu
+from fastce.engine import by_device
 from fastce.typing import (
     AnyArray,
     BinaryGradOptions,
@@ -45,7 +45,7 @@ def binary_cross_entropy_with_logits(
 def binary_cross_entropy_with_logits(
     logits: AnyArray, targets: AnyArray, *, reduction: Literal["none"], **options: Unpack[BinaryOptions]
 ) -> Any: ...
-@on_cpu
+@by_device
 def binary_cross_entropy_with_logits(
     logits: Any,
     targets: Any,
@@ -103,7 +103,7 @@ def binary_cross_entropy_with_logits_value_and_grad(
 def binary_cross_entropy_with_logits_value_and_grad(
     logits: AnyArray, targets: AnyArray, *, reduction: Reduction = "mean", **options: Unpack[BinaryGradOptions]
 ) -> ValueAndGrad[Any, Any]: ...
-@on_cpu
+@by_device
 def binary_cross_entropy_with_logits_value_and_grad(
     logits: Any,
     targets: Any,

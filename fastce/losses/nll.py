@@ -13,7 +13,7 @@ from fastce.cpu.checked_targets import for_mean, target_rows
 from fastce.cpu.layout import Rows
 from fastce.cpu.nll import NllCall, run
 from fastce.cpu.targets import IndexTargets
-from fastce.engine import on_cpu
+from fastce.engine import by_device
 from fastce.typing import (
     AnyArray,
     Float,
@@ -68,7 +68,7 @@ def nll_loss(
 def nll_loss(
     log_probs: AnyArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[RowOptions]
 ) -> Any: ...
-@on_cpu
+@by_device
 def nll_loss(
     log_probs: Any,
     targets: Any,
@@ -119,7 +119,7 @@ def nll_loss_value_and_grad(
 def nll_loss_value_and_grad(
     log_probs: AnyArray, targets: Targets, *, reduction: Reduction = "mean", **options: Unpack[RowGradOptions]
 ) -> ValueAndGrad[Any, Any]: ...
-@on_cpu
+@by_device
 def nll_loss_value_and_grad(
     log_probs: Any,
     targets: Any,

@@ -68,6 +68,16 @@ def on_device(request, device, monkeypatch):
 
 
 @pytest.fixture
+def taking_lists(request, device, monkeypatch):
+    """The same, and lists of numbers are arrays there, too."""
+    from on_device import TakingLists
+
+    functions = TakingLists(device.to_device)
+    monkeypatch.setattr(request.module.CHECKS, "fastce", functions)
+    return functions
+
+
+@pytest.fixture
 def launched(request, monkeypatch):
     """The same by way of compiled kernels, with products of NumPy; ``launched.device`` tells what they did."""
     from on_device import OnDevice
@@ -122,7 +132,7 @@ def data_of_its_own(request):
 def small_blocks(monkeypatch):
     """Blocks of 64 threads, which hold 128 chunks: rows of a few hundred classes take all of a block, or several."""
     threads, chunks = 64, 128
-    names = ("_kernels.checks", "_kernels.rows", "_kernels.sums", "layout", "run", "targets")
+    names = ("_kernels.checks", "_kernels.rows", "_kernels.sums", "binary", "layout", "nll", "run", "targets")
     modules = [import_module(f"fastce.cuda.{name}") for name in names]
     for module in modules:
         for name in ("THREADS", "SUM_THREADS", "LONE_THREADS"):

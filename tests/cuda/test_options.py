@@ -13,9 +13,7 @@ import fastce
 pytest.importorskip("numba_cuda")
 
 CHECKS = public_calls  # for the fixtures
-CPU_ONLY = ("nll_loss", "binary_cross_entropy_with_logits")
-CPU_ONLY += tuple(f"{name}_value_and_grad" for name in CPU_ONLY)
-CPU_ONLY += ("row_stats", "cross_entropy_grad_and_hess", "recall_at_k")
+CPU_ONLY = ("row_stats", "cross_entropy_grad_and_hess", "recall_at_k")
 CPU_ONLY += ("cross_entropy_value_and_grad_logit_scale", "calibrate_temperature")
 CPU_ONLY += ("linear_cross_entropy_value_and_grad_logit_scale",)
 NAMES = [
@@ -47,6 +45,8 @@ def arguments_of(name, device):
     known = {"logit_scale": 2.0, "logit_bias": -1.0} | dict.fromkeys(
         ("targets", "labels"), device.to_device(np.array([0, 1]))
     )
+    if name.startswith("binary"):
+        known["targets"] = features
     return {p.name: known.get(p.name, features) for p in parameters if p.default is p.empty}
 
 
@@ -65,7 +65,7 @@ ODD = [
     "much", b"1", -1, 0, 7, 1.5, -0.5, math.nan, math.inf, 10**400, 1j, True, np.True_, {}, np.timedelta64(1), object()
 ]  # fmt: skip
 LISTS = [[1], (0, 1), (1, 1)]
-ARRAYS = {"b", "targets", "labels", "weight", "sample_weight", "linear_bias", "negative_keys", "out"}
+ARRAYS = {"b", "targets", "labels", "weight", "pos_weight", "sample_weight", "linear_bias", "negative_keys", "out"}
 OPTIONS = [
     pytest.param(name, option, marks=[pytest.mark.slow] * (name.endswith("_and_grad") and option != "grad_output"))
     for name in NAMES

@@ -1,0 +1,48 @@
+"""Cases of `smoke`: functions beside cross_entropy and the contrastive losses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fastce
+from bench.cuda.smoke_arrays import LIBRARIES, default_library
+from bench.cuda.smoke_truth import compare, logits_of, targets_of
+
+
+def nll() -> str:
+    """nll_loss and its gradient, of weighted rows."""
+    home, log_probs = LIBRARIES[default_library()](), -np.abs(logits_of("300x10"))
+    rows, targets = np.arange(len(log_probs)), targets_of(log_probs)
+    weight = np.linspace(0.5, 2.0, log_probs.shape[1])
+    value, grad = fastce.nll_loss_value_and_grad(
+        *map(home.to_device, (log_probs, targets)), weight=home.to_device(weight), reduction="none"
+    )
+    slopes = np.zeros(log_probs.shape)
+    slopes[rows, targets] = -weight[targets]
+    losses = -weight[targets] * log_probs[rows, targets].astype(np.float64)
+    words = compare("loss", home.to_host(value), losses, "float32", True)
+    return f"{words}, {compare('gradient', home.to_host(grad), slopes, 'float32', False)}"
+
+
+def binary(*, is_weighted: bool) -> str:
+    """binary_cross_entropy_with_logits and its gradient; weighted ones are computed in float64."""
+    home, x = LIBRARIES[default_library()](), logits_of("300x10")
+    rng = np.random.default_rng(8)
+    targets, positive = rng.random(x.shape).astype(np.float32), rng.random(x.shape[1]) * 3
+    options: dict[str, Any] = {"pos_weight": home.to_device(positive)} if is_weighted else {}
+    value, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(
+        *map(home.to_device, (x, targets)), reduction="none", **options
+    )
+    z, y, p = x.astype(np.float64), targets.astype(np.float64), positive if is_weighted else 1.0
+    losses = p * y * np.logaddexp(0, -z) + (1 - y) * np.logaddexp(0, z)
+    slopes = (1 - y) / (1 + np.exp(-z)) - p * y / (1 + np.exp(z))
+    words = compare("loss", home.to_host(value), losses, "float32", True)
+    return f"{words}, {compare('gradient', home.to_host(grad), slopes, 'float32', False)}"
+
+
+CASES: dict[str, Callable[[], str]] = {
+    "nll": nll,
+    "binary": lambda: binary(is_weighted=False),
+    "binary-weighted": lambda: binary(is_weighted=True),
+}

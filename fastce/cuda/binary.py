@@ -1,0 +1,144 @@
+"""binary_cross_entropy_with_logits and its gradient for arrays on a GPU."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import weights
+from fastce.arguments.numbers import is_one_number, reduction_of
+from fastce.arguments.places import is_on_device
+from fastce.cuda._kernels.binary import THREADS, Places, binary_kernel
+from fastce.cuda._kernels.checks import check_weights, finish_checks
+from fastce.cuda._kernels.jobs import BAD_CLASS_WEIGHT, BAD_ROW_WEIGHT, REPORT, options_of
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, zeros
+from fastce.cuda.broadcasting import broadcast_to, together
+from fastce.cuda.cross_entropy import float_array, other_inputs, real_of, reduced_by, upstream_of
+from fastce.cuda.layout import blocks_for, contiguous, launch
+from fastce.cuda.run import add_up_losses, numbers_of
+from fastce.cuda.targets import number_at, weight_error
+from fastce.typing import Reduction, ValueAndGrad
+
+RANGE = 1e-145, 1e145  # of weights, so that float64 holds the product of two
+FIELDS = BAD_ROW_WEIGHT, BAD_CLASS_WEIGHT  # of the report: of weight and pos_weight
+MOST = 2.0**24  # that gradients whose exponentials are of float32 may be multiplied by
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of elements: an array in float64, as it is given and repeated for all of them, or one number."""
+
+    name: str
+    given: DeviceArray | None = None
+    repeated: DeviceArray | None = None
+    number: float = 1.0
+
+
+def repeated_over(array: DeviceArray, shape: tuple[int, ...]) -> DeviceArray | None:
+    """An array that has this shape, or is one number."""
+    return broadcast_to(replace(array, shape=(), strides=()) if is_one_number(array.shape) else array, shape)
+
+
+def _checked_number(value: Any, name: str) -> float:
+    number = float(weights(value, name, ()))
+    low, high = RANGE
+    if number != 0.0 and not low <= abs(number) <= high:
+        raise weight_error(name, number, RANGE)
+    return number
+
+
+class BinaryCall:
+    """A checked call of binary_cross_entropy_with_logits."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.logits: DeviceArray = float_array(given["logits"], "logits")
+        library, shape = self.logits.library, self.logits.shape
+        self.lead: tuple[int, ...] = shape  # every element is a row
+        labels = device_array(given["targets"], "targets", library)
+        if labels.shape != shape:
+            raise ValueError(f"targets have shape {labels.shape}, expected the shape of logits, {shape}")
+        self.labels = float_array(labels, "targets")
+        self.weights = [self._weights(given[name], name) for name in ("weight", "pos_weight")]
+        self.reduction: Reduction = reduction_of(given["reduction"])
+        self.report = zeros(library, (REPORT,), "float64")
+        real = real_of(self.logits)
+        self.is_wide = real == np.float64 or any(given[name] is not None for name in ("weight", "pos_weight"))
+        self.losses = empty(library, shape, real.name) if self.reduction == "none" else None
+
+    def _weights(self, value: Any, name: str) -> Weights:
+        if not is_on_device(value):
+            return Weights(name, number=1.0 if value is None else _checked_number(value, name))
+        array = contiguous(device_array(value, name, self.logits.library), "float64")
+        repeated = broadcast_to(array, self.lead)
+        if repeated is None:
+            raise ValueError(f"{name} of shape {array.shape} does not broadcast to {self.lead}")
+        return Weights(name, array, repeated)
+
+    def run(self, upstream: tuple[float, DeviceArray | None], out: DeviceArray | None) -> Any:
+        """The value; the gradient goes to ``out`` if that is given."""
+        self._check(upstream[0])
+        above = None if upstream[1] is None else repeated_over(upstream[1], self.lead)
+        is_large = above is not None or abs(upstream[0]) > MOST
+        if out is None or self.is_wide or not is_large:
+            self._launch(self.is_wide, above, self.losses, out, adds_up=self.losses is None)
+        else:  # the value is that of the twin
+            self._launch(self.is_wide, above, self.losses, None, adds_up=self.losses is None)
+            self._launch(True, above, None, out, adds_up=False)
+        report = numbers_of(self.report)
+        for one, field in zip(self.weights, FIELDS, strict=True):
+            if report[field] > 0.0 and one.given is not None:
+                bad = number_at(one.given.flat(), one.given.size - int(report[field]))
+                raise weight_error(one.name, bad, RANGE)
+        return reduced_by(report, self.reduction) if self.losses is None else self.losses.given
+
+    def _check(self, upstream: float) -> None:
+        """Have the device look at the weights; and what all gradients, and shares of losses, are multiplied by."""
+        flat, size = self.report.flat(), self.logits.size
+        for one, field in zip(self.weights, FIELDS, strict=True):
+            if one.given is not None and one.given.size:
+                numbers, count = one.given.flat(), one.given.size
+                launch(
+                    check_weights, blocks_for(count), THREADS, self.report, numbers, count, *RANGE, flat, field, field
+                )
+        is_mean = self.reduction == "mean"
+        launch(finish_checks, 1, THREADS, self.report, flat, 0, float(size), is_mean, upstream, flat)
+
+    def _launch(
+        self, is_wide: bool, above: DeviceArray | None, losses: DeviceArray | None, out: DeviceArray | None, *,
+        adds_up: bool,
+    ) -> None:  # fmt: skip
+        if not self.logits.size:
+            return
+        given = [self.logits, self.labels, *(one.repeated for one in self.weights), above, losses, out]
+        arrays = [array for array in given if array is not None]
+        shape, steps = together(arrays)
+        blocks = blocks_for(self.logits.size)
+        totals = empty(self.logits.library, (2 * blocks if adds_up else 1,), "float64")  # and shares
+        nothing = totals.flat()[:0]
+        places = iter((array.origin, *own) for array, own in zip(arrays, steps, strict=True))
+        nowhere = (0,) * (len(shape) + 1)
+        real = np.dtype(np.float64 if is_wide else np.float32)
+        launch(
+            binary_kernel(len(shape), is_wide), blocks, THREADS, self.logits,
+            *(nothing if array is None else array.flat() for array in given),
+            Places(*(nowhere if array is None else next(places) for array in given)), shape,
+            math.prod(shape), *(one.number for one in self.weights), options_of(real), self.report.flat(),
+            totals.flat() if adds_up else nothing,
+        )  # fmt: skip
+        if adds_up:
+            add_up_losses(totals, blocks, self.report)
+
+
+def binary_cross_entropy_with_logits(**given: Any) -> Any:
+    """See `fastce.binary_cross_entropy_with_logits`."""
+    return BinaryCall(given).run((1.0, None), None)
+
+
+def binary_cross_entropy_with_logits_value_and_grad(**given: Any) -> ValueAndGrad:
+    """See `fastce.binary_cross_entropy_with_logits_value_and_grad`."""
+    call = BinaryCall(given)
+    upstream = upstream_of(given["grad_output"], call)
+    array = call.logits
+    out = checked_out(given["out"], array.shape, array.dtype_name, array, other_inputs(given, array.library))
+    return ValueAndGrad(call.run(upstream, out), out.given)
