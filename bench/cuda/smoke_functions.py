@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 import fastce
 from bench.cuda.smoke_arrays import LIBRARIES, default_library
@@ -41,8 +42,20 @@ def binary(*, is_weighted: bool) -> str:
     return f"{words}, {compare('gradient', home.to_host(grad), slopes, 'float32', False)}"
 
 
+def signed_logsumexp() -> str:
+    """logsumexp with factors of both signs, that do not cancel."""
+    home, a = LIBRARIES[default_library()](), logits_of("7x1001")
+    b = np.random.default_rng(9).uniform(0.5, 2.0, a.shape[1])
+    b[::3] *= -0.1
+    value, sign = fastce.logsumexp(home.to_device(a), axis=1, b=home.to_device(b), return_sign=True)
+    exact, exact_sign = logsumexp(a.astype(np.float64), axis=1, b=b, return_sign=True)
+    words = compare("logsumexp", home.to_host(value), exact, "float32", True)
+    return f"{words}, {compare('sign', home.to_host(sign), exact_sign, 'float32', False, most=0)}"
+
+
 CASES: dict[str, Callable[[], str]] = {
     "nll": nll,
     "binary": lambda: binary(is_weighted=False),
+    "logsumexp-b": signed_logsumexp,
     "binary-weighted": lambda: binary(is_weighted=True),
 }

@@ -132,7 +132,7 @@ def data_of_its_own(request):
 def small_blocks(monkeypatch):
     """Blocks of 64 threads, which hold 128 chunks: rows of a few hundred classes take all of a block, or several."""
     threads, chunks = 64, 128
-    names = ("_kernels.checks", "_kernels.rows", "_kernels.sums", "binary", "layout", "nll", "run", "targets")
+    names = ("_kernels.checks", "_kernels.rows", "_kernels.sums", "binary", "groups", "layout", "nll", "run", "targets")
     modules = [import_module(f"fastce.cuda.{name}") for name in names]
     for module in modules:
         for name in ("THREADS", "SUM_THREADS", "LONE_THREADS"):
@@ -140,6 +140,7 @@ def small_blocks(monkeypatch):
                 monkeypatch.setattr(module, name, threads)
         if hasattr(module, "ROOM_CHUNKS"):
             monkeypatch.setattr(module, "ROOM_CHUNKS", chunks)
+    monkeypatch.setattr(import_module("fastce.cuda.groups"), "CLASSES_OF_WARP", 2 * threads)
     run = import_module("fastce.cuda.run")
     monkeypatch.setattr(run, "CHUNKS_OF_THREAD", chunks // threads)
     monkeypatch.setattr(run, "ROWS_OF_BLOCK", threads)

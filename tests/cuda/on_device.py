@@ -37,8 +37,11 @@ class OnDevice:
         return value
 
     def back(self, value):
+        if isinstance(value, dict):
+            return {name: self.back(part) for name, part in value.items()}
         if isinstance(value, tuple):
-            return type(value)(*(self.back(part) for part in value))
+            parts = [self.back(part) for part in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
         return value if value is None or np.isscalar(value) else self.to_host(value)
 
 

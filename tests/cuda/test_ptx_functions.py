@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.special
 import test_nll_and_binary
 from checks import dtype_of
+
+import fastce
 
 pytest.importorskip("numba_cuda")
 pytestmark = pytest.mark.ptx
@@ -45,3 +48,34 @@ def test_binary_cross_entropy_at_infinite_huge_and_undefined_logits(launched, dt
     losses, grad = launched.binary_cross_entropy_with_logits_value_and_grad(logits, targets, reduction="none")
     np.testing.assert_allclose(losses, np.array([np.inf, 0, 0, 3e38, 0, np.nan, np.log(2)], dtype), rtol=1e-6)
     np.testing.assert_allclose(grad, [1, 0, 0, 1, 0, np.nan, -0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(70, 3), (9, 100), (2, 3000), (3, 40, 5)])
+@pytest.mark.parametrize("kind", ["of both signs", "of each class"])
+def test_logsumexp_with_factors(rng, launched, kind, shape, dtype):
+    a = (5 * rng.normal(size=shape)).astype(dtype_of(dtype))
+    b = rng.normal(size=shape if kind == "of both signs" else (shape[1], *[1] * (len(shape) - 2)))
+    (b[:, 0] if kind == "of both signs" else b)[:1] = 0
+    value, sign = launched.logsumexp(a, axis=1, b=b, return_sign=True)
+    wide = a.astype(np.float64)
+    exact, exact_sign = scipy.special.logsumexp(wide, axis=1, b=b, return_sign=True)
+    lost = np.exp(scipy.special.logsumexp(wide, axis=1, b=np.abs(b)) - exact)  # by sums of both signs
+    np.testing.assert_array_equal(sign, exact_sign)
+    assert (np.abs(value - exact) <= 4e-15 * lost * (1 + np.abs(exact))).all()
+    (launch,) = launched.device.launches
+    assert launch.kernel.__name__ == "signed_rows"
+
+
+@pytest.mark.parametrize(("a", "b"), [
+    ([np.inf, np.nan, 2], [0, 0, 1]), ([1, 1, 0], [1, -1, 0]), ([np.inf, np.inf, 0], [1, -1, 0]),
+    ([np.inf, 0, 1], [-1, 1, 0]), ([-np.inf, -np.inf, 0], [-1, 1, 0]), ([1, 2, 3], [np.inf, 0, 0]),
+    ([1, 2, 3], [np.nan, 0, 0]), ([3, 1, 1], [-1, 1, 1]), ([800, 0, 1], [1e-300, -1, 0]),
+    ([0, 0, 0], [-1e308, -1e308, -1e308]),
+])  # fmt: skip
+def test_logsumexp_of_special_factors(launched, a, b):
+    a, b = np.array([a, [0, 1, 2]], float), np.array([b, [1, 1, 1]], float)
+    with np.errstate(all="ignore"):
+        expected = fastce.logsumexp(a, axis=1, b=b, return_sign=True)
+    for one, other in zip(launched.logsumexp(a, axis=1, b=b, return_sign=True), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-14)
