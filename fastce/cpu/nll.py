@@ -52,23 +52,21 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
     ignored, exists = number_of_ignored(targets.ignored_class, targets.indices.dtype)
     absent = ignored if exists else -1
     per_class, per_row = (_NONE if weights is None else weights for weights in (targets.per_class, targets.per_row))
-    memory = Room()
-    losses, found = memory.of((indices.size,), np.dtype(np.float64)), np.zeros(1, np.int64)
+    places, found = cut_columns(cube.shape, array.itemsize), np.zeros(1, np.int64)
     kernel = likelihood_rows.compiled(array.dtype)
+    kept, memory = RowLosses(call.rows, call.reduction, len(places)), Room()
 
-    def work(place: Place) -> None:
+    def work(k: int, place: Place) -> None:
         here = slice(place.start, place.stop)
+        losses = memory.of((place.stop - place.start,), np.dtype(np.float64))
         described = LikelihoodTargets(indices[here], absent, per_class, per_row[here] if per_row.size else per_row)
         above = upstream[here] if upstream.size > 1 else upstream
         room = gradient if out is None else gradient[place.outer, :, place.rows]
-        kernel(cube[place.outer, :, place.rows], described, above, losses[here], room, found)
+        kernel(cube[place.outer, :, place.rows], described, above, losses, room, found)
+        kept.put(k, here, losses)
 
-    in_turn([(place,) for place in cut_columns(cube.shape, array.itemsize)], work, n_threads)
-    if found[0]:
-        return None
-    kept = RowLosses(call.rows, call.reduction, 1)
-    kept.put(0, slice(None), losses)
-    return kept
+    in_turn(list(enumerate(places)), work, n_threads)
+    return None if found[0] else kept
 
 
 def _by_numpy(call: NllCall, upstream: Array, exponent: int, out: Array | None) -> Any:
