@@ -21,8 +21,9 @@ from fastce.cuda._kernels.clip import (
     side_kernel,
 )
 from fastce.cuda._kernels.jobs import Options, options_of
-from fastce.cuda._kernels.similarity_states import FEW, MERGE_THREADS, find_near, merge, states_kernel
+from fastce.cuda._kernels.similarity_states import MERGE_THREADS, merge, states_kernel
 from fastce.cuda._kernels.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix, Points
+from fastce.cuda._kernels.similarity_totals import FEW, NEAR_THREADS, find_near
 from fastce.cuda._kernels.states import WARP
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.layout import lanes_of, launch
@@ -83,7 +84,8 @@ class Similarity:
         self.real: np.dtype[Any] = np.dtype(np.float64 if dtype_name == "float64" else np.float32)
         self.of_losses = of_losses or self.real.name
         self.options: Options = options_of(self.real, scale)
-        self.blocks = 6 if dtype_name == "float32" else 4  # of a multiprocessor: as many as leave registers enough
+        few, many = (4, 4) if dtype_name == "float64" else (6, 8 if dtype_name == "float32" else 6)
+        self.blocks = few if self.is_smoothed else many  # of a multiprocessor: as many as leave registers enough
         self.kept: dict[Any, DeviceArray] = {}
         self.report: DeviceArray = zeros(library, (OF_SCALE + panels,), "float64")
         self.panels_read: int = 0
@@ -149,11 +151,11 @@ class Similarity:
             return rows, columns
         rows, few = rows[matrix.first_row : matrix.first_row + matrix.rows], min(FEW, matrix.columns)
         steps = matrix.row_step, matrix.column_step
-        self._launch(find_near, matrix.rows, MERGE_THREADS, flat, matrix.origin, *steps, matrix.rows, few, rows)
+        self._launch(find_near, matrix.rows, NEAR_THREADS, flat, matrix.origin, *steps, matrix.rows, few, rows)
         if self.panels_read == 0:
             few, steps = min(FEW, matrix.rows), steps[::-1]
             self._launch(
-                find_near, matrix.columns, MERGE_THREADS, flat, matrix.origin, *steps, matrix.columns, few, columns
+                find_near, matrix.columns, NEAR_THREADS, flat, matrix.origin, *steps, matrix.columns, few, columns
             )
         return rows, columns
 

@@ -112,6 +112,24 @@ def test_offsets_that_grow_along_rows_and_columns(on_device, rng):
         clip_checks.assert_clip((rng.normal(size=(18, 18)) + offset).astype(np.float32), reduction="none")
 
 
+def test_columns_that_outgrow_their_first_elements_and_rows_far_from_0(on_device, rng, monkeypatch):
+    monkeypatch.setattr("fastce.cuda.similarity.ENOUGH_BLOCKS", 1)  # a thread goes down many rows
+    similarity = rng.normal(size=(24, 24)).astype(np.float32)
+    similarity[:12, 3] -= 200  # powers relative to these would be infinite
+    similarity[:5, 5] = -INF
+    similarity[:7, 7] = -3e38
+    similarity[:8, 9] -= 40  # within what powers may come to, but confident
+    similarity[13:, 9] += 45
+    similarity[:, 11] = 0.25  # all are the largest
+    similarity[14] = 0.5
+    similarity[16:18] += 1e5  # whose ulp is so large that 2**c is not 1 + c ln(2)
+    similarity[18, :18] = -1e5
+    similarity[20, 2:20] = similarity[20, 21:] = -INF
+    similarity[20, :2] = -120
+    clip_checks.assert_clip(similarity, reduction="none")
+    clip_checks.assert_clip(similarity, reduction="mean", logit_scale=0.37, label_smoothing=0.0)
+
+
 def test_nobody_and_nothing(on_device):
     similarity = np.ones((3, 4), np.float32)
     value, grad, grad_logit_scale = on_device.clip_loss_value_and_grad(similarity, scipy.sparse.csr_array((3, 4)))

@@ -170,3 +170,9 @@ def pause():
 def from_lane(value, distance):
     """The value of the thread of the warp whose number differs in these bits; all threads of the warp ask at once."""
     return cuda.shfl_xor_sync(0xFFFFFFFF, value, distance)
+
+
+@device
+def of_lane(value, lane):
+    """The value of this thread of the warp; all of them ask at once."""
+    return cuda.shfl_sync(0xFFFFFFFF, value, lane)

@@ -121,6 +121,34 @@ def store(out, i, place, matrix, values):
             store_real(out, k + c * matrix.column_step, values[lane])
 
 
+# --- over the threads of a warp ---------------------------------------------------------------------------------------
+
+
+def of_warp_by(received, merged):
+    """What each of four rows comes to, from what each thread of a warp has of it: thread t gets that of row t % 4.
+
+    ``received`` is a partner's; ``merged`` puts two together. Of two rows, threads whose number has not a bit keep the
+    first, and get the part of it that their partner has.
+    """
+
+    @device
+    def exchanged(first, second, distance, options):
+        keeps_first = cuda.threadIdx.x & distance == 0
+        kept, given = (first, second) if keeps_first else (second, first)
+        return merged(kept, received(given, distance), options)
+
+    @device
+    def of_warp(one, two, three, four, options):
+        row = exchanged(exchanged(one, two, 1, options), exchanged(three, four, 1, options), 2, options)
+        distance = ROWS
+        while distance < WARP:
+            row = merged(row, received(row, distance), options)
+            distance *= 2
+        return row
+
+    return of_warp
+
+
 # --- points ----------------------------------------------------------------------------------------------------------
 
 

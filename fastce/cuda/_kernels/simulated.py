@@ -183,10 +183,18 @@ def meet_warp():
     _of_block(f"fastce_warp{warp}", lambda: threading.Barrier(min(32, threads - 32 * warp))).wait(PATIENCE)
 
 
-def from_lane(value, distance):
+def _from_thread(value, number):
     """Each thread keeps all that it has given, so that nobody waits until all others have read it."""
     given = _of_block("fastce_lanes", lambda: collections.defaultdict(list))
     thread = threading.current_thread().thread_id
     given[thread].append(value)
     meet_warp()
-    return given[thread ^ distance][len(given[thread]) - 1]
+    return given[number(thread)][len(given[thread]) - 1]
+
+
+def from_lane(value, distance):
+    return _from_thread(value, lambda thread: thread ^ distance)
+
+
+def of_lane(value, lane):
+    return _from_thread(value, lambda thread: thread // 32 * 32 + lane)
