@@ -13,6 +13,8 @@ from fastce.arguments.libraries import is_torch
 from fastce.arguments.out import PARTLY_REPLACES, SHARES_MEMORY, Receiver, check_receiver
 from fastce.arguments.places import UNKNOWN_DEVICE, device_of
 from fastce.arguments.words import of_autograd
+from fastce.cuda import driver
+from fastce.cuda.flat import Flat
 from fastce.cuda.libraries import CuPy, Library, Torch, has_known_stream, is_numba, library_of
 
 _PLAIN_DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
@@ -69,21 +71,13 @@ class DeviceArray:
         return 1 + sum(abs(stride) * (length - 1) for stride, length in self._steps()) if self.size else 0
 
     def flat(self) -> Any:
-        """The memory from the first to the last element, as a one-dimensional array of Numba.
+        """The memory from the first to the last element, as kernels take it.
 
         Element (i, j, ...) is at ``origin + i * strides[0] + j * strides[1] + ...``.
         """
         if hasattr(self.given, "_ary"):  # of the simulator
             return type(self.given)(_flat_on_host(self.given._ary, self.flat_size).view(self.flat_dtype))
-        interface = {
-            "shape": (self.flat_size,),
-            "strides": None,
-            "typestr": self.flat_dtype.str,
-            "data": (self.extent()[0], not self.is_writable),
-            "version": 3,
-        }
-        with self.library.on_device():
-            return cuda.from_cuda_array_interface(interface, owner=self.given, sync=False)
+        return Flat(self.extent()[0], self.flat_size, self.flat_dtype, self.given, self.library)
 
     def extent(self) -> tuple[int, int]:
         """The addresses of the first byte and after the last; all bytes between them count as the array's."""
@@ -272,12 +266,19 @@ def csr_arrays(matrix: Any, name: str, reader: Library | None = None) -> tuple[D
 
 def empty(library: Library, shape: tuple[int, ...], dtype_name: str) -> DeviceArray:
     """A new array of the caller's library, on its GPU and in its current stream."""
-    return device_array(library.new(shape, dtype_name), "a new array", library)
+    given, pointer = library.new(shape, dtype_name)
+    return DeviceArray(given, shape, _contiguous(shape), dtype_name, pointer, True, library)
 
 
 def zeros(library: Library, shape: tuple[int, ...], dtype_name: str) -> DeviceArray:
     """As `empty`, of zeros."""
-    return device_array(library.new(shape, dtype_name, zero=True), "a new array", library)
+    array = empty(library, shape, dtype_name)
+    if hasattr(array.given, "_ary"):  # of the simulator
+        array.given._ary[...] = 0
+    elif array.size:
+        with library.on_device():
+            driver.fill_with_zeros(array.pointer, array.size * array.itemsize, library.stream_pointer)
+    return array
 
 
 def checked_out(

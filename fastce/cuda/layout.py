@@ -1,19 +1,16 @@
 """Device arrays as rows of classes: where element c of row (outer, inner) is, and copies of what has no such form."""
 
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from numba import config
-
 from fastce.cuda._kernels.copies import AXES, THREADS, copy_kernel
 from fastce.cuda._kernels.jobs import Cube
 from fastce.cuda.arrays import DeviceArray, empty
+from fastce.cuda.launching import launch
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 MOST_BLOCKS = 1 << 12  # of kernels whose threads go round
-_configuring = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -112,27 +109,6 @@ def copy(source: DeviceArray, into: DeviceArray) -> None:
 def blocks_for(items: int) -> int:
     """Blocks for a kernel whose threads go round."""
     return max(1, min(MOST_BLOCKS, -(-items // THREADS)))
-
-
-def launch(kernel: Any, blocks: int, threads: int | tuple[int, int], where: DeviceArray, *args: Any) -> None:
-    """Launch a kernel on the device and in the stream of an array's library."""
-    with where.library.on_device():
-        _configured(kernel, blocks, threads, where.library.stream)(*args)
-
-
-def _configured(kernel: Any, blocks: int, threads: int | tuple[int, int], stream: Any) -> Any:
-    """The kernel with its launch configuration, without Numba's warning that few blocks leave a GPU idle.
-
-    Sums end in one block, and small inputs need no more. Filters of warnings are the whole process's, so that Numba's
-    own switch is turned instead, and by one thread at a time.
-    """
-    with _configuring:
-        warns = config.CUDA_LOW_OCCUPANCY_WARNINGS
-        config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
-        try:
-            return kernel[blocks, threads, stream]
-        finally:
-            config.CUDA_LOW_OCCUPANCY_WARNINGS = warns
 
 
 def lanes_of(array: DeviceArray) -> int:

@@ -12,6 +12,7 @@ from numba import config, cuda
 
 from fastce.arguments.libraries import is_torch
 from fastce.arguments.places import UNKNOWN_DEVICE, device_of
+from fastce.cuda import driver
 
 _LEGACY_STREAM = 1  # how DLPack, and the driver, call the default stream, whose pointer is 0
 
@@ -43,34 +44,25 @@ class Library:
         raise NotImplementedError
 
     @property
-    def stream(self) -> Any:
-        """The current stream as kernels are launched on it; 0 is the default stream."""
-        pointer = self.stream_pointer
-        if pointer == 0:
-            return 0
-        with self.on_device():
-            return cuda.external_stream(pointer)
-
-    @property
     def consumer(self) -> int:
         """The current stream as arrays of other libraries are asked to be ready in it."""
         return self.stream_pointer or _LEGACY_STREAM
 
     def on_device(self) -> Any:
-        """A context in which this GPU is the one that Numba launches kernels on."""
-        return cuda.gpus[self.device]
+        """A context in which this GPU is the one that kernels are launched on."""
+        return contextlib.nullcontext() if config.ENABLE_CUDASIM else driver.working_on(self.device)
 
     def owns(self, value: Any) -> bool:
         """Whether this is an array of this library, on this GPU, in the order of the current stream."""
         raise NotImplementedError
 
-    def new(self, shape: tuple[int, ...], dtype_name: str, *, zero: bool = False) -> Any:
-        """A new array of the library, of zeros or of anything."""
+    def new(self, shape: tuple[int, ...], dtype_name: str) -> tuple[Any, int]:
+        """A new array of the library, of anything, in C order, and its address."""
         size = math.prod(shape) * (2 if dtype_name == "bfloat16" else np.dtype(dtype_name).itemsize)
         with memory_errors(f"an array of shape {shape} and dtype {dtype_name} ({size} bytes)"):
-            return self._new(shape, dtype_name, zero)
+            return self._new(shape, dtype_name)
 
-    def _new(self, shape: tuple[int, ...], dtype_name: str, zero: bool) -> Any:
+    def _new(self, shape: tuple[int, ...], dtype_name: str) -> tuple[Any, int]:
         raise NotImplementedError
 
 
@@ -95,10 +87,10 @@ class Torch(Library):
     def owns(self, value: Any) -> bool:
         return is_torch(value)
 
-    def _new(self, shape: tuple[int, ...], dtype_name: str, zero: bool) -> Any:
+    def _new(self, shape: tuple[int, ...], dtype_name: str) -> tuple[Any, int]:
         torch = sys.modules["torch"]
-        make = torch.zeros if zero else torch.empty
-        return make(shape, dtype=getattr(torch, dtype_name), device=f"cuda:{self.device}")
+        tensor = torch.empty(shape, dtype=getattr(torch, dtype_name), device=f"cuda:{self.device}")
+        return tensor, int(tensor.data_ptr())
 
 
 class CuPy(Library):
@@ -115,10 +107,11 @@ class CuPy(Library):
     def owns(self, value: Any) -> bool:
         return is_cupy(value)
 
-    def _new(self, shape: tuple[int, ...], dtype_name: str, zero: bool) -> Any:
+    def _new(self, shape: tuple[int, ...], dtype_name: str) -> tuple[Any, int]:
         cupy = sys.modules["cupy"]
         with cupy.cuda.Device(self.device):
-            return (cupy.zeros if zero else cupy.empty)(shape, numpy_dtype(dtype_name))
+            array = cupy.empty(shape, numpy_dtype(dtype_name))
+        return array, int(array.data.ptr)
 
 
 @dataclass(frozen=True)
@@ -133,21 +126,13 @@ class Numba(Library):
     def stream_pointer(self) -> int:
         return _handle(self.bound_stream)
 
-    @property
-    def stream(self) -> Any:
-        return self.bound_stream
-
     def owns(self, value: Any) -> bool:
         return is_numba(value) and _handle(value.stream) == self.stream_pointer
 
-    def _new(self, shape: tuple[int, ...], dtype_name: str, zero: bool) -> Any:
-        with self.on_device():
+    def _new(self, shape: tuple[int, ...], dtype_name: str) -> tuple[Any, int]:
+        with cuda.gpus[self.device]:  # Numba's own, which allocates there
             array = cuda.device_array(shape, numpy_dtype(dtype_name), stream=self.bound_stream)
-            if zero and config.ENABLE_CUDASIM:
-                array[...] = 0
-            elif zero and array.size:
-                cuda.cudadrv.driver.device_memset(array, 0, array.nbytes, self.bound_stream)
-        return array
+        return array, array._ary.ctypes.data if hasattr(array, "_ary") else array.device_ctypes_pointer.value or 0
 
 
 def _handle(stream: Any) -> int:

@@ -60,8 +60,7 @@ class _Sender:
         flat = there.flat()
         if array.size == 0:
             return flat[:0]
-        with self.library.on_device():
-            flat.copy_to_device(np.ascontiguousarray(array), stream=self.library.stream)
+        flat.copy_to_device(np.ascontiguousarray(array))
         return flat
 
 

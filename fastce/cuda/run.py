@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from numba import config, cuda
+from numba import config
 
+from fastce.cuda import driver
 from fastce.cuda._kernels.few_classes import REGISTER_BYTES, few_classes_kernel
 from fastce.cuda._kernels.jobs import (
     KNOWN_STATES,
@@ -25,7 +26,8 @@ from fastce.cuda._kernels.states import FIELDS, WARP
 from fastce.cuda._kernels.sums import PER_BLOCK, sum_up, sum_up_losses
 from fastce.cuda._kernels.sums import THREADS as SUM_THREADS
 from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.layout import Rows, lanes_of, launch
+from fastce.cuda.launching import launch
+from fastce.cuda.layout import Rows, lanes_of
 from fastce.cuda.libraries import Library
 
 CHUNKS_OF_THREAD = ROOM_CHUNKS // THREADS
@@ -159,8 +161,7 @@ def blocks_at_once(library: Library) -> int:
     """Blocks that surely run at once; the simulator runs one."""
     if config.ENABLE_CUDASIM:
         return 1
-    with library.on_device():
-        return int(cuda.get_current_device().MULTIPROCESSOR_COUNT) * BLOCKS_OF_MULTIPROCESSOR
+    return driver.attribute(driver.MULTIPROCESSORS, library.device) * BLOCKS_OF_MULTIPROCESSOR
 
 
 def sums_of_blocks(library: Library, values: Any, count: int) -> tuple[DeviceArray, int]:
@@ -194,9 +195,4 @@ def add_up_losses(losses: DeviceArray, count: int, report: DeviceArray) -> None:
 
 def numbers_of(array: DeviceArray) -> Any:
     """The elements as a NumPy array, once the device has come to them."""
-    with array.library.on_device():
-        stream = array.library.stream
-        numbers = array.flat().copy_to_host(stream=stream)
-        if stream:
-            stream.synchronize()
-    return numbers
+    return array.flat().copy_to_host()

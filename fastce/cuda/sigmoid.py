@@ -6,7 +6,8 @@ from fastce.arguments.positives import Positives
 from fastce.cuda._kernels.jobs import options_of
 from fastce.cuda._kernels.states import WARP
 from fastce.cuda._kernels.tiles import THREADS, add_points, sigmoid_rows
-from fastce.cuda.layout import lanes_of, launch
+from fastce.cuda.launching import launch
+from fastce.cuda.layout import lanes_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.products import array_module, of_numbers
 

@@ -26,7 +26,8 @@ from fastce.cuda._kernels.similarity_tiles import ROWS_OF_BLOCK, THREADS, Matrix
 from fastce.cuda._kernels.similarity_totals import FEW, NEAR_THREADS, find_near
 from fastce.cuda._kernels.states import WARP
 from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.layout import lanes_of, launch
+from fastce.cuda.launching import launch
+from fastce.cuda.layout import lanes_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.positives import DevicePositives
 from fastce.cuda.precision import check_plain

@@ -40,7 +40,8 @@ from fastce.cuda._kernels.jobs import (
 )
 from fastce.cuda._kernels.sums import PER_BLOCK
 from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse, zeros
-from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, launch, rows_of
+from fastce.cuda.launching import launch
+from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, limits
 from fastce.cuda.run import numbers_of, sums_of_blocks

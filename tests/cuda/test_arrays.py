@@ -15,7 +15,7 @@ pytest.importorskip("numba_cuda")  # not numba.cuda, which some versions of Numb
 from numba import cuda
 
 from fastce.arguments.places import device_of
-from fastce.cuda import arrays, libraries
+from fastce.cuda import arrays, driver, libraries
 from fastce.cuda.arrays import checked_out, device_array, empty, zeros
 
 
@@ -73,7 +73,7 @@ def test_arrays_made_by_numba_are_seen_as_they_are():
     assert seen.given is given
     assert seen.pointer == given._ary.ctypes.data
     assert (seen.strides, seen.origin, seen.is_writable, device_of(given)) == ((4, 1), 0, True, 0)
-    assert seen.library.stream == 0
+    assert seen.library.stream_pointer == 0
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def fake_torch(monkeypatch):
         )
 
     torch = types.ModuleType("torch")
-    torch.Tensor, torch.empty, torch.zeros = FakeTensor, make, make
+    torch.Tensor, torch.empty = FakeTensor, make
     torch.float32, torch.bfloat16 = "float32", "bfloat16"
 
     def stream_of(pointer, device=0):
@@ -249,7 +249,7 @@ def fake_torch(monkeypatch):
 def test_a_tensor_is_read_without_waiting_for_its_own_stream(fake_torch):
     seen = device_array(FakeTensor(dtype="torch.bfloat16"), "x")
     assert (seen.library, seen.dtype_name, seen.strides, seen.pointer) == (libraries.Torch(0), "bfloat16", (1, 2), 64)
-    assert (seen.library.stream, seen.is_writable) == (0, True)
+    assert (seen.library.stream_pointer, seen.is_writable) == (0, True)
     assert (fake_torch.asked, fake_torch.waits) == ([], [])
 
 
@@ -290,8 +290,11 @@ def test_another_librarys_array_is_waited_for_in_the_readers_stream(fake_torch):
 
 def test_new_arrays_for_tensors_are_tensors(fake_torch, monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)  # PyTorch's bfloat16 needs no other package
+    fake_torch.stream, filled = 512, []
+    monkeypatch.setattr(driver, "fill_with_zeros", lambda *args: filled.append(args))
     made = zeros(libraries.Torch(0), (2, 3), "bfloat16")
     assert (type(made.given), made.dtype_name, made.library) == (FakeTensor, "bfloat16", libraries.Torch(0))
+    assert filled == [(64, 12, 512)]
 
 
 @pytest.mark.parametrize(

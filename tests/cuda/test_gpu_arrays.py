@@ -1,5 +1,7 @@
 """Device arrays of PyTorch, CuPy and Numba on a GPU; skipped where there is none."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -8,19 +10,21 @@ pytest.importorskip("numba_cuda")  # not numba.cuda, which some versions of Numb
 from numba import cuda
 
 from fastce.arguments.places import device_of
+from fastce.cuda._kernels.primitives import kernel
 from fastce.cuda.arrays import checked_out, csr_arrays, device_array, empty, zeros
+from fastce.cuda.launching import launch
 
 pytestmark = pytest.mark.gpu
 
 
-@cuda.jit
+@kernel(64, 1)
 def double(flat, origin, rows, columns, row_step, column_step):
-    i, j = cuda.grid(2)
-    if i < rows and j < columns:
-        flat[origin + i * row_step + j * column_step] *= 2
+    k = cuda.grid(1)
+    if k < rows * columns:
+        flat[origin + k // columns * row_step + k % columns * column_step] *= 2
 
 
-@cuda.jit
+@kernel(64, 1)
 def copy_bits(source, target):
     i = cuda.grid(1)
     if i < source.size:
@@ -28,8 +32,7 @@ def copy_bits(source, target):
 
 
 def doubled(seen):
-    with seen.library.on_device():
-        double[(4, 4), (8, 8), seen.library.stream](seen.flat(), seen.origin, *seen.shape, *seen.strides)
+    launch(double, 16, 64, seen, seen.flat(), seen.origin, *seen.shape, *seen.strides)
 
 
 def host(array):
@@ -96,8 +99,7 @@ def test_bfloat16_of_pytorch_is_read_as_its_bits():
     torch = pytest.importorskip("torch")
     given = torch.arange(8, device="cuda").to(torch.bfloat16)
     seen, made = device_array(given, "x"), zeros(device_array(given, "x").library, (8,), "bfloat16")
-    with seen.library.on_device():
-        copy_bits[1, 8, seen.library.stream](seen.flat(), made.flat())
+    launch(copy_bits, 1, 8, seen, seen.flat(), made.flat())
     assert made.given.dtype == torch.bfloat16
     assert torch.equal(made.given, given)
 
@@ -140,8 +142,7 @@ def test_a_kernel_waits_for_what_another_library_has_still_to_write():
             large = large @ large * 0
         given += large[:4, :5] + 1
         seen = device_array(given, "weight", reader)  # in CuPy's current stream, read in PyTorch's
-    with seen.library.on_device():
-        double[(4, 4), (8, 8), reader.stream](seen.flat(), seen.origin, *seen.shape, *seen.strides)
+    launch(double, 16, 64, SimpleNamespace(library=reader), seen.flat(), seen.origin, *seen.shape, *seen.strides)
     torch.cuda.synchronize()
     assert np.array_equal(host(given), np.full((4, 5), 4.0, np.float32))
 

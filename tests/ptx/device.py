@@ -19,7 +19,7 @@ import numpy as np
 
 from .machine import launch
 from .memory import Memory, extent
-from .numba_kernels import compile_kernel, kind_of_dtype
+from .numba_kernels import kind_of_dtype, ptx_of
 from .report import Report
 
 
@@ -69,7 +69,7 @@ class Device:
     id: ClassVar[int] = 0
 
     def __init__(self, *, cc: tuple[int, int] = (9, 0), multiprocessors: int = 4, **options: Any) -> None:
-        self.MULTIPROCESSOR_COUNT, self.compute_capability, self.options = multiprocessors, cc, options
+        self.multiprocessors, self.compute_capability, self.options = multiprocessors, cc, options
         self.launches: list[Launched] = []
 
     @staticmethod
@@ -84,23 +84,18 @@ class Device:
         array.reshape(-1).view(np.uint8)[:] = 255
         return Array(array)
 
-    @staticmethod
-    def fill(array: Array, value: int, size: int, stream: Any = 0) -> None:
-        array._ary.reshape(-1).view(np.uint8)[:size] = value
-
     def __enter__(self) -> "Device":
         from numba import cuda
 
-        def launching(kernel: Any, how: tuple) -> Callable:
-            return lambda *args: self.run(kernel, how, args)
+        from fastce.cuda import driver, launching
 
         self.patches = contextlib.ExitStack()
         for owner, name, stand_in in (
             (cuda, "device_array", self.new),
             (cuda, "gpus", [contextlib.nullcontext()]),
-            (cuda, "get_current_device", lambda: self),
-            (cuda.cudadrv.driver, "device_memset", self.fill),
-            (cuda.dispatcher.CUDADispatcher, "__getitem__", launching),
+            (driver, "working_on", lambda device: contextlib.nullcontext()),
+            (driver, "attribute", lambda which, device: {driver.MULTIPROCESSORS: self.multiprocessors}[which]),
+            (launching, "start", self.run),
         ):
             self.patches.enter_context(mock.patch.object(owner, name, stand_in))
         return self
@@ -108,19 +103,18 @@ class Device:
     def __exit__(self, *error: Any) -> None:
         self.patches.close()
 
-    def run(self, kernel: Any, how: tuple, args: tuple) -> None:
-        from numba.cuda.typing.typeof import typeof
+    def run(self, library: Any, kernel: Any, grid: int, block: tuple, args: tuple) -> None:
+        from fastce.cuda.launching import form_of, struct_of
 
-        grid, block = how[:2]
-        text = compile_kernel(kernel, *(typeof(arg) for arg in args), cc=self.compute_capability)
         memory = Memory()
         for array in sorted(arrays_in(args), key=lambda array: -array.nbytes):  # views come after what they are of
             if not memory.holds(array):
                 memory.put(array, extent(array)[0] % 256 // array.itemsize)
-        report = launch(text, None, grid, block, in_numpy(args), memory=memory, **self.options)
-        self.launches.append(
-            Launched(kernel.py_func, kernel.targetoptions.get("launch_bounds"), grid, block, text, report)
-        )
+        form, values = form_of(tuple(as_flat(arg, memory) for arg in args))
+        text = ptx_of(kernel, form, self.compute_capability)
+        packed = struct_of(form).pack(*values)
+        report = launch(text, None, grid, block, (packed,), memory=memory, **self.options)
+        self.launches.append(Launched(kernel.py_func, kernel.bounds, grid, block, text, report))
 
 
 def aligned(shape: Any, dtype: Any = np.float64, offset: int = 0) -> Any:
@@ -138,7 +132,13 @@ def arrays_in(args: Any) -> list:
     return [array for arg in args for array in arrays_in(arg)] if isinstance(args, tuple) else []
 
 
-def in_numpy(args: Any) -> Any:
-    if isinstance(args, Array):
-        return args._ary
-    return tuple(in_numpy(arg) for arg in args) if isinstance(args, tuple) else args
+def as_flat(arg: Any, memory: Memory) -> Any:
+    """What kernels of fastce are told of an array: where it is in this memory, and its size."""
+    from fastce.cuda.flat import Flat
+
+    if isinstance(arg, Array):
+        return Flat(memory.address(arg._ary), arg.size, arg.dtype, arg, None)
+    if not isinstance(arg, tuple):
+        return arg
+    parts = [as_flat(part, memory) for part in arg]
+    return type(arg)(*parts) if hasattr(arg, "_fields") else tuple(parts)

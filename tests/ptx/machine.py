@@ -37,6 +37,8 @@ def flatten(argument, kind):
         return [(n, None) for n in numbers]
     if isinstance(argument, tuple | list):
         return [leaf for part in argument for leaf in flatten(part, kind)]
+    if isinstance(argument, bytes):  # a struct
+        return [(argument, None)]
     if isinstance(argument, Pointer):
         return [(argument.address, None)]
     return [(argument, argument.dtype if isinstance(argument, np.generic) else None)]
@@ -49,6 +51,9 @@ def fill(program, memory, args):
     if len(leaves) != len(program.parameters):
         raise PtxError(f"{program.name} takes {len(program.parameters)} parameters, not {len(leaves)}")
     for (value, given), (at, parameter) in zip(leaves, program.parameters, strict=True):
+        if isinstance(value, bytes):
+            content.content[at : at + parameter.size] = np.frombuffer(value, np.uint8)[: parameter.size]
+            continue
         dtype = DTYPES[parameter.type]
         if isinstance(value, np.ndarray):
             value = memory.address(value)

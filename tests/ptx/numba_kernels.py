@@ -20,13 +20,28 @@ def compile_kernel(function, *kinds, **options):
     from numba import cuda, types
 
     options = {"cc": (9, 0)} | options
-    # Device functions, alone, are compiled for the device of this machine, which there may not be.
-    device = SimpleNamespace(compute_capability=options["cc"])
-    with mock.patch.object(cuda.dispatcher, "get_current_device", return_value=device):
+    with on_capability(options["cc"]):
         if bounds := getattr(function, "targetoptions", {}).get("launch_bounds"):
             options = {"launch_bounds": bounds} | options
         function = getattr(function, "py_func", function)
         return cuda.compile(function, types.void(*kinds), device=False, abi="numba", **options)[0]
+
+
+def on_capability(cc):
+    """Device functions, alone, are compiled for the device of this machine, which there may not be."""
+    from numba import cuda
+
+    device = SimpleNamespace(compute_capability=cc)
+    return mock.patch.object(cuda.dispatcher, "get_current_device", return_value=device)
+
+
+@cache
+def ptx_of(kernel, form, cc):
+    """The PTX of a kernel of fastce for arguments of this form (`fastce.cuda.launching`)."""
+    from fastce.cuda.launching import kinds_of
+
+    with on_capability(cc):
+        return kernel.ptx(kinds_of(form), cc)
 
 
 def kind_of(argument):

@@ -151,7 +151,7 @@ def new_reals(typingctx, array):
 
     def generate(context, builder, signature, args):
         data = cgutils.alloca_once(builder, context.get_value_type(kind.dtype), size=lane_count(array))
-        return array_of(context, builder, kind, data, lane_count(array))
+        return array_of(context, builder, kind, data, ir.Constant(INDEX, lane_count(array)))
 
     return kind(array), generate
 

@@ -49,12 +49,10 @@ def parts_of(builder, value, count):
 
 
 def array_of(context, builder, kind, data, size):
-    """A one-dimensional array of memory of the kernel's own."""
+    """A one-dimensional array of elements that follow each other."""
     result = context.make_array(kind)(context, builder)
-    width = ir.Constant(INDEX, kind.dtype.bitwidth // 8)
-    context.populate_array(
-        result, data=data, shape=[ir.Constant(INDEX, size)], strides=[width], itemsize=width, meminfo=None
-    )
+    width = ir.Constant(INDEX, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    context.populate_array(result, data=data, shape=[size], strides=[width], itemsize=width, meminfo=None)
     return result._getvalue()
 
 

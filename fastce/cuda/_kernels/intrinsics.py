@@ -21,6 +21,7 @@ from fastce.cuda._kernels.emit import (
     real_of,
     real_type,
 )
+from fastce.cuda._kernels.entries import Kernel
 
 
 def device(function):
@@ -30,7 +31,7 @@ def device(function):
 
 def kernel(*bounds):
     """A kernel for blocks of so many threads, of which so many are to fit a multiprocessor."""
-    return cuda.jit(launch_bounds=bounds)
+    return lambda function: Kernel(function, bounds)
 
 
 @intrinsic

@@ -1,0 +1,170 @@
+"""A driver that does nothing but count, for compiled kernels without a GPU: what a call launches, allocates, waits for.
+
+    with Counted() as driver:
+        fastce.cross_entropy_value_and_grad(driver.tensor((16, 1000), "float32"), driver.tensor((16,), "int64"))
+    assert driver.counts() == {...}
+
+Kernels are compiled for it, and their arguments packed, as for a GPU; what they would compute is 0.
+"""
+
+import contextlib
+import ctypes
+import itertools
+import math
+import sys
+import types
+from dataclasses import dataclass, field
+from unittest import mock
+
+import numpy as np
+from ptx.numba_kernels import on_capability
+from ptx.parse import parse
+
+MULTIPROCESSORS = 132
+_OF_DEVICE = {75: 9, 76: 0, 16: MULTIPROCESSORS}  # attributes by their number in the driver
+
+
+class Tensor:
+    """What is read of a tensor of PyTorch on a GPU."""
+
+    is_cuda, layout, requires_grad = True, "torch.strided", False
+
+    def __init__(self, pointer, shape, dtype):
+        self.pointer, self.shape, self.dtype = pointer, tuple(shape), f"torch.{dtype}"
+
+    def data_ptr(self):
+        return self.pointer
+
+    def stride(self):
+        return tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+
+    def is_neg(self):
+        return False
+
+    def get_device(self):
+        return 0
+
+
+@dataclass
+class Counted:
+    """As a context: the driver, and PyTorch, whose tensors have addresses and no memory."""
+
+    kernels: list = field(default_factory=list)  # loaded: (name, its parameters)
+    launches: list = field(default_factory=list)  # (name, grid, block, parameters, what they are)
+    allocations: list = field(default_factory=list)  # bytes
+    fills: list = field(default_factory=list)  # bytes
+    copies: list = field(default_factory=list)  # bytes, to the host
+    waits: int = 0
+
+    def counts(self):
+        """(launches, allocations, fills, copies to the host, waits)"""
+        return len(self.launches), len(self.allocations), len(self.fills), len(self.copies), self.waits
+
+    def forget(self):
+        """Start counting again; kernels stay loaded."""
+        for counted in (self.launches, self.allocations, self.fills, self.copies):
+            counted.clear()
+        self.waits = 0
+
+    def tensor(self, shape, dtype):
+        """A tensor of the caller's."""
+        return Tensor(next(self.addresses), shape, dtype)
+
+    def __enter__(self):
+        from fastce.cuda import driver, launching
+        from fastce.cuda._kernels.entries import Kernel
+
+        self.addresses, ptx = itertools.count(1 << 40, 1 << 32), Kernel.ptx
+
+        def compiled(kernel, kinds, capability):
+            with on_capability(capability):
+                text = ptx(kernel, kinds, capability)
+            self.kernels.append((kernel.__name__, parse(text)))
+            return text
+
+        self.patches = contextlib.ExitStack()
+        for owner, name, stand_in in ((driver, "api", Api(self)), (Kernel, "ptx", compiled)):
+            self.patches.enter_context(mock.patch.object(owner, name, stand_in))
+        self.patches.enter_context(mock.patch.dict(sys.modules, {"torch": self._torch()}))
+        self.patches.enter_context(mock.patch.dict(launching._loaded, clear=True))
+        for known in (driver._context, driver.attribute):
+            known.cache_clear()
+            self.patches.callback(known.cache_clear)
+        return self
+
+    def __exit__(self, *error):
+        self.patches.close()
+
+    def _torch(self):
+        torch = types.ModuleType("torch")
+        for name in ("float16", "bfloat16", "float32", "float64", "uint8", "int32", "int64"):
+            setattr(torch, name, name)
+
+        def empty(shape, dtype, device):
+            itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+            self.allocations.append(math.prod(shape) * itemsize)
+            return self.tensor(shape, dtype)
+
+        torch.Tensor, torch.empty = Tensor, empty
+        stream = types.SimpleNamespace(cuda_stream=7)
+        torch.cuda = types.SimpleNamespace(current_stream=lambda device: stream)
+        return torch
+
+
+class Api:
+    """The functions of cuda.bindings.driver that fastce calls."""
+
+    CUdevice_attribute = CUfunction_attribute = int
+
+    def __init__(self, counted):
+        self.counted = counted
+
+    def cuInit(self, flags):
+        return (0,)
+
+    def cuDevicePrimaryCtxRetain(self, device):
+        return 0, 1
+
+    def cuCtxGetCurrent(self):
+        return 0, 1
+
+    def cuDeviceGetAttribute(self, which, device):
+        return 0, _OF_DEVICE[which]
+
+    def cuModuleLoadData(self, code):
+        assert code[:4] == b"\x7fELF"
+        return 0, len(self.counted.kernels) - 1
+
+    def cuModuleGetFunction(self, module, name):
+        assert self.counted.kernels[module][1].entries == [name.decode()]
+        return 0, module
+
+    def cuFuncSetAttribute(self, function, which, value):
+        return (0,)
+
+    def cuOccupancyMaxActiveBlocksPerMultiprocessor(self, function, threads, shared):
+        return 0, 6
+
+    def cuLaunchKernel(self, function, x, y, z, width, height, depth, shared, stream, params, extra):
+        assert (stream, shared, extra) == (7, 0, 0)
+        assert min(x, y, z, width, height, depth) > 0
+        name, module = self.counted.kernels[function]
+        parameters = module.functions[module.entries[0]].parameters
+        address = ctypes.c_void_p.from_address(params).value  # of the only one
+        packed = ctypes.string_at(address, parameters[0].size)
+        self.counted.launches.append((name, (x, y, z), (width, height, depth), parameters, packed))
+        return (0,)
+
+    def cuMemsetD8Async(self, pointer, value, size, stream):
+        assert stream == 7
+        self.counted.fills.append(size)
+        return (0,)
+
+    def cuMemcpyDtoHAsync(self, host, pointer, size, stream):
+        ctypes.memset(host, 0, size)
+        self.counted.copies.append(size)
+        return (0,)
+
+    def cuStreamSynchronize(self, stream):
+        self.counted.waits += 1
+        return (0,)
