@@ -36,7 +36,7 @@ BELOW = {  # what each room may import, besides itself and what everybody may
     "cpu": {"cpu._kernels", "cpu._vectors", "arguments"},
     "cpu._kernels": {"cpu._vectors"},
     "cpu._vectors": set(),
-    "cuda": {"cuda._kernels", "arguments"},
+    "cuda": {"cuda._kernels", "cpu._vectors", "arguments"},  # of the vectors only where compiled code is kept
     "cuda._kernels": set(),
     "arguments": set(),
 }

@@ -61,7 +61,7 @@ class Config:
         if self.waits is not None:
             jobs, waits = import_module("fastce.cuda._kernels.jobs"), self.waits
 
-            def stages(job, parts, library):
+            def stages(job, parts, at_once):
                 is_whole = parts == 1 or not job.writes or waits
                 return [jobs.WHOLE] if is_whole else [jobs.STATES_ONLY, jobs.KNOWN_STATES]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from numba import cuda
+from numba import config, cuda
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.libraries import is_torch
@@ -273,12 +273,31 @@ def empty(library: Library, shape: tuple[int, ...], dtype_name: str) -> DeviceAr
 def zeros(library: Library, shape: tuple[int, ...], dtype_name: str) -> DeviceArray:
     """As `empty`, of zeros."""
     array = empty(library, shape, dtype_name)
-    if hasattr(array.given, "_ary"):  # of the simulator
-        array.given._ary[...] = 0
-    elif array.size:
-        with library.on_device():
-            driver.fill_with_zeros(array.pointer, array.size * array.itemsize, library.stream_pointer)
+    fill_with_zeros(array, array.size * array.itemsize)
     return array
+
+
+def fill_with_zeros(array: DeviceArray, count: int) -> None:
+    """The first bytes of a contiguous array."""
+    if hasattr(array.given, "_ary"):  # of the simulator
+        array.given._ary.reshape(-1).view(np.uint8)[:count] = 0
+    elif count:
+        with array.library.on_device():
+            driver.fill_with_zeros(array.pointer, count, array.library.stream_pointer)
+
+
+def nothing(dtype_name: str) -> Any:
+    """No elements of this dtype, as kernels take them, which need no memory."""
+    dtype = _FLAT_DTYPES[dtype_name]
+    return np.empty(0, dtype) if config.ENABLE_CUDASIM else Flat(0, 0, dtype, None, None)
+
+
+def elements_of(memory: DeviceArray, start: int, count: int, dtype_name: str) -> Any:
+    """So many elements of this dtype, from a byte of some memory on, as kernels take them."""
+    dtype = _FLAT_DTYPES[dtype_name]
+    if hasattr(memory.given, "_ary"):  # of the simulator
+        return type(memory.given)(memory.given._ary[start : start + count * dtype.itemsize].view(dtype))
+    return Flat(memory.pointer + start, count, dtype, memory.given, memory.library)
 
 
 def checked_out(

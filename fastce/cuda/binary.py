@@ -10,13 +10,15 @@ from fastce.arguments.arrays import weights
 from fastce.arguments.numbers import is_one_number, reduction_of
 from fastce.arguments.places import is_on_device
 from fastce.cuda._kernels.binary import THREADS, Places, binary_kernel
-from fastce.cuda._kernels.checks import check_weights, finish_checks
-from fastce.cuda._kernels.jobs import BAD_CLASS_WEIGHT, BAD_ROW_WEIGHT, REPORT, options_of
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, zeros
+from fastce.cuda._kernels.checks import PER_BLOCK, Checked, check_two
+from fastce.cuda._kernels.jobs import BAD_CLASS_WEIGHT, BAD_ROW_WEIGHT, options_of
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, nothing
 from fastce.cuda.broadcasting import broadcast_to, together
 from fastce.cuda.cross_entropy import float_array, other_inputs, real_of, reduced_by, upstream_of
-from fastce.cuda.layout import blocks_for, contiguous, launch
-from fastce.cuda.run import add_up_losses, numbers_of
+from fastce.cuda.launching import launch
+from fastce.cuda.layout import blocks_for, contiguous
+from fastce.cuda.rooms import rooms_of
+from fastce.cuda.run import add_up_losses
 from fastce.cuda.targets import number_at, weight_error
 from fastce.typing import Reduction, ValueAndGrad
 
@@ -61,7 +63,7 @@ class BinaryCall:
         self.labels = float_array(labels, "targets")
         self.weights = [self._weights(given[name], name) for name in ("weight", "pos_weight")]
         self.reduction: Reduction = reduction_of(given["reduction"])
-        self.report = zeros(library, (REPORT,), "float64")
+        self.report, self.tickets, _ = rooms_of(library, 1, 0)
         real = real_of(self.logits)
         self.is_wide = real == np.float64 or any(given[name] is not None for name in ("weight", "pos_weight"))
         self.losses = empty(library, shape, real.name) if self.reduction == "none" else None
@@ -85,7 +87,7 @@ class BinaryCall:
         else:  # the value is that of the twin
             self._launch(self.is_wide, above, self.losses, None, adds_up=self.losses is None)
             self._launch(True, above, None, out, adds_up=False)
-        report = numbers_of(self.report)
+        report = self.report.copy_to_host()
         for one, field in zip(self.weights, FIELDS, strict=True):
             if report[field] > 0.0 and one.given is not None:
                 bad = number_at(one.given.flat(), one.given.size - int(report[field]))
@@ -94,15 +96,11 @@ class BinaryCall:
 
     def _check(self, upstream: float) -> None:
         """Have the device look at the weights; and what all gradients, and shares of losses, are multiplied by."""
-        flat, size = self.report.flat(), self.logits.size
-        for one, field in zip(self.weights, FIELDS, strict=True):
-            if one.given is not None and one.given.size:
-                numbers, count = one.given.flat(), one.given.size
-                launch(
-                    check_weights, blocks_for(count), THREADS, self.report, numbers, count, *RANGE, flat, field, field
-                )
-        is_mean = self.reduction == "mean"
-        launch(finish_checks, 1, THREADS, self.report, flat, 0, float(size), is_mean, upstream, flat)
+        size, is_mean = self.logits.size, self.reduction == "mean"
+        numbers = [nothing("float64") if one.given is None else one.given.flat() for one in self.weights]
+        blocks = -(-max(1, *(flat.size for flat in numbers)) // PER_BLOCK)
+        checked = Checked(size, 0, PER_BLOCK, is_mean, True, upstream, *RANGE, 0.0)
+        launch(check_two, blocks, THREADS, self.logits, *numbers, checked, self.report, self.tickets)
 
     def _launch(
         self, is_wide: bool, above: DeviceArray | None, losses: DeviceArray | None, out: DeviceArray | None, *,
@@ -114,17 +112,17 @@ class BinaryCall:
         arrays = [array for array in given if array is not None]
         shape, steps = together(arrays)
         blocks = blocks_for(self.logits.size)
+        none = nothing("float64")
         totals = empty(self.logits.library, (2 * blocks if adds_up else 1,), "float64")  # and shares
-        nothing = totals.flat()[:0]
         places = iter((array.origin, *own) for array, own in zip(arrays, steps, strict=True))
         nowhere = (0,) * (len(shape) + 1)
         real = np.dtype(np.float64 if is_wide else np.float32)
         launch(
             binary_kernel(len(shape), is_wide), blocks, THREADS, self.logits,
-            *(nothing if array is None else array.flat() for array in given),
+            *(none if array is None else array.flat() for array in given),
             Places(*(nowhere if array is None else next(places) for array in given)), shape,
-            math.prod(shape), *(one.number for one in self.weights), options_of(real), self.report.flat(),
-            totals.flat() if adds_up else nothing,
+            math.prod(shape), *(one.number for one in self.weights), options_of(real), self.report,
+            totals.flat() if adds_up else none,
         )  # fmt: skip
         if adds_up:
             add_up_losses(totals, blocks, self.report)

@@ -20,11 +20,11 @@ from fastce.cuda._kernels.jobs import (
     Options,
     options_of,
 )
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse, nothing
 from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, check_factors, fits, with_range
-from fastce.cuda.run import Call, run
+from fastce.cuda.run import Call, plan_of
 from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
 from fastce.typing import Reduction, ValueAndGrad
 
@@ -146,24 +146,26 @@ class CrossEntropy:
     def run(self, upstream: tuple[float, DeviceArray | None], out: DeviceArray | None) -> Any:
         """The value; the gradient goes to ``out`` if that is given."""
         logits, library = self.logits, self.logits.library
-        rows = math.prod(self.lead)
+        rows, plan, written, room = math.prod(self.lead), None, None, None
         results = empty(library, self.lead, self.dtype_of_losses) if self.reduction == "none" else None
-        per_row = None if upstream[1] is None else upstream[1].flat()
-        check(self.targets, rows, self.classes, self.reduction == "mean", upstream[0], out is not None, per_row)
-        job = Job(
-            CROSS_ENTROPY, out is not None, self.targets.points, self.targets.dense, self.softcap > 0.0,
-            self.real == np.float64,
-        )  # fmt: skip
-        above = self.targets.arrays.row_weight[:0] if per_row is None else per_row
-        call = Call(job, self.options, self.targets.arrays, self.targets.mass_rows, above, self.targets.report)
-        written = None if out is None or not rows else rows_of(out, self.axis)
+        above = nothing("float64") if upstream[1] is None else upstream[1].flat()
         if rows:
-            if out is not None and out.dtype_name != logits.dtype_name:
-                written = None
-            room = written
+            if out is not None and out.dtype_name == logits.dtype_name:
+                written = room = rows_of(out, self.axis)
             if out is not None and written is None:
                 room = rows_of(empty(library, out.shape, logits.dtype_name), self.axis)
-            run(call, readable_rows(logits, self.axis), room, results)
+            job = Job(
+                CROSS_ENTROPY, out is not None, self.targets.points, self.targets.dense, self.softcap > 0.0,
+                self.real == np.float64,
+            )  # fmt: skip
+            call = Call(job, self.options, self.targets.arrays, self.targets.mass_rows, above)
+            plan = plan_of(call, readable_rows(logits, self.axis), room, results is None)
+        rooms = check(
+            self.targets, rows, self.classes, self.reduction == "mean", upstream[0], out is not None, above,
+            *((plan.tickets, plan.numbers) if plan else ()),
+        )  # fmt: skip
+        if plan:
+            plan.run(rooms, None if results is None else results.flat())
         try:
             value = reduced_loss(self.targets, rows, self.classes, self.reduction)
         except BeyondRange as error:

@@ -16,6 +16,8 @@ if not config.ENABLE_CUDASIM:
 
 CAPABILITY = (75, 76)  # attributes of a device: major and minor
 MULTIPROCESSORS = 16
+SHARED_SIZE = 1  # attribute of a function: bytes of shared memory of a block
+LARGE = 1 << 14  # of these
 CARVEOUT = 9  # attribute of a function: how much of the memory of a multiprocessor is to be shared memory, in percent
 
 
@@ -69,9 +71,15 @@ def capability(device: int) -> tuple[int, int]:
 
 
 def load(code: bytes, name: str) -> int:
-    """The handle of a kernel of this name, in a cubin."""
+    """The handle of a kernel of this name, in a cubin.
+
+    Blocks of one with much shared memory find as much of it on a multiprocessor as there can be.
+    """
     module = _done(api.cuModuleLoadData(code))
-    return int(_done(api.cuModuleGetFunction(module, name.encode())))
+    function = int(_done(api.cuModuleGetFunction(module, name.encode())))
+    if int(_done(api.cuFuncGetAttribute(api.CUfunction_attribute(SHARED_SIZE), function))) >= LARGE:
+        _done(api.cuFuncSetAttribute(function, api.CUfunction_attribute(CARVEOUT), 100))
+    return function
 
 
 def launch(function: int, grid: int, block: tuple[int, int], stream: int, params: Any) -> None:
@@ -103,11 +111,6 @@ def copy_to_device(pointer: int, numbers: Any, stream: int) -> None:
 def wait(stream: int) -> None:
     """Wait until the GPU has done what it was told in a stream."""
     _done(api.cuStreamSynchronize(stream))
-
-
-def prefer_shared_memory(function: int) -> None:
-    """Have blocks of this kernel find as much shared memory on a multiprocessor as there can be."""
-    _done(api.cuFuncSetAttribute(function, api.CUfunction_attribute(CARVEOUT), 100))
 
 
 def blocks_of_multiprocessor(function: int, threads: int) -> int:

@@ -3,6 +3,7 @@
 All arguments are packed into one buffer, as `fastce.cuda._kernels.entries` unpacks them.
 """
 
+import contextlib
 import re
 import threading
 from ctypes import create_string_buffer
@@ -37,6 +38,17 @@ class Loaded(NamedTuple):
     struct: Struct
 
 
+def blocks_at_once(kernel: Any, threads: int, where: Any, *args: Any) -> int:
+    """How many blocks of so many threads surely run at once, on the whole GPU; the simulator runs one."""
+    if config.ENABLE_CUDASIM:
+        return 1
+    form, _ = form_of(args)
+    with where.library.on_device():
+        function, _ = _on(where.library.device, kernel, form)
+        per_multiprocessor = driver.blocks_of_multiprocessor(function, threads)
+    return per_multiprocessor * driver.attribute(driver.MULTIPROCESSORS, where.library.device)
+
+
 def launch(kernel: Any, blocks: int, threads: int | tuple[int, int], where: Any, *args: Any) -> None:
     """Launch a kernel on the device and in the stream of the library of an array (or of what else has one).
 
@@ -53,7 +65,7 @@ def start(library: Library, kernel: Any, blocks: int, block: tuple[int, int], ar
     """Launch a compiled kernel."""
     form, values = form_of(args)
     with library.on_device():
-        function, struct = _loaded.get((kernel, form, library.device)) or _load(kernel, form, library.device)
+        function, struct = _on(library.device, kernel, form)
         params = create_string_buffer(struct.size)
         struct.pack_into(params, 0, *values)
         driver.launch(function, blocks, block, library.stream_pointer, params)
@@ -100,13 +112,28 @@ def struct_of(form: tuple[Any, ...]) -> Struct:
     return Struct(f"@{format_of(kinds_of(form))}0q")
 
 
-def _load(kernel: Any, form: tuple[Any, ...], device: int) -> Loaded:
+def _on(device: int, kernel: Any, form: tuple[Any, ...]) -> Loaded:
     """The kernel for arguments of this form, on the GPU that is worked on; compiled if that has not been done."""
+    if (known := _loaded.get((kernel, form, device))) is not None:
+        return known
     with _compiling:
         if (kernel, form, device) not in _loaded:
-            code, name = compiled(kernel, form, driver.capability(device))
-            _loaded[kernel, form, device] = Loaded(driver.load(code, name), struct_of(form))
+            function = _function(kernel, form, driver.capability(device))
+            _loaded[kernel, form, device] = Loaded(function, struct_of(form))
     return _loaded[kernel, form, device]
+
+
+def _function(kernel: Any, form: tuple[Any, ...], capability: tuple[int, int]) -> int:
+    """The kernel's handle, of code from disk if the driver takes that."""
+    from fastce.cuda.kept import Kept
+
+    kept = Kept(kernel, form, capability)
+    if (found := kept.read()) is not None:
+        with contextlib.suppress(RuntimeError):  # of an older driver
+            return driver.load(*found)
+    code, name = compiled(kernel, form, capability)
+    kept.write(code, name)
+    return driver.load(code, name)
 
 
 def compiled(kernel: Any, form: tuple[Any, ...], capability: tuple[int, int]) -> tuple[bytes, str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from fastce.cuda._kernels.copies import AXES, THREADS, copy_kernel
 from fastce.cuda._kernels.jobs import Cube

@@ -7,7 +7,7 @@ from fastce.arguments.arrays import class_axis
 from fastce.arguments.numbers import integer, reduction_of
 from fastce.cuda._kernels.jobs import CLASS_INDICES
 from fastce.cuda._kernels.likelihood import THREADS, likelihood_gradients, likelihood_rows
-from fastce.cuda.arrays import DeviceArray, checked_out, empty
+from fastce.cuda.arrays import DeviceArray, checked_out, empty, nothing
 from fastce.cuda.cross_entropy import (
     float_array,
     other_inputs,
@@ -16,7 +16,8 @@ from fastce.cuda.cross_entropy import (
     reduced_loss,
     upstream_of,
 )
-from fastce.cuda.layout import blocks_for, copy, launch, rows_of
+from fastce.cuda.launching import launch
+from fastce.cuda.layout import blocks_for, copy, rows_of
 from fastce.cuda.run import add_up_losses
 from fastce.cuda.targets import DeviceTargets, check, described_targets
 from fastce.typing import Reduction, ValueAndGrad
@@ -50,14 +51,14 @@ class NllCall:
             into = results if results is not None else empty(library, (2 * rows,), "float64")  # and shares
             launch(
                 likelihood_rows, blocks_for(rows), THREADS, self.logits,
-                source.array.flat(), rows, source.inner, source.cube, targets.arrays, targets.report.flat(),
+                source.array.flat(), rows, source.inner, source.cube, targets.arrays, targets.report,
                 into.flat(),
             )  # fmt: skip
             if results is None:
                 add_up_losses(into, rows, targets.report)
             if out is not None:
                 room = out if rows_of(out, self.axis) else empty(library, out.shape, out.dtype_name)
-                self._write(room, rows, classes, targets.arrays.row_weight[:0] if per_row is None else per_row)
+                self._write(room, rows, classes, nothing("float64") if per_row is None else per_row)
         value = reduced_loss(targets, rows, classes, self.reduction)
         if room is not None and out is not None and room is not out:
             copy(room, out)
@@ -68,7 +69,7 @@ class NllCall:
         launch(
             likelihood_gradients, blocks_for(out.size), THREADS, out,
             out.flat(), rows, classes, written.inner, written.cube, self.targets.arrays, above,
-            self.targets.report.flat(),
+            self.targets.report,
         )  # fmt: skip
 
 

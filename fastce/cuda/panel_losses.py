@@ -12,14 +12,13 @@ from fastce.cuda._kernels.jobs import (
     CROSS_ENTROPY,
     NO_MASS,
     NO_TARGETS,
-    REPORT,
     SPARSE,
     Job,
     Options,
     Targets,
     options_of,
 )
-from fastce.cuda.arrays import DeviceArray, empty, zeros
+from fastce.cuda.arrays import DeviceArray, empty, nothing
 from fastce.cuda.cross_entropy import reduced_loss
 from fastce.cuda.layout import Rows, rows_of
 from fastce.cuda.libraries import Library
@@ -52,11 +51,11 @@ class PanelLosses:
         self.is_capped = is_capped
         self.rows: int = shape[0]
         self.columns: int = shape[1]
-        self.library: Library = targets.report.library
+        self.library: Library = targets.library
         self.real: np.dtype[Any] = np.dtype(type(options.one))
         dtype = (of_losses or self.real).name if reduction == "none" else "float64"
         self.results: DeviceArray = empty(self.library, (self.rows,), dtype)
-        self.above: Any = targets.arrays.row_weight[:0] if above is None else above
+        self.above: Any = nothing("float64") if above is None else above
 
     def take(self, rows: slice, panel: DeviceArray, writes: bool, of_panel: DeviceTargets | None = None) -> None:
         """Compute the losses of these rows; their logits become their gradient, if that is wanted.
@@ -66,9 +65,9 @@ class PanelLosses:
         described = part_of(self.targets, rows) if of_panel is None else of_panel
         job = Job(CROSS_ENTROPY, writes, described.points, described.dense, self.is_capped, self.real == np.float64)
         above = self.above[rows] if self.above.size > 1 else self.above
-        call = Call(job, self.options, described.arrays, described.mass_rows, above, self.targets.report)
-        logits = _matrix(panel)
-        run(call, logits, logits if writes else None, rows_between(self.results, rows.start, rows.stop))
+        call = Call(job, self.options, described.arrays, described.mass_rows, above)
+        logits, results = _matrix(panel), rows_between(self.results, rows.start, rows.stop)
+        run(call, logits, logits if writes else None, results.flat(), self.targets.report)
 
     def sharpen(self, rows: slice, panel: DeviceArray, targets: Any, factor: float) -> None:
         """Give the slopes of confident targets their digits: factor (p - 1), where 1 - p is -expm1(-loss).
@@ -154,13 +153,13 @@ def own_targets(
 
     The gradient is multiplied by the ``upstream``.
     """
-    arrays, kept = no_targets(library, real.name), [array for array in (classes, row_weight) if array is not None]
+    arrays, kept = no_targets(real.name), [array for array in (classes, row_weight) if array is not None]
     if classes is not None:
         arrays = arrays._replace(classes=classes.flat())
     if row_weight is not None:
         arrays = arrays._replace(row_weight=row_weight.flat())
     points = NO_TARGETS if classes is None else CLASS_INDICES
-    described = DeviceTargets(points, NO_MASS, arrays, None, zeros(library, (REPORT,), "float64"), kept)
+    described = DeviceTargets(points, NO_MASS, arrays, None, library, kept)
     check(described, *shape, reduction == "mean", upstream)
     return described
 
@@ -208,7 +207,7 @@ def numbers_of_counted(described: DeviceTargets) -> Any:
 
 def picked(described: DeviceTargets, numbers: Any) -> DeviceTargets:
     """The checked targets of the rows of these numbers, but for probabilities: see `picked_probabilities`."""
-    library, arrays = described.report.library, described.arrays
+    library, arrays = described.library, described.arrays
     kept = [*described.kept]
 
     def new(values: Any) -> Any:

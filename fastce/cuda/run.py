@@ -1,19 +1,17 @@
 """Which kernel takes the rows of a call, and how it is launched."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from numba import config
-
-from fastce.cuda import driver
 from fastce.cuda._kernels.few_classes import REGISTER_BYTES, few_classes_kernel
 from fastce.cuda._kernels.jobs import (
     KNOWN_STATES,
     STATES_ONLY,
-    TOTAL_LOSS,
     WHOLE,
     Cube,
     Job,
+    LoneShape,
     Options,
     Shape,
     Targets,
@@ -23,22 +21,20 @@ from fastce.cuda._kernels.lone_rows import lone_rows_kernel
 from fastce.cuda._kernels.primitives import ROOM_CHUNKS
 from fastce.cuda._kernels.rows import THREADS, rows_kernel
 from fastce.cuda._kernels.states import FIELDS, WARP
-from fastce.cuda._kernels.sums import PER_BLOCK, sum_up, sum_up_losses
+from fastce.cuda._kernels.sums import PER_BLOCK, PER_GROUP, Tally, add_up_all, sum_up
 from fastce.cuda._kernels.sums import THREADS as SUM_THREADS
-from fastce.cuda.arrays import DeviceArray, empty, zeros
-from fastce.cuda.launching import launch
+from fastce.cuda.arrays import DeviceArray, empty, nothing
+from fastce.cuda.launching import blocks_at_once, launch
 from fastce.cuda.layout import Rows, lanes_of
-from fastce.cuda.libraries import Library
+from fastce.cuda.rooms import Rooms, rooms_of
 
 CHUNKS_OF_THREAD = ROOM_CHUNKS // THREADS
 FEWEST_LANES = 4
 ROWS_OF_BLOCK = 128  # of few classes
 LINE_CHUNKS = 8  # of 128 bytes: parts of rows begin at multiples of them
-BLOCKS_OF_MULTIPROCESSOR = 2  # that surely run at once
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What a kernel is told of a call, beside the arrays of its rows."""
 
     job: Job
@@ -46,20 +42,76 @@ class Call:
     targets: Targets
     mass_rows: Rows | None  # of probabilities
     upstream: Any
-    report: DeviceArray
 
 
-def run(call: Call, logits: Rows, out: Rows | None, results: DeviceArray | None) -> None:
-    """Compute the result of each row into ``results``, or their sum into the report, and write ``out``."""
-    is_few = _is_few(call, logits, out)
-    count = -(-logits.count // ROWS_OF_BLOCK) if is_few else logits.count  # of numbers that add up to the total
-    into = results if results is not None else empty(logits.array.library, (2 * count,), "float64")  # and shares
-    if is_few:
-        _run_few_classes(call, logits, out, into, results is None)
-    else:
-        (_run_rows if _is_matrix(call, logits, out) else _run_lone_rows)(call, logits, out, into)
-    if results is None:
-        add_up_losses(into, count, call.report)
+@dataclass(frozen=True)
+class Plan:
+    """The kernel that takes the rows of a call, and what it needs room for."""
+
+    call: Call
+    logits: Rows
+    out: Rows | None
+    start: Callable[["Plan", Any, Rooms, Tally], None]
+    losses: int  # that are added up: of rows or blocks; 0 if the results of rows are asked for
+    parts: int = 1  # of a row
+
+    @property
+    def groups(self) -> int:
+        """How many sums of losses there are before that of all."""
+        return groups_of(self.losses)
+
+    @property
+    def cut_rows(self) -> int:
+        """Rows whose parts tell each other something."""
+        return self.logits.count if self.parts > 1 else 0
+
+    @property
+    def tickets(self) -> int:
+        """How many counters the kernel needs."""
+        return tickets_of(self.losses) + (self.cut_rows + 1 if self.cut_rows else 0)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers in float64: losses, sums and, twice as many, their shares; states of parts."""
+        return 2 * self.losses + 2 * self.groups + self.cut_rows * self.parts * FIELDS
+
+    def run(self, rooms: Rooms, results: Any = None) -> None:
+        """Compute the result of each row into ``results``, or their sum into the report, and write ``out``."""
+        count, tickets = 2 * self.losses, tickets_of(self.losses)
+        at_states = count + 2 * self.groups
+        losses, sums = rooms.numbers[:count], rooms.numbers[count:at_states]
+        own = Rooms(rooms.report, rooms.tickets[tickets : self.tickets], rooms.numbers[at_states : self.numbers])
+        tally = Tally(sums, rooms.tickets[:tickets], PER_GROUP)
+        self.start(self, losses if self.losses else results, own, tally)
+
+
+def groups_of(losses: int) -> int:
+    """How many groups so many losses are added up in."""
+    return -(-losses // PER_GROUP)
+
+
+def tickets_of(losses: int) -> int:
+    """How many counters that needs."""
+    return 1 + groups_of(losses) if losses else 0
+
+
+def plan_of(call: Call, logits: Rows, out: Rows | None, adds_up: bool) -> Plan:
+    """How to compute the rows of a call; with ``adds_up`` their sum is asked for, else the result of each."""
+    if _is_few(call, logits, out):
+        return Plan(call, logits, out, _start_few_classes, adds_up * -(-logits.count // ROWS_OF_BLOCK))
+    if not _is_matrix(call, logits, out):
+        return Plan(call, logits, out, _start_lone_rows, adds_up * -(-logits.count // LONE_THREADS))
+    parts = -(-most_chunks(logits, lanes_of(logits.array)) // ROOM_CHUNKS)
+    return Plan(call, logits, out, _start_rows, adds_up * logits.count, parts)
+
+
+def run(call: Call, logits: Rows, out: Rows | None, results: Any, report: Any) -> None:
+    """Compute the result of each row, with rooms of its own, for a report that is there."""
+    plan = plan_of(call, logits, out, adds_up=False)
+    rooms = Rooms(report, nothing("int32"), nothing("float64"))
+    if plan.tickets:
+        rooms = rooms_of(logits.array.library, plan.tickets, plan.numbers)._replace(report=report)
+    plan.run(rooms, results)
 
 
 def _all(call: Call, logits: Rows, out: Rows | None) -> list[Rows]:
@@ -92,48 +144,47 @@ def _written(logits: Rows, out: Rows | None) -> Any:
     return logits.array.flat()[:0] if out is None else out.array.flat()
 
 
-def _run_few_classes(call: Call, logits: Rows, out: Rows | None, results: DeviceArray, adds_up: bool) -> None:
-    per_block = ROWS_OF_BLOCK
+def _start_few_classes(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> None:
+    call, logits, per_block = plan.call, plan.logits, ROWS_OF_BLOCK
     launch(
         few_classes_kernel(call.job, logits.classes, per_block), -(-logits.count // per_block), per_block, logits.array,
-        logits.array.flat(), _written(logits, out), logits.count, logits.phase(lanes_of(logits.array)), call.targets,
-        call.options, call.upstream, call.report.flat(), results.flat(), adds_up,
+        logits.array.flat(), _written(logits, plan.out), logits.count, logits.phase(lanes_of(logits.array)),
+        call.targets, call.options, call.upstream, rooms.report, results, tally,
     )  # fmt: skip
 
 
-def _run_lone_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) -> None:
-    nowhere = Cube(0, 0, 0, 0)
+def _start_lone_rows(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> None:
+    call, logits, out, nowhere = plan.call, plan.logits, plan.out, Cube(0, 0, 0, 0)
+    shape = LoneShape(
+        logits.count, logits.classes, logits.inner, logits.cube, nowhere if out is None else out.cube,
+        nowhere if call.mass_rows is None else call.mass_rows.cube,
+    )  # fmt: skip
     launch(
         lone_rows_kernel(call.job), -(-logits.count // LONE_THREADS), LONE_THREADS, logits.array,
-        logits.array.flat(), _written(logits, out), logits.count, logits.classes, logits.inner, logits.cube,
-        nowhere if out is None else out.cube, nowhere if call.mass_rows is None else call.mass_rows.cube, call.targets,
-        call.options, call.upstream, call.report.flat(), results.flat(),
+        logits.array.flat(), _written(logits, out), shape, call.targets, call.options, call.upstream, rooms.report,
+        results, tally,
     )  # fmt: skip
 
 
-def _run_rows(call: Call, logits: Rows, out: Rows | None, results: DeviceArray) -> None:
+def _start_rows(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> None:
+    call, logits, out, parts = plan.call, plan.logits, plan.out, plan.parts
     lanes = lanes_of(logits.array)
     chunks = most_chunks(logits, lanes)
-    parts = -(-chunks // ROOM_CHUNKS)
     threads = lanes_for(chunks)
     shape = Shape(
         logits.count, logits.classes, logits.step, 0 if out is None else out.step,
         0 if call.mass_rows is None else call.mass_rows.step, logits.phase(lanes), _is_aligned(logits, out),
         parts, -(-chunks // (parts * LINE_CHUNKS)) * LINE_CHUNKS, WHOLE,
     )  # fmt: skip
-    library = logits.array.library
-    cut_rows = logits.count if parts > 1 else 0  # only their parts tell each other something
-    states = empty(library, (cut_rows * parts * FIELDS + 1,), "float64").flat()
-    posted = (zeros if cut_rows else empty)(library, (cut_rows + 1,), "int32").flat()
     per_block = THREADS // threads
     blocks = logits.count * parts if parts > 1 else -(-logits.count // per_block)
-    kernel, written = rows_kernel(call.job), _written(logits, out)
-    for stage in stages(call.job, parts, library):
-        launch(
-            kernel, blocks, (threads, per_block), logits.array,
-            logits.array.flat(), written, shape._replace(stage=stage), call.targets, call.options, call.upstream,
-            call.report.flat(), results.flat(), states, posted,
-        )  # fmt: skip
+    kernel, where, flat, written = rows_kernel(call.job), logits.array, logits.array.flat(), _written(logits, out)
+    told = call.targets, call.options, call.upstream, rooms.report, results, rooms.numbers, rooms.tickets, tally
+    at_once = 1
+    if parts > 1 and call.job.writes:
+        at_once = blocks_at_once(kernel, THREADS, where, flat, written, shape, *told)
+    for stage in stages(call.job, parts, at_once):
+        launch(kernel, blocks, (threads, per_block), where, flat, written, shape._replace(stage=stage), *told)
 
 
 def most_chunks(logits: Rows, lanes: int) -> int:
@@ -150,47 +201,30 @@ def lanes_for(chunks: int) -> int:
     return lanes if lanes <= WARP else THREADS
 
 
-def stages(job: Job, parts: int, library: Library) -> list[int]:
+def stages(job: Job, parts: int, at_once: int) -> list[int]:
     """Parts of rows wait for each other if all of a row's run at once; else their states are found first."""
-    if parts == 1 or not job.writes or parts <= blocks_at_once(library):
-        return [WHOLE]
-    return [STATES_ONLY, KNOWN_STATES]
-
-
-def blocks_at_once(library: Library) -> int:
-    """Blocks that surely run at once; the simulator runs one."""
-    if config.ENABLE_CUDASIM:
-        return 1
-    return driver.attribute(driver.MULTIPROCESSORS, library.device) * BLOCKS_OF_MULTIPROCESSOR
-
-
-def sums_of_blocks(library: Library, values: Any, count: int) -> tuple[DeviceArray, int]:
-    """The sums of blocks of numbers, and how many blocks there are."""
-    blocks = max(1, -(-count // PER_BLOCK))
-    totals = empty(library, (blocks,), "float64")
-    launch(sum_up, blocks, SUM_THREADS, totals, values, count, PER_BLOCK, totals.flat(), 0)
-    return totals, blocks
+    return [WHOLE] if parts == 1 or not job.writes or parts <= at_once else [STATES_ONLY, KNOWN_STATES]
 
 
 def add_up(values: DeviceArray, count: int, report: DeviceArray, field: int) -> None:
     """The sum of numbers in float64, in the same order every time, as a field of the report."""
-    if count <= PER_BLOCK:
-        launch(sum_up, 1, SUM_THREADS, report, values.flat(), count, PER_BLOCK, report.flat(), field)
-        return
-    totals, blocks = sums_of_blocks(values.library, values.flat(), count)
-    launch(sum_up, 1, SUM_THREADS, totals, totals.flat(), blocks, blocks, report.flat(), field)
+    flat, blocks = values.flat(), max(1, -(-count // PER_BLOCK))
+    if blocks > 1:
+        totals = empty(values.library, (blocks,), "float64")
+        launch(sum_up, blocks, SUM_THREADS, totals, flat, count, PER_BLOCK, totals.flat(), 0)
+        flat, count = totals.flat(), blocks
+    launch(sum_up, 1, SUM_THREADS, report, flat, count, max(count, 1), report.flat(), field)
 
 
-def add_up_losses(losses: DeviceArray, count: int, report: DeviceArray) -> None:
-    """The total loss in the report, and that of the shares if it is not finite; shares may follow the losses."""
-    flat, totals = report.flat(), losses
-    while True:
-        blocks = max(1, -(-count // PER_BLOCK))
-        into, at = (report, TOTAL_LOSS) if blocks == 1 else (empty(report.library, (2 * blocks,), "float64"), 0)
-        launch(sum_up_losses, blocks, SUM_THREADS, report, totals.flat(), count, PER_BLOCK, flat, into.flat(), at)
-        if blocks == 1:
-            return
-        totals, count = into, blocks
+def add_up_losses(losses: DeviceArray, count: int, report: Any) -> None:
+    """The total loss in the report, and that of the shares if it is not finite."""
+    groups = groups_of(count)
+    if groups:
+        rooms = rooms_of(losses.library, tickets_of(count), 2 * groups)
+        launch(
+            add_up_all, groups, SUM_THREADS, losses, losses.flat(), count, report,
+            Tally(rooms.numbers, rooms.tickets, PER_GROUP),
+        )  # fmt: skip
 
 
 def numbers_of(array: DeviceArray) -> Any:

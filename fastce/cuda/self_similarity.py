@@ -4,6 +4,7 @@ The products of a row with itself are made -inf, by which they do not count. A p
 its features, so that a panel's gradient is added to both.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class SelfLosses:
     ) -> None:
         check_plain(within)
         self.targets = targets
-        self.library: Library = targets.report.library
+        self.library: Library = targets.library
         options = options_of(within.dtype, within.scale)
         self.losses: PanelLosses = PanelLosses(targets, options, shape, reduction, of_losses=of_losses)
 
@@ -107,7 +108,7 @@ def with_probabilities(described: DeviceTargets, masses: DeviceArray, rows: slic
         probabilities=masses.flat(), row_weight=described.arrays.row_weight[rows]
     )  # fmt: skip
     kept = [*described.kept, masses]
-    return DeviceTargets(described.points, PROBABILITIES, arrays, rows_of(masses, 1), described.report, kept)
+    return dataclasses.replace(described, dense=PROBABILITIES, arrays=arrays, mass_rows=rows_of(masses, 1), kept=kept)
 
 
 def _on_diagonal(panel: Any, rows: slice) -> Any:

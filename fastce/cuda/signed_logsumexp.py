@@ -13,7 +13,7 @@ from fastce.cuda.axes import reduced_shape, rows_along, with_an_axis
 from fastce.cuda.broadcasting import broadcast_to
 from fastce.cuda.cross_entropy import float_array
 from fastce.cuda.groups import group_for
-from fastce.cuda.layout import launch
+from fastce.cuda.launching import launch
 
 NARROW = "bool", "int8", "uint8"  # integers that bfloat16 has room for
 

@@ -6,12 +6,13 @@ import numpy as np
 
 from fastce.arguments.arrays import reduced_axes
 from fastce.arguments.numbers import flag
-from fastce.cuda._kernels.jobs import LOG_SOFTMAX, LOGSUMEXP, REPORT, SOFTMAX, Job, options_of
-from fastce.cuda.arrays import DeviceArray, checked_out, empty, zeros
+from fastce.cuda._kernels.jobs import LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Job, options_of
+from fastce.cuda.arrays import checked_out, empty, nothing
 from fastce.cuda.axes import in_order, reduced_shape, rows_along, with_an_axis
 from fastce.cuda.cross_entropy import float_array, real_of
 from fastce.cuda.layout import Rows, copy
-from fastce.cuda.run import Call, run
+from fastce.cuda.rooms import rooms_of
+from fastce.cuda.run import Call, plan_of
 from fastce.cuda.signed_logsumexp import signed_logsumexp
 from fastce.cuda.targets import no_targets
 
@@ -25,7 +26,7 @@ def logsumexp(**given: Any) -> Any:
     axes = reduced_axes(array, given["axis"])  # type: ignore[arg-type]  # it has ndim
     results = empty(array.library, reduced_shape(array, axes, keepdims), array.dtype_name)
     rows, _ = rows_along(array, axes)
-    _run(LOGSUMEXP, rows, None, results)
+    _run(LOGSUMEXP, rows, None, results.flat())
     return results.given
 
 
@@ -46,18 +47,19 @@ def _softmax(kind: int, given: dict[str, Any]) -> Any:
     if array.size:
         source, _ = rows_along(array, axes)
         written, copied = rows_along(out, axes)
-        results = empty(array.library, (source.count,), "float64")
-        _run(kind, source, written, results)
+        _run(kind, source, written, None)
         if copied is not None:
             copy(copied, in_order(out, axes))
     return out.given
 
 
-def _run(kind: int, rows: Rows, out: Rows | None, results: DeviceArray) -> None:
+def _run(kind: int, rows: Rows, out: Rows | None, results: Any) -> None:
+    """Results are those of rows, or of no account if they are None."""
     if rows.count == 0:
         return
     real = real_of(rows.array)
     job = Job(kind, out is not None, is_float64=real == np.float64)
-    targets = no_targets(rows.array.library, real.name)
-    report = zeros(rows.array.library, (REPORT,), "float64")
-    run(Call(job, options_of(real), targets, None, targets.row_weight, report), rows, out, results)
+    call = Call(job, options_of(real), no_targets(real.name), None, nothing("float64"))
+    plan = plan_of(call, rows, out, adds_up=False)
+    rooms = rooms_of(rows.array.library, plan.tickets, plan.numbers + (rows.count if results is None else 0))
+    plan.run(rooms, rooms.numbers[plan.numbers : plan.numbers + rows.count] if results is None else results)

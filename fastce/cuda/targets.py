@@ -11,14 +11,7 @@ from fastce.arguments.arrays import class_index_error
 from fastce.arguments.numbers import number
 from fastce.arguments.places import is_on_device
 from fastce.arguments.sparse import mass_error
-from fastce.cuda._kernels.checks import (
-    THREADS,
-    check_class_indices,
-    check_factors,
-    check_sparse,
-    check_weights,
-    finish_checks,
-)
+from fastce.cuda._kernels.checks import PER_BLOCK, THREADS, Checked, check_kernel
 from fastce.cuda._kernels.jobs import (
     BAD_CLASS_WEIGHT,
     BAD_MASS,
@@ -33,33 +26,32 @@ from fastce.cuda._kernels.jobs import (
     NO_MASS,
     NO_TARGETS,
     PROBABILITIES,
-    REPORT,
     SPARSE,
     SPREAD,
     Targets,
 )
-from fastce.cuda._kernels.sums import PER_BLOCK
-from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse, zeros
+from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, is_sparse, nothing
 from fastce.cuda.launching import launch
-from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, rows_of
+from fastce.cuda.layout import FLOATS, Rows, contiguous, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, limits
-from fastce.cuda.run import numbers_of, sums_of_blocks
+from fastce.cuda.rooms import Rooms, rooms_of
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
 @dataclass
 class DeviceTargets:
-    """What rows are compared with, as kernels take it, and where the verdict of the checks will be."""
+    """What rows are compared with, as kernels take it."""
 
     points: int
     dense: int
     arrays: Targets
     mass_rows: Rows | None
-    report: DeviceArray
+    library: Library
     kept: list[DeviceArray]  # alive while kernels run
-    weights_given: Any = None  # of classes, in float64
+    report: Any = None  # where the verdict of the last `check` will be
+    weights_given: Any = None  # of classes, in float64 if they were that
     masses_given: Any = None  # of sparse targets, in float64 if they were that
 
 
@@ -78,9 +70,9 @@ class _Reader:
         return self.keep(device_array(value, name, self.library))
 
 
-def no_targets(library: Library, real: str) -> Targets:
-    """What kernels without targets get: empty arrays, which need no memory to last."""
-    indices, reals, float64s = (empty(library, (1,), name).flat()[:0] for name in ("int64", real, "float64"))
+def no_targets(real: str) -> Targets:
+    """What kernels without targets get: empty arrays."""
+    indices, reals, float64s = (nothing(name) for name in ("int64", real, "float64"))
     return Targets(indices, indices, reals, reals, reals, float64s, -1)
 
 
@@ -102,12 +94,13 @@ def described_targets(
     per_class = weights_given = per_row = None
     if weight is not None:
         weights = _class_weights(reader, weight, classes)
-        per_class, weights_given = (reader.keep(contiguous(weights, name)) for name in (real, "float64"))
+        as_given = weights.dtype_name if weights.dtype_name in ("float32", "float64") else "float64"
+        per_class, weights_given = (reader.keep(contiguous(weights, name)) for name in (real, as_given))
     if sample_weight is not None:
         per_row = reader.keep(_row_weights(reader, sample_weight, lead))
     dense = NO_MASS if spread == 0.0 else SPREAD if per_class is None else CLASS_WEIGHTS
-    nothing = no_targets(logits.library, real)
-    indices, first_points, masses, probabilities = nothing[:4]
+    none = no_targets(real)
+    indices, first_points, masses, probabilities = none[:4]
     points, mass_rows, masses_given = NO_TARGETS, None, None
     if is_sparse(targets):
         points = SPARSE
@@ -138,13 +131,14 @@ def described_targets(
         raise ValueError(f"ignore_index applies to class indices, got {ignore_index} with targets of probabilities")
     arrays = Targets(
         indices, first_points, masses, probabilities,
-        nothing.class_weight if per_class is None else per_class.flat(),
-        nothing.row_weight if per_row is None else per_row.flat(),
+        none.class_weight if per_class is None else per_class.flat(),
+        none.row_weight if per_row is None else per_row.flat(),
         ignore_index,
     )  # fmt: skip
-    report = reader.keep(zeros(logits.library, (REPORT,), "float64"))
-    flat = None if weights_given is None else weights_given.flat()
-    return DeviceTargets(points, dense, arrays, mass_rows, report, reader.kept, flat, masses_given)
+    return DeviceTargets(
+        points, dense, arrays, mass_rows, logits.library, reader.kept, None,
+        None if weights_given is None else weights_given.flat(), masses_given,
+    )  # fmt: skip
 
 
 def _row_weights(reader: _Reader, value: Any, lead: tuple[int, ...]) -> DeviceArray:
@@ -198,44 +192,38 @@ def check(
     upstream: float,
     writes: bool = False,
     above: Any = None,
-) -> None:
+    tickets: int = 0,
+    numbers: int = 0,
+) -> Rooms:
     """Have the device look at all targets and weights, and find the total weight of the rows.
 
     Class weights and masses must be of the range that elements are computed in. Rows are multiplied by their weights
     and by ``above`` in float64, but for gradients; these are of ratios to the total weight in means.
+
+    Returns
+    -------
+    Rooms
+        The report that `verdict` reads; and so many tickets and numbers, for the kernels that come after.
     """
-    arrays, report, is_wide = described.arrays, described.report, is_float64(described)
-    flat, (low, high) = report.flat(), _limits(arrays)
-    given = arrays.class_weight if described.weights_given is None else described.weights_given
-    for weights, least, most, bad, beyond in (
-        (given, low, high, BAD_CLASS_WEIGHT, BAD_CLASS_WEIGHT if is_wide else BEYOND),
-        (arrays.row_weight, 0.0, math.inf, BAD_ROW_WEIGHT, BEYOND),
-    ):
-        if weights.size:
-            count = weights.size
-            launch(check_weights, blocks_for(count), THREADS, report, weights, count, least, most, flat, bad, beyond)
-    above = arrays.row_weight[:0] if above is None else above
+    arrays, is_wide = described.arrays, is_float64(described)
+    none, (least, most) = nothing("float64"), _limits(arrays)
+    weights = described.weights_given
+    if weights is None:
+        weights = arrays.class_weight
+    masses, above = (none if array is None else array for array in (described.masses_given, above))
+    most_above = 0.0
     if writes and not is_wide and (above.size or arrays.row_weight.size):
-        most = high / max(abs(upstream), 1.0)
-        launch(check_factors, blocks_for(rows), THREADS, report, arrays, above, rows, is_mean, most, flat)
-    blocks, known = 0, float(rows)
-    totals = described.report
-    if described.points == CLASS_INDICES:
-        blocks, known = max(1, -(-rows // PER_BLOCK)), 0.0
-        totals = empty(report.library, (blocks,), "float64")
-        launch(check_class_indices, blocks, THREADS, report, arrays, rows, classes, PER_BLOCK, flat, totals.flat())
-    elif described.points == SPARSE:
-        stored = arrays.classes.size
-        masses, most = described.masses_given, math.inf if is_wide else high
-        launch(
-            check_sparse, blocks_for(rows), THREADS, report,
-            arrays, masses, rows, classes, stored, 0.0 if is_wide else low, most, flat,
-        )  # fmt: skip
-    if described.points != CLASS_INDICES and arrays.row_weight.size:
-        known = 0.0
-        totals, blocks = sums_of_blocks(report.library, arrays.row_weight, rows)
-    described.kept.append(totals)
-    launch(finish_checks, 1, THREADS, report, totals.flat(), blocks, known, is_mean, upstream, flat)
+        most_above = most / max(abs(upstream), 1.0)
+    blocks = max(1, -(-max(rows, weights.size) // PER_BLOCK))
+    rooms = rooms_of(described.library, 1 + tickets, blocks + numbers)
+    described.report = rooms.report
+    launch(
+        check_kernel(described.points), blocks, THREADS, described,
+        arrays, weights, masses, above,
+        Checked(rows, classes, PER_BLOCK, is_mean, is_wide, upstream, least, most, most_above),
+        rooms.report, rooms.numbers[:blocks], rooms.tickets[:1],
+    )  # fmt: skip
+    return Rooms(rooms.report, rooms.tickets[1:], rooms.numbers[blocks:])
 
 
 def verdict(described: DeviceTargets, rows: int, classes: int) -> Any:
@@ -243,7 +231,7 @@ def verdict(described: DeviceTargets, rows: int, classes: int) -> Any:
 
     Where float32 has not the range for the numbers of a call, that is a `BeyondRange`.
     """
-    report, limit = numbers_of(described.report), _limits(described.arrays)
+    report, limit = described.report.copy_to_host(), _limits(described.arrays)
     if report[BAD_CLASS_WEIGHT] > 0.0:
         bad = number_at(described.weights_given, classes - int(report[BAD_CLASS_WEIGHT]))
         raise weight_error("weight", bad, limit)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import itertools
 import math
+import os
 import sys
 import types
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ptx.parse import parse
 
 MULTIPROCESSORS = 132
 _OF_DEVICE = {75: 9, 76: 0, 16: MULTIPROCESSORS}  # attributes by their number in the driver
+ROOM = 1 << 15  # bytes of shared memory that the rows' kernel takes, and more
 
 
 class Tensor:
@@ -49,12 +51,16 @@ class Tensor:
 class Counted:
     """As a context: the driver, and PyTorch, whose tensors have addresses and no memory."""
 
-    kernels: list = field(default_factory=list)  # loaded: (name, its parameters)
+    keeps: bool = False  # compiled kernels, on disk
+    kernels: dict = field(default_factory=dict)  # compiled: name and parameters, by the name of the entry
+    loaded: list = field(default_factory=list)  # names of entries
     launches: list = field(default_factory=list)  # (name, grid, block, parameters, what they are)
     allocations: list = field(default_factory=list)  # bytes
     fills: list = field(default_factory=list)  # bytes
     copies: list = field(default_factory=list)  # bytes, to the host
     waits: int = 0
+    blocks: int = 6  # that run at once on a multiprocessor
+    carveouts: list = field(default_factory=list)
 
     def counts(self):
         """(launches, allocations, fills, copies to the host, waits)"""
@@ -79,14 +85,19 @@ class Counted:
         def compiled(kernel, kinds, capability):
             with on_capability(capability):
                 text = ptx(kernel, kinds, capability)
-            self.kernels.append((kernel.__name__, parse(text)))
+            (entry,) = (function for function in parse(text).functions.values() if function.entry)
+            self.kernels[entry.name] = kernel.__name__, entry.parameters
             return text
 
         self.patches = contextlib.ExitStack()
         for owner, name, stand_in in ((driver, "api", Api(self)), (Kernel, "ptx", compiled)):
             self.patches.enter_context(mock.patch.object(owner, name, stand_in))
-        self.patches.enter_context(mock.patch.dict(sys.modules, {"torch": self._torch()}))
+        # not by patch.dict, which would forget all that is imported meanwhile
+        known, sys.modules["torch"] = sys.modules.get("torch"), self._torch()
+        self.patches.callback(lambda: sys.modules.pop("torch") if known is None else sys.modules.update(torch=known))
         self.patches.enter_context(mock.patch.dict(launching._loaded, clear=True))
+        if not self.keeps:
+            self.patches.enter_context(mock.patch.dict(os.environ, {"FASTCE_CACHE": "0"}))
         for known in (driver._context, driver.attribute):
             known.cache_clear()
             self.patches.callback(known.cache_clear)
@@ -133,25 +144,31 @@ class Api:
 
     def cuModuleLoadData(self, code):
         assert code[:4] == b"\x7fELF"
-        return 0, len(self.counted.kernels) - 1
+        return 0, code
 
-    def cuModuleGetFunction(self, module, name):
-        assert self.counted.kernels[module][1].entries == [name.decode()]
-        return 0, module
+    def cuModuleGetFunction(self, code, name):
+        assert name in code
+        self.counted.loaded.append(name.decode())
+        return 0, len(self.counted.loaded) - 1
+
+    def cuFuncGetAttribute(self, which, function):
+        assert which == 1
+        return 0, ROOM if "rows" in self.counted.loaded[function] else 0
 
     def cuFuncSetAttribute(self, function, which, value):
+        assert which == 9
+        self.counted.carveouts.append(value)
         return (0,)
 
     def cuOccupancyMaxActiveBlocksPerMultiprocessor(self, function, threads, shared):
-        return 0, 6
+        return 0, self.counted.blocks
 
     def cuLaunchKernel(self, function, x, y, z, width, height, depth, shared, stream, params, extra):
         assert (stream, shared, extra) == (7, 0, 0)
         assert min(x, y, z, width, height, depth) > 0
-        name, module = self.counted.kernels[function]
-        parameters = module.functions[module.entries[0]].parameters
+        name, parameters = self.counted.kernels.get(self.counted.loaded[function], ("kept", []))
         address = ctypes.c_void_p.from_address(params).value  # of the only one
-        packed = ctypes.string_at(address, parameters[0].size)
+        packed = ctypes.string_at(address, parameters[0].size) if parameters else b""
         self.counted.launches.append((name, (x, y, z), (width, height, depth), parameters, packed))
         return (0,)
 

@@ -39,16 +39,65 @@ def test_all_arguments_of_a_kernel_are_one_parameter(driver):
     assert len(driver.kernels) == 2  # for another form of arguments
 
 
-def test_a_call_launches_what_was_loaded(driver):
+SHAPES = {"rows": (64, 300), "few_classes": (1000, 10), "lone_rows": (300, 64), "parts": (3, 20_000)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_loss_with_its_gradient_is_two_launches_and_one_wait(driver, shape):
+    """And two allocations: the gradient, and one for all else; a fill, and a copy to the host."""
+    rows, classes = SHAPES[shape]
+    x, y = driver.tensor((rows, classes), "float32"), driver.tensor((rows,), "int64")
+    weight, axis = driver.tensor((classes,), "float32"), 1
+    if shape == "lone_rows":
+        x, axis = driver.tensor((classes, rows), "float32"), 0
+    kernel = "rows" if shape == "parts" else shape
+    for _ in range(2):
+        for options in ({}, {"weight": weight}, {"reduction": "sum", "label_smoothing": 0.0}):
+            driver.forget()
+            fastce.cross_entropy_value_and_grad(x, y, axis=axis, **options)
+            assert [name for name, *_ in driver.launches] == ["check", kernel]
+            assert driver.counts() == (2, 2, 1, 1, 1)
+            assert {len(parameters) for _, _, _, parameters, _ in driver.launches} == {1}
+    assert len(driver.loaded) == 2
+
+
+def test_what_else_a_call_launches(driver):
     x, y = driver.tensor((64, 300), "float32"), driver.tensor((64,), "int64")
-    fastce.cross_entropy_value_and_grad(x, y)
-    loaded, times = len(driver.kernels), driver.counts()
-    assert loaded == len({name for name, *_ in driver.launches})
-    driver.forget()
-    fastce.cross_entropy_value_and_grad(driver.tensor((64, 300), "float32"), y)
-    assert (len(driver.kernels), driver.counts()) == (loaded, times)
-    for _, _, _, parameters, _ in driver.launches:
-        assert len(parameters) == 1
+    for call, launches, counts in (
+        (lambda: fastce.cross_entropy(x, y), ["check", "rows"], (2, 1, 1, 1, 1)),
+        (lambda: fastce.cross_entropy(x, y, reduction="none"), ["check", "rows"], (2, 2, 1, 1, 1)),
+        (lambda: fastce.logsumexp(x, axis=1), ["rows"], (1, 2, 1, 0, 0)),
+        (lambda: fastce.softmax(x, axis=1), ["rows"], (1, 2, 1, 0, 0)),
+    ):
+        driver.forget()
+        call()
+        assert [name for name, *_ in driver.launches] == launches
+        assert driver.counts() == counts
+
+
+def test_parts_of_rows_wait_for_each_other_if_the_driver_says_that_all_run_at_once(driver):
+    """A multiprocessor of the driver runs as many blocks as it says; a row of more parts than that is read twice."""
+    y = driver.tensor((2,), "int64")
+    for blocks, parts, stages in ((2, 264, 1), (2, 265, 2), (1, 132, 1), (1, 133, 2)):
+        driver.blocks = blocks
+        driver.forget()
+        fastce.cross_entropy_value_and_grad(driver.tensor((2, parts * 8192), "float32"), y)
+        assert [name for name, *_ in driver.launches] == ["check"] + ["rows"] * stages
+        assert driver.launches[1][1] == (2 * parts, 1, 1)
+    assert driver.carveouts == [100]  # of kernels with much shared memory
+
+
+def test_driver_is_asked_for_the_streams_and_contexts_of_other_gpus(driver, monkeypatch):
+    x, y = driver.tensor((64, 300), "float32"), driver.tensor((64,), "int64")
+    pushed = []
+    from fastce.cuda import driver as ours
+
+    monkeypatch.setattr(ours.api, "cuCtxGetCurrent", lambda: (0, 5), raising=False)
+    monkeypatch.setattr(ours.api, "cuCtxPushCurrent", lambda context: (pushed.append(context), (0,))[1], raising=False)
+    monkeypatch.setattr(ours.api, "cuCtxPopCurrent", lambda: (pushed.append("back"), (0, 1))[1], raising=False)
+    fastce.cross_entropy(x, y)
+    assert pushed[:2] == [1, "back"]
+    assert pushed == [1, "back"] * (len(pushed) // 2)
 
 
 def test_errors_of_the_driver_are_ours(driver, monkeypatch):

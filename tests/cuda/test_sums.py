@@ -56,11 +56,14 @@ def test_those_of_many_rows(on_device, shape):
     check_means(on_device, shape, distances, [1.0 + k % 2 for k in range(ROWS)])
 
 
-def test_sums_are_added_up_in_blocks_of_blocks(on_device, monkeypatch):
+@pytest.mark.parametrize(("shape", "per_group"), [("few", 1), ("rows", 32), ("lone", 1)])
+def test_sums_are_added_up_in_groups(on_device, small_blocks, monkeypatch, shape, per_group):
+    """Of blocks of 64 rows, or of rows, whose blocks are of 16."""
     from fastce.cuda import run
 
-    monkeypatch.setattr(run, "PER_BLOCK", 3)
-    check_means(on_device, "rows", [Fraction(1.1e308) * (k % 3) for k in range(11)])
+    monkeypatch.setattr(run, "PER_GROUP", per_group)
+    check_means(on_device, shape, [Fraction(1.1e308) * (k % 3) for k in range(75)])
+    check_means(on_device, shape, [1000.0 * (1 + k % 3) for k in range(75)])
 
 
 def test_rows_in_parts(on_device, small_blocks):

@@ -87,14 +87,14 @@ class Device:
     def __enter__(self) -> "Device":
         from numba import cuda
 
-        from fastce.cuda import driver, launching
+        from fastce.cuda import driver, launching, run
 
         self.patches = contextlib.ExitStack()
         for owner, name, stand_in in (
             (cuda, "device_array", self.new),
             (cuda, "gpus", [contextlib.nullcontext()]),
             (driver, "working_on", lambda device: contextlib.nullcontext()),
-            (driver, "attribute", lambda which, device: {driver.MULTIPROCESSORS: self.multiprocessors}[which]),
+            (run, "blocks_at_once", lambda *_: 2 * self.multiprocessors),
             (launching, "start", self.run),
         ):
             self.patches.enter_context(mock.patch.object(owner, name, stand_in))

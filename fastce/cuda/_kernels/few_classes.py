@@ -20,7 +20,7 @@ from fastce.cuda._kernels.elements import (
     written_by,
 )
 from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_row
-from fastce.cuda._kernels.jobs import IS_BAD, LOGSUMEXP, NO_MASS, SHARE, SOFTMAX, Job
+from fastce.cuda._kernels.jobs import IS_BAD, LOGSUMEXP, NO_MASS, SOFTMAX, Job
 from fastce.cuda._kernels.points import distances_by, points_by
 from fastce.cuda._kernels.primitives import (
     chunk_of,
@@ -49,7 +49,7 @@ from fastce.cuda._kernels.states import (
     with_faint_term,
     with_term,
 )
-from fastce.cuda._kernels.sums import sum_of_block
+from fastce.cuda._kernels.sums import add_up_block
 
 BLOCK = 8  # elements that are added up before their sum is: fewer roundings for each
 REGISTER_BYTES = 128  # of a row: up to 32 classes, or 16 of float64
@@ -178,11 +178,11 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
     places = rows_of_block * step + 16
 
     @kernel(rows_of_block, 2 if job.is_float64 else 6)
-    def few_classes(logits, out, rows, phase, targets, options, upstream, report, results, adds_up):
+    def few_classes(logits, out, rows, phase, targets, options, upstream, report, results, tally):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
         room = room_in(cuda.shared.array(places, real))
-        board = cuda.shared.array(MOST_WARPS, np.float64)
+        board, flag = cuda.shared.array(MOST_WARPS, np.float64), cuda.shared.array(1, np.int32)
         ys = cuda.local.array(classes, real)
         block = np.int64(cuda.blockIdx.x) * rows_of_block
         start, stop = block * classes, min(block + rows_of_block, rows) * classes
@@ -215,12 +215,8 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
                 put_real(room, logits, first + c, options.zero)
         if writes:
             empty(room, out, start, stop, before)
-        if adds_up:
-            total = sum_of_block(result, board)
-            if not math.isfinite(total):
-                share = sum_of_block(report[SHARE] * result if math.isfinite(result) else share, board)
-            if cuda.threadIdx.x == 0:
-                results[cuda.blockIdx.x], results[cuda.gridDim.x + cuda.blockIdx.x] = total, share
+        if tally.tickets.size > 0:
+            add_up_block(result, share, results, report, tally, board, flag)
         elif i < rows:
             store_real(results, i, result)
 

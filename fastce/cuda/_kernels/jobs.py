@@ -114,6 +114,17 @@ class Cube(NamedTuple):
     inner_step: int
 
 
+class LoneShape(NamedTuple):
+    """The rows of a launch that any strides lead to, ``inner`` of them between two outer ones."""
+
+    rows: int
+    classes: int
+    inner: int
+    logits: Cube
+    out: Cube
+    masses: Cube
+
+
 class Targets(NamedTuple):
     """What rows are compared with; arrays that do not apply are empty."""
 

@@ -11,11 +11,12 @@ import numpy as np
 from numba import cuda
 
 from fastce.cuda._kernels.elements import element_by, has_one_point, mass_by, slope_at_target_by, value_by
-from fastce.cuda._kernels.endings import ending_by, store_result, upstream_of_row, weight_of_row
+from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_row
 from fastce.cuda._kernels.jobs import IS_BAD, NO_MASS, SPREAD, Job
 from fastce.cuda._kernels.points import distances_by, points_by
 from fastce.cuda._kernels.primitives import device, kernel, store_real, to_real
-from fastce.cuda._kernels.states import half_distance, pushed, reference_of, with_block
+from fastce.cuda._kernels.states import MOST_WARPS, half_distance, pushed, reference_of, with_block
+from fastce.cuda._kernels.sums import add_up_block
 
 THREADS = 256
 BLOCK = 16  # elements that are added up in the dtype of the reals
@@ -84,36 +85,46 @@ def lone_rows_kernel(job: Job):
     state_of, points_of, ending = state_by(job, element), points_by(job), ending_by(job)
     writes, slope_at_target, is_alone = job.writes, slope_at_target_by(job), has_one_point(job)
 
-    @kernel(THREADS, 2 if job.is_float64 else 3)
-    def lone_rows(
-        logits, out, rows, classes, inner, cube, out_cube, mass_cube, targets, options, upstream, report, results
-    ):
-        i = cuda.grid(1)
-        if i >= rows or report[IS_BAD] > 0.0:
-            return
+    @device
+    def row_of(i, logits, out, shape, targets, options, upstream, report):
+        """(result, share) of row i, whose gradient is written."""
         weight = weight_of_row(i, targets)
-        first_out, step = first_of_row(i, inner, out_cube), out_cube.class_step
+        first_out, step = first_of_row(i, shape.inner, shape.out), shape.out.class_step
         if weight == 0.0:
-            store_real(results, i, 0.0)
             if writes:
-                for c in range(classes):
+                for c in range(shape.classes):
                     store_real(out, first_out + c * step, 0.0)
-            return
-        first, of_row = first_of_row(i, inner, cube), first_of_row(i, inner, mass_cube)
-        points = points_of(i, logits, targets, options)
-        state = state_of(
-            logits, first, cube.class_step, classes, points, of_row, mass_cube.class_step, targets, logits, options
+            return 0.0, 0.0
+        first, of_row = first_of_row(i, shape.inner, shape.logits), first_of_row(i, shape.inner, shape.masses)
+        points, class_step, mass_step = (
+            points_of(i, logits, targets, options),
+            shape.logits.class_step,
+            shape.masses.class_step,
         )
+        state = state_of(logits, first, class_step, shape.classes, points, of_row, mass_step, targets, logits, options)
         above = upstream_of_row(i, upstream, report) if writes else 1.0
         result, share, row = ending(state, weight, above, logits, options, report)
-        store_result(results, i, rows, result, share)
         if writes:
-            y_target = element(logits, first + points.first * cube.class_step, options) if is_alone else options.zero
-            for c in range(classes):
-                y, at = element(logits, first + c * cube.class_step, options), of_row + c * mass_cube.class_step
+            y_target = element(logits, first + points.first * class_step, options) if is_alone else options.zero
+            for c in range(shape.classes):
+                y, at = element(logits, first + c * class_step, options), of_row + c * mass_step
                 store_real(out, first_out + c * step, value_of(y, c, at, row, points, targets, logits, options))
             if is_alone and options.z_loss == 0.0:
                 slope = slope_at_target(y_target, row, points.mass, options)
                 store_real(out, first_out + points.first * step, slope)
+        return result, share
+
+    @kernel(THREADS, 2 if job.is_float64 else 3)
+    def lone_rows(logits, out, shape, targets, options, upstream, report, results, tally):
+        if report[IS_BAD] > 0.0:
+            return  # nothing is written
+        board, flag = cuda.shared.array(MOST_WARPS, np.float64), cuda.shared.array(1, np.int32)
+        i, result, share = np.int64(cuda.grid(1)), 0.0, 0.0
+        if i < shape.rows:
+            result, share = row_of(i, logits, out, shape, targets, options, upstream, report)
+        if tally.tickets.size > 0:
+            add_up_block(result, share, results, report, tally, board, flag)
+        elif i < shape.rows:
+            store_real(results, i, result)
 
     return lone_rows

@@ -19,6 +19,7 @@ from fastce.cuda._kernels.pieces import fetch_piece, nothing_of, piece_of_row, s
 from fastce.cuda._kernels.points import distances_by, no_points, points_by
 from fastce.cuda._kernels.primitives import chunk_room, device, kernel, lanes_of
 from fastce.cuda._kernels.states import MOST_WARPS, WARP, largest_of_row, reference_of, sums_of_row
+from fastce.cuda._kernels.sums import add_up_losses
 
 THREADS = 128
 ROW_FIELDS = len(Row._fields)
@@ -60,7 +61,7 @@ def ended_by(job: Job):
 
     @device
     def ended(state, states, posted, i, part, weight, upstream, report, results, shape, logits, options):
-        """The end of the row, by a warp that knows its state, or that of its part; stores the row's result."""
+        """(the end of the row, whether its result was stored), by a warp that knows its state, or that of its part."""
         is_first = part == 0
         if shape.parts > 1:
             if shape.stage != KNOWN_STATES:
@@ -75,7 +76,7 @@ def ended_by(job: Job):
         result, share, row = ending(state, weight, above, logits, options, report)
         if is_first and cuda.threadIdx.x == 0:
             store_result(results, i, shape.rows, result if weight != 0.0 else 0.0, share)
-        return row
+        return row, is_first
 
     return ended
 
@@ -88,7 +89,7 @@ def rows_kernel(job: Job):
     is_lean = not (job.is_float64 or job.is_capped or job.points == SPARSE)
 
     @kernel(THREADS, 6 if is_lean else 4)
-    def rows(logits, out, shape, targets, options, upstream, report, results, states, posted):
+    def rows(logits, out, shape, targets, options, upstream, report, results, states, posted, tally):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
         room = chunk_room()
@@ -112,19 +113,24 @@ def rows_kernel(job: Job):
             if cuda.threadIdx.x == 0:
                 post(state, states, posted, i, part, shape.parts)
             return
-        row = Row(options.zero, options.zero, options.zero, options.zero)
+        row, is_stored = Row(options.zero, options.zero, options.zero, options.zero), False
         if cuda.threadIdx.x < WARP and i < shape.rows:
-            row = ended(state, states, posted, i, part, weight, upstream, report, results, shape, logits, options)
-        if not writes:
-            return
-        if cuda.blockDim.x > WARP:
-            if cuda.threadIdx.x == 0:
-                shared_row[0], shared_row[1], shared_row[2], shared_row[3] = row
-            cuda.syncthreads()
-            row = Row(shared_row[0], shared_row[1], shared_row[2], shared_row[3])
-        if counts:
-            write(logits, out, room, piece, row, points, shape, targets, options)
-        elif i < shape.rows:
-            write_zeros(out, whole_piece, shape)
+            row, is_stored = ended(
+                state, states, posted, i, part, weight, upstream, report, results, shape, logits, options
+            )
+        if writes:
+            if cuda.blockDim.x > WARP:
+                if cuda.threadIdx.x == 0:
+                    shared_row[0], shared_row[1], shared_row[2], shared_row[3] = row
+                cuda.syncthreads()
+                row = Row(shared_row[0], shared_row[1], shared_row[2], shared_row[3])
+            if counts:
+                write(logits, out, room, piece, row, points, shape, targets, options)
+            elif i < shape.rows:
+                write_zeros(out, whole_piece, shape)
+        if tally.tickets.size > 0:
+            first = i - cuda.threadIdx.y
+            items = min(np.int64(cuda.blockDim.y), shape.rows - first) if shape.parts == 1 else np.int64(is_stored)
+            add_up_losses(results, first, items, shape.rows, report, tally, sums[0], ticket)
 
     return rows

@@ -1,30 +1,50 @@
-"""Sums in float64, always in the same order."""
+"""Sums in float64, always in the same order, whichever block comes last and ends them."""
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
 
-from fastce.cuda._kernels.jobs import SHARE
+from fastce.cuda._kernels.jobs import SHARE, TOTAL_LOSS, TOTAL_OF_SHARES
 from fastce.cuda._kernels.primitives import device, from_lane, kernel
 from fastce.cuda._kernels.states import MOST_WARPS, WARP
 
 THREADS = 256
 PER_BLOCK = 1 << 14  # numbers that a block adds up
+PER_GROUP = 1 << 10  # losses whose sum ends the block that brings the last of them
+
+
+class Tally(NamedTuple):
+    """How blocks meet to add up losses: those of a group first, then the sums of all groups.
+
+    The arrays are empty if nobody asks for the sum.
+    """
+
+    sums: Any  # of each group; then of their shares
+    tickets: Any  # how many groups have been added up, and how many losses of each have come
+    per_group: int
+
+
+@device
+def thread_of_block():
+    """The number of a thread in its block."""
+    return cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
 
 
 @device
 def sum_of_block(value, board):
-    """The sum of a number of each thread, known to all; blocks are one-dimensional and made of whole warps."""
+    """The sum of a number of each thread, known to all; blocks are made of whole warps."""
     step = 1
     while step < WARP:
         value += from_lane(value, step)
         step *= 2
-    if cuda.threadIdx.x % WARP == 0:
-        board[cuda.threadIdx.x // WARP] = value
+    thread = thread_of_block()
+    if thread % WARP == 0:
+        board[thread // WARP] = value
     cuda.syncthreads()
     total = 0.0
-    for warp in range(cuda.blockDim.x // WARP):
+    for warp in range(cuda.blockDim.x * cuda.blockDim.y // WARP):
         total += board[warp]
     cuda.syncthreads()
     return total
@@ -43,26 +63,83 @@ def sum_up(values, count, per_block, totals, at):
         totals[at + cuda.blockIdx.x] = total
 
 
-@kernel(THREADS, 4)
-def sum_up_losses(losses, count, per_block, report, totals, at):
-    """totals[at + b] becomes the sum of the losses of block b; after all of these, that of their shares comes.
+# --- by the block that comes last ------------------------------------------------------------------------------------
 
-    Shares are only added up, and only read after all losses if they stand there, where a sum or loss is not finite.
+
+@device
+def comes_last(tickets, at, items, all_items, flag):
+    """Whether this block brings the last of all items. What the others wrote before they came is known to it then.
+
+    All threads take part; what the first one says of the items counts.
     """
-    board = cuda.shared.array(MOST_WARPS, np.float64)
-    first = np.int64(cuda.blockIdx.x) * per_block
-    begin, end = first + cuda.threadIdx.x, min(first + per_block, count)
-    total = 0.0
-    for k in range(begin, end, cuda.blockDim.x):
+    cuda.syncthreads()
+    if thread_of_block() == 0:
+        flag[0] = 0
+        if items > 0:
+            cuda.threadfence()
+            flag[0] = cuda.atomic.add(tickets, at, items) + items == all_items
+            cuda.threadfence()
+    cuda.syncthreads()
+    return flag[0] != 0
+
+
+@device
+def sums_of(losses, first, end, shares, share, board):
+    """The sum of losses first to end, and that of their shares if it is not finite.
+
+    A loss that is not finite has its share at ``shares`` after it, or ``shares`` is 0; others have ``share`` of them.
+    """
+    begin, step = first + thread_of_block(), cuda.blockDim.x * cuda.blockDim.y
+    total, of_shares = 0.0, 0.0
+    for k in range(begin, end, step):
         total += losses[k]
     total = sum_of_block(total, board)
     if not math.isfinite(total):
-        shares = 0.0
-        for k in range(begin, end, cuda.blockDim.x):
-            has_share = losses.size > count and not math.isfinite(losses[k])
-            shares += losses[count + k] if has_share else report[SHARE] * losses[k]
-        shares = sum_of_block(shares, board)
-        if cuda.threadIdx.x == 0:
-            totals[at + cuda.gridDim.x + cuda.blockIdx.x] = shares
-    if cuda.threadIdx.x == 0:
-        totals[at + cuda.blockIdx.x] = total
+        for k in range(begin, end, step):
+            has_share = shares > 0 and not math.isfinite(losses[k])
+            of_shares += losses[shares + k] if has_share else share * losses[k]
+        of_shares = sum_of_block(of_shares, board)
+    return total, of_shares
+
+
+@device
+def add_up_losses(losses, first, items, count, report, tally, board, flag):
+    """Count the losses first to first + items as come; who brings the last of a group adds it up, and of all, all.
+
+    ``count`` losses are waited for; their shares may stand after them. All threads of a block take part; what the first
+    one says of ``first`` and ``items`` counts, and a block brings losses of one group, or none.
+    """
+    sums, tickets, per_group = tally
+    groups, group = (count + per_group - 1) // per_group, first // per_group
+    begin = group * per_group
+    end = min(begin + per_group, count)
+    if not comes_last(tickets, 1 + group, items, end - begin, flag):
+        return
+    total, of_shares = sums_of(losses, begin, end, count if losses.size > count else 0, report[SHARE], board)
+    if groups > 1:
+        if thread_of_block() == 0:
+            sums[group], sums[groups + group] = total, of_shares
+        if not comes_last(tickets, 0, 1, groups, flag):
+            return
+        total, of_shares = sums_of(sums, 0, groups, groups, report[SHARE], board)
+    if thread_of_block() == 0:
+        report[TOTAL_LOSS], report[TOTAL_OF_SHARES] = total, of_shares
+
+
+@device
+def add_up_block(result, share, sums, report, tally, board, flag):
+    """Add up the results of the threads of all blocks; ``share`` is that of a result that is not finite."""
+    total, block, blocks = sum_of_block(result, board), cuda.blockIdx.x, cuda.gridDim.x
+    if not math.isfinite(total):
+        share = sum_of_block(report[SHARE] * result if math.isfinite(result) else share, board)
+    if thread_of_block() == 0:
+        sums[block], sums[blocks + block] = total, share
+    add_up_losses(sums, np.int64(block), 1, np.int64(blocks), report, tally, board, flag)
+
+
+@kernel(THREADS, 4)
+def add_up_all(losses, count, report, tally):
+    """The sum of losses of earlier launches, and of their shares: a block takes those of a group."""
+    board, flag = cuda.shared.array(MOST_WARPS, np.float64), cuda.shared.array(1, np.int32)
+    first = np.int64(cuda.blockIdx.x) * tally.per_group
+    add_up_losses(losses, first, min(tally.per_group, count - first), count, report, tally, board, flag)
