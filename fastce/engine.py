@@ -5,7 +5,7 @@ A thread whose stack is too small for kernels leaves the call to one that has ro
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ParamSpec, TypeVar, cast
@@ -22,7 +22,7 @@ R = TypeVar("R")
 # Options that are numbers: they may be anywhere, as arrays of one element too.
 _NUMBERS = frozenset({
     "axis", "ignore_index", "label_smoothing", "logit_bias", "logit_scale", "n_threads", "softcap", "temperature",
-    "z_loss",
+    "top_k", "z_loss",
 })  # fmt: skip
 
 
@@ -31,7 +31,8 @@ _SMALL = _NUMBERS | {"weight"}  # which calls of Dask must know at once
 
 # Options that are no arrays at all.
 _OPTIONS = _NUMBERS | {
-    "keepdims", "memory_budget", "normalize", "progress", "reduction", "return_sign", "smoothing_over",
+    "hessian", "keepdims", "memory_budget", "normalize", "outputs", "progress", "reduction", "return_sign",
+    "smoothing_over",
 }  # fmt: skip
 
 
@@ -159,14 +160,14 @@ def _outs(given: Any, read: Any) -> dict[int, Any]:
 
 def _are_on_device(given: dict[str, Any]) -> bool:
     """Whether all arrays among the arguments lie on one GPU, not on the CPU; at least one argument is on a GPU."""
-    arrays = {name: value for name, value in given.items() if name not in _OPTIONS and _is_array(value)}
+    arrays = {name: value for name, value in _with_each_out(given) if name not in _OPTIONS and _is_array(value)}
     if not arrays:
         return True  # numbers only, on a GPU: logsumexp of one
     here = [name for name, value in arrays.items() if not is_on_device(value)]
     there = {name: device for name, value in arrays.items() if (device := device_of(value)) is not None}
     if here and there:
         raise TypeError(
-            f"{next(iter(there))} is on a GPU but {here[0]} is not: it is a {type(given[here[0]]).__name__} in the "
+            f"{next(iter(there))} is on a GPU but {here[0]} is not: it is a {type(arrays[here[0]]).__name__} in the "
             "memory of the CPU; all arrays of a call must be in one place"
         )
     known = [(name, device) for name, device in there.items() if device != UNKNOWN_DEVICE]
@@ -177,6 +178,15 @@ def _are_on_device(given: dict[str, Any]) -> bool:
                 f"{first} is on GPU {expected} but {name} is on GPU {device}: all arrays of a call must be in one place"
             )
     return bool(there)
+
+
+def _with_each_out(given: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The arguments, with the arrays of ``out`` one by one where that is a pair of them."""
+    for name, value in given.items():
+        if name == "out" and isinstance(value, (tuple, list)):
+            yield from ((f"out[{k}]", part) for k, part in enumerate(value))
+        else:
+            yield name, value
 
 
 def _is_array(value: Any) -> bool:

@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 
 import fastce
 from bench.cuda.smoke_arrays import LIBRARIES, default_library
-from bench.cuda.smoke_truth import compare, logits_of, targets_of
+from bench.cuda.smoke_truth import compare, logits_of, right, targets_of
 
 
 def nll() -> str:
@@ -53,9 +53,22 @@ def signed_logsumexp() -> str:
     return f"{words}, {compare('sign', home.to_host(sign), exact_sign, 'float32', False, most=0)}"
 
 
+def grad_and_hess(size: str) -> str:
+    """cross_entropy_grad_and_hess, the gradient in place of the logits."""
+    home, x = LIBRARIES[default_library()](), logits_of(size)
+    targets = targets_of(x)
+    exact, there = right(x, targets), home.to_device(x)
+    grad, hess = fastce.cross_entropy_grad_and_hess(there, home.to_device(targets), out=(there, None))
+    p = np.exp(exact.log_probs)
+    words = compare("gradient", home.to_host(grad), exact.grad, "float32", False)
+    return f"{words}, {compare('Hessian', home.to_host(hess), p * (1 - p), 'float32', False)}"
+
+
 CASES: dict[str, Callable[[], str]] = {
     "nll": nll,
     "binary": lambda: binary(is_weighted=False),
+    "hessian-300x10": lambda: grad_and_hess("300x10"),
+    "hessian-7x1001": lambda: grad_and_hess("7x1001"),
     "logsumexp-b": signed_logsumexp,
     "binary-weighted": lambda: binary(is_weighted=True),
 }

@@ -125,7 +125,7 @@ class CrossEntropy:
         self.classes: int = self.logits.shape[self.axis]
         self.reduction: Reduction = reduction_of(given["reduction"])
         options = options_in_range(given, self.classes)
-        self.softcap: float = options.softcap
+        self.softcap, self.logit_scale = options.softcap, options.logit_scale
         own = real_of(self.logits)
         self.dtype_of_losses = own.name
         if own != np.float64 and (is_wide or not has_range(own, given, options)):
@@ -143,8 +143,10 @@ class CrossEntropy:
             real=self.real.name,
         )
 
-    def run(self, upstream: tuple[float, DeviceArray | None], out: DeviceArray | None) -> Any:
-        """The value; the gradient goes to ``out`` if that is given."""
+    def run(
+        self, upstream: tuple[float, DeviceArray | None], out: DeviceArray | None, *, is_hessian: bool = False
+    ) -> Any:
+        """The value; the gradient, or the Hessian's diagonal, goes to ``out`` if that is given."""
         logits, library = self.logits, self.logits.library
         rows, plan, written, room = math.prod(self.lead), None, None, None
         results = empty(library, self.lead, self.dtype_of_losses) if self.reduction == "none" else None
@@ -156,7 +158,7 @@ class CrossEntropy:
                 room = rows_of(empty(library, out.shape, logits.dtype_name), self.axis)
             job = Job(
                 CROSS_ENTROPY, out is not None, self.targets.points, self.targets.dense, self.softcap > 0.0,
-                self.real == np.float64,
+                self.real == np.float64, is_hessian,
             )  # fmt: skip
             call = Call(job, self.options, self.targets.arrays, self.targets.mass_rows, above)
             plan = plan_of(call, readable_rows(logits, self.axis), room, results is None)

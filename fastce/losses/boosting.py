@@ -11,7 +11,7 @@ from fastce.arguments.out import checked_out, overlap
 from fastce.arguments.sparse import is_sparse
 from fastce.cpu.boosting import fill_grad_and_hess
 from fastce.cpu.call import CrossEntropyCall, cross_entropy_call
-from fastce.engine import on_cpu
+from fastce.engine import by_device
 from fastce.typing import (
     AnyArray,
     BoostingOptions,
@@ -34,7 +34,7 @@ def cross_entropy_grad_and_hess(
 def cross_entropy_grad_and_hess(
     logits: AnyArray, targets: Targets, **options: Unpack[BoostingOptions]
 ) -> GradAndHess[Any]: ...
-@on_cpu
+@by_device
 def cross_entropy_grad_and_hess(
     logits: Any,
     targets: Any,

@@ -29,6 +29,8 @@ class OnDevice:
     def there(self, value):
         if isinstance(value, np.ndarray):
             return self.to_device(value)
+        if isinstance(value, tuple):  # of a gradient and a Hessian
+            return tuple(map(self.there, value))
         if scipy.sparse.issparse(value):
             parts = {name: self.there(getattr(value, name)) for name in ("data", "indices", "indptr")}
             matrix = SimpleNamespace(shape=value.shape, dtype=value.dtype, **parts)

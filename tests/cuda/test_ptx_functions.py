@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.special
+import test_boosting
 import test_nll_and_binary
 from checks import dtype_of
 
@@ -12,6 +13,13 @@ pytest.importorskip("numba_cuda")
 pytestmark = pytest.mark.ptx
 
 CHECKS = test_nll_and_binary  # for the fixtures
+
+
+@pytest.fixture
+def hessians(launched, monkeypatch):
+    """The tests of gradients and Hessians, by way of compiled kernels."""
+    monkeypatch.setattr(test_boosting, "fastce", launched)
+    return test_boosting
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -79,3 +87,39 @@ def test_logsumexp_of_special_factors(launched, a, b):
         expected = fastce.logsumexp(a, axis=1, b=b, return_sign=True)
     for one, other in zip(launched.logsumexp(a, axis=1, b=b, return_sign=True), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [2, 17, 100])
+def test_one_minus_p_keeps_its_digits(rng, launched, hessians, classes, dtype):
+    rows = np.arange(40)
+    logits = rng.normal(size=(40, classes))
+    logits[rows, rng.integers(0, classes, 40)] += rng.uniform(0, 40, 40)
+    logits, targets = logits.astype(dtype), rng.integers(0, classes, 40)
+    for x, axis in ((logits, 1), (logits.T.copy(), 0)):
+        hess = launched.cross_entropy_grad_and_hess(x, targets, axis=axis).hess
+        p, others = hessians.probabilities(logits)
+        error = np.abs((hess if axis else hess.T) - p * others)
+        assert (error <= 16 * np.finfo(dtype).eps * p * others + np.finfo(dtype).tiny).all()
+
+
+@pytest.mark.parametrize("option", ["weight", "softcap", "z_loss", "all_together"])
+@pytest.mark.parametrize("kind", ["hard", "probability"])
+def test_gradients_and_hessians(rng, launched, hessians, kind, option):
+    hessians.test_gradient_and_hessian_are_the_derivatives_of_the_loss(rng, option, kind)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("hessian", ["xgboost", "absolute"])
+@pytest.mark.parametrize("shape", [(20, 9), (5, 300), (9, 20)])
+def test_conventions_for_hessians(rng, launched, shape, hessian, dtype):
+    x, axis = (4 * rng.normal(size=shape)).astype(dtype_of(dtype)), 0 if shape == (9, 20) else 1
+    targets = rng.integers(0, shape[axis], shape[1 - axis]).astype(np.float32)
+    expected = fastce.cross_entropy_grad_and_hess(
+        x.astype(float), targets, axis=axis, hessian=hessian, label_smoothing=0.1
+    )
+    out = x, np.full_like(x, 77)
+    launched.cross_entropy_grad_and_hess(x, targets, axis=axis, hessian=hessian, label_smoothing=0.1, out=out)
+    eps = {"float16": 2**-11, "bfloat16": 2**-8}.get(dtype, 2**-23)
+    for one, other in zip(out, expected, strict=True):
+        np.testing.assert_allclose(one.astype(float), other, rtol=2 * eps, atol=2e-6)

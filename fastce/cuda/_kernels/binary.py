@@ -18,6 +18,7 @@ from numba import cuda
 
 from fastce.cuda._kernels.jobs import FACTOR, IS_BAD, SHARE
 from fastce.cuda._kernels.likelihood import product_of
+from fastce.cuda._kernels.places import place_by
 from fastce.cuda._kernels.primitives import device, kernel, load_real, store_real
 from fastce.cuda._kernels.states import MOST_WARPS, exp_of
 from fastce.cuda._kernels.sums import sum_of_block
@@ -36,21 +37,6 @@ class Places(NamedTuple):
     above: Any
     losses: Any
     out: Any
-
-
-@functools.cache
-def place_by(axes: int):
-    """Where element k is, in the order of these axes."""
-
-    @device
-    def place_of(k, shape, steps):
-        place, k = steps[0], np.int64(k)
-        for axis in range(axes - 1, 0, -1):
-            place += (k % shape[axis]) * steps[axis + 1]
-            k //= shape[axis]
-        return place + k * steps[1]
-
-    return place_of
 
 
 @device

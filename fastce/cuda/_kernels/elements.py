@@ -114,7 +114,7 @@ def slope_by(job: Job):
 
 def has_one_point(job: Job) -> bool:
     """Whether one class has all of a row's target, so that `slope_at_target` is its gradient."""
-    return job.of == CROSS_ENTROPY and job.points == CLASS_INDICES and job.dense == NO_MASS
+    return job.of == CROSS_ENTROPY and not job.is_hessian and job.points == CLASS_INDICES and job.dense == NO_MASS
 
 
 @functools.cache
@@ -133,8 +133,36 @@ def slope_at_target_by(job: Job):
 
 
 @functools.cache
+def hessian_by(job: Job):
+    """An element of the Hessian's diagonal; what gradients are multiplied by has another logit_scale in it.
+
+    h = upstream [(sum of q + 2 z lse) p (1 - p) + 2 z p^2]; of the largest element 1 - p = rest / (1 + rest), and all
+    others have p <= 1/2. By capped logits y = s t, of which g is the gradient: (1 - t^2)^2 h - 2 / s t (1 - t^2) g.
+    """
+    mass_of, mass_at, is_capped = mass_by(job), mass_at_by(job), job.is_capped
+
+    @device
+    def hessian_of(y, c, at, row, points, targets, like, options):
+        e = exp_of(y, row.reference, options)
+        slope, p = row.factor * e, e * math.exp(-row.tail)
+        value = slope * (options.one - p if y < row.reference else -math.expm1(-row.tail))
+        if options.z_loss > 0.0:
+            value += (options.z_loss + options.z_loss) * row.upstream * p * p
+        if is_capped:
+            mass = mass_of(c, at, targets, like, options) + mass_at(c, points, like, targets, options)
+            t = y / options.softcap
+            slack = options.one - t * t
+            value = slack * (slack * value - (t + t) / options.softcap * (slope - row.upstream * mass))
+        return value
+
+    return hessian_of
+
+
+@functools.cache
 def value_by(job: Job):
     """What becomes of one element y of class c in the end, with all that its class has of the target."""
+    if job.is_hessian:
+        return hessian_by(job)
     written, slope_of, mass_of, mass_at = written_by(job), slope_by(job), mass_by(job), mass_at_by(job)
     is_gradient = job.of == CROSS_ENTROPY
 

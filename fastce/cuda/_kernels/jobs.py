@@ -41,6 +41,7 @@ class Job(NamedTuple):
     dense: int = NO_MASS
     is_capped: bool = False
     is_float64: bool = False
+    is_hessian: bool = False  # what is written of a cross entropy is the Hessian's diagonal, not the gradient
 
 
 class Options(NamedTuple):

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from fastce.cuda._kernels.elements import has_one_point, mass_by, shown_by, slope_at_target_by, slope_by, written_by
+from fastce.cuda._kernels.elements import (
+    has_one_point,
+    mass_by,
+    shown_by,
+    slope_at_target_by,
+    slope_by,
+    value_by,
+    written_by,
+)
 from fastce.cuda._kernels.jobs import CLASS_INDICES, CROSS_ENTROPY, LOGSUMEXP, NO_MASS, SOFTMAX, SPARSE, Job
 from fastce.cuda._kernels.points import mass_at_by
 from fastce.cuda._kernels.primitives import (
@@ -209,8 +217,29 @@ def sums_by(job: Job):
 
 
 @functools.cache
+def hessian_chunk_by(job: Job):
+    """What a chunk becomes where that is the Hessian, of which every element is told its part of the target."""
+    shown, value_of = shown_by(job), value_by(job)
+
+    @device
+    def chunk_from(logits, room, piece, k, row, points, shape, targets, options):
+        lanes, values, of_row = lanes_of(logits), new_reals(logits), piece.i * shape.probabilities_step
+        reals, first = reals_of(logits, held(room, piece.slot + k)), k * lanes - piece.before
+        for lane in range(lanes):
+            c, value = first + lane, options.zero
+            if 0 <= c < shape.classes:
+                value = value_of(shown(reals[lane], options), c, of_row + c, row, points, targets, logits, options)
+            values[lane] = value
+        return chunk_of(logits, values)
+
+    return chunk_from
+
+
+@functools.cache
 def chunk_by(job: Job, has_points: bool):
     """What a chunk becomes: a gradient, probabilities or their logarithms."""
+    if job.is_hessian:
+        return hessian_chunk_by(job)
     shown, written, slope_of, mass_of, mass_at = (
         shown_by(job), written_by(job), slope_by(job), mass_by(job), mass_at_by(job)
     )  # fmt: skip
