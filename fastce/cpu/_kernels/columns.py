@@ -234,6 +234,9 @@ def sum_tile(running, sums, tile, source, classes, count, cap, scaled_by, masses
                 add_weighted_classes(
                     running, sums, tile, k, first, stop, here, cap, scaled_by, masses, probabilities, of_probabilities
                 )
+            elif cap[1] == 0 and here == lanes_of(tile[0]):  # a loop that asks neither
+                here, no_cap = lanes_of(tile[0]), (to_real(tile[0], 0.0), to_real(tile[0], 0.0))
+                add_classes(running, sums, tile, k, first, stop, here, no_cap, scaled_by, masses[1] > 0)
             else:
                 add_classes(running, sums, tile, k, first, stop, here, cap, scaled_by, masses[1] > 0)
 
