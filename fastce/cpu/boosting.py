@@ -99,7 +99,8 @@ def _by_columns(
         if logits is not None:
             _mend(call, curvature, odd, logits, (Rows(grad, call.axis), Rows(hess, call.axis)), extremes)
 
-    in_turn(list(enumerate(cut_columns(cube.shape, dtype.itemsize))), work, n_threads)
+    in_place = all(isinstance(array, Columns) for array in (cube, gradients, hessians))
+    in_turn(list(enumerate(cut_columns(cube.shape, dtype.itemsize, in_place=in_place))), work, n_threads)
 
 
 def _mend(

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, memory_order
 from fastce.cpu._kernels.columns import NARROW
+from fastce.cpu._kernels.lines import WIDTH
 from fastce.cpu._kernels.states import GROUP, LANES
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.copying import copy_rows
@@ -15,7 +16,9 @@ from fastce.cpu.layout import PAD, Rows, goes_past_cache
 from fastce.cpu.rooms import Room
 from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, LARGEST_BLOCK_BYTES, inline_bytes
 
-SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory
+SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory; twice as many are read in 7/8 of the time
+FEW_BLOCKS = 8  # are left, so that there is work for as many threads
+LARGEST_BYTES_IN_PLACE = 1 << 27  # of a block that is not copied; a fortieth of a second on one slow core
 SIDE_BY_SIDE_BYTES = 4096  # of a row; so many longer ones are too much for a cache, where they are to be read twice
 LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
 
@@ -187,14 +190,20 @@ def as_cube(array: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> 
     return cube.transpose(2, 1, 0) if shape[2] == 1 else cube
 
 
-def cut_columns(shape: tuple[int, ...], itemsize: int) -> list[Place]:
-    """Blocks of a megabyte or so, cut by shape alone: several outers, or whole groups of rows of one."""
+def cut_columns(shape: tuple[int, ...], itemsize: int, *, in_place: bool = False) -> list[Place]:
+    """Blocks of a megabyte or so, cut by shape alone: several outers, or whole groups of rows of one.
+
+    Those of many classes are larger, so that stretches of memory are read; most where nothing is copied (``in_place``).
+    """
     outer, classes, rows = shape
     if outer * rows * classes * itemsize <= inline_bytes(in_columns=True):
         return [Place(slice(0, outer), slice(0, rows), 0, outer * rows, (outer, rows))]
     wanted = max(BLOCK_BYTES // (classes * itemsize), outer * rows // BLOCKS, 1)
     at_once = max(1, wanted // rows)
-    stretch = max(GROUP, min(SIDE_BY_SIDE, LARGEST_BLOCK_BYTES // (classes * itemsize) // GROUP * GROUP))
+    stretch, largest = SIDE_BY_SIDE, LARGEST_BLOCK_BYTES
+    if in_place:
+        stretch, largest = min(WIDTH, max(SIDE_BY_SIDE, outer * rows // FEW_BLOCKS)), LARGEST_BYTES_IN_PLACE
+    stretch = max(1, min(stretch, largest // (classes * itemsize)) // GROUP) * GROUP
     step = rows if rows <= wanted else max(stretch, wanted // GROUP * GROUP)
     places = []
     for first in range(0, outer, at_once):

@@ -234,7 +234,8 @@ def _by_columns(
     products: Array | None,
 ) -> RowLosses:
     rows, targets, dtype = call.logits, call.targets, call.logits.dtype
-    places = cut_columns(cube.shape, dtype.itemsize)
+    in_place = isinstance(cube, Columns) and isinstance(gradient, Columns | None) and products is None
+    places = cut_columns(cube.shape, dtype.itemsize, in_place=in_place)
     losses = RowLosses(rows, call.reduction, len(places))
     of_targets = targets.cube if isinstance(targets, MassTargets) else None
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)

@@ -64,7 +64,7 @@ def _logsumexp_as_memory_lies(
 
 
 def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: int | None) -> Array:
-    places = cut_columns(cube.shape, rows.dtype.itemsize)
+    places = cut_columns(cube.shape, rows.dtype.itemsize, in_place=isinstance(cube, Columns))
     kernel = logsumexp_columns.compiled(rows.dtype)
     results = np.empty(rows.rows)
 
@@ -119,7 +119,8 @@ def _softmax_of_columns(
     *,
     logarithm: bool,
 ) -> None:
-    places = cut_columns(cube.shape, rows.dtype.itemsize)
+    in_place = isinstance(cube, Columns) and isinstance(target, Columns)
+    places = cut_columns(cube.shape, rows.dtype.itemsize, in_place=in_place)
     kernel = softmax_columns.compiled(rows.dtype)
     past_cache = isinstance(target, Columns) and goes_past_cache(written.view, rows.view)
 
