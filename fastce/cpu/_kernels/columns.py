@@ -44,7 +44,7 @@ from fastce.cpu._vectors.wide import add_products, add_wide
 NARROW = 256  # classes that are few: all are looked at for a reference, and classes that are adjacent are transposed
 GUESS = 64  # classes that a reference is guessed from, where looking at all would be another read
 ABREAST = 4  # classes whose terms are added before they go to a sum
-CLASSES_AT_A_TIME = 8  # where an array is its own tile
+SUMMED_AT_A_TIME, WRITTEN_AT_A_TIME = 4, 8  # classes, where an array is its own tile
 
 
 @inline
@@ -88,20 +88,23 @@ def references_near(tile, largest, scale):
 
 
 @inline
-def classes_at_a_time(tile, classes):
-    """All of a copy, which is in the cache; a few where the array is its own tile."""
-    return classes if tile[3] == 0 else CLASSES_AT_A_TIME
+def classes_at_a_time(tile, classes, number):
+    """All of a copy, which is in the cache; this number where the array is its own tile."""
+    return classes if tile[3] == 0 else number
 
 
 @inline
-def send_for_next(tile, k, first, classes):
-    """Ask for the classes that come after those from ``first`` on, of an array or of the source of a tile."""
+def send_for_next(tile, k, first, classes, number):
+    """Ask for the classes that come after this number from ``first`` on, of an array or of the source of a tile."""
     place, start, stride, step = tile
     if step != 0:
-        at = start + k * step + (first + CLASSES_AT_A_TIME) * stride
-        for _ in range(min(CLASSES_AT_A_TIME, classes - first - CLASSES_AT_A_TIME)):
-            prefetch(place, at)
-            at += stride
+        at, left = start + k * step + (first + number) * stride, classes - first - number
+        if left >= number:  # nearly always: a loop whose length is known
+            for c in range(number):
+                prefetch(place, at + c * stride)
+        else:
+            for c in range(left):
+                prefetch(place, at + c * stride)
 
 
 @inline
@@ -117,12 +120,12 @@ def bring(tile, source, first, stop, count):
 def find_largest(running, tile, source, classes, count, cap):
     """HIGHEST becomes the largest of the first classes of every row; NaN is passed over."""
     place, start, stride, _ = tile
-    step = classes_at_a_time(tile, classes)
+    step = classes_at_a_time(tile, classes, SUMMED_AT_A_TIME)
     for first in range(0, classes, step):
         stop = min(first + step, classes)
         bring(tile, source, first, stop, count)
         for k in range(0, count, lanes_of(place)):
-            send_for_next(source, k, first, classes)
+            send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
             tops = load_first(place, 0, 0, to_real(place, -math.inf))
             if first > 0:
                 tops = load(running, HIGHEST + k)
@@ -221,24 +224,28 @@ def sum_tile(running, sums, tile, source, classes, count, cap, scaled_by, masses
     Without weights and probabilities DISTANCE_SUM is that of x - near over all classes, targets too, and there only if
     q is not 0.
     """
-    scaled_by = with_factor_1(scaled_by)
-    step = classes_at_a_time(tile, classes)
+    scaled_by, lanes = with_factor_1(scaled_by), lanes_of(tile[0])
+    step, no_cap = classes_at_a_time(tile, classes, SUMMED_AT_A_TIME), (to_real(tile[0], 0.0), to_real(tile[0], 0.0))
+    varies, smoothed = masses[2] or masses[4], masses[1] > 0
+    whole = 0  # rows that a loop takes which asks neither for a cap nor for rows that are missing
+    if not varies and cap[1] == 0:
+        whole = count if tile[3] == 0 else count - count % lanes
     for first in range(0, classes, step):
         stop = min(first + step, classes)
         bring(tile, source, first, stop, count)
-        for k in range(0, count, lanes_of(tile[0])):
-            send_for_next(source, k, first, classes)
+        for k in range(0, whole, lanes):
+            send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
+            add_classes(running, sums, tile, k, first, stop, lanes, no_cap, scaled_by, smoothed)
+        for k in range(whole, count, lanes):
+            send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
             here = readable(tile, k, count)
-            if masses[2] or masses[4]:
-                of_probabilities = min(lanes_of(tile[0]), count - k)
+            if varies:
+                of_probabilities = min(lanes, count - k)
                 add_weighted_classes(
                     running, sums, tile, k, first, stop, here, cap, scaled_by, masses, probabilities, of_probabilities
                 )
-            elif cap[1] == 0 and here == lanes_of(tile[0]):  # a loop that asks neither
-                here, no_cap = lanes_of(tile[0]), (to_real(tile[0], 0.0), to_real(tile[0], 0.0))
-                add_classes(running, sums, tile, k, first, stop, here, no_cap, scaled_by, masses[1] > 0)
             else:
-                add_classes(running, sums, tile, k, first, stop, here, cap, scaled_by, masses[1] > 0)
+                add_classes(running, sums, tile, k, first, stop, here, cap, scaled_by, smoothed)
 
 
 @inline

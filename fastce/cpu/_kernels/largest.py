@@ -4,7 +4,7 @@ import math
 
 from numba import types
 
-from fastce.cpu._kernels.columns import classes_at_a_time, readable, send_for_next
+from fastce.cpu._kernels.columns import SUMMED_AT_A_TIME, classes_at_a_time, readable, send_for_next
 from fastce.cpu._kernels.lines import BESIDE, CHOSEN, HIGHEST, new_running
 from fastce.cpu._kernels.narrow import new_tile, tile_of, tile_width
 from fastce.cpu._vectors.compiler import kernel, matrix, outlined
@@ -21,11 +21,11 @@ def find_largest_class(running, tile, classes, count):
     place, start, stride, _ = tile
     lowest = load_first(place, 0, 0, to_real(place, -math.inf))
     infinite, nothing = load_first(place, 0, 0, to_real(place, math.inf)), load_first(place, 0, 0, to_real(place, 0.0))
-    step = classes_at_a_time(tile, classes)
+    step = classes_at_a_time(tile, classes, SUMMED_AT_A_TIME)
     for first in range(0, classes, step):
         stop = min(first + step, classes)
         for k in range(0, count, lanes_of(place)):
-            send_for_next(tile, k, first, classes)
+            send_for_next(tile, k, first, classes, SUMMED_AT_A_TIME)
             here = readable(tile, k, count)
             tops, numbers, odd = lowest, nothing, nothing
             if first > 0:

@@ -1,6 +1,6 @@
 """What is written of tiles whose rows lie in lanes: whole vectors, at multiples of their size where that can be."""
 
-from fastce.cpu._kernels.columns import NARROW, classes_at_a_time, send_for_next
+from fastce.cpu._kernels.columns import NARROW, WRITTEN_AT_A_TIME, classes_at_a_time, send_for_next
 from fastce.cpu._kernels.lines import FITTING
 from fastce.cpu._vectors.compiler import inline
 from fastce.cpu._vectors.lanes import store_where
@@ -49,7 +49,7 @@ def write_tile(function, running, tile, classes, count, out, to_copy, all_fit, p
     room.
     """
     lanes, room = lanes_of(tile[0]), new_room(tile[0])
-    step = classes_at_a_time(tile, classes)
+    step = classes_at_a_time(tile, classes, WRITTEN_AT_A_TIME)
     aligned = not to_copy and out[2] % lanes == 0
     before = elements_to_boundary(out[0], out[1]) if aligned else 0
     waits = aligned and tile[3] > 0 and is_taken_for(tile, out)
@@ -57,15 +57,22 @@ def write_tile(function, running, tile, classes, count, out, to_copy, all_fit, p
         stop = min(first + step, classes)
         k = 0
         while k < count:
-            send_for_next(tile, k, first, classes)
             here = min(lanes if k > 0 or before == 0 else before, count - k)
             whole = to_copy or (all_fit and here == lanes)
-            if waits or not whole:
+            if waits or not whole or here < lanes:
+                send_for_next(tile, k, first, classes, WRITTEN_AT_A_TIME)
                 near = room, -k - first * lanes, lanes
                 function(running, tile, k, first, stop, here, near, False, rest)
                 put_room(running, room, k, first, stop, here, out, whole, past_cache and aligned)
-            elif past_cache and aligned:  # three calls, for three loops that ask nothing
-                function(running, tile, k, first, stop, here, out, True, rest)
+                k += here
+                continue
+            end = count - (count - k) % lanes  # until there, loops ask nothing
+            if past_cache and aligned:
+                for j in range(k, end, lanes):
+                    send_for_next(tile, j, first, classes, WRITTEN_AT_A_TIME)
+                    function(running, tile, j, first, stop, lanes, out, True, rest)
             else:
-                function(running, tile, k, first, stop, here, out, False, rest)
-            k += here
+                for j in range(k, end, lanes):
+                    send_for_next(tile, j, first, classes, WRITTEN_AT_A_TIME)
+                    function(running, tile, j, first, stop, lanes, out, False, rest)
+            k = end
