@@ -23,6 +23,7 @@ from covering import covering
 from test_few_classes import far_below_one, random_call
 
 import fastce
+from fastce.cpu.columns import cut_columns
 
 INF, NAN = np.inf, np.nan
 
@@ -446,3 +447,21 @@ def test_the_functions_of_scipy_on_difficult_rows_along_the_first_axis(rng, shap
     x, _ = case(rng, shape, 0, share=0.4, dtype=dtype)
     for array in (np.ascontiguousarray(x), x, every_second(1)(x)):
         assert_as_scipy(name, getattr(fastce, name)(array, axis=0), array, 0)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(1, 7, 100), (1, 32768, 4096), (1, 300, 65_537), (3, 5000, 1000), (512, 21, 4096)])
+def test_blocks_of_rows_side_by_side_hold_every_row_once(shape, itemsize, in_place):
+    outer, classes, rows = shape
+    seen = np.zeros((outer, rows), int)
+    places = cut_columns(shape, itemsize, in_place=in_place)
+    for place in places:
+        seen[place.outer, place.rows] += 1
+        assert seen[place.outer, place.rows].shape == place.shape
+        start = place.outer.start * rows + place.rows.start
+        assert (place.start, place.stop) == (start, start + place.shape[0] * place.shape[1])
+        assert place.shape[0] * place.shape[1] * classes * itemsize <= 1 << (27 if in_place else 25)
+    np.testing.assert_array_equal(seen, 1)
+    if outer * rows >= 4096:
+        assert len(places) >= 8, "threads would have nothing to do"
