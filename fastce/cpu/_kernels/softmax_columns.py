@@ -9,6 +9,14 @@ from numba import types
 
 from fastce.cpu._kernels.blocks import scratch_block
 from fastce.cpu._kernels.columns import choose_references, readable, sum_tile
+from fastce.cpu._kernels.exact_columns import (
+    EXACT_AT_ONCE,
+    EXACT_BY_SIZE,
+    add_classes_exactly,
+    sum_tile_by_size,
+    sum_tile_exactly,
+    where_low,
+)
 from fastce.cpu._kernels.lines import (
     ABOVE,
     EXPS,
@@ -19,7 +27,6 @@ from fastce.cpu._kernels.lines import (
     new_running,
     new_sums,
     put_into_states,
-    store_sum,
     whole_sum,
 )
 from fastce.cpu._kernels.narrow import (
@@ -47,8 +54,8 @@ from fastce.cpu._kernels.states import (
 )
 from fastce.cpu._kernels.written_columns import write_tile
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined
-from fastce.cpu._vectors.exponential import SPARE, exp_in_parts, headroom, scaling
-from fastce.cpu._vectors.lanes import any_nan, lesser_and_top, load_real
+from fastce.cpu._vectors.exponential import headroom, scaling
+from fastce.cpu._vectors.lanes import any_nan, load_real
 from fastce.cpu._vectors.memory import (
     elements,
     lanes_of,
@@ -60,13 +67,9 @@ from fastce.cpu._vectors.memory import (
     store_whole,
     to_real,
 )
-from fastce.cpu._vectors.simd import fma, where_less, where_zero
-from fastce.cpu._vectors.wide import add_wide, zeros_wide
+from fastce.cpu._vectors.simd import where_less, where_zero
 
-EXACT_AT_ONCE = 16  # up to so many classes results are nearly always small
-EXACT_IN_A_ROW = 64  # classes whose sum is carried in float32 before it goes into one of float64
 TINY = 2.0**-10  # of results, a few of what the carried sum keeps beyond its largest term
-ABOVE_ALL = 2.0 ** (SPARE + 10.0)  # more than any term of a row whose reference has been chosen from all its elements
 
 
 @inline
@@ -87,56 +90,6 @@ def look_at_tile(running, sums, tile, source, classes, count):
 
 
 @inline
-def add_exactly(seen, place, at, count, exponent, scaled_by):
-    """(high, low, tops) with one class more: exp(x) / 2**exponent is added, or that of the top if x is larger.
-
-    What high + y loses is y - ((high + y) - high), exactly, because high is never less than y (Dekker). With exp in two
-    parts, low gets what y has lost as well. So low stays 2**-14 of the largest term for each class or less, and its own
-    roundings are nothing for a few of them: the error of the sum is that of the parts, about a quarter of an ulp, for
-    equal elements and any others.
-    """
-    high, low, tops = seen
-    x, tops = lesser_and_top(elements(place, at, count, to_real(place, 0.0)), tops)
-    q, power = exp_in_parts(x, exponent, scaled_by)
-    new = high + fma(q, power, power)
-    return new, low + fma(q, power, power - (new - high)), tops
-
-
-@inline
-def add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by):
-    """`add_exactly` for two classes."""
-    seen = add_exactly(seen, place, at, count, exponent, scaled_by)
-    return add_exactly(seen, place, at + stride, count, exponent, scaled_by)
-
-
-@inline
-def add_classes_exactly(running, sums, tile, k, classes, count):
-    """Sum exp of all classes, but for the largest, of one vector of rows."""
-    place, start, stride, _ = tile
-    lanes = lanes_of(place)
-    zero = load_first(place, 0, 0, to_real(place, 0.0))
-    above = zero + to_real(place, ABOVE_ALL)
-    scaled_by = scaling(place, 1.0, 1.0)
-    exponent = load(running, REFERENCE + k)
-    tops, wide = zero - to_real(place, math.inf), zeros_wide()
-    for first in range(0, classes, EXACT_IN_A_ROW):
-        seen = above, zero, tops
-        at, left = start + k + first * stride, min(EXACT_IN_A_ROW, classes - first)
-        while left >= 4:
-            seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
-            seen = add_pair_exactly(seen, place, at + 2 * stride, stride, count, exponent, scaled_by)
-            at, left = at + 4 * stride, left - 4
-        if left >= 2:
-            seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
-            at, left = at + 2 * stride, left - 2
-        if left > 0:
-            seen = add_exactly(seen, place, at, count, exponent, scaled_by)
-        wide, tops = add_wide(add_wide(wide, seen[0] - above), seen[1]), seen[2]
-    store(running, HIGHEST + k, tops)
-    store_sum(sums, lanes, EXPS, k, wide)
-
-
-@inline
 def where_small(states, k):
     """NaN where a sum of float32 may be off by too much for one of these results, else a number.
 
@@ -150,21 +103,28 @@ def where_small(states, k):
     return where_less(square, 16.0, small, 0.0)
 
 
+@inline
+def where_inexact(states, k, by_size):
+    """NaN where a row is to be added up again."""
+    return where_low(states, k) if by_size else where_small(states, k)
+
+
 @outlined
-def mend_small(running, sums, tile, group, classes, states, count):
+def mend_small(running, sums, tile, group, classes, states, count, by_size):
     """Add up again, exactly, where results are small; only there, lest a row's bits depend on what lies beside it."""
     lanes = lanes_of(tile[0])
     mended = False
     for k in range(0, count, lanes):
         any_small = False
         for j in range(k, min(k + lanes, count), LANES):
-            any_small = any_small or any_nan(where_small(states, j))
+            any_small = any_small or any_nan(where_inexact(states, j, by_size))
         if any_small:
             # all classes at once, in every layout: the same roundings
             add_classes_exactly(running, sums, tile, group + k, classes, readable(tile, group + k, group + count))
             for j in range(k, min(k + lanes, count), LANES):
                 exps = whole_sum(sums, lanes, EXPS, group + j)
-                store(states, REST + j, where_less(where_small(states, j), 1.0, load(states, REST + j), exps))
+                odd = where_inexact(states, j, by_size)
+                store(states, REST + j, where_less(odd, 1.0, load(states, REST + j), exps))
             mended = True
     if mended:
         finish_logsumexp(states, count)
@@ -180,15 +140,6 @@ def leave_tiny(states, count):
         result = log_sum + largest
         tiny = where_less(result * result, TINY * TINY, where_less(log_sum, TINY, math.nan, log_sum), log_sum)
         store(states, LOSS + k, where_zero(log_sum, log_sum, tiny))
-
-
-@outlined
-def sum_tile_exactly(running, sums, tile, classes, count):
-    """`look_at_tile`, for a few classes."""
-    cap = to_real(tile[0], 0.0), to_real(tile[0], 0.0)
-    choose_references(running, tile, tile, classes, count, cap, 1.0)
-    for k in range(0, count, lanes_of(tile[0])):
-        add_classes_exactly(running, sums, tile, k, classes, readable(tile, k, count))
 
 
 @inline
@@ -237,6 +188,7 @@ def logsumexp_columns(source, logits, narrow, results, misfits):
     running, sums = new_running(room), new_sums()
     width = tile_width(classes, narrow)
     exactly = classes <= EXACT_AT_ONCE
+    by_size = classes <= EXACT_BY_SIZE
     in_full = lanes_of(room) == LANES and not exactly
     for o in range(outer):
         for first in range(0, rows, width):
@@ -244,6 +196,8 @@ def logsumexp_columns(source, logits, narrow, results, misfits):
             tile = tile_of(logits, narrow, o, first, count, room, width)
             if exactly:
                 sum_tile_exactly(running, sums, tile, classes, count)
+            elif by_size:
+                sum_tile_by_size(running, sums, tile, classes, count)
             else:
                 look_at_tile(running, sums, tile, source_of(source, o, first, tile), classes, count)
             for group in range(0, count, GROUP):
@@ -251,7 +205,7 @@ def logsumexp_columns(source, logits, narrow, results, misfits):
                 put_into_states(states, running, sums, lanes_of(room), group, here, no_masses(room))
                 finish_logsumexp(states, here)
                 if not exactly:
-                    mend_small(running, sums, tile, group, classes, states, here)
+                    mend_small(running, sums, tile, group, classes, states, here, by_size)
                 if lanes_of(room) > LANES:
                     leave_tiny(states, here)
                 if not mark_fitting(states, here, 1.0, headroom(room)):
