@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import fastce
+from fastce.arguments.statistics import OUTPUTS
 from fastce.losses import best_positive
-from fastce.losses.statistics import OUTPUTS
 
 INF, NAN = np.inf, np.nan
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]

@@ -9,7 +9,7 @@ from checks import allocated
 from covering import covering
 
 import fastce
-from fastce.losses.statistics import OUTPUTS
+from fastce.arguments.statistics import OUTPUTS
 
 INF, NAN = np.inf, np.nan
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]

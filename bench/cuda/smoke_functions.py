@@ -64,11 +64,30 @@ def grad_and_hess(size: str) -> str:
     return f"{words}, {compare('Hessian', home.to_host(hess), p * (1 - p), 'float32', False)}"
 
 
+def row_stats(size: str) -> str:
+    """All statistics of rows."""
+    home, x = LIBRARIES[default_library()](), logits_of(size)
+    targets = targets_of(x)
+    exact, rows = right(x, targets), np.arange(len(x))
+    names = ("logsumexp", "argmax", "max", "entropy", "target_log_prob", "target_rank", "in_top_k")
+    stats = fastce.row_stats(home.to_device(x), home.to_device(targets), outputs=names)
+    entropy = -(np.exp(exact.log_probs) * exact.log_probs).sum(1)
+    rank = (x > x[rows, targets][:, None]).sum(1)
+    found = {name: np.asarray(home.to_host(value), np.float64) for name, value in stats.items()}
+    for name, expected in {"argmax": x.argmax(1), "target_rank": rank, "in_top_k": rank < 5, "max": x.max(1)}.items():
+        compare(name, found[name], expected, "float64", False, most=0)
+    words = compare("logsumexp", found["logsumexp"], exact.logsumexp, "float32", True)
+    words += ", " + compare("log_prob", -found["target_log_prob"], exact.losses, "float32", True, most=8)
+    return f"{words}, {compare('entropy', found['entropy'], entropy, 'float32', True, most=8)}"
+
+
 CASES: dict[str, Callable[[], str]] = {
     "nll": nll,
     "binary": lambda: binary(is_weighted=False),
     "hessian-300x10": lambda: grad_and_hess("300x10"),
     "hessian-7x1001": lambda: grad_and_hess("7x1001"),
+    "row_stats-300x10": lambda: row_stats("300x10"),
+    "row_stats-2x40000": lambda: row_stats("2x40000"),
     "logsumexp-b": signed_logsumexp,
     "binary-weighted": lambda: binary(is_weighted=True),
 }

@@ -163,6 +163,12 @@ def class_index_error(
     return IndexError(f"{argument} in row {row} hold {column} {index}, accepted are 0 to {classes - 1}")
 
 
+def not_integers(kind: str, function: str, *, is_float: bool) -> TypeError:
+    """The complaint about targets that are no integers where nothing else is taken."""
+    way_out = ": give targets.astype(int)" if is_float else ""
+    return TypeError(f"targets of {function} must be class indices (integers), got {kind}{way_out}")
+
+
 def check_widths(arrays: Sequence[Any], names: Sequence[str]) -> None:
     """Refuse arrays, wherever they are, that are no matrices of the same width."""
     for array, name in zip(arrays, names, strict=True):

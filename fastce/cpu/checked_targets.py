@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, compute_dtype, kind_of, plain_array, real_array, weights
+from fastce.arguments.arrays import Array, compute_dtype, kind_of, not_integers, plain_array, real_array, weights
 from fastce.arguments.numbers import integer, is_one_number
 from fastce.arguments.reductions import powers_of, sum_of
 from fastce.arguments.sparse import is_sparse
@@ -131,8 +131,7 @@ def _flat_indices(targets: Array, logits: Rows, logits_shape: tuple[int, ...], n
 
 def not_class_indices(array: Array, function: str) -> TypeError:
     """The complaint about targets that are no integers where nothing else is taken."""
-    way_out = ": give targets.astype(int)" if array.dtype.kind == "f" else ""
-    return TypeError(f"targets of {function} must be class indices (integers), got {kind_of(array)}{way_out}")
+    return not_integers(kind_of(array), function, is_float=array.dtype.kind == "f")
 
 
 def class_indices(

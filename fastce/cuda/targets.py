@@ -37,7 +37,7 @@ from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, limits
 from fastce.cuda.rooms import Rooms, rooms_of
 
-_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
 @dataclass
@@ -114,7 +114,7 @@ def described_targets(
         indices, first_points = reader.keep(contiguous(of_columns)).flat(), reader.keep(contiguous(of_starts)).flat()
     else:
         given = reader.read(targets, "targets")
-        if given.dtype_name in _INTEGERS:
+        if given.dtype_name in INTEGERS:
             points = CLASS_INDICES
             _check_shape(given.shape, lead, logits.shape, name)
             indices = reader.keep(contiguous(given)).flat()

@@ -1,7 +1,7 @@
 """Statistics of rows of logits, all from one read of them: validate, run one kernel over blocks of rows."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar, Unpack, get_args, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,12 @@ from fastce.arguments.arrays import Array, class_axis, compute_dtype, plain_arra
 from fastce.arguments.numbers import chosen, integer
 from fastce.arguments.silence import cast
 from fastce.arguments.sparse import is_sparse
+from fastce.arguments.statistics import OUTPUTS, asks_for_targets, checked_top_k, numbers_of_classes
 from fastce.cpu.checked_targets import class_indices, not_class_indices
 from fastce.cpu.layout import Rows
 from fastce.cpu.softmax import logsumexp_over
 from fastce.cpu.statistics import INTEGERS, largest_of, statistics_of
-from fastce.engine import on_cpu
+from fastce.engine import by_device
 from fastce.losses.best_positive import Positives, positive_rows
 from fastce.typing import (
     AnyArray,
@@ -29,8 +30,6 @@ from fastce.typing import (
     Targets,
 )
 
-OUTPUTS: tuple[Statistic, ...] = get_args(Statistic)
-OF_TARGETS: tuple[Statistic, ...] = ("target_log_prob", "target_rank", "in_top_k")
 _NO_TARGETS = np.empty(0, np.int64)
 
 _Float = TypeVar("_Float", bound=FloatStatistic)
@@ -69,7 +68,7 @@ def row_stats(
     *, outputs: Statistic | Iterable[Statistic] = ("logsumexp",), **options: Unpack[StatisticsOptions]
 ) -> dict[Statistic, Any]: ...
 # fmt: on
-@on_cpu
+@by_device
 def row_stats(
     logits: Any,
     targets: Any = None,
@@ -209,10 +208,7 @@ def _targets(
         return positives.best(rows, n_threads).targets() if needs_targets else (_NO_TARGETS, _NO_TARGETS)
     array = plain_array(targets, "targets")
     if array.shape == (rows.rows, rows.classes) != rows.lead:
-        raise ValueError(
-            f"targets of class indices have shape {array.shape}, one number for each class: give several targets in a "
-            "row as a sparse array, scipy.sparse.csr_array(targets)"
-        )
+        raise numbers_of_classes(array.shape)
     if array.dtype.kind not in "iu":
         raise not_class_indices(array, "row_stats")
     checked = class_indices(array, rows, shape, "logits", ignored_class)
@@ -224,22 +220,6 @@ def _forget(results: dict[str, Array], ignored: Array) -> None:
     for name, unknown in (("target_log_prob", np.nan), ("target_rank", -1)):
         if results[name].size:
             results[name][ignored] = unknown
-
-
-def asks_for_targets(names: Sequence[str], targets: Any) -> bool:
-    """Whether some of these outputs need targets, which are there then."""
-    needing = [name for name in names if name in OF_TARGETS]
-    if needing and targets is None:
-        raise ValueError(f"outputs {', '.join(map(repr, needing))} need targets, got None")
-    return bool(needing)
-
-
-def checked_top_k(value: Any) -> int:
-    """At least 1."""
-    top_k = integer(value, "top_k")
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    return top_k
 
 
 def _result(name: str, results: dict[str, Array], rows: Rows, top_k: int) -> Any:

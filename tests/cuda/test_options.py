@@ -13,7 +13,7 @@ import fastce
 pytest.importorskip("numba_cuda")
 
 CHECKS = public_calls  # for the fixtures
-CPU_ONLY = ("row_stats", "recall_at_k")
+CPU_ONLY = ("recall_at_k",)
 CPU_ONLY += ("cross_entropy_value_and_grad_logit_scale", "calibrate_temperature")
 CPU_ONLY += ("linear_cross_entropy_value_and_grad_logit_scale",)
 NAMES = [

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.special
 import test_boosting
 import test_nll_and_binary
+import test_several_targets
+import test_statistics
 from checks import dtype_of
 
 import fastce
@@ -123,3 +126,36 @@ def test_conventions_for_hessians(rng, launched, shape, hessian, dtype):
     eps = {"float16": 2**-11, "bfloat16": 2**-8}.get(dtype, 2**-23)
     for one, other in zip(out, expected, strict=True):
         np.testing.assert_allclose(one.astype(float), other, rtol=2 * eps, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(("shape", "axis"), [((40, 3), 1), ((9, 100), 1), ((2, 3000), 1), ((3, 40), 0)])
+def test_row_stats(rng, launched, shape, axis, dtype):
+    x = (4 * rng.normal(size=shape)).astype(dtype_of(dtype))
+    x.flat[:: x.size // 5] += 30
+    targets = rng.integers(0, shape[axis], shape[1 - axis]).astype(np.int32)
+    stats = launched.row_stats(x, targets, outputs=test_statistics.OUTPUTS, axis=axis)
+    expected = test_statistics.expected_statistics(x, targets, axis)
+    for name, value in stats.items():
+        if name in ("logsumexp", "entropy", "target_log_prob"):  # 2 ulp more, of the exp of a GPU
+            most = {"logsumexp": 3, "entropy": 10, "target_log_prob": 6}[name]
+            near_zero = np.abs(value - expected[name]) <= 2 * np.finfo(value.dtype).eps * (name == "logsumexp")
+            assert (near_zero | (test_statistics.naive.ulp_error(value, expected[name]) <= most)).all(), name
+        else:
+            np.testing.assert_array_equal(value, expected[name].astype(value.dtype), name)
+
+
+@pytest.mark.parametrize("length", [4, 300])
+def test_row_stats_of_special_values(launched, length):
+    x = np.zeros((6, length), np.float32)
+    x[0, 2], x[1, 3], x[2], x[3, 1:], x[4, :2], x[5, 1] = np.nan, np.inf, -np.inf, -np.inf, np.inf, 3e38
+    targets = np.array([0, 1, 1, 1, 0, 1])
+    stats = launched.row_stats(x, targets, outputs=test_statistics.OUTPUTS)
+    for name, expected in test_statistics.expected_statistics(x, targets).items():
+        np.testing.assert_allclose(stats[name].astype(float), expected.astype(float), rtol=1e-6, err_msg=name)
+
+
+def test_row_stats_of_several_targets(rng, launched, monkeypatch):
+    monkeypatch.setattr(test_several_targets, "fastce", launched)
+    x, belongs = rng.integers(-3, 4, (30, 40)).astype(np.float32), rng.random((30, 40)) < 0.1
+    test_several_targets.check(x, belongs, targets=scipy.sparse.csr_array(belongs.astype(np.float32)))

@@ -187,14 +187,20 @@ def moved(distance, mass, top, reference):
 
 
 @device
+def raised_term_of(low, reference, like, options):
+    """(d, exp(s (low - reference)) 2**spare) of two numbers of float64, d their difference, as far as it goes."""
+    difference, more = apart(low, reference, np.float64(options.furthest))
+    d = to_real(like, difference)
+    power, c = raised_power_of(d, to_real(like, (difference - np.float64(d)) + more), options)
+    return difference, np.float64(fma(power * c, options.ln2, power))
+
+
+@device
 def merged(one, other, like, options):
     """The states (top, rest, distance, mass) of two parts together; in float64."""
     high, low = largest(one[0], other[0]), smallest(one[0], other[0])
     reference = reference_of(high, 0.0)
-    difference, more = apart(low, reference, np.float64(options.furthest))
-    d = to_real(like, difference)
-    power, c = raised_power_of(d, to_real(like, (difference - np.float64(d)) + more), options)
-    term = np.float64(fma(power * c, options.ln2, power))
+    _, term = raised_term_of(low, reference, like, options)
     of_high, of_low = (one[1], other[1]) if one[0] >= other[0] else (other[1], one[1])
     distance = moved(one[2], one[3], one[0], reference) + moved(other[2], other[3], other[0], reference)
     return high, of_high + (1.0 + of_low * np.float64(options.lowered)) * term, distance, one[3] + other[3]

@@ -1,0 +1,96 @@
+"""row_stats for arrays on a GPU."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import class_axis, not_integers
+from fastce.arguments.numbers import chosen, integer
+from fastce.arguments.statistics import OUTPUTS, asks_for_targets, checked_top_k, numbers_of_classes
+from fastce.cuda._kernels.jobs import SPARSE, options_of
+from fastce.cuda._kernels.statistics import NO_CLASS, THREADS, Asked, Statistics, best_points, statistics_kernel
+from fastce.cuda.arrays import DeviceArray, device_array, empty, is_sparse, nothing
+from fastce.cuda.cross_entropy import float_array, readable_rows, real_of
+from fastce.cuda.groups import group_for
+from fastce.cuda.launching import launch
+from fastce.cuda.layout import Rows, blocks_for
+from fastce.cuda.rooms import rooms_of
+from fastce.cuda.targets import INTEGERS, DeviceTargets, check, described_targets, verdict
+
+DTYPES = {"argmax": "int64", "target_rank": "int64", "in_top_k": "bool"}  # the others are floats
+OF_SUMS = {"logsumexp", "entropy", "target_log_prob"}
+MOST = 1 << 62  # of ranks that count
+
+
+def row_stats(**given: Any) -> dict[str, Any]:
+    """See `fastce.row_stats`."""
+    names = chosen(given["outputs"], "outputs", OUTPUTS)
+    logits = float_array(given["logits"], "logits")
+    axis = class_axis(logits, given["axis"], "logits")  # type: ignore[arg-type]  # it has a shape
+    lead, classes = logits.shape[:axis] + logits.shape[axis + 1 :], logits.shape[axis]
+    targets = _targets(given, names, logits, axis)
+    limit, count = min(checked_top_k(given["top_k"]), MOST), math.prod(lead)
+    real = real_of(logits)
+    results = {name: empty(logits.library, lead, DTYPES.get(name, real.name)) for name in names}
+    if targets is not None:
+        check(targets, count, classes, False, 1.0)
+    report = rooms_of(logits.library, 0, 0).report if targets is None else targets.report
+    if count:
+        rows = readable_rows(logits, axis)
+        of_rows, ignored = _classes_of_rows(targets, rows) if asks_for_targets(names, targets) else (None, NO_CLASS)
+        _launch(rows, results, of_rows, ignored, limit, report)
+    if targets is not None:
+        verdict(targets, count, classes)
+    return {name: results[name].given for name in names}
+
+
+def _launch(
+    rows: Rows, results: Mapping[Any, DeviceArray], classes: Any, ignored: int, top_k: int, report: Any
+) -> None:
+    logits, names = rows.array, set(results)
+    real = real_of(logits)
+    asked = Asked(real == np.float64, bool(names & OF_SUMS), "entropy" in names)
+    rooms = (results[k].flat() if k in results else nothing(DTYPES.get(k, real.name)) for k in Statistics._fields)
+    launch(
+        statistics_kernel(asked), *group_for(rows), logits,
+        logits.flat(), rows.count, rows.classes, rows.inner, rows.cube,
+        nothing("int64") if classes is None else classes, ignored, top_k, options_of(real), report, Statistics(*rooms),
+    )  # fmt: skip
+
+
+def _targets(given: dict[str, Any], names: Sequence[str], logits: DeviceArray, axis: int) -> DeviceTargets | None:
+    """The targets, described; whether outputs need them is seen here, as on the CPU."""
+    targets, ignored = given["targets"], integer(given["ignore_index"], "ignore_index")
+    asks_for_targets(names, targets)
+    if targets is None:
+        return None
+    lead, classes = logits.shape[:axis] + logits.shape[axis + 1 :], logits.shape[axis]
+    if is_sparse(targets):
+        if ignored >= 0:
+            raise ValueError(f"ignore_index applies to class indices, got {ignored} with sparse targets")
+    else:
+        array = device_array(targets, "targets", logits.library)
+        if array.shape == (math.prod(lead), classes) != lead:
+            raise numbers_of_classes(array.shape)
+        if array.dtype_name not in INTEGERS:
+            is_float = array.dtype_name.startswith("float")
+            raise not_integers(f"dtype {array.dtype_name}", "row_stats", is_float=is_float)
+    return described_targets(
+        targets, logits, axis, weight=None, sample_weight=None, ignore_index=ignored, spread=0.0, real="float64"
+    )
+
+
+def _classes_of_rows(targets: DeviceTargets | None, rows: Rows) -> tuple[Any, int]:
+    """(the class of each row, that of rows without any)."""
+    assert targets is not None
+    if targets.points != SPARSE:
+        return targets.arrays.classes, targets.arrays.ignore_index
+    best = empty(rows.array.library, (rows.count,), "int64")
+    launch(
+        best_points, blocks_for(rows.count), THREADS, rows.array,
+        rows.array.flat(), rows.count, rows.inner, rows.cube, targets.arrays, targets.report, best.flat(),
+    )  # fmt: skip
+    targets.kept.append(best)
+    return best.flat(), NO_CLASS
