@@ -50,7 +50,7 @@ def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], may_repl
 
 def handed_over(result: Array, out: Any, may_replace: Array, inputs: list[Any]) -> Array:
     """A result that has been computed: in ``out``, which is checked as by `checked_out`, if that is given."""
-    if out is None:
+    if out is None or result is out:
         return result
     checked_out(out, result.shape, result.dtype, may_replace, inputs)[...] = result
     return out  # type: ignore[no-any-return]

@@ -2,7 +2,8 @@
 
 What is common and leaves nothing to decide goes to its kernel at once: the one of the usual way, with the same
 arguments, so that bits are the same. Functions named so return None for anything else, for rows that a kernel reports,
-and for whatever is wrong, of which the usual way complains; nothing but new arrays has been written then.
+and for whatever is wrong, of which the usual way complains; nothing but new arrays has been written then, or an ``out``
+that will be written all the same.
 """
 
 from typing import Any
@@ -41,6 +42,19 @@ def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
 def cube_of(rows: Array) -> Array:
     """The rows as kernels of columns take them: (outer, classes, rows)."""
     return rows.T[None]
+
+
+def room_for(like: Array, out: Any, *inputs: Any) -> Array:
+    """Where results go: ``out`` itself, if a kernel can write it as it lies and it is none of the inputs; else new."""
+    if (
+        type(out) is np.ndarray
+        and out.shape == like.shape
+        and out.dtype is like.dtype
+        and out.flags.carray
+        and not any(np.may_share_memory(out, array) for array in (like, *inputs))
+    ):
+        return out
+    return np.empty(like.shape, like.dtype)
 
 
 def any_misfit(misfits: Array) -> bool:

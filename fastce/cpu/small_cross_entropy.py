@@ -21,7 +21,7 @@ from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Options
 from fastce.cpu.cross_entropy import exps_kept
 from fastce.cpu.extremes import are_in_range
-from fastce.cpu.small import SMALL, any_misfit, cube_of, rows_of
+from fastce.cpu.small import SMALL, any_misfit, cube_of, room_for, rows_of
 from fastce.cpu.targets import column_indices, row_indices
 
 MANY_ROWS = 2048  # to look for those that are ignored takes less time than to compute them all for nothing
@@ -34,9 +34,16 @@ _Losses = Callable[[Array, Array, Array | None, Array, Array | None], Array | No
 
 
 def small_cross_entropy(
-    logits: Any, targets: Any, axis: Any, options: tuple[Any, ...], n_threads: Any, *, with_gradient: bool
+    logits: Any,
+    targets: Any,
+    axis: Any,
+    options: tuple[Any, ...],
+    n_threads: Any,
+    *,
+    with_gradient: bool,
+    out: Any = None,
 ) -> tuple[Any, Any] | None:
-    """(value, gradient) of a matrix of logits and class indices, or None.
+    """(value, gradient) of a matrix of logits and class indices, or None. The gradient may be ``out``.
 
     The options are ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss and reduction.
     """
@@ -46,15 +53,16 @@ def small_cross_entropy(
     count, classes = rows.shape
     if type(targets) is not np.ndarray or targets.shape != (count,):
         return None
-    compute = _losses_of(rows.dtype, classes, options)
+    compute, given = _losses_of(rows.dtype, classes, options), targets
     if compute is None:
         return None
     if targets.dtype is not _INT64 or not (targets.flags.c_contiguous and targets.flags.aligned):
         if targets.dtype.kind not in "iu" or targets.dtype.str[1:] == "u8":  # of which int64 does not hold all
             return None
         targets = targets.astype(np.int64)
-    ignored_class, reduction = options[0], options[-1]
-    gradient = np.empty((count, classes), rows.dtype) if with_gradient else None
+    ignored_class, reduction, gradient = options[0], options[-1], None
+    if with_gradient:  # the kernel of few classes writes before it has seen all indices
+        gradient = room_for(rows, out if classes > NARROW else None, given)
     losses, counted, row_weight = None, count, None
     if not 0 <= ignored_class < classes and (count < MANY_ROWS or ignored_class not in targets):
         losses = compute(rows, targets, None, _upstream(count, reduction), gradient)

@@ -9,7 +9,7 @@ from fastce.arguments.silence import cast
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.cpu._kernels.softmax_columns import logsumexp_columns, softmax_columns
-from fastce.cpu.small import any_misfit, cube_of, rows_of
+from fastce.cpu.small import any_misfit, cube_of, room_for, rows_of
 
 
 def small_logsumexp(a: Any, axis: Any, keepdims: bool, n_threads: Any) -> Any:
@@ -33,12 +33,13 @@ def small_logsumexp(a: Any, axis: Any, keepdims: bool, n_threads: Any) -> Any:
     return results if len(lead) == 1 else results.reshape(lead)[()]
 
 
-def small_softmax(x: Any, axis: Any, n_threads: Any, *, logarithm: bool) -> Array | None:
-    """Softmax over the last axis, or its logarithm, or None."""
+def small_softmax(x: Any, axis: Any, out: Any, n_threads: Any, *, logarithm: bool) -> Array | None:
+    """Softmax over the last axis, or its logarithm, or None. It may be ``out``."""
     rows = rows_of(x, axis, n_threads)
     if rows is None:
         return None
-    result = np.empty(rows.shape, rows.dtype)
+    room = room_for(x, out)
+    result = room.reshape(rows.shape)
     if rows.shape[1] > NARROW:
         softmax_rows.compiled(rows.dtype)(rows, result, logarithm, False)
     else:
@@ -46,4 +47,4 @@ def small_softmax(x: Any, axis: Any, n_threads: Any, *, logarithm: bool) -> Arra
         softmax_columns.compiled(rows.dtype)(cube, cube, True, cube_of(result), True, logarithm, misfits, False)
         if any_misfit(misfits):
             return None
-    return result if x.ndim == 2 else result.reshape(x.shape)
+    return room

@@ -222,7 +222,7 @@ z_loss, reduction, n_threads
     """
     if weight is None and sample_weight is None and grad_output is None:
         options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
-        small = small_cross_entropy(logits, targets, axis, options, n_threads, with_gradient=True)
+        small = small_cross_entropy(logits, targets, axis, options, n_threads, with_gradient=True, out=out)
         if small is not None:
             return ValueAndGrad(small[0], handed_over(small[1], out, logits, [targets]))
     call = cross_entropy_call(

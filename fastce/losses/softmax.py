@@ -240,7 +240,7 @@ def log_softmax(
 
 
 def _softmax(x: Any, axis: Any, out: Array | None, n_threads: int | None, *, logarithm: bool) -> Any:
-    small = small_softmax(x, axis, n_threads, logarithm=logarithm)
+    small = small_softmax(x, axis, out, n_threads, logarithm=logarithm)
     if small is not None:
         return handed_over(small, out, x, [])
     array = _readable(x, "x")
