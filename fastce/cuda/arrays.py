@@ -11,7 +11,7 @@ from numba import config, cuda
 from fastce.arguments.arrays import Array
 from fastce.arguments.libraries import is_torch
 from fastce.arguments.out import PARTLY_REPLACES, SHARES_MEMORY, Receiver, check_receiver
-from fastce.arguments.places import UNKNOWN_DEVICE, device_of
+from fastce.arguments.places import HOST_TYPES, UNKNOWN_DEVICE, device_of
 from fastce.arguments.words import of_autograd
 from fastce.cuda import driver
 from fastce.cuda.flat import Flat
@@ -63,12 +63,22 @@ class DeviceArray:
     @property
     def origin(self) -> int:
         """The index of element (0, ..., 0) in `flat`; not 0 if a stride is negative."""
-        return -sum(min(0, stride * (length - 1)) for stride, length in self._steps())
+        return self._span()[0]
 
     @property
     def flat_size(self) -> int:
         """The number of elements from the first to the last in memory, those between them included."""
-        return 1 + sum(abs(stride) * (length - 1) for stride, length in self._steps()) if self.size else 0
+        return self._span()[1]
+
+    def _span(self) -> tuple[int, int]:
+        """(how many elements lie before element (0, ..., 0), how many there are from the first to the last)."""
+        before = after = 0
+        for stride, length in zip(self.strides, self.shape, strict=True):
+            if length == 0:
+                return 0, 0
+            reach = stride * (length - 1)
+            before, after = (before - reach, after) if reach < 0 else (before, after + reach)
+        return before, before + 1 + after
 
     def flat(self) -> Any:
         """The memory from the first to the last element, as kernels take it.
@@ -77,12 +87,14 @@ class DeviceArray:
         """
         if hasattr(self.given, "_ary"):  # of the simulator
             return type(self.given)(_flat_on_host(self.given._ary, self.flat_size).view(self.flat_dtype))
-        return Flat(self.extent()[0], self.flat_size, self.flat_dtype, self.given, self.library)
+        before, size = self._span()
+        return Flat(self.pointer - before * self.itemsize, size, self.flat_dtype, self.given, self.library)
 
     def extent(self) -> tuple[int, int]:
         """The addresses of the first byte and after the last; all bytes between them count as the array's."""
-        first = self.pointer - self.origin * self.itemsize
-        return first, first + self.flat_size * self.itemsize
+        before, size = self._span()
+        first = self.pointer - before * self.itemsize
+        return first, first + size * self.itemsize
 
     def is_same_memory(self, other: "DeviceArray") -> bool:
         """Whether element for element both are the same."""
@@ -233,7 +245,9 @@ def wait_for_readers(values: Iterable[Any]) -> None:
     Libraries without a stream that is known here (JAX) do not see that kernels are still to read an array.
     """
     for value in values:
-        if not hasattr(value, "tocsr") and not has_known_stream(value) and device_of(value) is not None:
+        if type(value) in HOST_TYPES or has_known_stream(value) or hasattr(value, "tocsr"):
+            continue
+        if device_of(value) is not None:
             with library_holding(value).on_device():
                 cuda.synchronize()
             return

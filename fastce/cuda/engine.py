@@ -61,14 +61,18 @@ def taking_device_arrays(public: Callable[..., Any]) -> Callable[..., Any]:
 
 def _called(function: Callable[..., Any], public: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(public)
+    names = tuple(signature.parameters)
+    defaults = {name: one.default for name, one in signature.parameters.items() if one.default is not one.empty}
+    by_place = sum(one.kind is not one.KEYWORD_ONLY for one in signature.parameters.values())
 
     def on_device(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
-        if given.arguments["n_threads"] is not None:
-            checked_num_threads(given.arguments["n_threads"], "n_threads")  # of the CPU, which has nothing to do here
-        result = function(**given.arguments)
-        wait_for_readers(given.arguments.values())
+        given = defaults | dict(zip(names, args, strict=False)) | kwargs
+        if len(given) != len(names) or len(args) > by_place or not kwargs.keys().isdisjoint(names[: len(args)]):
+            signature.bind(*args, **kwargs)  # an error, which says what is wrong
+        if given["n_threads"] is not None:
+            checked_num_threads(given["n_threads"], "n_threads")  # of the CPU, which has nothing to do here
+        result = function(**given)
+        wait_for_readers(given.values())
         return result
 
     return on_device

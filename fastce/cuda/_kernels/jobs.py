@@ -1,5 +1,6 @@
 """What a kernel is compiled for, and what it is told at each launch."""
 
+import functools
 import math
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ class Options(NamedTuple):
     lowered: Any  # 2**-spare
 
 
+@functools.cache
 def options_of(
     real: np.dtype[Any],
     logit_scale: float = 1.0,
