@@ -185,10 +185,11 @@ def test_kernels_of_contrastive_losses_of_checks_and_of_sums(tmp_path, monkeypat
         functions.cross_entropy(x, rows, weight=np.ones(40), sample_weight=np.ones(40), reduction="sum")
         functions.cross_entropy(x, sparse(x), sample_weight=np.ones(40))
         functions.cross_entropy(x[:, ::2].astype(np.int32), rows % 20)  # copied to float64
+        functions.nll_loss(x, rows)
     found = {one.text: one for one in device.launches}.values()
     names = {one.kernel.__name__ for one in found}
     assert names > {"sum_up", "copy", "check", "add_up_all"}
-    assert len(names) >= 12
+    assert len(names) >= 13
     for one in found:
         assert f".target sm_{cc[0]}{cc[1]}" in one.text
         assert not re.search(r"\b(ld|st)\.local|\.local \.", one.text)

@@ -177,7 +177,7 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
     real, step = np.float64 if job.is_float64 else np.float32, classes | 1
     places = rows_of_block * step + 16
 
-    @kernel(rows_of_block, 2 if job.is_float64 else 6)
+    @kernel(rows_of_block, 2 if job.is_float64 else 5 if job.is_capped else 6)
     def few_classes(logits, out, rows, phase, targets, options, upstream, report, results, tally):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
@@ -213,11 +213,11 @@ def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
         elif writes and i < rows:
             for c in range(classes):
                 put_real(room, logits, first + c, options.zero)
-        if writes:
-            empty(room, out, start, stop, before)
         if tally.tickets.size > 0:
             add_up_block(result, share, results, report, tally, board, flag)
         elif i < rows:
             store_real(results, i, result)
+        if writes:
+            empty(room, out, start, stop, before)
 
     return few_classes
