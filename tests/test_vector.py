@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checks import dtype_of
 from numba import types
 from scripts import run_script
 
 import fastce
+from fastce.cpu import floors
 from fastce.cpu._vectors.compiler import inline, kernel, matrix
 from fastce.cpu._vectors.elementary import log1p, tanh
 from fastce.cpu._vectors.exponential import exp, scaling
@@ -106,6 +108,20 @@ def test_tanh_is_within_4_ulp_small_arguments_included(rng, dtype):
     for sign in (1, -1):
         assert ulp_error(applied(sign * x, 2), np.tanh(sign * x.astype(np.longdouble))) <= 4
     assert np.isnan(applied(np.array([np.nan], dtype), 2)[0])
+
+
+@pytest.mark.parametrize("factor", [1.0, 1 / 3, 1.00390625, -0.7, 2.0**-120, 3.0**-70, 2.0**100])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_products_are_rounded_to_the_nearest_bfloat16_ties_to_even_subnormal_ones_too(rng, mixed, factor):
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    x = (rng.permutation(bits) if mixed else bits).view(dtype_of("bfloat16"))
+    with np.errstate(all="ignore"):
+        expected = (x.astype(np.float32) * np.float32(factor)).astype(x.dtype)
+    found = x.copy()
+    floors.run(floors.scaling(found, factor))
+    is_nan = np.isnan(expected.astype(np.float32))
+    np.testing.assert_array_equal(np.isnan(found.astype(np.float32)), is_nan)
+    np.testing.assert_array_equal(found.view(np.uint16)[~is_nan], expected.view(np.uint16)[~is_nan])
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from fastce.cpu._vectors import target
 
@@ -37,6 +38,52 @@ def _narrow(builder: Any, storage: types.Type, value: Any) -> Any:
         return _float_to_half(builder, value)
     if storage == types.uint16:
         return builder.bitcast(builder.fptrunc(value, ir.VectorType(ir.HalfType(), lanes)), shorts)
+    if lanes == _LANES_AT_ONCE and target.has_bfloat():
+        return _rounded_at_once(builder, value)
+    return _rounded_in_integers(builder, value)
+
+
+# --- bfloat16 --------------------------------------------------------------------------------------------------------
+
+
+class _BFloat(ir.Type):
+    """LLVM's type, which llvmlite lacks; only ever an operand."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
+_LANES_AT_ONCE = 16
+_SUBNORMAL = 0x20
+
+
+def _rounded_at_once(builder: Any, value: Any) -> Any:
+    """By the instruction, which takes subnormal numbers for 0: vectors that have one are rounded in integers."""
+    at_once = builder.fptrunc(value, ir.VectorType(_BFloat(), _LANES_AT_ONCE))
+    at_once = builder.bitcast(at_once, ir.VectorType(ir.IntType(16), _LANES_AT_ONCE))
+    bits = ir.IntType(_LANES_AT_ONCE)
+    subnormal = _fpclass(builder, value)
+    start = builder.block
+    with builder.if_then(
+        builder.icmp_unsigned("!=", builder.bitcast(subnormal, bits), ir.Constant(bits, 0)), likely=False
+    ):
+        in_integers, end = _rounded_in_integers(builder, value), builder.block
+    result = builder.phi(at_once.type)
+    result.add_incoming(at_once, start)
+    result.add_incoming(in_integers, end)
+    return result
+
+
+def _fpclass(builder: Any, value: Any) -> Any:
+    mask = ir.VectorType(ir.IntType(1), _LANES_AT_ONCE)
+    function_type = ir.FunctionType(mask, [value.type, ir.IntType(32)])
+    function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.x86.avx512.fpclass.ps.512")
+    return builder.call(function, [value, ir.Constant(ir.IntType(32), _SUBNORMAL)])
+
+
+def _rounded_in_integers(builder: Any, value: Any) -> Any:
+    lanes = value.type.count
+    shorts = ir.VectorType(ir.IntType(16), lanes)
     words = ir.VectorType(ir.IntType(32), lanes)
     repeat = lambda number: ir.Constant(words, [number] * lanes)  # noqa: E731
     bits = builder.bitcast(value, words)

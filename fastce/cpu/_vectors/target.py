@@ -10,7 +10,7 @@ from numba.core.registry import cpu_target
 _PROBE = """
 declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
 
-define void @probe(ptr %floats, ptr %halves, ptr %sum, ptr %wide, ptr %fused) "prefer-vector-width"="512" {
+define void @probe(ptr %floats, ptr %halves, ptr %sum, ptr %wide, ptr %fused, ptr %short) "prefer-vector-width"="512" {
   %x = load <16 x float>, ptr %floats, align 4
   %y = fadd <16 x float> %x, %x
   store <16 x float> %y, ptr %sum, align 4
@@ -19,6 +19,8 @@ define void @probe(ptr %floats, ptr %halves, ptr %sum, ptr %wide, ptr %fused) "p
   store <8 x float> %w, ptr %wide, align 4
   %f = call <16 x float> @llvm.fma.v16f32(<16 x float> %x, <16 x float> %x, <16 x float> %y)
   store <16 x float> %f, ptr %fused, align 4
+  %b = fptrunc <16 x float> %x to <16 x bfloat>
+  store <16 x bfloat> %b, ptr %short, align 2
   ret void
 }
 """
@@ -42,6 +44,11 @@ def has_avx512() -> bool:
 def has_half() -> bool:
     """Whether there are instructions for float16; without, LLVM calls functions that are not there."""
     return "hfsf" not in _assembly() and "h2f" not in _assembly()
+
+
+def has_bfloat() -> bool:
+    """Whether there is an instruction that rounds sixteen numbers to bfloat16."""
+    return has_avx512() and "vcvtneps2bf16" in _assembly()
 
 
 def has_fma() -> bool:
