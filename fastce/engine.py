@@ -31,7 +31,7 @@ _SMALL = _NUMBERS | {"weight"}  # which calls of Dask must know at once
 
 # Options that are no arrays at all.
 _OPTIONS = _NUMBERS | {
-    "hessian", "keepdims", "memory_budget", "normalize", "outputs", "progress", "reduction", "return_sign",
+    "hessian", "k", "keepdims", "memory_budget", "normalize", "outputs", "progress", "reduction", "return_sign",
     "smoothing_over",
 }  # fmt: skip
 

@@ -192,7 +192,7 @@ class OnGpu:
     __cuda_array_interface__ = {"shape": (3, 2), "typestr": "<f8", "data": (1, False), "version": 3}  # noqa: RUF012
 
 
-def test_arrays_on_a_gpu_are_refused():
+def test_arrays_in_two_places_are_refused():
     for arguments in ((OnGpu(), X), (X, OnGpu())):
         with pytest.raises(TypeError, match="GPU"):
             fastce.recall_at_k(*arguments)

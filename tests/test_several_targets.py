@@ -11,7 +11,7 @@ from scipy import sparse
 
 import fastce
 from fastce.arguments.statistics import OUTPUTS
-from fastce.losses import best_positive
+from fastce.cpu import best_positive
 
 INF, NAN = np.inf, np.nan
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]

@@ -7,8 +7,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 import fastce
-from bench.cuda.smoke_arrays import LIBRARIES, default_library
-from bench.cuda.smoke_truth import compare, logits_of, right, targets_of
+from bench.cuda.smoke_arrays import LIBRARIES, default_library, is_simulated
+from bench.cuda.smoke_truth import compare, logits_of, needs, right, targets_of
 
 
 def nll() -> str:
@@ -81,6 +81,19 @@ def row_stats(size: str) -> str:
     return f"{words}, {compare('entropy', found['entropy'], entropy, 'float32', True, most=8)}"
 
 
+def recall() -> str:
+    """Ranks of keys, of products that are exact."""
+    if not is_simulated():
+        needs("cupy")  # its products
+    home, rng = LIBRARIES[default_library()](), np.random.default_rng(10)
+    query, keys = (rng.integers(-3, 4, (n, 8)).astype(np.float32) for n in (20, 300))
+    own = rng.integers(0, 300, 20)
+    found = fastce.recall_at_k(*map(home.to_device, (query, keys, own)))
+    order = np.argsort(-(query @ keys.T), axis=1, kind="stable")
+    rank = (order == own[:, None]).argmax(1)
+    return compare("rank", home.to_host(found.rank), rank, "float64", False, most=0)
+
+
 CASES: dict[str, Callable[[], str]] = {
     "nll": nll,
     "binary": lambda: binary(is_weighted=False),
@@ -88,6 +101,7 @@ CASES: dict[str, Callable[[], str]] = {
     "hessian-7x1001": lambda: grad_and_hess("7x1001"),
     "row_stats-300x10": lambda: row_stats("300x10"),
     "row_stats-2x40000": lambda: row_stats("2x40000"),
+    "recall": recall,
     "logsumexp-b": signed_logsumexp,
     "binary-weighted": lambda: binary(is_weighted=True),
 }

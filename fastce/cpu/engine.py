@@ -10,10 +10,13 @@ from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, plain_ar
 from fastce.arguments.labels import Classes
 from fastce.arguments.positives import Positives, positives_of
 from fastce.arguments.silence import quietly
+from fastce.cpu import best_positive
 from fastce.cpu.layer import Layer
+from fastce.cpu.layout import Rows
 from fastce.cpu.matrix_similarity import MatrixSimilarity
 from fastce.cpu.panel_losses import ClassLosses
 from fastce.cpu.sigmoid import sigmoid_losses
+from fastce.cpu.statistics import statistics_of
 from fastce.cpu.threads import cut_rows, for_each, in_turn
 from fastce.cpu.tile_similarity import LabelSimilarity, TileSimilarity
 
@@ -122,6 +125,14 @@ class Cpu:
 
     def positives(self, targets: Any, shape: tuple[int, int]) -> Positives:
         return positives_of(targets, shape)
+
+    def on_host(self, targets: Any, name: str) -> Any:
+        return targets
+
+    def best_ranks(self, panel: Array, first: Array, classes: Array) -> Array:
+        rows = Rows(panel, 1)
+        best, _ = best_positive.Positives(first, classes).best(rows, self.n_threads).targets()
+        return statistics_of(rows, best, ("target_rank",), self.n_threads)["target_rank"]
 
     def sums_of_points(self, points: Positives, values: Array) -> Array:
         rows = points.first_points.size - 1

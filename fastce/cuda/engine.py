@@ -17,13 +17,13 @@ from fastce.arguments.labels import Classes
 from fastce.arguments.numbers import checked_num_threads
 from fastce.arguments.positives import Positives
 from fastce.arguments.silence import quietly
-from fastce.cuda.arrays import DeviceArray, device_array, empty, library_holding, wait_for_readers, zeros
+from fastce.cuda.arrays import DeviceArray, device_array, empty, is_sparse, library_holding, wait_for_readers, zeros
 from fastce.cuda.layer import Layer
 from fastce.cuda.layout import FLOATS, contiguous, copy
 from fastce.cuda.libraries import Library
 from fastce.cuda.matrix_similarity import MatrixSimilarity
 from fastce.cuda.panel_losses import ClassLosses
-from fastce.cuda.positives import device_positives, host_positives
+from fastce.cuda.positives import device_positives, host_positives, sparse_on_host
 from fastce.cuda.precision import with_range
 from fastce.cuda.products import (
     array_module,
@@ -41,6 +41,7 @@ from fastce.cuda.products import (
 from fastce.cuda.self_similarity import LabelLosses, PartnerLosses
 from fastce.cuda.sigmoid import sigmoid_losses, sums_of_points
 from fastce.cuda.similarity import PanelSimilarity
+from fastce.cuda.statistics import best_ranks
 
 R = TypeVar("R")
 BLOCK_BYTES = 1 << 24  # of rows that are made ready, or finished, at a time
@@ -184,6 +185,14 @@ class Gpu:
 
     def positives(self, targets: Any, shape: tuple[int, int]) -> Positives:
         return host_positives(targets, shape, self.library)
+
+    def on_host(self, targets: Any, name: str) -> Any:
+        if is_sparse(targets):
+            return sparse_on_host(targets, self.library, name)
+        return targets if targets is None else self.host_numbers(targets, name)
+
+    def best_ranks(self, panel: Any, first: Array, classes: Array) -> Array:
+        return best_ranks(of_numbers(panel, self.library), first, classes)
 
     def sums_of_points(self, points: Positives, values: Any) -> Any:
         return sums_of_points(points, values, self.library)

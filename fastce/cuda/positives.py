@@ -97,7 +97,7 @@ def _present(first: Array) -> int:
 def _on_host(targets: Any, shape: tuple[int, int], library: Library) -> Any:
     """The targets as NumPy and SciPy have them: integers, or what a sparse matrix stores."""
     if is_sparse(targets):
-        return _sparse_on_host(targets, library)
+        return sparse_on_host(targets, library)
     array = device_array(targets, "targets", library)
     if array.dtype_name.removeprefix("u").removeprefix("int") not in ("8", "16", "32", "64"):
         is_float = array.dtype_name.removeprefix("b").startswith("float")
@@ -107,17 +107,18 @@ def _on_host(targets: Any, shape: tuple[int, int], library: Library) -> Any:
     return numbers_of(contiguous(array))
 
 
-def _sparse_on_host(targets: Any, library: Library) -> Any:
+def sparse_on_host(targets: Any, library: Library, name: str = "targets") -> Any:
+    """A sparse matrix as SciPy has it."""
     from scipy import sparse
 
-    values, columns, starts = csr_arrays(targets, "targets", library)
+    values, columns, starts = csr_arrays(targets, name, library)
     try:
         return sparse.csr_array(
             (_numbers(contiguous(values, "float64")), _numbers(contiguous(columns)), _numbers(contiguous(starts))),
             shape=tuple(targets.shape),
         )
     except (ValueError, IndexError) as error:
-        raise ValueError(f"sparse targets are inconsistent: {error}") from None
+        raise ValueError(f"sparse {name} are inconsistent: {error}") from None
 
 
 def _numbers(array: DeviceArray) -> Array:

@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments.arrays import class_axis, not_integers
+from fastce.arguments.arrays import Array, class_axis, not_integers
 from fastce.arguments.numbers import chosen, integer
 from fastce.arguments.statistics import OUTPUTS, asks_for_targets, checked_top_k, numbers_of_classes
-from fastce.cuda._kernels.jobs import SPARSE, options_of
+from fastce.cuda._kernels.jobs import SPARSE, Targets, options_of
 from fastce.cuda._kernels.statistics import NO_CLASS, THREADS, Asked, Statistics, best_points, statistics_kernel
 from fastce.cuda.arrays import DeviceArray, device_array, empty, is_sparse, nothing
 from fastce.cuda.cross_entropy import float_array, readable_rows, real_of
 from fastce.cuda.groups import group_for
 from fastce.cuda.launching import launch
-from fastce.cuda.layout import Rows, blocks_for
+from fastce.cuda.layout import Rows, blocks_for, rows_of
+from fastce.cuda.products import on_device
 from fastce.cuda.rooms import rooms_of
-from fastce.cuda.targets import INTEGERS, DeviceTargets, check, described_targets, verdict
+from fastce.cuda.run import numbers_of
+from fastce.cuda.targets import INTEGERS, DeviceTargets, check, described_targets, no_targets, verdict
 
 DTYPES = {"argmax": "int64", "target_rank": "int64", "in_top_k": "bool"}  # the others are floats
 OF_SUMS = {"logsumexp", "entropy", "target_log_prob"}
@@ -87,10 +89,31 @@ def _classes_of_rows(targets: DeviceTargets | None, rows: Rows) -> tuple[Any, in
     assert targets is not None
     if targets.points != SPARSE:
         return targets.arrays.classes, targets.arrays.ignore_index
+    best = _best_of(targets.arrays, rows, targets.report)
+    targets.kept.append(best)
+    return best.flat(), NO_CLASS
+
+
+def _best_of(points: Targets, rows: Rows, report: Any) -> DeviceArray:
+    """The class of the best point of each row, NO_CLASS where there is none."""
     best = empty(rows.array.library, (rows.count,), "int64")
     launch(
         best_points, blocks_for(rows.count), THREADS, rows.array,
-        rows.array.flat(), rows.count, rows.inner, rows.cube, targets.arrays, targets.report, best.flat(),
+        rows.array.flat(), rows.count, rows.inner, rows.cube, points, report, best.flat(),
     )  # fmt: skip
-    targets.kept.append(best)
-    return best.flat(), NO_CLASS
+    return best
+
+
+def best_ranks(panel: DeviceArray, first: Array, classes: Array) -> Array:
+    """The rank of the best of the classes of each row, ``first[i]`` to ``first[i + 1]`` of these, on the host."""
+    library, rows = panel.library, rows_of(panel, 1)
+    assert rows is not None
+    sent = [on_device(numbers, library) for numbers in (classes, first, np.ones(classes.size))]
+    rank = empty(library, (rows.count,), "int64")
+    if rows.count and classes.size:
+        flat = [one.flat() for one in sent]
+        report = rooms_of(library, 0, 0).report
+        points = no_targets("float64")._replace(classes=flat[0], first_points=flat[1], masses=flat[2])
+        best = _best_of(points, rows, report)
+        _launch(rows, {"target_rank": rank}, best.flat(), NO_CLASS, 1, report)
+    return numbers_of(rank) if rows.count and classes.size else np.full(rows.count, NO_CLASS)

@@ -9,6 +9,7 @@ from fastce.arguments.arrays import Array
 from fastce.arguments.numbers import chosen, integer
 from fastce.arguments.sparse import is_sparse
 from fastce.arguments.statistics import asks_for_targets, checked_top_k
+from fastce.cpu.best_positive import NO_CLASS, Best, best_of_shard, positive_rows
 from fastce.cpu.checked_targets import not_class_indices
 from fastce.cpu.engine import Cpu
 from fastce.cpu.shard_statistics import (
@@ -22,7 +23,6 @@ from fastce.cpu.shard_statistics import (
 from fastce.cpu.shards import Shard, check_owned
 from fastce.dask.matrix import Matrix, PerRow
 from fastce.dask.tasks import Key, Stripe, Tasks
-from fastce.losses.best_positive import NO_CLASS, Best, best_of_shard, positive_rows
 from fastce.losses.statistics import row_stats as plain
 from fastce.typing import BooleanStatistic, FloatStatistic, Index, Statistic
 

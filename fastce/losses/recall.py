@@ -11,11 +11,9 @@ from fastce.arguments.arrays import Array, kind_of, plain_array
 from fastce.arguments.numbers import integer
 from fastce.arguments.sparse import Named, is_sparse, sparse_rows
 from fastce.arguments.words import asked, shown
-from fastce.cpu.engine import Cpu
-from fastce.cpu.layout import Rows
-from fastce.cpu.statistics import statistics_of
-from fastce.engine import on_cpu
-from fastce.losses.best_positive import Positives
+from fastce.cpu.best_positive import Positives
+from fastce.engine import by_engine
+from fastce.products.engine import engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.panels import Panels
@@ -35,7 +33,7 @@ class RecallAtK(NamedTuple):
     rank: NDArray[np.int64]
 
 
-@on_cpu
+@by_engine
 def recall_at_k(
     query: AnyArray,
     keys: AnyArray,
@@ -54,7 +52,7 @@ def recall_at_k(
     Parameters
     ----------
     query : array_like, shape (N, D)
-        Dtypes and strides as in `clip_loss_from_features`; on the CPU.
+        Dtypes and strides as in `clip_loss_from_features`.
     keys : array_like, shape (M, D)
         What is searched.
     positives : array_like of int, shape (N,), or SciPy sparse array, shape (N, M), optional
@@ -80,7 +78,7 @@ def recall_at_k(
     IndexError
         If a positive key is out of range; the message gives the first such query.
     ValueError, TypeError
-        If shapes do not fit or arguments make no sense; `query` or `keys` on a GPU are a TypeError.
+        If shapes do not fit or arguments make no sense.
 
     See Also
     --------
@@ -101,32 +99,30 @@ def recall_at_k(
     >>> recall, rank
     ({1: 0.5, 2: 1.0}, array([0, 1]))
     """
-    limits, engine = _checked_k(k), Cpu(n_threads)
-    with engine.working():
+    limits = _checked_k(k)
+    with engine_for(query, n_threads) as engine:
         left, right = feature_arrays(engine, [query, keys], ["query", "keys"])
-        belonging = _checked_positives(positives, (left.shape[0], right.shape[0]))
+        belonging = _checked_positives(engine.on_host(positives, "positives"), (left.shape[0], right.shape[0]))
         within = range_of(engine, [left], [right], 1.0, normalize=normalize)
         first, second = (
             Features(engine, [array], within.dtype, normalize, power=power)
             for array, power in ((left, within.left_power), (right, within.right_power))
         )
-        rank = _ranks(Panels(first, second, memory_budget), belonging, progress, n_threads)
-    counted = belonging.counts > 0
-    rank[~counted] = -1
-    found = rank[counted]
-    total = found.size
-    return RecallAtK({n: _share(int(((found >= 0) & (found < n)).sum()), total) for n in limits}, rank)
+        rank = _ranks(Panels(first, second, memory_budget), belonging, progress)
+        counted = belonging.counts > 0
+        rank[~counted] = -1
+        found = rank[counted]
+        recall = {n: _share(int(((found >= 0) & (found < n)).sum()), found.size) for n in limits}
+        return RecallAtK(recall, engine.given(engine.memory_of(rank)))
 
 
-def _ranks(products: Panels, positives: Positives, progress: Any, n_threads: int | None) -> Array:
+def _ranks(products: Panels, positives: Positives, progress: Any) -> Array:
     """That of the best positive key of each query; anything where there is none."""
     ranks = np.full(products.left.rows, -1)
     reporter = Progress(progress, len(products.places), "recall_at_k", products.unit)
 
-    def rank(place: Place, panel: Array) -> None:
-        similarities = Rows(panel, 1)
-        best, _ = positives.of_rows(place.rows).best(similarities, n_threads).targets()
-        ranks[place.rows] = statistics_of(similarities, best, ("target_rank",), n_threads)["target_rank"]
+    def rank(place: Place, panel: Any) -> None:
+        ranks[place.rows] = products.engine.best_ranks(panel, *positives.of_rows(place.rows))
 
     with reporter:
         if positives.classes.size:

@@ -11,12 +11,12 @@ from fastce.arguments.numbers import chosen, integer
 from fastce.arguments.silence import cast
 from fastce.arguments.sparse import is_sparse
 from fastce.arguments.statistics import OUTPUTS, asks_for_targets, checked_top_k, numbers_of_classes
+from fastce.cpu.best_positive import Positives, positive_rows
 from fastce.cpu.checked_targets import class_indices, not_class_indices
 from fastce.cpu.layout import Rows
 from fastce.cpu.softmax import logsumexp_over
 from fastce.cpu.statistics import INTEGERS, largest_of, statistics_of
 from fastce.engine import by_device
-from fastce.losses.best_positive import Positives, positive_rows
 from fastce.typing import (
     AnyArray,
     BooleanStatistic,

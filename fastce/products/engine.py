@@ -117,6 +117,15 @@ class Engine(Protocol):
     def positives(self, targets: Any, shape: tuple[int, int]) -> Positives:
         """Which pairs of rows and columns belong together, in arrays of NumPy."""
 
+    def on_host(self, targets: Any, name: str) -> Any:
+        """Integers or a sparse matrix, as NumPy and SciPy have them; on the CPU, as they are given."""
+
+    def best_ranks(self, panel: Any, first: Array, classes: Array) -> Array:
+        """How many columns of each row come before the best of its classes, ``first[i]`` to ``first[i + 1]`` of these.
+
+        In an array of NumPy; -1, or anything, where there is none.
+        """
+
     def sums_of_points(self, points: Positives, values: Any) -> Any:
         """The sum of the values of the points of each row."""
 

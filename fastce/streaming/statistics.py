@@ -9,6 +9,7 @@ from fastce.arguments.arrays import Array, kernel_dtype
 from fastce.arguments.numbers import checked_memory_budget, checked_num_threads, choice, chosen, integer
 from fastce.arguments.sparse import is_sparse
 from fastce.arguments.statistics import asks_for_targets, checked_top_k
+from fastce.cpu.best_positive import NO_CLASS, Best, best_of_shard, positive_rows
 from fastce.cpu.shard_statistics import (
     OF_SECOND_LOOK,
     Found,
@@ -18,7 +19,6 @@ from fastce.cpu.shard_statistics import (
     targets_within,
 )
 from fastce.cpu.shards import Shard, check_owned
-from fastce.losses.best_positive import NO_CLASS, Best, best_of_shard, positive_rows
 from fastce.losses.statistics import row_stats as of_block
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.progress import Progress

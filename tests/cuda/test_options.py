@@ -13,8 +13,7 @@ import fastce
 pytest.importorskip("numba_cuda")
 
 CHECKS = public_calls  # for the fixtures
-CPU_ONLY = ("recall_at_k",)
-CPU_ONLY += ("cross_entropy_value_and_grad_logit_scale", "calibrate_temperature")
+CPU_ONLY = ("cross_entropy_value_and_grad_logit_scale", "calibrate_temperature")
 CPU_ONLY += ("linear_cross_entropy_value_and_grad_logit_scale",)
 NAMES = [
     name
@@ -65,7 +64,18 @@ ODD = [
     "much", b"1", -1, 0, 7, 1.5, -0.5, math.nan, math.inf, 10**400, 1j, True, np.True_, {}, np.timedelta64(1), object()
 ]  # fmt: skip
 LISTS = [[1], (0, 1), (1, 1)]
-ARRAYS = {"b", "targets", "labels", "weight", "pos_weight", "sample_weight", "linear_bias", "negative_keys", "out"}
+ARRAYS = {
+    "b",
+    "targets",
+    "labels",
+    "weight",
+    "pos_weight",
+    "positives",
+    "sample_weight",
+    "linear_bias",
+    "negative_keys",
+    "out",
+}
 OPTIONS = [
     pytest.param(name, option, marks=[pytest.mark.slow] * (name.endswith("_and_grad") and option != "grad_output"))
     for name in NAMES

@@ -159,3 +159,15 @@ def test_row_stats_of_several_targets(rng, launched, monkeypatch):
     monkeypatch.setattr(test_several_targets, "fastce", launched)
     x, belongs = rng.integers(-3, 4, (30, 40)).astype(np.float32), rng.random((30, 40)) < 0.1
     test_several_targets.check(x, belongs, targets=scipy.sparse.csr_array(belongs.astype(np.float32)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("positives", ["one", "several"])
+def test_recall_at_k(rng, launched, positives, dtype):
+    query, keys = (rng.integers(-3, 4, (n, 7)).astype(dtype_of(dtype)) for n in (20, 150))
+    chosen = rng.integers(0, 150, 20)
+    if positives == "several":
+        chosen = scipy.sparse.csr_array((rng.random((20, 150)) < 0.03) * 1.0)
+    ours, expected = (f.recall_at_k(query, keys, chosen) for f in (launched, fastce))
+    np.testing.assert_array_equal(ours.rank, expected.rank)
+    assert ours.recall == expected.recall
