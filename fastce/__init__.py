@@ -29,6 +29,7 @@ Beside the losses:
 - `calibrate_temperature`: the temperature of least loss, which calibrates a classifier
 - `cross_entropy_grad_and_hess`: what gradient boosting asks for; `fastce.objectives` gives it to LightGBM and XGBoost
 - `threads`, `get_num_threads`, `set_num_threads`: how many threads compute
+- `deferred`: losses on a GPU that nothing waits for
 - `LogSumExp`: a running logsumexp of blocks, which merges with others
 - `warmup`: compile ahead of the first call
 - `show_config`: what fastce runs on
@@ -86,6 +87,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastce.apart import load
+from fastce.arguments.deferring import deferred
 from fastce.cpu.threads import get_num_threads, set_num_threads, threads
 
 __version__ = "0.1.0"
@@ -140,6 +142,7 @@ __all__ = [
     "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
     "cross_entropy_value_and_grad_logit_scale",
+    "deferred",
     "get_num_threads",
     "info_nce",
     "info_nce_value_and_grad",

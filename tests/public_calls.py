@@ -27,5 +27,5 @@ CALLS = (
     | {"recall_at_k": {"query": FEATURES, "keys": OTHERS}, "warmup": {"functions": ["logsumexp"]}}
     | {"cross_entropy_value_and_grad_logit_scale": OF_LOGITS, "calibrate_temperature": OF_LOGITS}
     | {"linear_cross_entropy_value_and_grad_logit_scale": TWINS["linear_cross_entropy"]}
-    | {"threads": {"n": 1}, "set_num_threads": {"n": fastce.get_num_threads()}}
+    | {"deferred": {}, "threads": {"n": 1}, "set_num_threads": {"n": fastce.get_num_threads()}}
 )

@@ -6,10 +6,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastce.arguments.arrays import class_axis, real_array
+from fastce.arguments.deferring import is_deferred
 from fastce.arguments.numbers import integer, is_one_number, reduction_of
 from fastce.arguments.options import CheckedOptions, checked_options
 from fastce.arguments.places import is_on_device
 from fastce.arguments.reductions import reduced
+from fastce.cuda._kernels.conclusions import THREADS, conclude
 from fastce.cuda._kernels.jobs import (
     CROSS_ENTROPY,
     PART,
@@ -21,7 +23,8 @@ from fastce.cuda._kernels.jobs import (
     options_of,
 )
 from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse, nothing
-from fastce.cuda.layout import FLOATS, Rows, contiguous, copy, rows_of
+from fastce.cuda.launching import launch
+from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, copy, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, check_factors, fits, with_range
 from fastce.cuda.run import Call, plan_of
@@ -124,6 +127,7 @@ class CrossEntropy:
         self.lead: tuple[int, ...] = self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
         self.classes: int = self.logits.shape[self.axis]
         self.reduction: Reduction = reduction_of(given["reduction"])
+        self.is_out_given: bool = given.get("out") is not None
         options = options_in_range(given, self.classes)
         self.softcap, self.logit_scale = options.softcap, options.logit_scale
         own = real_of(self.logits)
@@ -168,15 +172,32 @@ class CrossEntropy:
         )  # fmt: skip
         if plan:
             plan.run(rooms, None if results is None else results.flat())
+        apart = room.array if room is not None and written is None else None  # to be copied to out
+        if is_deferred():
+            if apart is not None and out is not None:
+                copy(apart, out)
+            return self._left_there(rooms.report, results, out)
         try:
             value = reduced_loss(self.targets, rows, self.classes, self.reduction)
         except BeyondRange as error:
             if not error.is_written or out is None or written is None or not out.is_same_memory(self.given):
                 raise
             raise BeyondRange(error.is_float64, is_written=True, is_in_place=True) from None
-        if rows and out is not None and written is None and room is not None:
-            copy(room.array, out)
+        if apart is not None and out is not None:
+            copy(apart, out)
         return results.given if results is not None else value
+
+    def _left_there(self, report: Any, results: DeviceArray | None, out: DeviceArray | None) -> Any:
+        """The value on the device; NaN, as results and a gradient that is not the caller's, if anything was wrong."""
+        library = self.logits.library
+        value = empty(library, (), "float64") if results is None else None
+        losses = nothing(self.dtype_of_losses) if results is None else results.flat()
+        slopes = nothing(self.given.dtype_name) if out is None or self.is_out_given else out.flat()
+        launch(
+            conclude, blocks_for(max(losses.size, slopes.size)), THREADS, self.logits,
+            report, self.reduction == "mean", nothing("float64") if value is None else value.flat(), losses, slopes,
+        )  # fmt: skip
+        return (value if results is None else results).given  # type: ignore[union-attr]  # one of them is there
 
 
 def cross_entropy(**given: Any) -> Any:

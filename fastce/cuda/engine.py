@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastce.arguments.arrays import Array
+from fastce.arguments.deferring import is_deferred
 from fastce.arguments.labels import Classes
 from fastce.arguments.numbers import checked_num_threads
 from fastce.arguments.positives import Positives
@@ -44,6 +45,9 @@ from fastce.cuda.similarity import PanelSimilarity
 from fastce.cuda.statistics import best_ranks
 
 R = TypeVar("R")
+DEFERRED = frozenset({
+    "cross_entropy", "cross_entropy_value_and_grad", "logsumexp", "softmax", "log_softmax"
+})  # fmt: skip
 BLOCK_BYTES = 1 << 24  # of rows that are made ready, or finished, at a time
 
 
@@ -72,6 +76,8 @@ def _called(function: Callable[..., Any], public: Callable[..., Any]) -> Callabl
             signature.bind(*args, **kwargs)  # an error, which says what is wrong
         if given["n_threads"] is not None:
             checked_num_threads(given["n_threads"], "n_threads")  # of the CPU, which has nothing to do here
+        if is_deferred() and public.__name__ not in DEFERRED:
+            raise TypeError(f"{public.__name__} of arrays on a GPU waits for them: call it out of fastce.deferred()")
         result = function(**given)
         wait_for_readers(given.values())
         return result
