@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from numba import config, cuda
+from numba import config
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.libraries import is_torch
@@ -248,8 +248,9 @@ def wait_for_readers(values: Iterable[Any]) -> None:
         if type(value) in HOST_TYPES or has_known_stream(value) or hasattr(value, "tocsr"):
             continue
         if device_of(value) is not None:
-            with library_holding(value).on_device():
-                cuda.synchronize()
+            library = library_holding(value)
+            with library.on_device():
+                driver.wait(library.stream_pointer)
             return
 
 

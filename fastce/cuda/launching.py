@@ -39,14 +39,17 @@ class Loaded(NamedTuple):
 
 
 def blocks_at_once(kernel: Any, threads: int, where: Any, *args: Any) -> int:
-    """How many blocks of so many threads surely run at once, on the whole GPU; the simulator runs one."""
+    """How many blocks of so many threads surely run at once, on the whole GPU; the simulator runs one.
+
+    Half of what the driver says: in another stream, another call's blocks may wait for each other, too.
+    """
     if config.ENABLE_CUDASIM:
         return 1
     form, _ = form_of(args)
     with where.library.on_device():
         function, _ = _on(where.library.device, kernel, form)
         per_multiprocessor = driver.blocks_of_multiprocessor(function, threads)
-    return per_multiprocessor * driver.attribute(driver.MULTIPROCESSORS, where.library.device)
+    return per_multiprocessor * driver.attribute(driver.MULTIPROCESSORS, where.library.device) // 2
 
 
 def launch(kernel: Any, blocks: int, threads: int | tuple[int, int], where: Any, *args: Any) -> None:

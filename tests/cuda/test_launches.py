@@ -76,9 +76,9 @@ def test_what_else_a_call_launches(driver):
 
 
 def test_parts_of_rows_wait_for_each_other_if_the_driver_says_that_all_run_at_once(driver):
-    """A multiprocessor of the driver runs as many blocks as it says; a row of more parts than that is read twice."""
+    """Half of the blocks that it says run on 132 multiprocessors; a row of more parts than that is read twice."""
     y = driver.tensor((2,), "int64")
-    for blocks, parts, stages in ((2, 264, 1), (2, 265, 2), (1, 132, 1), (1, 133, 2)):
+    for blocks, parts, stages in ((2, 132, 1), (2, 133, 2), (1, 66, 1), (1, 67, 2)):
         driver.blocks = blocks
         driver.forget()
         fastce.cross_entropy_value_and_grad(driver.tensor((2, parts * 8192), "float32"), y)
