@@ -1,17 +1,34 @@
 """Rows of few classes, transposed into a tile that fits the first-level cache, and back.
 
 In a tile the classes are ``width`` elements apart and the rows adjacent, as columns.py wants them. Squares of as many
-rows and classes as a vector has lanes are transposed in registers.
+rows and classes as a vector has lanes are transposed in registers; of two classes, lanes of two vectors change places.
 """
 
 from typing import NamedTuple
 
-from fastce.cpu._kernels.blocks import AHEAD
+from fastce.cpu._kernels.blocks import AHEAD, put_vector
 from fastce.cpu._kernels.lines import FITTING, WIDTH
 from fastce.cpu._kernels.states import GROUP
 from fastce.cpu._vectors.compiler import inline, outlined
-from fastce.cpu._vectors.lanes import load_square, store_square, store_whole_square, transposed
-from fastce.cpu._vectors.memory import element, lanes_of, load_first, prefetch, row_pointer, set_element, store, to_real
+from fastce.cpu._vectors.lanes import (
+    interleaved,
+    load_square,
+    separated,
+    store_square,
+    store_whole_square,
+    transposed,
+)
+from fastce.cpu._vectors.memory import (
+    element,
+    lanes_of,
+    load,
+    load_first,
+    prefetch,
+    row_pointer,
+    set_element,
+    store,
+    to_real,
+)
 from fastce.cpu._vectors.rooms import storage_room
 
 TILE = 4096  # elements of a tile
@@ -37,9 +54,43 @@ def tile_width(classes, any_narrow):
     return min(GROUP, max(16, TILE // padded // 16 * 16))
 
 
+@inline
+def pairs_at(rows, place, count):
+    """So many elements from there on, zeros for those that are not there."""
+    return load_first(rows, place, min(max(count, 0), lanes_of(rows)), to_real(rows, 0.0))
+
+
+@outlined
+def fill_tile_of_pairs(rows, first, count, tile, width):
+    """`fill_tile` for two classes in rows without gaps."""
+    lanes = lanes_of(rows)
+    for k in range(0, count, lanes):
+        place, left = 2 * (first + k), 2 * (count - k)
+        prefetch(rows, place + AHEAD)
+        prefetch(rows, place + lanes + AHEAD)
+        classes = separated(pairs_at(rows, place, left), pairs_at(rows, place + lanes, left - lanes))
+        store(tile, k, classes[0])
+        store(tile, width + k, classes[1])
+
+
+@outlined
+def put_tile_of_pairs(tile, width, count, rows, first):
+    """The inverse."""
+    lanes = lanes_of(rows)
+    for k in range(0, count, lanes):
+        place, left = 2 * (first + k), 2 * (count - k)
+        pairs = interleaved(load(tile, k), load(tile, width + k))
+        put_vector(rows, place, pairs[0], min(left, lanes), False)
+        if left > lanes:
+            put_vector(rows, place + lanes, pairs[1], min(left - lanes, lanes), False)
+
+
 @outlined
 def fill_tile(rows, row_stride, first, count, classes, tile, width):
     """tile[c * width + k] = class c of row first + k; zeros where the last vector has no row."""
+    if classes == 2 and row_stride == 2:
+        fill_tile_of_pairs(rows, first, count, tile, width)
+        return
     lanes = lanes_of(rows)
     ahead = max(AHEAD, lanes * row_stride)
     for k in range(0, count, lanes):
@@ -68,6 +119,9 @@ def copy_tile(array, first, count, stride, classes, tile, width):
 @outlined
 def put_tile(tile, width, count, classes, rows, row_stride, first, running, all_fit):
     """The inverse of `fill_tile`, of the rows that fit."""
+    if all_fit and classes == 2 and row_stride == 2:
+        put_tile_of_pairs(tile, width, count, rows, first)
+        return
     lanes = lanes_of(rows)
     ahead = max(AHEAD, lanes * row_stride)
     for k in range(0, count, lanes):

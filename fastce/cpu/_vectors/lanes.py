@@ -3,6 +3,7 @@
 The row kernels go along a row; these serve the kernels that take as many rows as a vector has lanes at once.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -232,3 +233,32 @@ def transposed(typingctx, vectors):
         return context.make_tuple(builder, sig.return_type, rows)
 
     return vectors(vectors), codegen
+
+
+# --- pairs: rows of two classes --------------------------------------------------------------------------------------
+
+
+def _shuffled_pair(order: Callable[[int], tuple[list[int], list[int]]]) -> Any:
+    """An intrinsic: two vectors whose lanes are those of two others, in this order."""
+
+    @intrinsic
+    def shuffled(typingctx, a, b):
+        def codegen(context, builder, sig, args):
+            lanes = args[0].type.count
+            numbers = ir.VectorType(ir.IntType(32), lanes)
+            vectors = [builder.shuffle_vector(*args, ir.Constant(numbers, of_one)) for of_one in order(lanes)]
+            return context.make_tuple(builder, sig.return_type, vectors)
+
+        return types.UniTuple(a, 2)(a, a), codegen
+
+    return shuffled
+
+
+def _alternating(lanes: int) -> tuple[list[int], list[int]]:
+    both = [j + k for j in range(lanes) for k in (0, lanes)]
+    return both[:lanes], both[lanes:]
+
+
+# (a0, b0, a1, b1, ...), and what brings that back
+interleaved = _shuffled_pair(_alternating)
+separated = _shuffled_pair(lambda lanes: (list(range(0, 2 * lanes, 2)), list(range(1, 2 * lanes, 2))))
