@@ -6,7 +6,7 @@ from typing import Any
 from fastce.arguments.arrays import class_axis
 from fastce.arguments.numbers import integer, reduction_of
 from fastce.cuda._kernels.jobs import CLASS_INDICES
-from fastce.cuda._kernels.likelihood import THREADS, likelihood_gradients, likelihood_rows
+from fastce.cuda._kernels.likelihood import THREADS, clear, likelihood_gradients, likelihood_rows
 from fastce.cuda.arrays import DeviceArray, checked_out, empty, nothing
 from fastce.cuda.cross_entropy import (
     float_array,
@@ -17,7 +17,7 @@ from fastce.cuda.cross_entropy import (
     upstream_of,
 )
 from fastce.cuda.launching import launch
-from fastce.cuda.layout import blocks_for, copy, rows_of
+from fastce.cuda.layout import blocks_for, copy, is_contiguous
 from fastce.cuda.run import add_up_losses
 from fastce.cuda.targets import DeviceTargets, check, described_targets
 from fastce.typing import Reduction, ValueAndGrad
@@ -57,19 +57,19 @@ class NllCall:
             if results is None:
                 add_up_losses(into, rows, targets.report)
             if out is not None:
-                room = out if rows_of(out, self.axis) else empty(library, out.shape, out.dtype_name)
-                self._write(room, rows, classes, nothing("float64") if per_row is None else per_row)
+                room = out if is_contiguous(out) else empty(library, out.shape, out.dtype_name)
+                self._write(room, rows, nothing("float64") if per_row is None else per_row)
         value = reduced_loss(targets, rows, classes, self.reduction)
         if room is not None and out is not None and room is not out:
             copy(room, out)
         return results.given if results is not None else value
 
-    def _write(self, out: DeviceArray, rows: int, classes: int, above: Any) -> None:
-        written = readable_rows(out, self.axis)
+    def _write(self, out: DeviceArray, rows: int, above: Any) -> None:
+        written, report = readable_rows(out, self.axis), self.targets.report
+        launch(clear, blocks_for(out.size), THREADS, out, out.flat(), report)
         launch(
-            likelihood_gradients, blocks_for(out.size), THREADS, out,
-            out.flat(), rows, classes, written.inner, written.cube, self.targets.arrays, above,
-            self.targets.report,
+            likelihood_gradients, blocks_for(rows), THREADS, out,
+            out.flat(), rows, written.inner, written.cube, self.targets.arrays, above, report,
         )  # fmt: skip
 
 

@@ -50,16 +50,24 @@ def likelihood_rows(log_probs, rows, inner, cube, targets, report, results):
 
 
 @kernel(THREADS, 4)
-def likelihood_gradients(out, rows, classes, inner, cube, targets, upstream, report):
-    """-v w, times what is above, at each row's target, and 0 at all other classes."""
+def clear(out, report):
+    """Zeros everywhere, before gradients of targets are stored."""
     if report[IS_BAD] > 0.0:
         return
-    for k in range(cuda.grid(1), rows * classes, cuda.gridsize(1)):
-        row_and_class, slope = k // inner, 0.0
-        c, i = row_and_class % classes, (row_and_class // classes) * inner + k % inner
+    for k in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+        store_real(out, k, 0.0)
+
+
+@kernel(THREADS, 4)
+def likelihood_gradients(out, rows, inner, cube, targets, upstream, report):
+    """-v w, times what is above, at each row's target."""
+    if report[IS_BAD] > 0.0:
+        return
+    for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
         weight = weight_of_row(i, targets)
-        if weight != 0.0 and c == np.int64(targets.classes[i]):
+        if weight != 0.0:
+            c = np.int64(targets.classes[i])
             of_class = class_weight_of(c, targets)
             if of_class != 0.0:
                 slope = -product_of(upstream_of_row(i, upstream, report), weight, of_class)
-        store_real(out, first_of_row(i, inner, cube) + c * cube.class_step, slope)
+                store_real(out, first_of_row(i, inner, cube) + c * cube.class_step, slope)
