@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from numba import config
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.libraries import is_torch
@@ -14,12 +13,9 @@ from fastce.arguments.out import PARTLY_REPLACES, SHARES_MEMORY, Receiver, check
 from fastce.arguments.places import HOST_TYPES, UNKNOWN_DEVICE, device_of
 from fastce.arguments.words import of_autograd
 from fastce.cuda import driver
-from fastce.cuda.flat import Flat
+from fastce.cuda.flat import FLAT_DTYPES, Flat
 from fastce.cuda.libraries import CuPy, Library, Torch, has_known_stream, is_numba, library_of
 
-_PLAIN_DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
-_FLAT_DTYPES = {name: np.dtype(name) for name in _PLAIN_DTYPES.split()}
-_FLAT_DTYPES["bfloat16"] = np.dtype(np.uint16)  # NumPy, and so Numba, has no bfloat16: kernels take its bits
 _READ_ONLY_LIBRARIES = ("jax", "jaxlib")  # their arrays never change, though DLPack does not say so
 
 
@@ -48,7 +44,7 @@ class DeviceArray:
     @property
     def flat_dtype(self) -> np.dtype[Any]:
         """The dtype of `flat`: uint16 for bfloat16."""
-        return _FLAT_DTYPES[self.dtype_name]
+        return FLAT_DTYPES[self.dtype_name]
 
     @property
     def itemsize(self) -> int:
@@ -176,13 +172,13 @@ def library_holding(value: Any) -> Library:
 def _dtype_name(value: Any, view: Any, name: str) -> str:
     """From the array itself if possible: a view has a dtype for bfloat16 only where ml_dtypes is installed."""
     own_name = str(getattr(value, "dtype", None)).removeprefix("torch.")
-    return own_name if own_name in _FLAT_DTYPES else _checked_dtype(view.dtype, name)
+    return own_name if own_name in FLAT_DTYPES else _checked_dtype(view.dtype, name)
 
 
 def _checked_dtype(dtype: Any, name: str) -> str:
     """The name of a dtype of any library."""
     dtype_name = str(dtype).removeprefix("torch.")
-    if dtype_name in _FLAT_DTYPES:
+    if dtype_name in FLAT_DTYPES:
         return dtype_name
     if getattr(dtype, "byteorder", "=") == ">":
         raise TypeError(f"{name} has dtype {dtype}, which is byte-swapped: convert it to the byte order of the GPU")
@@ -299,20 +295,6 @@ def fill_with_zeros(array: DeviceArray, count: int) -> None:
     elif count:
         with array.library.on_device():
             driver.fill_with_zeros(array.pointer, count, array.library.stream_pointer)
-
-
-def nothing(dtype_name: str) -> Any:
-    """No elements of this dtype, as kernels take them, which need no memory."""
-    dtype = _FLAT_DTYPES[dtype_name]
-    return np.empty(0, dtype) if config.ENABLE_CUDASIM else Flat(0, 0, dtype, None, None)
-
-
-def elements_of(memory: DeviceArray, start: int, count: int, dtype_name: str) -> Any:
-    """So many elements of this dtype, from a byte of some memory on, as kernels take them."""
-    dtype = _FLAT_DTYPES[dtype_name]
-    if hasattr(memory.given, "_ary"):  # of the simulator
-        return type(memory.given)(memory.given._ary[start : start + count * dtype.itemsize].view(dtype))
-    return Flat(memory.pointer + start, count, dtype, memory.given, memory.library)
 
 
 def checked_out(

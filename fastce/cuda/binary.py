@@ -12,9 +12,10 @@ from fastce.arguments.places import is_on_device
 from fastce.cuda._kernels.binary import THREADS, Places, binary_kernel
 from fastce.cuda._kernels.checks import PER_BLOCK, Checked, check_two
 from fastce.cuda._kernels.jobs import BAD_CLASS_WEIGHT, BAD_ROW_WEIGHT, options_of
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, nothing
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty
 from fastce.cuda.broadcasting import broadcast_to, together
 from fastce.cuda.cross_entropy import float_array, other_inputs, real_of, reduced_by, upstream_of
+from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import blocks_for, contiguous
 from fastce.cuda.rooms import rooms_of

@@ -22,7 +22,8 @@ from fastce.cuda._kernels.jobs import (
     Options,
     options_of,
 )
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse, nothing
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
+from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, copy, rows_of
 from fastce.cuda.libraries import Library

@@ -3,8 +3,13 @@
 from typing import Any
 
 import numpy as np
+from numba import config
 
 from fastce.cuda import driver
+
+_PLAIN_DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
+FLAT_DTYPES = {name: np.dtype(name) for name in _PLAIN_DTYPES.split()}
+FLAT_DTYPES["bfloat16"] = np.dtype(np.uint16)  # NumPy, and so Numba, has no bfloat16: kernels take its bits
 
 
 class Flat:
@@ -47,3 +52,17 @@ class Flat:
         """Take over the elements of a contiguous array."""
         with self.library.on_device():
             driver.copy_to_device(self.pointer, numbers, self.library.stream_pointer)
+
+
+def nothing(dtype_name: str) -> Any:
+    """No elements of this dtype, as kernels take them, which need no memory."""
+    dtype = FLAT_DTYPES[dtype_name]
+    return np.empty(0, dtype) if config.ENABLE_CUDASIM else Flat(0, 0, dtype, None, None)
+
+
+def elements_of(memory: Any, start: int, count: int, dtype_name: str) -> Any:
+    """So many elements of this dtype, from a byte of some memory on, as kernels take them."""
+    dtype = FLAT_DTYPES[dtype_name]
+    if hasattr(memory.given, "_ary"):  # of the simulator
+        return type(memory.given)(memory.given._ary[start : start + count * dtype.itemsize].view(dtype))
+    return Flat(memory.pointer + start, count, dtype, memory.given, memory.library)

@@ -7,7 +7,7 @@ from fastce.arguments.arrays import class_axis
 from fastce.arguments.numbers import integer, reduction_of
 from fastce.cuda._kernels.jobs import CLASS_INDICES
 from fastce.cuda._kernels.likelihood import THREADS, clear, likelihood_gradients, likelihood_rows
-from fastce.cuda.arrays import DeviceArray, checked_out, empty, nothing
+from fastce.cuda.arrays import DeviceArray, checked_out, empty
 from fastce.cuda.cross_entropy import (
     float_array,
     other_inputs,
@@ -16,6 +16,7 @@ from fastce.cuda.cross_entropy import (
     reduced_loss,
     upstream_of,
 )
+from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import blocks_for, copy, is_contiguous
 from fastce.cuda.run import add_up_losses

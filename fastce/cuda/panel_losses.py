@@ -18,8 +18,9 @@ from fastce.cuda._kernels.jobs import (
     Targets,
     options_of,
 )
-from fastce.cuda.arrays import DeviceArray, empty, nothing
+from fastce.cuda.arrays import DeviceArray, empty
 from fastce.cuda.cross_entropy import reduced_loss
+from fastce.cuda.flat import nothing
 from fastce.cuda.layout import Rows, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import fits

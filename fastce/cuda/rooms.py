@@ -3,7 +3,8 @@
 from typing import Any, NamedTuple
 
 from fastce.cuda._kernels.jobs import REPORT
-from fastce.cuda.arrays import elements_of, empty, fill_with_zeros
+from fastce.cuda.arrays import empty, fill_with_zeros
+from fastce.cuda.flat import elements_of
 from fastce.cuda.libraries import Library
 
 

@@ -23,7 +23,8 @@ from fastce.cuda._kernels.rows import THREADS, rows_kernel
 from fastce.cuda._kernels.states import FIELDS, WARP
 from fastce.cuda._kernels.sums import PER_BLOCK, PER_GROUP, Tally, add_up_all, sum_up
 from fastce.cuda._kernels.sums import THREADS as SUM_THREADS
-from fastce.cuda.arrays import DeviceArray, empty, nothing
+from fastce.cuda.arrays import DeviceArray, empty
+from fastce.cuda.flat import nothing
 from fastce.cuda.launching import blocks_at_once, launch
 from fastce.cuda.layout import Rows, lanes_of
 from fastce.cuda.rooms import Rooms, rooms_of

@@ -7,9 +7,10 @@ import numpy as np
 from fastce.arguments.arrays import reduced_axes
 from fastce.arguments.numbers import flag
 from fastce.cuda._kernels.jobs import LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Job, options_of
-from fastce.cuda.arrays import checked_out, empty, nothing
+from fastce.cuda.arrays import checked_out, empty
 from fastce.cuda.axes import in_order, reduced_shape, rows_along, with_an_axis
 from fastce.cuda.cross_entropy import float_array, real_of
+from fastce.cuda.flat import nothing
 from fastce.cuda.layout import Rows, copy
 from fastce.cuda.rooms import rooms_of
 from fastce.cuda.run import Call, plan_of

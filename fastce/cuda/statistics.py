@@ -11,8 +11,9 @@ from fastce.arguments.numbers import chosen, integer
 from fastce.arguments.statistics import OUTPUTS, asks_for_targets, checked_top_k, numbers_of_classes
 from fastce.cuda._kernels.jobs import SPARSE, Targets, options_of
 from fastce.cuda._kernels.statistics import NO_CLASS, THREADS, Asked, Statistics, best_points, statistics_kernel
-from fastce.cuda.arrays import DeviceArray, device_array, empty, is_sparse, nothing
+from fastce.cuda.arrays import DeviceArray, device_array, empty, is_sparse
 from fastce.cuda.cross_entropy import float_array, readable_rows, real_of
+from fastce.cuda.flat import nothing
 from fastce.cuda.groups import group_for
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import Rows, blocks_for, rows_of

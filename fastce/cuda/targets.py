@@ -30,7 +30,8 @@ from fastce.cuda._kernels.jobs import (
     SPREAD,
     Targets,
 )
-from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, is_sparse, nothing
+from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, is_sparse
+from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import FLOATS, Rows, contiguous, rows_of
 from fastce.cuda.libraries import Library
