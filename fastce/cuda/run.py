@@ -82,13 +82,18 @@ class Plan:
         at_states = count + 2 * self.groups
         losses, sums = rooms.numbers[:count], rooms.numbers[count:at_states]
         own = Rooms(rooms.report, rooms.tickets[tickets : self.tickets], rooms.numbers[at_states : self.numbers])
-        tally = Tally(sums, rooms.tickets[:tickets], PER_GROUP)
+        tally = Tally(sums, rooms.tickets[:tickets], group_bits())
         self.start(self, losses if self.losses else results, own, tally)
 
 
 def groups_of(losses: int) -> int:
     """How many groups so many losses are added up in."""
     return -(-losses // PER_GROUP)
+
+
+def group_bits() -> int:
+    """The binary logarithm of the size of a group."""
+    return PER_GROUP.bit_length() - 1
 
 
 def tickets_of(losses: int) -> int:
@@ -224,7 +229,7 @@ def add_up_losses(losses: DeviceArray, count: int, report: Any) -> None:
         rooms = rooms_of(losses.library, tickets_of(count), 2 * groups)
         launch(
             add_up_all, groups, SUM_THREADS, losses, losses.flat(), count, report,
-            Tally(rooms.numbers, rooms.tickets, PER_GROUP),
+            Tally(rooms.numbers, rooms.tickets, group_bits()),
         )  # fmt: skip
 
 

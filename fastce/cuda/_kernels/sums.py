@@ -12,7 +12,7 @@ from fastce.cuda._kernels.states import MOST_WARPS, WARP
 
 THREADS = 256
 PER_BLOCK = 1 << 14  # numbers that a block adds up
-PER_GROUP = 1 << 10  # losses whose sum ends the block that brings the last of them
+PER_GROUP = 1 << 10  # losses, a power of two, which the block adds up that brings the last of them
 
 
 class Tally(NamedTuple):
@@ -23,7 +23,7 @@ class Tally(NamedTuple):
 
     sums: Any  # of each group; then of their shares
     tickets: Any  # how many groups have been added up, and how many losses of each have come
-    per_group: int
+    bits: int  # of the number of a loss in its group: shifts are quicker than divisions
 
 
 @device
@@ -109,10 +109,10 @@ def add_up_losses(losses, first, items, count, report, tally, board, flag):
     ``count`` losses are waited for; their shares may stand after them. All threads of a block take part; what the first
     one says of ``first`` and ``items`` counts, and a block brings losses of one group, or none.
     """
-    sums, tickets, per_group = tally
-    groups, group = (count + per_group - 1) // per_group, first // per_group
-    begin = group * per_group
-    end = min(begin + per_group, count)
+    sums, tickets, bits = tally
+    groups, group = (count - 1 >> bits) + 1, first >> bits
+    begin = group << bits
+    end = min(group + 1 << bits, count)
     if not comes_last(tickets, 1 + group, items, end - begin, flag):
         return
     total, of_shares = sums_of(losses, begin, end, count if losses.size > count else 0, report[SHARE], board)
@@ -141,5 +141,5 @@ def add_up_block(result, share, sums, report, tally, board, flag):
 def add_up_all(losses, count, report, tally):
     """The sum of losses of earlier launches, and of their shares: a block takes those of a group."""
     board, flag = cuda.shared.array(MOST_WARPS, np.float64), cuda.shared.array(1, np.int32)
-    first = np.int64(cuda.blockIdx.x) * tally.per_group
-    add_up_losses(losses, first, min(tally.per_group, count - first), count, report, tally, board, flag)
+    first = np.int64(cuda.blockIdx.x) << tally.bits
+    add_up_losses(losses, first, min(np.int64(1) << tally.bits, count - first), count, report, tally, board, flag)
