@@ -227,9 +227,8 @@ def sum_tile(running, sums, tile, source, classes, count, cap, scaled_by, masses
     scaled_by, lanes = with_factor_1(scaled_by), lanes_of(tile[0])
     step, no_cap = classes_at_a_time(tile, classes, SUMMED_AT_A_TIME), (to_real(tile[0], 0.0), to_real(tile[0], 0.0))
     varies, smoothed = masses[2] or masses[4], masses[1] > 0
-    whole = 0  # rows that a loop takes which asks neither for a cap nor for rows that are missing
-    if not varies and cap[1] == 0:
-        whole = count if tile[3] == 0 else count - count % lanes
+    asks_nothing = not varies and cap[1] == 0
+    whole = count - count % lanes if asks_nothing and tile[3] != 0 else 0  # rows of a loop that need not ask
     for first in range(0, classes, step):
         stop = min(first + step, classes)
         bring(tile, source, first, stop, count)
@@ -244,6 +243,8 @@ def sum_tile(running, sums, tile, source, classes, count, cap, scaled_by, masses
                 add_weighted_classes(
                     running, sums, tile, k, first, stop, here, cap, scaled_by, masses, probabilities, of_probabilities
                 )
+            elif asks_nothing and here == lanes:
+                add_classes(running, sums, tile, k, first, stop, lanes, no_cap, scaled_by, smoothed)
             else:
                 add_classes(running, sums, tile, k, first, stop, here, cap, scaled_by, smoothed)
 
