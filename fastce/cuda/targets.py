@@ -39,6 +39,7 @@ from fastce.cuda.precision import BeyondRange, limits
 from fastce.cuda.rooms import Rooms, rooms_of
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+NOT_THERE = -(2**63)  # of ignored classes that no number of 64 bits is
 
 
 @dataclass
@@ -134,7 +135,7 @@ def described_targets(
         indices, first_points, masses, probabilities,
         none.class_weight if per_class is None else per_class.flat(),
         none.row_weight if per_row is None else per_row.flat(),
-        ignore_index,
+        ignore_index if NOT_THERE <= ignore_index < -NOT_THERE else NOT_THERE,
     )  # fmt: skip
     return DeviceTargets(
         points, dense, arrays, mass_rows, logits.library, reader.kept, None,

@@ -106,3 +106,12 @@ def test_errors_of_the_driver_are_ours(driver, monkeypatch):
     monkeypatch.setattr(ours.api, "cuStreamSynchronize", lambda stream: (719,), raising=False)
     with pytest.raises(RuntimeError, match="the CUDA driver says 719"):
         fastce.cross_entropy(driver.tensor((4, 3), "float32"), driver.tensor((4,), "int64"))
+
+
+@pytest.mark.parametrize("ignored", [2**63 - 1, 2**63, 2**70, -(2**70)])
+def test_an_ignored_class_that_kernels_have_no_number_for_is_none(driver, ignored):
+    x, y = driver.tensor((4, 3), "float32"), driver.tensor((4,), "int64")
+    for function in (fastce.cross_entropy, fastce.nll_loss, fastce.row_stats):
+        driver.forget()
+        function(x, y, ignore_index=ignored)
+        assert driver.launches
