@@ -237,6 +237,44 @@ def test_nan_in_one_row_of_thousands_changes_no_bit_of_another(rng, value, class
             assert np.isnan(fastce.cross_entropy(work, targets))
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("classes", [2, 10, 33, 100])
+def test_a_row_far_from_the_others_changes_no_bit_of_them(rng, classes, order):
+    """One reference serves all rows of a tile as long as it is near all of them."""
+    logits, labels = rng.normal(size=(140, classes)).astype(np.float32), rng.integers(0, classes, 140)
+    above = rng.normal(size=140)
+    near = fastce.cross_entropy_value_and_grad(logits, labels, reduction="none", grad_output=above)
+    for offset in (-1000, -18, -17, 23, 24, 1000):
+        row, work = int(rng.integers(0, 140)), np.array(logits, order=order)
+        work[row] = np.float32(offset)
+        ours = fastce.cross_entropy_value_and_grad(work, labels, reduction="none", grad_output=above)
+        np.testing.assert_allclose(ours.value[row], np.log(classes), rtol=3e-7)
+        p = 1 / classes - (np.arange(classes) == labels[row])
+        np.testing.assert_allclose(ours.grad[row], above[row] * p, rtol=3e-7)
+        others = np.arange(140) != row
+        assert same_bits(ours.value[others], near.value[others])
+        assert same_bits(ours.grad[others], near.grad[others])
+
+
+@pytest.mark.parametrize("classes", [2, 10, 33])
+def test_gradients_beside_those_of_extreme_upstreams_keep_their_bits_and_all_are_right(rng, classes):
+    """A gradient is a multiple of an exp that the sums have kept, unless the factor is no ordinary float32."""
+    logits, labels = (rng.normal(size=(140, classes)) * 5).astype(np.float32), rng.integers(0, classes, 140)
+    x = logits.astype(np.float64)
+    p = np.exp(x - x.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    p[np.arange(140), labels] -= 1
+    plain = np.linspace(0.5, 2, 140)
+    ordinary = fastce.cross_entropy_value_and_grad(logits, labels, reduction="none", grad_output=plain).grad
+    for extreme in (1e-28, 1e-20, 1e-9, 0.0, 1e10, 1e28):
+        above = plain.copy()
+        above[::37] = extreme
+        grad = fastce.cross_entropy_value_and_grad(logits, labels, reduction="none", grad_output=above).grad
+        scaled = grad / np.where(above == 0, 1, above)[:, None]
+        assert_within(scaled, np.where(above[:, None] == 0, 0, p), 4 * np.finfo(np.float32).eps, "gradient")
+        assert same_bits(grad[above == plain], ordinary[above == plain])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nan_in_the_probabilities_of_any_lane_changes_no_bit_of_another_row(rng, name):
     logits = rng.normal(size=(37, 10)).astype(dtype_of(name))

@@ -10,14 +10,16 @@ import math
 from numba import types
 
 from fastce.cpu._kernels.blocks import capping
+from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows
 from fastce.cpu._kernels.columns import choose_references, masses_of_class, sum_tile
-from fastce.cpu._kernels.cross_entropy_columns import (
-    choose_targets,
-    look_at_rows,
-    masses_of,
-    set_upstream,
-    types_of_cube,
+from fastce.cpu._kernels.cross_entropy_columns import masses_of, set_upstream, types_of_cube
+from fastce.cpu._kernels.hard import (
+    are_hard,
+    counted,
+    sum_from_references,
+    sum_hard_and_hold,
 )
+from fastce.cpu._kernels.hard_states import look_at_hard_rows, put_largest
 from fastce.cpu._kernels.lines import (
     ABOVE,
     AT_CHOSEN,
@@ -30,6 +32,7 @@ from fastce.cpu._kernels.lines import (
     new_sums,
 )
 from fastce.cpu._kernels.narrow import (
+    coming_rows,
     new_tile,
     source_of,
     tile_of,
@@ -51,11 +54,12 @@ from fastce.cpu._kernels.states import (
     finish_gradients,
     finish_states,
     leave_targets_out,
+    mark_fitting,
     new_states,
     report_misfits,
     without_offset,
 )
-from fastce.cpu._kernels.sunken import mark_misfits
+from fastce.cpu._kernels.sunken import mark_by_masses
 from fastce.cpu._kernels.targets import Curvature, options_type, scale_of
 from fastce.cpu._kernels.written_columns import write_tile
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, structure
@@ -228,12 +232,12 @@ def gradient_and_hessian_columns(
     without_offset(states)
     upstream = _new_group()
     upstream[0] = 1.0
-    lanes = lanes_of(room)
+    lanes, for_hard = lanes_of(room), (counted(room, classes), running)
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
     cap = ratio, capped_at
     scale = scale_of(options)
     masses = masses_of(room, targets, options)
-    highest = headroom(room)
+    hard, highest = are_hard(classes, cap, masses), headroom(room)
     factor = options.logit_scale * curvature.factor
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient or narrow_hessian)
     for o in range(outer):
@@ -246,19 +250,32 @@ def gradient_and_hessian_columns(
             probabilities = (other_room, 0, 0, 0)
             if has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
-            choose_references(running, tile, origin, classes, count, cap, scale)
             choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
-            sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
+            coming = coming_rows(logits, narrow.logits, o, first + width, classes)
+            if hard:
+                sum_from_references(
+                    sum_hard_and_hold, running, sums, tile, origin, classes, count, cap, scale, scaled_by, coming,
+                    for_hard, False,
+                )  # fmt: skip
+            else:
+                choose_references(running, tile, origin, classes, count, cap, scale)
+                sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
             all_fit = True
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
-                look_at_rows(
-                    states, running, sums, tile, group, here, classes, options, cap, masses, probabilities, X_TARGET
-                )
-                keep_others(states, group_room, here)
-                leave_targets_out(states, here, scale, X_TARGET)
-                finish_states(states, 0, here, scale, 0.0)
-                fit = mark_misfits(states, here, at, classes, masses, row_weights, scale, highest, lanes == LANES)
+                if hard:
+                    fit = look_at_hard_rows(
+                        states, running, sums, tile, group, here, classes, options, masses, scaled_by
+                    )
+                    put_largest(states, running, sums, group_room, OTHERS, lanes, group, here)
+                else:
+                    of_targets = masses, probabilities, X_TARGET
+                    look_at_rows(states, running, sums, tile, group, here, classes, options, cap, of_targets)
+                    keep_others(states, group_room, here)
+                    leave_targets_out(states, here, scale, X_TARGET)
+                    finish_states(states, 0, here, scale, 0.0)
+                    fit = mark_fitting(states, here, scale, highest)
+                fit = mark_by_masses(states, here, at, classes, masses, row_weights, lanes == LANES) and fit
                 set_upstream(states, here, at, upstream, True, *row_weights, options.logit_scale)
                 fit = finish_hessians(states, group_room, here, scale, factor) and fit
                 if not fit:

@@ -1,11 +1,13 @@
 """Cross entropy and its gradient, a row in each lane; the formulas are those of cross_entropy.py and states.py."""
 
-import math
-
 from numba import types
 
 from fastce.cpu._kernels.blocks import capping
-from fastce.cpu._kernels.columns import choose_references, heaviest_of_lanes, logits_at, masses_of_class, sum_tile
+from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows
+from fastce.cpu._kernels.columns import choose_references, logits_at, masses_of_class, sum_tile
+from fastce.cpu._kernels.hard import are_hard, counted, sum_from_references, sum_hard
+from fastce.cpu._kernels.hard_states import look_at_hard_rows
+from fastce.cpu._kernels.kept_gradients import finish_kept, new_kept, put_kept
 from fastce.cpu._kernels.lines import (
     ABOVE,
     AT_CHOSEN,
@@ -15,10 +17,10 @@ from fastce.cpu._kernels.lines import (
     keep_for_gradient,
     new_running,
     new_sums,
-    put_into_states,
 )
 from fastce.cpu._kernels.narrow import (
     Narrow,
+    coming_rows,
     new_tile,
     source_of,
     tile_of,
@@ -29,32 +31,25 @@ from fastce.cpu._kernels.narrow import (
 from fastce.cpu._kernels.slope_products import keep_common_slopes, put_products_of_tile
 from fastce.cpu._kernels.states import (
     AT_TARGET,
-    DISTANCES,
     GROUP,
     LANES,
     LOSS,
-    NEAR,
-    REST_MASS,
-    TARGET,
-    TARGET_MASS,
     UPSTREAM,
     X_TARGET,
     finish_gradients,
     finish_states,
     leave_targets_out,
+    mark_fitting,
     new_states,
     report_misfits,
     without_offset,
 )
-from fastce.cpu._kernels.sunken import mark_misfits
-from fastce.cpu._kernels.targets import capped, column_targets_type, options_type, scale_of
+from fastce.cpu._kernels.sunken import mark_by_masses
+from fastce.cpu._kernels.targets import column_targets_type, options_type, scale_of
 from fastce.cpu._kernels.written_columns import write_tile
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, structure
-from fastce.cpu._vectors.elementary import tanh
 from fastce.cpu._vectors.exponential import exp, headroom, with_factor_1
-from fastce.cpu._vectors.lanes import load_numbers, load_real, store_real
 from fastce.cpu._vectors.memory import (
-    element,
     elements,
     lanes_of,
     load,
@@ -67,66 +62,6 @@ from fastce.cpu._vectors.memory import (
     to_real,
 )
 from fastce.cpu._vectors.simd import fma, where_equal
-
-
-@inline
-def choose_targets(running, tile, classes, count, targets, first_row, masses, probabilities):
-    """The class of each row that is left out of its sums: the target, or the one with most of the mass."""
-    lanes = lanes_of(tile)
-    for k in range(0, count, lanes):
-        here = min(lanes, count - k)
-        if masses[2]:
-            number = heaviest_of_lanes(tile, k, classes, here, masses, probabilities)
-        else:
-            number = load_numbers(tile, targets, first_row + k, here)
-        store(running, CHOSEN + k, number)
-
-
-@inline
-def look_at_targets(states, tile, first, classes, count, options, cap):
-    """The logit of each row's target, capped in float64, and as the sums have met it."""
-    place, start, stride, _ = tile
-    for k in range(count):
-        y = int(states[TARGET + k])
-        x = math.nan  # probabilities that are all NaN, or indices that have changed since they were checked
-        if 0 <= y < classes:
-            x = element(place, start + first + y * stride + k)
-        states[X_TARGET + k] = x
-    if options.softcap > 0.0:
-        for k in range(0, count, lanes_of(place)):
-            store_real(states, AT_TARGET + k, tanh(load_real(place, states, X_TARGET + k) * cap[0]) * cap[1])
-        for k in range(0, count, LANES):
-            store(states, X_TARGET + k, capped(load(states, X_TARGET + k), options))
-
-
-@inline
-def weigh_targets(states, first, classes, count, probabilities, masses, options, at_target):
-    """The mass of each row's target and of all others together; what DISTANCES lacks of a sum over the others."""
-    _, _, has_probabilities, weight, has_weight = masses
-    if has_probabilities or has_weight:
-        for k in range(count):
-            y = min(max(int(states[TARGET + k]), 0), classes - 1)
-            mass = options.keep
-            if has_probabilities:
-                mass *= element(probabilities[0], probabilities[1] + first + y * probabilities[2] + k)
-            mass += options.spread
-            states[TARGET_MASS + k] = mass * weight[y] if has_weight else mass
-        return
-    zero = load_first(states, 0, 0, 0.0)
-    for k in range(0, count, LANES):
-        store(states, TARGET_MASS + k, zero + (options.keep + options.spread))
-        if options.spread > 0.0:
-            of_target = load(states, at_target + k) - load(states, NEAR + k)
-            store(states, DISTANCES + k, (load(states, DISTANCES + k) - of_target) * options.spread)
-            store(states, REST_MASS + k, zero + options.spread * (classes - 1))
-
-
-@inline
-def look_at_rows(states, running, sums, tile, first, count, classes, options, cap, masses, probabilities, at_target):
-    """The states of a group of rows of a tile; their targets are still in the sums of exp."""
-    put_into_states(states, running, sums, lanes_of(tile[0]), first, count, masses)
-    look_at_targets(states, tile, first, classes, count, options, cap)
-    weigh_targets(states, first, classes, count, probabilities, masses, options, at_target)
 
 
 @inline
@@ -238,11 +173,14 @@ def cross_entropy_columns(
     room, other_room = new_tile(logits), new_tile(targets.class_weight)
     states, running, sums = new_states(), new_running(room), new_sums()
     without_offset(states)
-    lanes = lanes_of(room)
+    lanes, numbers, kept = lanes_of(room), counted(room, classes), new_kept(room)
+    keeps = with_gradient and narrow.logits and narrow.gradient and lanes != LANES
+    for_hard = numbers, kept
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
     cap = ratio, capped_at
     scale = scale_of(options)
     masses = masses_of(room, targets, options)
+    hard = are_hard(classes, cap, masses)
     highest = headroom(room)
     at_target = AT_TARGET if options.softcap > 0.0 else X_TARGET
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient)
@@ -257,32 +195,59 @@ def cross_entropy_columns(
             probabilities = (other_room, 0, 0, 0)
             if has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
-            choose_references(running, tile, origin, classes, count, cap, scale)
             of_rows = row_pointer(targets.classes, o)
             choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
-            sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
-            all_fit = True
+            coming = coming_rows(logits, narrow.logits, o, first + width, classes)
+            if hard:
+                sum_from_references(
+                    sum_hard,
+                    running,
+                    sums,
+                    tile,
+                    origin,
+                    classes,
+                    count,
+                    cap,
+                    scale,
+                    scaled_by,
+                    coming,
+                    for_hard,
+                    keeps,
+                )
+            else:
+                choose_references(running, tile, origin, classes, count, cap, scale)
+                sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
+            all_fit, is_written = True, False
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
-                look_at_rows(
-                    states, running, sums, tile, group, here, classes, options, cap, masses, probabilities, at_target
-                )
-                leave_targets_out(states, here, scale, at_target)
-                finish_states(states, 0, here, scale, options.z_loss)
+                if hard:
+                    fit = look_at_hard_rows(
+                        states, running, sums, tile, group, here, classes, options, masses, scaled_by
+                    )
+                else:
+                    of_targets = masses, probabilities, at_target
+                    look_at_rows(states, running, sums, tile, group, here, classes, options, cap, of_targets)
+                    leave_targets_out(states, here, scale, at_target)
+                    finish_states(states, 0, here, scale, options.z_loss)
+                    fit = mark_fitting(states, here, scale, highest)
                 put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
                 row_weights = row_weight, has_row_weight
-                if not mark_misfits(states, here, at, classes, masses, row_weights, scale, highest, lanes == LANES):
+                if not (mark_by_masses(states, here, at, classes, masses, row_weights, lanes == LANES) and fit):
                     all_fit = False
                     report_misfits(states, here, at, row_pointer(misfits, o))
                 if with_gradient:
                     set_upstream(
                         states, here, at, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale
                     )
+                    if hard and keeps and all_fit and finish_kept(states, running, here):
+                        put_kept(running, numbers, kept, width, count, gradient, o, first)
+                        is_written = True
+                        continue
                     finish_gradients(states, here, options.softcap)
                     if with_products:
                         keep_common_slopes(states, here, at, row_pointer(products, o))
                     keep_for_gradient(running, states, lanes, group, here)
-            if not with_gradient:
+            if not with_gradient or is_written:
                 continue
             place, rest = (o, first, count, classes, width), (cap, scaled_by, masses, probabilities)
             write_through(

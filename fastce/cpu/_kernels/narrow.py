@@ -1,7 +1,8 @@
 """Rows of few classes, transposed into a tile that fits the first-level cache, and back.
 
-In a tile the classes are ``width`` elements apart and the rows adjacent, as columns.py wants them. Squares of as many
-rows and classes as a vector has lanes are transposed in registers; of two classes, lanes of two vectors change places.
+In a tile the classes are ``width`` elements apart and the rows adjacent, as columns.py wants them. Four classes of as
+many rows as a vector has lanes are transposed in registers at a time; of two in all, lanes of two vectors change
+places.
 """
 
 from typing import NamedTuple
@@ -10,14 +11,8 @@ from fastce.cpu._kernels.blocks import AHEAD, put_vector
 from fastce.cpu._kernels.lines import FITTING, WIDTH
 from fastce.cpu._kernels.states import GROUP
 from fastce.cpu._vectors.compiler import inline, outlined
-from fastce.cpu._vectors.lanes import (
-    interleaved,
-    load_square,
-    separated,
-    store_square,
-    store_whole_square,
-    transposed,
-)
+from fastce.cpu._vectors.fours import FOUR, load_fewer, load_four, load_of_some, store_fewer, store_four, store_of_some
+from fastce.cpu._vectors.lanes import interleaved, separated
 from fastce.cpu._vectors.memory import (
     element,
     lanes_of,
@@ -55,6 +50,67 @@ def tile_width(classes, any_narrow):
 
 
 @inline
+def lines_from(place, row_stride, classes, lanes):
+    """(start, line): where to send for rows some way behind ``place``, a ``line`` of the cache after the other.
+
+    The line is 0 where rows do not follow each other: the lines between are nobody's.
+    """
+    follow = 0 < row_stride < classes + lanes
+    return place + max(AHEAD, lanes * row_stride), lanes if follow else 0
+
+
+@inline
+def send_for_rows(rows, start, row_stride, classes):
+    """Ask for as many rows as a vector has lanes, where there are gaps between them."""
+    for j in range(lanes_of(rows)):
+        for c in range(0, classes, lanes_of(rows)):
+            prefetch(rows, start + j * row_stride + c)
+
+
+@inline
+def send_for_four(rows, start, line, c):
+    """Ask for what four of the classes of as many rows as a vector has lanes are: as many lines."""
+    if line > 0:
+        for j in range(FOUR):
+            prefetch(rows, start + (c + j) * line)
+
+
+@inline
+def put_columns(tile, at, width, columns):
+    """Four lines of a tile, from a vector of each on."""
+    store(tile, at, columns[0])
+    store(tile, at + width, columns[1])
+    store(tile, at + 2 * width, columns[2])
+    store(tile, at + 3 * width, columns[3])
+
+
+@inline
+def four_from(first, classes):
+    """The first of four classes from ``first`` on; the last of them may be among those before."""
+    return max(0, min(first, classes - FOUR))
+
+
+@inline
+def fill_lanes(rows, place, row_stride, count, classes, tile, k, width):
+    """`fill_tile` for one vector of rows."""
+    start, line = lines_from(place, row_stride, classes, lanes_of(rows))
+    if line == 0:
+        send_for_rows(rows, start, row_stride, classes)
+    if count < lanes_of(rows):
+        for first in range(0, classes, FOUR):
+            c = four_from(first, classes)
+            put_columns(tile, c * width + k, width, load_of_some(rows, place + c, row_stride, count, classes))
+    elif classes >= FOUR:
+        for first in range(0, classes, FOUR):
+            c = four_from(first, classes)
+            send_for_four(rows, start, line, c)
+            put_columns(tile, c * width + k, width, load_four(rows, place + c, row_stride, count, classes))
+    else:
+        send_for_four(rows, start, line, 0)
+        put_columns(tile, k, width, load_fewer(rows, place, row_stride, count, classes))
+
+
+@inline
 def pairs_at(rows, place, count):
     """So many elements from there on, zeros for those that are not there."""
     return load_first(rows, place, min(max(count, 0), lanes_of(rows)), to_real(rows, 0.0))
@@ -74,32 +130,15 @@ def fill_tile_of_pairs(rows, first, count, tile, width):
 
 
 @outlined
-def put_tile_of_pairs(tile, width, count, rows, first):
-    """The inverse."""
-    lanes = lanes_of(rows)
-    for k in range(0, count, lanes):
-        place, left = 2 * (first + k), 2 * (count - k)
-        pairs = interleaved(load(tile, k), load(tile, width + k))
-        put_vector(rows, place, pairs[0], min(left, lanes), False)
-        if left > lanes:
-            put_vector(rows, place + lanes, pairs[1], min(left - lanes, lanes), False)
-
-
-@outlined
 def fill_tile(rows, row_stride, first, count, classes, tile, width):
-    """tile[c * width + k] = class c of row first + k; zeros where the last vector has no row."""
+    """tile[c * width + k] = class c of row first + k; the last row again where the last vector has none."""
     if classes == 2 and row_stride == 2:
         fill_tile_of_pairs(rows, first, count, tile, width)
         return
     lanes = lanes_of(rows)
-    ahead = max(AHEAD, lanes * row_stride)
     for k in range(0, count, lanes):
-        for c in range(0, classes, lanes):
-            place = (first + k) * row_stride + c
-            for j in range(lanes):
-                prefetch(rows, place + j * row_stride + ahead)
-            square = load_square(rows, place, row_stride, min(lanes, count - k), min(lanes, classes - c))
-            store_whole_square(tile, c * width + k, width, transposed(square))
+        place, here = (first + k) * row_stride, min(lanes, count - k)
+        fill_lanes(rows, place, row_stride, here, classes, tile, k, width)
 
 
 @outlined
@@ -116,24 +155,58 @@ def copy_tile(array, first, count, stride, classes, tile, width):
             store(tile, c * width + k, load_first(array, place, min(lanes, count - k), to_real(array, 0.0)))
 
 
+@inline
+def columns_at(tile, c, k, width, _):
+    """What `put_columns` has put."""
+    at = c * width + k
+    return load(tile, at), load(tile, at + width), load(tile, at + 2 * width), load(tile, at + 3 * width)
+
+
+@inline
+def put_pairs(rows, place, left, pairs):
+    """Two vectors of pairs, as many of their elements as are ``left``."""
+    lanes = lanes_of(rows)
+    put_vector(rows, place, pairs[0], min(left, lanes), False)
+    if left > lanes:
+        put_vector(rows, place + lanes, pairs[1], min(left - lanes, lanes), False)
+
+
+@inline
+def put_lanes(columns_of, tile, k, width, count, classes, rows, place, row_stride, rest):
+    """Write four classes, ``columns_of(tile, c, k, width, rest)``, of one vector of rows after the other.
+
+    Whoever writes a part of a line of the cache must have it first: those to come are sent for.
+    """
+    if classes == 2 and row_stride == 2:
+        columns = columns_of(tile, 0, k, width, rest)
+        put_pairs(rows, place, 2 * count, interleaved(columns[0], columns[1]))
+        return
+    start, line = lines_from(place, row_stride, classes, lanes_of(rows))
+    if line == 0:
+        send_for_rows(rows, start, row_stride, classes)
+    if count < lanes_of(rows):
+        for first in range(0, classes, FOUR):
+            c = four_from(first, classes)
+            store_of_some(rows, place + c, row_stride, count, classes, columns_of(tile, c, k, width, rest))
+    elif classes >= FOUR:
+        for first in range(0, classes, FOUR):
+            c = four_from(first, classes)
+            send_for_four(rows, start, line, c)
+            store_four(rows, place + c, row_stride, count, classes, columns_of(tile, c, k, width, rest))
+    else:
+        send_for_four(rows, start, line, 0)
+        store_fewer(rows, place, row_stride, count, classes, columns_of(tile, 0, k, width, rest))
+
+
 @outlined
 def put_tile(tile, width, count, classes, rows, row_stride, first, running, all_fit):
     """The inverse of `fill_tile`, of the rows that fit."""
-    if all_fit and classes == 2 and row_stride == 2:
-        put_tile_of_pairs(tile, width, count, rows, first)
-        return
     lanes = lanes_of(rows)
-    ahead = max(AHEAD, lanes * row_stride)
     for k in range(0, count, lanes):
-        here = min(lanes, count - k)
-        for c in range(0, classes, lanes):
-            if all_fit:
-                for j in range(lanes):  # whoever writes a part of a line must have it first
-                    prefetch(rows, (first + k + j) * row_stride + c + ahead)
-                square = load_square(tile, c * width + k, width, min(lanes, classes - c), lanes)
-                place = (first + k) * row_stride + c
-                store_square(rows, place, row_stride, here, min(lanes, classes - c), transposed(square))
-        if not all_fit:
+        place, here = (first + k) * row_stride, min(lanes, count - k)
+        if all_fit:
+            put_lanes(columns_at, tile, k, width, here, classes, rows, place, row_stride, ())
+        else:
             for j in range(k, k + here):
                 if running[FITTING + j] > 0.0:
                     for c in range(classes):
@@ -161,6 +234,17 @@ def tile_of(array, is_narrow, outer, first, count, room, width):
         return room, 0, width, 0
     fill_tile(whole, row_stride_of(array), first, count, array.shape[1], room, width)
     return room, 0, width, 0
+
+
+@inline
+def coming_rows(array, is_narrow, outer, first, classes):
+    """(place, start, row stride, line) to send for the rows from ``first`` on, a ``line`` of the cache after the other.
+
+    The line is 0 where rows do not follow each other: the lines between are nobody's.
+    """
+    place, row_stride = row_pointer(array, outer), row_stride_of(array)
+    follow = is_narrow and 0 < row_stride < classes + lanes_of(place)
+    return place, first * row_stride, row_stride, lanes_of(place) if follow else 0
 
 
 @inline

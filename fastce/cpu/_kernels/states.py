@@ -76,12 +76,11 @@ def above(power, scale, x):
 
 
 @inline
-def of_others_and_target(states, k, rest, exp_target, exponent, scale, zero):
-    """(lse - scale near, lse - scale x_y) of one vector of rows.
+def of_others_and_target(x, near, rest, exp_target, exponent, scale, zero):
+    """(lse - scale near, lse - scale x) of one vector of rows, whose targets are x.
 
     Where some target is so unlikely (or missing) that its exp says nothing, both come from the total instead.
     """
-    x, near = load(states, X_TARGET + k), load(states, NEAR + k)
     of_target = log1p(rest / exp_target)
     of_others = fma(x - near, scale, of_target)
     bound = exp_target * 1e15
@@ -107,6 +106,18 @@ def leave_targets_out(states, count, scale, at_target):
         store(states, REST + k, where_equal(load(states, at_target + k), top, rest, others))
 
 
+@inline
+def keep_finished(states, k, loss, total, exp_target, lse, z_loss):
+    """Into the table: total, exp of the target, 2 z lse, and the loss with its z_loss, which is returned, too."""
+    loss += lse * lse * z_loss
+    loss = where_less(total, math.inf, loss, math.nan)
+    store(states, Z_MASS + k, lse * (2.0 * z_loss))
+    store(states, LOSS + k, loss)
+    store(states, TOTAL + k, total)
+    store(states, EXP_TARGET + k, exp_target)
+    return loss
+
+
 @outlined
 def finish_states(states, first, stop, scale, z_loss):
     """Loss, total, exp of the target and 2 z lse of these rows, and of those that share a vector with them.
@@ -117,20 +128,16 @@ def finish_states(states, first, stop, scale, z_loss):
     zero = load_first(states, 0, 0, 0.0)
     for k in range(first - first % LANES, stop, LANES):
         exponent, rest = load(states, EXPONENT + k), load(states, REST + k)
-        exp_target = exp(load(states, X_TARGET + k), exponent, scaled_by)
-        of_others, of_target = of_others_and_target(states, k, rest, exp_target, exponent, scale, zero)
+        x, near = load(states, X_TARGET + k), load(states, NEAR + k)
+        exp_target = exp(x, exponent, scaled_by)
+        of_others, of_target = of_others_and_target(x, near, rest, exp_target, exponent, scale, zero)
         loss = load(states, REST_MASS + k) * of_others - load(states, DISTANCES + k) * scale
-        mass, total = load(states, TARGET_MASS + k), rest + exp_target
+        mass = load(states, TARGET_MASS + k)
         loss += where_zero(mass, zero, mass * of_target)
+        total, lse = rest + exp_target, zero
         if z_loss > 0.0:
             lse = load(states, OFFSET + k) * scale + log_times_power(total, exponent)
-            loss += lse * lse * z_loss
-            store(states, Z_MASS + k, lse * (2.0 * z_loss))
-        else:
-            store(states, Z_MASS + k, zero)
-        store(states, LOSS + k, where_less(total, math.inf, loss, math.nan))
-        store(states, TOTAL + k, total)
-        store(states, EXP_TARGET + k, exp_target)
+        keep_finished(states, k, loss, total, exp_target, lse, z_loss)
 
 
 @outlined

@@ -16,7 +16,6 @@ from fastce.cpu._kernels.states import (
     TARGET_MASS,
     TOP,
     X_TARGET,
-    mark_fitting,
     mark_fitting_masses,
     mark_outweighed,
 )
@@ -92,14 +91,14 @@ def mark_sunken(states, count, classes, first, weight, has_weight, is_float64):
 
 
 @inline
-def mark_misfits(states, count, first, classes, masses, row_weights, scale, highest, is_wide):
-    """Whether all of these rows fit; those that do not are marked, and left to `cross_entropy_rows`."""
+def mark_by_masses(states, count, first, classes, masses, row_weights, is_wide):
+    """Whether the masses and weights of all of these rows let them fit; FITS becomes 0 where they do not."""
     row_weight, has_row_weight = row_weights
-    all_fit = mark_fitting(states, count, scale, highest)
+    all_fit = True
     if masses[2]:
-        all_fit = mark_fitting_masses(states, count, is_wide) and all_fit
+        all_fit = mark_fitting_masses(states, count, is_wide)
     elif masses[4] and masses[1] > 0:
-        all_fit = mark_outweighed(states, count) and all_fit
+        all_fit = mark_outweighed(states, count)
     if has_row_weight or masses[2] or masses[4]:
         fit = mark_sunken(states, count, classes, first, row_weight, has_row_weight, is_wide)
         all_fit = all_fit and fit

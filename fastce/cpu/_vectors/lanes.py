@@ -1,4 +1,4 @@
-"""Vectors whose lanes are rows: transposition, comparison with class numbers, and the way to float64 and back.
+"""Vectors whose lanes are rows: comparison with class numbers, and the way to float64 and back.
 
 The row kernels go along a row; these serve the kernels that take as many rows as a vector has lanes at once.
 """
@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastce.cpu._vectors.compiler import inline, real_of
-from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
+from fastce.cpu._vectors.half import _narrow
 from fastce.cpu._vectors.memory import _element_pointer, _lanes_mask, _load_masked, _store_masked
 from fastce.cpu._vectors.simd import _splat, vector_of, where_less
 
@@ -128,7 +128,7 @@ def load_numbers(typingctx, row, numbers, i, count):
 
 def _store_wide(builder: Any, context: Any, pointer_type: Any, states: Any, i: Any, value: Any) -> None:
     place = _element_pointer(builder, context, pointer_type, states, i)
-    builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=8)
+    builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=pointer_type.dtype.bitwidth // 8)
 
 
 @intrinsic
@@ -143,96 +143,16 @@ def store_real(typingctx, states, i, x):
     return types.void(states, types.int64, x), codegen
 
 
-# --- squares: as many rows as a vector has lanes ---------------------------------------------------------------------
-
-
-def _square_places(builder: Any, context: Any, pointer_type: Any, row: Any, i: Any, stride: Any, rows: Any) -> Any:
-    """Where each row of a square starts; rows that are not there are the last one again."""
-    last = builder.sub(rows, ir.Constant(rows.type, 1))
-    for k in range(vector_of(real_of(pointer_type.dtype)).lanes):
-        number = ir.Constant(rows.type, k)
-        there = builder.icmp_signed("<", number, rows)
-        number = builder.select(there, number, last)
-        place = builder.add(i, builder.mul(stride, number))
-        yield there, _element_pointer(builder, context, pointer_type, row, place)
-
-
 @intrinsic
-def load_square(typingctx, row, i, stride, rows, count):
-    """Vectors from ``i``, ``i + stride``, ... with ``count`` elements each; after ``rows`` of them the last again."""
-    vector = vector_of(real_of(row.dtype))
-    result = types.UniTuple(vector, vector.lanes)
+def store_rounded(typingctx, row, i, x):
+    """Write the float64 lanes of ``x`` as numbers of the row's dtype."""
 
     def codegen(context, builder, sig, args):
-        row, i, stride, rows, count = args
-        storage = sig.args[0].dtype
-        none = ir.Constant(_stored_vector(context, storage, vector.lanes), None)
-        mask = _lanes_mask(builder, count, vector.lanes)
-        vectors = []
-        for _, place in _square_places(builder, context, sig.args[0], row, i, stride, rows):
-            vectors.append(_widen(builder, storage, _load_masked(builder, place, mask, none)))
-        return context.make_tuple(builder, result, vectors)
+        row, i, x = args
+        stored = ir.VectorType(context.get_data_type(sig.args[0].dtype), x.type.count)
+        _store_wide(builder, context, sig.args[0], row, i, x if x.type == stored else builder.fptrunc(x, stored))
 
-    return result(row, types.int64, types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def store_square(typingctx, row, i, stride, rows, count, vectors):
-    """Write vectors from ``i``, ``i + stride``, ... on: ``rows`` of them, ``count`` elements each."""
-
-    def codegen(context, builder, sig, args):
-        row, i, stride, rows, count, vectors = args
-        storage, lanes = sig.args[0].dtype, len(sig.args[5])
-        mask = _lanes_mask(builder, count, lanes)
-        none = ir.Constant(mask.type, None)
-        places = _square_places(builder, context, sig.args[0], row, i, stride, rows)
-        for k, (there, place) in enumerate(places):
-            value = _narrow(builder, storage, builder.extract_value(vectors, k))
-            _store_masked(builder, place, builder.select(there, mask, none), value)
-
-    return types.void(row, types.int64, types.int64, types.int64, types.int64, vectors), codegen
-
-
-@intrinsic
-def store_whole_square(typingctx, row, i, stride, vectors):
-    """As `store_square`, all of it: a masked store would make whoever reads it soon wait for the cache."""
-
-    def codegen(context, builder, sig, args):
-        row, i, stride, vectors = args
-        storage, lanes = sig.args[0].dtype, ir.Constant(stride.type, len(sig.args[3]))
-        for k, (_, place) in enumerate(_square_places(builder, context, sig.args[0], row, i, stride, lanes)):
-            value = _narrow(builder, storage, builder.extract_value(vectors, k))
-            builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=storage.bitwidth // 8)
-
-    return types.void(row, types.int64, types.int64, vectors), codegen
-
-
-@intrinsic
-def transposed(typingctx, vectors):
-    """Lane k of vector j becomes lane j of vector k.
-
-    Squares of 1, 2, 4, ... elements beside the diagonal change places, one shuffle a vector each time.
-    """
-
-    def codegen(context, builder, sig, args):
-        lanes = len(sig.args[0])
-        rows = [builder.extract_value(args[0], k) for k in range(lanes)]
-        distance = 1
-        while distance < lanes:
-            upper = [j if not j & distance else lanes + j - distance for j in range(lanes)]
-            lower = [j + distance if not j & distance else lanes + j for j in range(lanes)]
-            exchanged = list(rows)
-            for k in range(lanes):
-                if not k & distance:
-                    pair = rows[k], rows[k + distance]
-                    for place, lanes_from in ((k, upper), (k + distance, lower)):
-                        mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), lanes_from)
-                        exchanged[place] = builder.shuffle_vector(*pair, mask)
-            rows = exchanged
-            distance *= 2
-        return context.make_tuple(builder, sig.return_type, rows)
-
-    return vectors(vectors), codegen
+    return types.void(row, types.int64, x), codegen
 
 
 # --- pairs: rows of two classes --------------------------------------------------------------------------------------

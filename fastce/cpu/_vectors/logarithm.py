@@ -8,7 +8,7 @@ from fastce.cpu._vectors.compiler import by_type
 from fastce.cpu._vectors.elementary import _LOG_FLOAT64
 from fastce.cpu._vectors.exponential import LN2, LN2_LOW
 from fastce.cpu._vectors.lanes import split
-from fastce.cpu._vectors.simd import Vector, fma, polynomial
+from fastce.cpu._vectors.simd import Vector, fma, polynomial_by_pairs
 
 
 def log_of_one_plus(f: Any) -> Any:
@@ -51,7 +51,7 @@ def _log_of_one_plus(f: Any) -> Any:
         s = f / (f + 2.0)
         z = s * s
         h = f * f * 0.5
-        return f - (h - s * (h + z * polynomial(z, _LOG_FLOAT64)))
+        return f - (h - s * (h + z * polynomial_by_pairs(z, _LOG_FLOAT64)))
 
     return implementation
 

@@ -226,9 +226,18 @@ def _interleaved(width: int, half: int, distance: int) -> tuple[list[int], list[
 
 
 def _transposed(builder: Any, vectors: list[Any], half: int) -> list[Any]:
-    width, distance, order = len(vectors), 1, list(range(len(vectors)))
+    """The transpose of a square, or of the squares side by side that vectors of more lanes hold."""
+    width, lanes_of_all, distance, order = len(vectors), vectors[0].type.count, 1, list(range(len(vectors)))
+
+    def of_squares(lanes: list[int]) -> list[int]:
+        return [
+            first + k if k < width else lanes_of_all + first + k - width
+            for first in range(0, lanes_of_all, width)
+            for k in lanes
+        ]
+
     while distance < width:
-        lower, upper = _interleaved(width, half, distance)
+        lower, upper = map(of_squares, _interleaved(width, half, distance))
         for k in (k for k in range(width) if not k & distance):
             pair = vectors[k], vectors[k + distance]
             vectors[k], vectors[k + distance] = (_shuffled(builder, *pair, lanes) for lanes in (lower, upper))

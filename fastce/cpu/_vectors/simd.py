@@ -199,22 +199,42 @@ def copysign(typingctx, magnitude, sign):
     return magnitude(magnitude, magnitude), codegen
 
 
+def _coefficients(context: Any, builder: Any, sig: Any, args: Any) -> tuple[Any, list[Any]]:
+    """x, and the constants of a polynomial of it in its dtype."""
+    x, values = args
+    real = sig.args[0].dtype if isinstance(sig.args[0], Vector) else sig.args[0]
+
+    def coefficient(k: int) -> Any:
+        value = context.cast(builder, builder.extract_value(values, k), sig.args[1].dtype, real)
+        return _splat(builder, value, x.type.count) if isinstance(x.type, ir.VectorType) else value
+
+    return x, [coefficient(k) for k in range(len(sig.args[1]))]
+
+
 @intrinsic
 def polynomial(typingctx, x, coefficients):
     """``coefficients[0] + coefficients[1] * x + ...`` by Horner's rule with fma; the coefficients are constants."""
 
     def codegen(context, builder, sig, args):
-        x, values = args
-        real = sig.args[0].dtype if isinstance(sig.args[0], Vector) else sig.args[0]
-
-        def coefficient(k: int) -> Any:
-            value = context.cast(builder, builder.extract_value(values, k), sig.args[1].dtype, real)
-            return _splat(builder, value, x.type.count) if isinstance(x.type, ir.VectorType) else value
-
-        total = coefficient(len(sig.args[1]) - 1)
-        for k in reversed(range(len(sig.args[1]) - 1)):
-            total = _fma(builder, total, x, coefficient(k))
+        x, (*others, total) = _coefficients(context, builder, sig, args)
+        for coefficient in reversed(others):
+            total = _fma(builder, total, x, coefficient)
         return total
+
+    return x(x, coefficients), codegen
+
+
+@intrinsic
+def polynomial_by_pairs(typingctx, x, coefficients):
+    """The same by Estrin's scheme: a few more operations, most beside each other, where the result is waited for."""
+
+    def codegen(context, builder, sig, args):
+        power, terms = _coefficients(context, builder, sig, args)
+        while len(terms) > 1:
+            pairs = [_fma(builder, b, power, a) for a, b in zip(terms[::2], terms[1::2], strict=False)]
+            terms = pairs + terms[len(terms) - len(terms) % 2 :]
+            power = builder.fmul(power, power)
+        return terms[0]
 
     return x(x, coefficients), codegen
 
