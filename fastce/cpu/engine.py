@@ -65,6 +65,9 @@ class Cpu:
             and step >= array.shape[1] * array.itemsize
         )
 
+    def halves(self, array: Array, rows: slice) -> None:
+        return None
+
     def reals(self, array: Array, rows: slice | Array, dtype: np.dtype[Any]) -> Array:
         return np.asarray(array[rows]).astype(dtype, copy=False)
 

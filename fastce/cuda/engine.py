@@ -28,6 +28,7 @@ from fastce.cuda.positives import device_positives, host_positives, sparse_on_ho
 from fastce.cuda.precision import with_range
 from fastce.cuda.products import (
     array_module,
+    as_halves,
     as_reals,
     finish,
     host_numbers,
@@ -133,6 +134,9 @@ class Gpu:
         step, next_element = array.strides
         rows, width = array.shape
         return array.dtype_name == dtype.name and (next_element == 1 or width == 1) and (step >= width or rows == 1)
+
+    def halves(self, array: DeviceArray, rows: slice) -> Any:
+        return as_halves(rows_between(array, rows.start, rows.stop))
 
     def reals(self, array: DeviceArray, rows: Any, dtype: np.dtype[Any]) -> Any:
         if isinstance(rows, slice):

@@ -13,6 +13,11 @@ from fastce.cuda.layout import contiguous
 from fastce.cuda.libraries import Library
 from fastce.cuda.run import numbers_of
 
+HALVES = {"float16": 2, "bfloat16": 14}  # as cuBLAS knows them: CUDA_R_16F, CUDA_R_16BF
+CUDA_R_32F = 0
+CUBLAS_COMPUTE_32F = 68  # tensor cores multiply halves, and add up in float32
+CUBLAS_GEMM_DEFAULT = -1
+
 
 def array_module() -> Any:
     """CuPy; NumPy in the simulator."""
@@ -118,22 +123,37 @@ def host_numbers(array: DeviceArray) -> Any:
 def as_reals(array: DeviceArray, dtype: np.dtype[Any], numbers: Any = None) -> Any:
     """The rows of floats of any width, or only those of these numbers; a view if nothing is to be converted."""
     x = seen(array)
-    if numbers is not None:
-        x = x[numbers]
-    if array.dtype_name == "bfloat16":  # the upper half of a float32
-        x = x.astype(np.uint32)
-        x <<= 16
-        x = x.view(np.float32)
-    return x.astype(dtype, copy=False)
+    return _wide(x if numbers is None else x[numbers]).astype(dtype, copy=False)
+
+
+def _wide(x: Any) -> Any:
+    """Floats of any width, of which bfloat16 is given as its bits: the upper half of a float32."""
+    if x.dtype != np.uint16:
+        return x
+    x = x.astype(np.uint32)
+    x <<= 16
+    return x.view(np.float32)
+
+
+def as_halves(array: DeviceArray) -> Any:
+    """The rows of halves as `multiply` takes them; None if it does not, or if they are no halves."""
+    step, next_element = array.strides
+    rows, width = array.shape
+    lie_alike = (next_element == 1 or width == 1) and (step >= width or rows == 1)
+    return seen(array) if array.dtype_name in HALVES and lie_alike else None
 
 
 # --- products --------------------------------------------------------------------------------------------------------
 
 
 def multiply(a: Any, b: Any, out: Any, *, adds: bool = False) -> None:
-    """out = a @ b, or out += a @ b; see `gemm_arguments` for the strides that they may have."""
+    """out = a @ b, or out += a @ b; see `gemm_arguments` for the strides that they may have.
+
+    Halves (bfloat16 as its bits) are both of one dtype, and their products are added up in float32, which out has.
+    """
     if array_module() is np:
-        out[...] = a @ b + out if adds else a @ b
+        product = _wide(a).astype(out.dtype, copy=False) @ _wide(b).astype(out.dtype, copy=False)
+        out[...] = product + out if adds else product
         return
     if out.size == 0:
         return
@@ -143,13 +163,18 @@ def multiply(a: Any, b: Any, out: Any, *, adds: bool = False) -> None:
         return
     from cupy_backends.cuda.libs import cublas
 
-    (of_b, of_a), (n, m, k), (b_step, a_step, out_step) = gemm_arguments(a, b, out)
-    one, scale = np.ones(1, a.dtype), np.full(1, float(adds), a.dtype)
-    gemm = cublas.sgemm if a.dtype == np.float32 else cublas.dgemm
-    gemm(
-        array_module().cuda.Device().cublas_handle, of_b, of_a, n, m, k, one.ctypes.data, b.data.ptr, b_step,
-        a.data.ptr, a_step, scale.ctypes.data, out.data.ptr, out_step,
-    )  # fmt: skip
+    (of_b, of_a), sizes, (b_step, a_step, out_step) = gemm_arguments(a, b, out)
+    one, scale = np.ones(1, out.dtype), np.full(1, float(adds), out.dtype)
+    head = array_module().cuda.Device().cublas_handle, of_b, of_a, *sizes, one.ctypes.data
+    if a.dtype.itemsize == 2:
+        kind = HALVES["bfloat16" if a.dtype == np.uint16 else "float16"]
+        cublas.gemmEx(
+            *head, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step, scale.ctypes.data, out.data.ptr, CUDA_R_32F,
+            out_step, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+    else:
+        gemm = cublas.sgemm if a.dtype == np.float32 else cublas.dgemm
+        gemm(*head, b.data.ptr, b_step, a.data.ptr, a_step, scale.ctypes.data, out.data.ptr, out_step)
 
 
 def gemm_arguments(a: Any, b: Any, out: Any) -> tuple[tuple[int, int], tuple[int, int, int], tuple[int, int, int]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fastce.cuda._kernels.few_classes import REGISTER_BYTES, few_classes_kernel
+from fastce.cuda._kernels.few_classes import REGISTER_BYTES, Stand, few_classes_kernel
 from fastce.cuda._kernels.jobs import (
     KNOWN_STATES,
     STATES_ONLY,
@@ -151,11 +151,12 @@ def _written(logits: Rows, out: Rows | None) -> Any:
 
 
 def _start_few_classes(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> None:
-    call, logits, per_block = plan.call, plan.logits, ROWS_OF_BLOCK
+    call, logits, lanes = plan.call, plan.logits, lanes_of(plan.logits.array)
+    stand = Stand(logits.classes, ROWS_OF_BLOCK, lanes, logits.phase(lanes))
     launch(
-        few_classes_kernel(call.job, logits.classes, per_block), -(-logits.count // per_block), per_block, logits.array,
-        logits.array.flat(), _written(logits, plan.out), logits.count, logits.phase(lanes_of(logits.array)),
-        call.targets, call.options, call.upstream, rooms.report, results, tally,
+        few_classes_kernel(call.job, stand), -(-logits.count // stand.rows), stand.rows, logits.array,
+        logits.array.flat(), _written(logits, plan.out), logits.count, call.targets, call.options, call.upstream,
+        rooms.report, results, tally,
     )  # fmt: skip
 
 

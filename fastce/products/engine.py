@@ -69,6 +69,9 @@ class Engine(Protocol):
     def is_ready(self, array: Any, dtype: np.dtype[Any]) -> bool:
         """Whether products of this dtype take its rows as they are."""
 
+    def halves(self, array: Any, rows: slice) -> Any:
+        """Some rows as products take halves, in half precision; None if these are none, or not to be taken so."""
+
     def reals(self, array: Any, rows: Any, dtype: np.dtype[Any]) -> Any:
         """Some rows, by a slice or by their numbers, as numbers of this dtype; a view where that will do."""
 

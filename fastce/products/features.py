@@ -97,6 +97,13 @@ class Features:
         chosen = slice(rows.start - first, rows.stop - first) if self.numbers is None else self.numbers[rows]
         return self.engine.reals(array, chosen, dtype)
 
+    def halves(self, rows: slice) -> Any:
+        """These rows in half precision, where they are given and may be multiplied so; else None."""
+        if self.numbers is not None or self.factors is not None or self.dtype == _WIDE:
+            return None
+        array, first = self._array_of(rows)
+        return self.engine.halves(array, slice(rows.start - first, rows.stop - first))
+
     def new_room(self, rows: int) -> Any:
         """Room for a panel of so many rows."""
         return self.engine.empty((rows, self.width), self.dtype)

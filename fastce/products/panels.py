@@ -61,12 +61,19 @@ class Panels(Products):
         for place in self.places:
             panel = self.room[: place.rows.stop - place.rows.start]
             for columns in () if self.is_kept else self.column_cuts:
-                left, right = self.left_panel.of(place.rows), self.right_panel.of(columns)
+                left, right = self._factors_of(place.rows, columns)
                 self.engine.multiply(left, right.T, panel[:, columns])
             self.is_kept = False
             work(place, panel)
             self.step(progress)
         self.is_kept = keep and len(self.places) == 1
+
+    def _factors_of(self, rows: slice, columns: slice) -> tuple[Any, Any]:
+        """These rows of both sides: in half precision if both are given so, else ready."""
+        left, right = self.left.halves(rows), self.right.halves(columns)
+        if left is None or right is None or left.dtype != right.dtype:
+            return self.left_panel.of(rows), self.right_panel.of(columns)
+        return left, right
 
     def multiply_slopes_with(self, left: Features, right: Features) -> None:
         """Take gradients with these, which are the features but for a factor, of both sides."""

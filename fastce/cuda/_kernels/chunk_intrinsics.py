@@ -1,5 +1,7 @@
 """Chunks, and the shared memory that holds them, as compiled code: see `fastce.cuda._kernels.primitives`."""
 
+import functools
+
 from llvmlite import ir
 from numba.cuda import cgutils, types
 from numba.cuda.extending import intrinsic
@@ -7,8 +9,7 @@ from numba.cuda.extending import intrinsic
 from fastce.cuda._kernels.emit import (
     CHUNK,
     CHUNK_BYTES,
-    DOUBLE,
-    FLOAT,
+    HALF,
     INDEX,
     SHARED,
     VOID,
@@ -163,35 +164,39 @@ def chunk_of(typingctx, array, reals):
     def generate(context, builder, signature, args):
         data = context.make_array(reals)(context, builder, args[1]).data
         values = [builder.load(builder.gep(data, [ir.Constant(INDEX, k)])) for k in range(lane_count(array))]
-        if bits_of(array) == 16:  # two at a time
-            name = "f16x2" if array.dtype == types.float16 else "bf16x2"
-            code, pairs = f"cvt.rn.{name}.f32 $0, $1, $2;", zip(values[::2], values[1::2], strict=True)
-            words = [ptx(builder, WORD, code, "=r,f,f", [high, low], stays=False) for low, high in pairs]
-        else:
-            words = words_of(builder, [element_of(builder, array.dtype, value) for value in values])
-        return context.make_tuple(builder, CHUNK, words)
+        return context.make_tuple(builder, CHUNK, packed(builder, array, values))
 
     return CHUNK(array, reals), generate
+
+
+def packed(builder, array, values):
+    """Words of reals, rounded to the dtype of an array; halves two at a time."""
+    if bits_of(array) != 16:
+        return words_of(builder, [element_of(builder, array.dtype, value) for value in values])
+    name = "f16x2" if array.dtype == types.float16 else "bf16x2"
+    code, pairs = f"cvt.rn.{name}.f32 $0, $1, $2;", zip(values[::2], values[1::2], strict=True)
+    return [ptx(builder, WORD, code, "=r,f,f", [high, low], stays=False) for low, high in pairs]
 
 
 # --- shared memory ---------------------------------------------------------------------------------------------------
 
 
-@intrinsic
-def chunk_room(typingctx):
-    """Room for the chunks of a block, in shared memory: its address there.
+@functools.cache
+def room_for(chunks: int):
+    """Room for so many chunks of a block, in shared memory: its address there."""
 
-    Each thread reads only what it has put there itself.
-    """
+    @intrinsic
+    def chunk_room(typingctx):
+        def generate(context, builder, signature, args):
+            name = builder.module.get_unique_name("chunk_room")
+            room = ir.GlobalVariable(builder.module, ir.ArrayType(WORD, chunks * WORDS), name, addrspace=SHARED)
+            room.linkage, room.align = "internal", CHUNK_BYTES
+            room.initializer = ir.Constant(room.type.pointee, ir.Undefined)
+            return builder.ptrtoint(room, WORD)
 
-    def generate(context, builder, signature, args):
-        name = builder.module.get_unique_name("chunk_room")
-        room = ir.GlobalVariable(builder.module, ir.ArrayType(WORD, ROOM_CHUNKS * WORDS), name, addrspace=SHARED)
-        room.linkage, room.align = "internal", CHUNK_BYTES
-        room.initializer = ir.Constant(room.type.pointee, ir.Undefined)
-        return builder.ptrtoint(room, WORD)
+        return types.uint32(), generate
 
-    return types.uint32(), generate
+    return chunk_room
 
 
 def _slot(context, builder, signature, args):
@@ -248,46 +253,66 @@ def held(typingctx, room, slot):
     return CHUNK(room, slot), generate
 
 
-@intrinsic
-def room_in(typingctx, array):
-    """The address in shared memory of an array there: reals are put and got by it without 64-bit arithmetic."""
-
-    def generate(context, builder, signature, args):
-        data = context.make_array(array)(context, builder, args[0]).data
-        return builder.ptrtoint(builder.addrspacecast(data, data.type.pointee.as_pointer(SHARED)), WORD)
-
-    return types.uint32(array), generate
-
-
 def _place(context, builder, signature, args):
-    """The address of real k of a room, from the first three arguments."""
+    """The address of element k of a room, from the first three arguments."""
     k = builder.trunc(int64_arg(context, builder, signature, args, 2), WORD)
-    width = real_type(signature.args[1]).bitwidth // 8
+    width = bits_of(signature.args[1]) // 8
     return builder.add(args[0], builder.mul(k, ir.Constant(WORD, width)))
 
 
-@intrinsic
-def get_real(typingctx, room, array, k):
-    """Real k of a room."""
-    bits = real_type(array).bitwidth
-    kind, letter = {32: (FLOAT, "f"), 64: (DOUBLE, "d")}[bits]
+@functools.cache
+def get_reals_by(width: int):
+    """Elements k to k + width of a room that holds those of an array: 1, or as many as lie aligned to their bytes."""
 
-    def generate(context, builder, signature, args):
-        place = [_place(context, builder, signature, args)]
-        return ptx(builder, kind, f"ld.shared.f{bits} $0, [$1];", f"={letter},r,~{{memory}}", place)
+    @intrinsic
+    def get_reals(typingctx, room, array, k):
+        kind = types.UniTuple(real_type(array), width)
 
-    return real_type(array)(room, array, k), generate
+        def generate(context, builder, signature, args):
+            word, letter, count, vector = _words(width * bits_of(array))
+            into = ", ".join(f"${n}" for n in range(count))
+            code = f"ld.shared{vector}.b{word.width} {into if count == 1 else f'{{{into}}}'}, [${count}];"
+            result = word if count == 1 else ir.LiteralStructType([word] * count)
+            constraints = f"={letter}," * count + "r,~{memory}"
+            loaded = ptx(builder, result, code, constraints, [_place(context, builder, signature, args)])
+            words = [loaded] if count == 1 else parts_of(builder, loaded, count)
+            elements = words if word == HALF else elements_of(builder, words, bits_of(array))
+            return context.make_tuple(builder, kind, [real_of(builder, array.dtype, e) for e in elements])
+
+        return kind(room, array, k), generate
+
+    return get_reals
 
 
-@intrinsic
-def put_real(typingctx, room, array, k, value):
-    """Put a real into a room as number k."""
-    bits = real_type(array).bitwidth
-    letter = {32: "f", 64: "d"}[bits]
+@functools.cache
+def put_reals_by(width: int):
+    """Put reals of a local array, from ``first`` on, into a room as elements k to k + width: see `get_reals_by`.
 
-    def generate(context, builder, signature, args):
-        operands = [_place(context, builder, signature, args), args[3]]
-        ptx(builder, VOID, f"st.shared.f{bits} [$0], $1;", f"r,{letter},~{{memory}}", operands)
-        return context.get_dummy_value()
+    They are rounded to the dtype of the array.
+    """
 
-    return types.void(room, array, k, real_type(array)), generate
+    @intrinsic
+    def put_reals(typingctx, room, array, k, reals, first):
+        def generate(context, builder, signature, args):
+            word, letter, count, vector = _words(width * bits_of(array))
+            data = context.make_array(reals)(context, builder, args[3]).data
+            data = builder.gep(data, [int64_arg(context, builder, signature, args, 4)])
+            values = [builder.load(builder.gep(data, [ir.Constant(INDEX, n)])) for n in range(width)]
+            words = packed(builder, array, values) if word != HALF else [element_of(builder, array.dtype, values[0])]
+            given = ", ".join(f"${n + 1}" for n in range(count))
+            code = f"st.shared{vector}.b{word.width} [$0], {given if count == 1 else f'{{{given}}}'};"
+            operands = [_place(context, builder, signature, args), *words]
+            ptx(builder, VOID, code, "r," + f"{letter}," * count + "~{memory}", operands)
+            return context.get_dummy_value()
+
+        return types.void(room, array, k, reals, first), generate
+
+    return put_reals
+
+
+def _words(bits):
+    """(type, constraint, number, suffix) of the words that so many bits are loaded and stored as."""
+    if bits == 16:
+        return HALF, "h", 1, ""
+    count = bits // 32
+    return WORD, "r", count, "" if count == 1 else f".v{count}"

@@ -73,6 +73,12 @@ def mass_by(job: Job):
     return {NO_MASS: none, SPREAD: spread, CLASS_WEIGHTS: weighted, PROBABILITIES: of_probability}[job.dense]
 
 
+@device
+def times_exp(y, row, options):
+    """The exp of p times all that it is multiplied by, within 1 eps of that; so is a probability in half precision."""
+    return row.factor * rough_exp_of(y - row.reference, options)
+
+
 @functools.cache
 def written_by(job: Job):
     """What becomes of an element y of a row in the end, but for what a gradient loses by the masses of its target.
@@ -82,10 +88,6 @@ def written_by(job: Job):
     """
 
     @device
-    def gradient(y, row, options):
-        return row.factor * rough_exp_of(y - row.reference, options)
-
-    @device
     def probability(y, row, options):
         return row.factor * exp_of(y, row.reference, options)
 
@@ -93,7 +95,7 @@ def written_by(job: Job):
     def log_probability(y, row, options):
         return (y - row.reference) - row.tail
 
-    return {CROSS_ENTROPY: gradient, SOFTMAX: probability, LOG_SOFTMAX: log_probability}.get(job.of, probability)
+    return {CROSS_ENTROPY: times_exp, SOFTMAX: probability, LOG_SOFTMAX: log_probability}.get(job.of, probability)
 
 
 @functools.cache
@@ -159,19 +161,31 @@ def hessian_by(job: Job):
 
 
 @functools.cache
+def value_of_written_by(job: Job):
+    """What `written_by` gave for an element y of class c, with all that its class has of the target."""
+    slope_of, mass_of, mass_at = slope_by(job), mass_by(job), mass_at_by(job)
+
+    @device
+    def as_it_is(value, y, c, at, row, points, targets, like, options):
+        return value
+
+    @device
+    def gradient(value, y, c, at, row, points, targets, like, options):
+        mass = mass_of(c, at, targets, like, options) + mass_at(c, points, like, targets, options)
+        return slope_of(y, value - row.upstream * mass, options)
+
+    return gradient if job.of == CROSS_ENTROPY else as_it_is
+
+
+@functools.cache
 def value_by(job: Job):
     """What becomes of one element y of class c in the end, with all that its class has of the target."""
     if job.is_hessian:
         return hessian_by(job)
-    written, slope_of, mass_of, mass_at = written_by(job), slope_by(job), mass_by(job), mass_at_by(job)
-    is_gradient = job.of == CROSS_ENTROPY
+    written, value_of_written = written_by(job), value_of_written_by(job)
 
     @device
     def value_of(y, c, at, row, points, targets, like, options):
-        value = written(y, row, options)
-        if is_gradient:
-            mass = mass_of(c, at, targets, like, options) + mass_at(c, points, like, targets, options)
-            value = slope_of(y, value - row.upstream * mass, options)
-        return value
+        return value_of_written(written(y, row, options), y, c, at, row, points, targets, like, options)
 
     return value_of

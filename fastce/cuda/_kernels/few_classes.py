@@ -1,11 +1,13 @@
 """Few classes: a row for each thread, from shared memory, which a block fills and empties in whole chunks.
 
-The block's rows are one stretch of memory. In shared memory a row takes an odd number of places, so that the threads of
-a warp, each at the same class of its own row, find it in different banks. Then a row is in its thread's registers.
+The block's rows are one stretch of memory, and stand in shared memory as they are. A thread reads its row in the widest
+words that rows consist of; where these are an odd number, the threads of a warp find them in different banks. Rows of
+an even number of chunks are one more chunk apart. Then a row is in its thread's registers.
 """
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda
@@ -14,141 +16,221 @@ from fastce.cuda._kernels.elements import (
     has_one_point,
     mass_by,
     shown_by,
-    slope_at_target_by,
     slope_by,
     value_by,
+    value_of_written_by,
     written_by,
 )
 from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_row
-from fastce.cuda._kernels.jobs import IS_BAD, LOGSUMEXP, NO_MASS, SOFTMAX, Job
+from fastce.cuda._kernels.jobs import IS_BAD, LOG_SOFTMAX, NO_MASS, Job
 from fastce.cuda._kernels.points import distances_by, points_by
+from fastce.cuda._kernels.powers import is_ordinary, split_of, with_power
 from fastce.cuda._kernels.primitives import (
-    chunk_of,
     device,
-    get_real,
+    fetch,
+    fma,
+    get_reals_by,
+    held,
+    hold,
     kernel,
-    lanes_of,
     largest,
-    load_chunk,
-    load_real,
-    new_reals,
-    put_real,
-    reals_of,
-    room_in,
+    load_part,
+    put_reals_by,
+    room_for,
+    rough_exp2,
     store_chunk,
+    store_part,
     store_real,
     to_real,
+    wait_for_fetched,
 )
-from fastce.cuda._kernels.states import (
-    MOST_WARPS,
-    are_faint,
-    half_distance,
-    raised_by,
-    reference_of,
-    rest_of,
-    with_faint_term,
-    with_term,
-)
+from fastce.cuda._kernels.states import MOST_WARPS, half_distance, raised_exp_of, reference_of, rough_exp_of
 from fastce.cuda._kernels.sums import add_up_block
 
 BLOCK = 8  # elements that are added up before their sum is: fewer roundings for each
+TINY = 2.0**-120  # a factor that is nearly below the normal numbers of float32
 REGISTER_BYTES = 128  # of a row: up to 32 classes, or 16 of float64
 
 
-@functools.cache
-def place_by(classes: int):
-    """Where in shared memory element k of the block is: rows of an even number of classes are one place apart."""
+class Stand(NamedTuple):
+    """How the rows of a block stand in shared memory, for which its kernel is compiled."""
+
+    classes: int
+    rows: int
+    lanes: int  # of a chunk
+    before: int  # elements of the first chunk that are of the block before
+
+    @property
+    def width(self) -> int:
+        """Elements that a thread reads at once."""
+        return math.gcd(self.classes, self.lanes, self.before)
+
+    @property
+    def gap(self) -> int:
+        """Chunks of a row, if there is to be one more between rows, else 0."""
+        chunks = self.classes // self.lanes
+        return chunks if self.width == self.lanes and chunks % 2 == 0 else 0
+
+    @property
+    def chunks(self) -> int:
+        """All that the block has to do with."""
+        return -(-(self.before + self.rows * self.classes) // self.lanes)
+
+    @property
+    def step(self) -> int:
+        """From row to row, in elements."""
+        return self.classes + (self.lanes if self.gap else 0)
+
+
+def slot_by(stand: Stand):
+    """Where in shared memory chunk k of the block is."""
+    gap = np.uint32(max(stand.gap, 1))
 
     @device
     def after_gaps(k):
-        return k + np.int64(np.uint32(k) // np.uint32(classes))
+        return np.int32(k + np.int32(np.uint32(k) // gap))
 
     @device
     def as_it_is(k):
         return k
 
-    return as_it_is if classes % 2 else after_gaps
+    return after_gaps if stand.gap else as_it_is
 
 
-@functools.cache
-def fill_by(classes: int):
-    """Bring elements start to stop into shared memory; the first chunk may begin before."""
-    place_of = place_by(classes)
+def chunks_by(stand: Stand, take, take_part):
+    """Take all chunks of the block's elements, of which ``count`` begin at ``start``; those cut at an end in part.
+
+    Nothing but the number of a thread's last chunk is in doubt where a block has all its rows, in whole chunks.
+    """
+    slot_of, lanes, before, threads, chunks = slot_by(stand), stand.lanes, stand.before, stand.rows, stand.chunks
+    turns, full = -(-chunks // threads), stand.rows * stand.classes
 
     @device
-    def fill(room, logits, start, stop, before):
-        lanes = lanes_of(logits)
-        k = start - before + cuda.threadIdx.x * lanes
-        while k < stop:
-            if k >= start and k + lanes <= stop:
-                reals = reals_of(logits, load_chunk(logits, k))
-                for lane in range(lanes):
-                    put_real(room, logits, place_of(k - start + lane), reals[lane])
-            else:
-                for j in range(max(k, start), min(k + lanes, stop)):
-                    put_real(room, logits, place_of(j - start), load_real(logits, j))
-            k += cuda.blockDim.x * lanes
+    def take_chunks(room, array, start, count):
+        k = np.int32(cuda.threadIdx.x)
+        at = start - before + np.int64(np.uint32(k)) * lanes
+        if before == 0 and full % lanes == 0 and count == full:
+            for turn in range(turns):
+                if turn < turns - 1 or np.int32(k + turn * threads) < chunks:
+                    take(room, slot_of(np.int32(k + turn * threads)), array, at + turn * threads * lanes)
+        else:
+            end = start + count
+            while at < end:
+                if at >= start and at + lanes <= end:
+                    take(room, slot_of(k), array, at)
+                else:
+                    take_part(room, slot_of(k), array, at, start, end)
+                k, at = np.int32(k + threads), at + threads * lanes
+
+    return take_chunks
+
+
+def fill_by(stand: Stand):
+    """Bring elements into shared memory; all loads are begun before one is waited for."""
+
+    @device
+    def fetch_part(room, slot, logits, at, start, end):
+        hold(room, slot, load_part(logits, at, start, end))
+
+    @device
+    def fetch_chunk(room, slot, logits, at):
+        fetch(room, slot, logits, at)
+
+    fetch_chunks = chunks_by(stand, fetch_chunk, fetch_part)
+
+    @device
+    def fill(room, logits, start, count):
+        fetch_chunks(room, logits, start, count)
+        wait_for_fetched()
         cuda.syncthreads()
 
     return fill
 
 
-@functools.cache
-def empty_by(classes: int):
-    """Store what is in shared memory as elements start to stop."""
-    place_of = place_by(classes)
+def empty_by(stand: Stand):
+    """Store the elements that are in shared memory."""
 
     @device
-    def empty(room, out, start, stop, before):
+    def store_from(room, slot, out, at):
+        store_chunk(out, at, held(room, slot))
+
+    @device
+    def store_part_from(room, slot, out, at, start, end):
+        store_part(out, at, start, end, held(room, slot))
+
+    store_chunks = chunks_by(stand, store_from, store_part_from)
+
+    @device
+    def empty(room, out, start, count):
         cuda.syncthreads()
-        lanes, values = lanes_of(out), new_reals(out)
-        k = start - before + cuda.threadIdx.x * lanes
-        while k < stop:
-            if k >= start and k + lanes <= stop:
-                for lane in range(lanes):
-                    values[lane] = get_real(room, out, place_of(k - start + lane))
-                store_chunk(out, k, chunk_of(out, values))
-            else:
-                for j in range(max(k, start), min(k + lanes, stop)):
-                    store_real(out, j, get_real(room, out, place_of(j - start)))
-            k += cuda.blockDim.x * lanes
+        store_chunks(room, out, start, count)
 
     return empty
 
 
 @functools.cache
+def exps_by(job: Job, classes: int):
+    """exps[c] = exp(s (y - top)) 2**spare; returns the sum of all but the largest."""
+    is_float64 = job.is_float64
+
+    @device
+    def by_powers(ys, exps, top, like, options):
+        u_top, c_top = split_of(like, top, options)
+        reference = u_top - options.spare  # rounded, which c_top makes up for
+        c_top -= ((reference + options.spare) - u_top) * options.ln2
+        for c in range(classes):  # unrolled, as the row is in registers
+            u, missing = split_of(like, ys[c], options)
+            power = rough_exp2(u - reference)
+            exps[c] = fma(power, missing - c_top, power)
+
+    @device
+    def exactly(ys, exps, top, like, options):
+        reference = reference_of(top, options.zero)
+        for c in range(classes):
+            exps[c] = raised_exp_of(ys[c], reference, options)
+
+    @device
+    def rest_of(exps, like):
+        nothing = to_real(like, -0.0)  # x + -0.0 is x, which compilers know: it costs nothing
+        rest, some = nothing, (exps[0], nothing)
+        for c in range(1, classes):
+            some = with_power(some, exps[c])
+            if c % BLOCK == BLOCK - 1:
+                rest, some = rest + some[1], (some[0], nothing)
+        return rest + some[1]
+
+    @device
+    def take_exps(ys, exps, top, like, options):
+        if not is_float64 and is_ordinary(like, top, options):
+            by_powers(ys, exps, top, like, options)
+            rest = rest_of(exps, like)
+            if rest < to_real(like, math.inf):  # nan where an element is -inf
+                return rest
+        exactly(ys, exps, top, like, options)
+        return rest_of(exps, like)
+
+    return take_exps
+
+
+@functools.cache
 def state_by(job: Job, classes: int):
-    """The state of a row in registers; its elements stand in shared memory too, from ``first`` on."""
-    shown, mass_of, has_masses = shown_by(job), mass_by(job), job.dense != NO_MASS
-    is_rough, raised = job.of in (LOGSUMEXP, SOFTMAX), raised_by(job)
+    """The state of a row in registers, whose elements stand in shared memory too, from ``first`` on; and its exps."""
+    shown, mass_of, has_masses, take_exps = shown_by(job), mass_by(job), job.dense != NO_MASS, exps_by(job, classes)
+    get_one = get_reals_by(1)
 
     @device
     def element(room_and_like, k, options):
-        return shown(get_real(room_and_like[0], room_and_like[1], k), options)
+        return shown(get_one(room_and_like[0], room_and_like[1], k)[0], options)
 
     distances_of = distances_by(job, element)
 
     @device
-    def faint_rest_of(room, first, reference, like, options):
-        lowest, zero = to_real(like, -math.inf), to_real(like, 0.0)
-        sums, k, end = (lowest, zero, zero), first, first + classes
-        while k < end:  # not unrolled, as it is rare
-            sums = with_faint_term(sums, element((room, like), k, options), reference, options)
-            k += 1
-        return rest_of(sums[1], zero, sums[2])
-
-    @device
-    def state_of(ys, room, first, points, i, targets, like, options):
-        top = to_real(like, -math.inf)
-        for c in range(classes):
+    def state_of(ys, exps, room, first, points, i, targets, like, options):
+        top = ys[0]
+        for c in range(1, classes):
             top = largest(top, ys[c])
+        rest = take_exps(ys, exps, top, like, options)
         reference = reference_of(top, options.zero)
-        zero = to_real(like, 0.0)
-        sums, powers = (to_real(like, -math.inf), zero, zero), zero
-        for c in range(classes):  # unrolled, as the row is in registers
-            sums = with_term(sums, ys[c], reference, is_rough, options)
-            if c % BLOCK == BLOCK - 1:
-                powers, sums = powers + sums[1], (sums[0], zero, sums[2])
         distance, total = distances_of(
             (room, like), first, 1, points, 0, classes, reference, 0, 1, targets, like, options
         )
@@ -158,66 +240,109 @@ def state_by(job: Job, classes: int):
                 if mass != 0.0:
                     distance += half_distance(mass, reference, ys[c], like)
                     total += mass
-        powers += sums[1]
-        rest = rest_of(powers, zero, sums[2]) * raised
-        if not is_rough and are_faint(powers, top, reference, options):
-            rest = faint_rest_of(room, first, reference, like, options)
-        return np.float64(top), rest, np.float64(distance), np.float64(total)
+        return np.float64(top), np.float64(rest), np.float64(distance), np.float64(total)
 
     return state_of
 
 
 @functools.cache
-def few_classes_kernel(job: Job, classes: int, rows_of_block: int):
+def slope_at_target_by(job: Job):
+    """upstream q (p - 1) of a class that has all of the target: -rest / (1 + rest) where it is the top. No z_loss."""
+    slope_of = slope_by(job)
+
+    @device
+    def slope_at_target(y, rest, row, mass, options):
+        slope = -row.factor * rest
+        if y != row.reference:
+            slope = row.factor * rough_exp_of(y - row.reference, options) - row.upstream * mass
+        return slope_of(y, slope, options)
+
+    return slope_at_target
+
+
+@functools.cache
+def values_by(job: Job, stand: Stand):
+    """What becomes of a row in registers, put into shared memory; a class that has all of the target comes last."""
+    shown, slope_of, slope_at_target = shown_by(job), slope_by(job), slope_at_target_by(job)
+    written, value_of_written = written_by(job), value_of_written_by(job)
+    is_alone, by_exp, classes, width = has_one_point(job), job.of != LOG_SOFTMAX, stand.classes, stand.width
+    is_hessian, value_of = job.is_hessian, value_by(job)
+    get_one, put_one, put_reals = get_reals_by(1), put_reals_by(1), put_reals_by(width)
+
+    @device
+    def put_values(ys, exps, rest, room, first, i, row, points, targets, like, options):
+        y_target, target = options.zero, first + points.first
+        if is_alone:
+            y_target = shown(get_one(room, like, target)[0], options)
+        lowered = row.factor * options.lowered
+        if by_exp and abs(lowered) < to_real(like, TINY):  # or fewer digits, or none
+            lowered = row.factor
+            for c in range(classes):
+                exps[c] *= options.lowered
+        for c in range(classes):
+            value = lowered * exps[c] if by_exp else written(ys[c], row, options)
+            if is_hessian:
+                exps[c] = value_of(ys[c], c, i * classes + c, row, points, targets, like, options)
+            elif is_alone:
+                exps[c] = slope_of(ys[c], value, options)
+            else:
+                exps[c] = value_of_written(value, ys[c], c, i * classes + c, row, points, targets, like, options)
+        for c in range(0, classes, width):
+            put_reals(room, like, first + c, exps, c)
+        if is_alone:
+            ys[0] = slope_at_target(y_target, to_real(like, rest) * options.lowered, row, points.mass, options)
+            if options.z_loss > 0.0:
+                value = written(y_target, row, options)
+                ys[0] = value_of_written(value, y_target, points.first, 0, row, points, targets, like, options)
+            put_one(room, like, target, ys, 0)
+
+    return put_values
+
+
+@functools.cache
+def few_classes_kernel(job: Job, stand: Stand):
     """The kernel for rows of so many adjacent classes that follow each other without a gap."""
-    shown, value_of, state_of, points_of = shown_by(job), value_by(job), state_by(job, classes), points_by(job)
-    ending, fill, empty, writes = ending_by(job), fill_by(classes), empty_by(classes), job.writes
-    written, slope_of, slope_at_target = written_by(job), slope_by(job), slope_at_target_by(job)
-    is_alone = has_one_point(job)
-    real, step = np.float64 if job.is_float64 else np.float32, classes | 1
-    places = rows_of_block * step + 16
+    shown, state_of, points_of = shown_by(job), state_by(job, stand.classes), points_by(job)
+    ending, fill, empty, writes = ending_by(job), fill_by(stand), empty_by(stand), job.writes
+    put_values, get_reals, put_reals = values_by(job, stand), get_reals_by(stand.width), put_reals_by(stand.width)
+    classes, step, width, before, rows_of_block = stand.classes, stand.step, stand.width, stand.before, stand.rows
+    real, room_of_block = np.float64 if job.is_float64 else np.float32, room_for(stand.chunks + stand.rows)
+    most = max(classes, 1)
 
     @kernel(rows_of_block, 2 if job.is_float64 else 5 if job.is_capped else 6)
-    def few_classes(logits, out, rows, phase, targets, options, upstream, report, results, tally):
+    def few_classes(logits, out, rows, targets, options, upstream, report, results, tally):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
-        room = room_in(cuda.shared.array(places, real))
         board, flag = cuda.shared.array(MOST_WARPS, np.float64), cuda.shared.array(1, np.int32)
-        ys = cuda.local.array(classes, real)
-        block = np.int64(cuda.blockIdx.x) * rows_of_block
-        start, stop = block * classes, min(block + rows_of_block, rows) * classes
-        before = (phase + start) & (lanes_of(logits) - 1)
-        fill(room, logits, start, stop, before)
-        i, first, result, share = block + cuda.threadIdx.x, cuda.threadIdx.x * step, 0.0, 0.0
+        room, ys, exps = room_of_block(), cuda.local.array(most, real), cuda.local.array(most, real)
+        ys[0] = options.lowest  # where there are no classes
+        thread, block = np.int64(np.uint32(cuda.threadIdx.x)), np.int64(np.uint32(cuda.blockIdx.x)) * rows_of_block
+        start, count = block * classes, np.int32(min(rows_of_block, rows - block) * classes)
+        fill(room, logits, start, count)
+        i, first = block + thread, before + thread * step
+        result, share = 0.0, 0.0
         weight = weight_of_row(i, targets) if i < rows else 0.0
         if weight != 0.0:
-            for c in range(classes):
-                ys[c] = shown(get_real(room, logits, first + c), options)
             points = points_of(i, logits, targets, options)
-            state = state_of(ys, room, first, points, i, targets, logits, options)
+            for c in range(0, classes, width):
+                reals = get_reals(room, logits, first + c)
+                for k in range(width):
+                    ys[c + k] = shown(reals[k], options)
+            state = state_of(ys, exps, room, first, points, i, targets, logits, options)
             above = upstream_of_row(i, upstream, report) if writes else 1.0
             result, share, row = ending(state, weight, above, logits, options, report)
             if writes:
-                y = shown(get_real(room, logits, first + points.first), options) if is_alone else options.zero
-                for c in range(classes):
-                    if is_alone:  # the target's class comes after the others, which have no mass
-                        value = slope_of(ys[c], written(ys[c], row, options), options)
-                    else:
-                        value = value_of(ys[c], c, i * classes + c, row, points, targets, logits, options)
-                    put_real(room, logits, first + c, value)
-                if is_alone:
-                    value = slope_at_target(y, row, points.mass, options)
-                    if options.z_loss > 0.0:
-                        value = value_of(y, points.first, 0, row, points, targets, logits, options)
-                    put_real(room, logits, first + points.first, value)
+                put_values(ys, exps, state[1], room, first, i, row, points, targets, logits, options)
         elif writes and i < rows:
             for c in range(classes):
-                put_real(room, logits, first + c, options.zero)
+                exps[c] = options.zero
+            for c in range(0, classes, width):
+                put_reals(room, logits, first + c, exps, c)
         if tally.tickets.size > 0:
             add_up_block(result, share, results, report, tally, board, flag)
         elif i < rows:
             store_real(results, i, result)
         if writes:
-            empty(room, out, start, stop, before)
+            empty(room, out, start, count)
 
     return few_classes

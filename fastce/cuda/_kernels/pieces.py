@@ -13,6 +13,7 @@ from fastce.cuda._kernels.elements import (
     shown_by,
     slope_at_target_by,
     slope_by,
+    times_exp,
     value_by,
     written_by,
 )
@@ -45,6 +46,7 @@ from fastce.cuda._kernels.states import (
     raised_by,
     rest_of,
     with_faint_term,
+    with_half_term,
     with_term,
 )
 
@@ -187,7 +189,7 @@ def faint_rest_by(job: Job):
 def sums_by(job: Job):
     """(own top, rest, half the distance, mass) of a piece."""
     y_of, mass_of, has_masses, faint_rest_of = y_by(job), mass_by(job), job.dense != NO_MASS, faint_rest_by(job)
-    is_rough, raised = job.of in (LOGSUMEXP, SOFTMAX), raised_by(job)
+    is_rough, is_loss, raised = job.of in (LOGSUMEXP, SOFTMAX), job.of == CROSS_ENTROPY, raised_by(job)
 
     @device
     def sums_of(logits, room, piece, reference, shape, targets, options):
@@ -200,7 +202,10 @@ def sums_by(job: Job):
             sums = (sums[0], nothing, sums[2])
             for lane in range(lanes):
                 y = y_of(reals[lane], first + lane, shape.classes, options)
-                sums = with_term(sums, y, reference, is_rough or lanes == HALF_LANES, options)
+                if lanes == HALF_LANES and not is_loss:  # losses of halves are in float32
+                    sums = with_half_term(sums, y, reference, options)
+                else:
+                    sums = with_term(sums, y, reference, is_rough or lanes == HALF_LANES, options)
                 if has_masses and 0 <= first + lane < shape.classes:
                     mass = mass_of(first + lane, of_row + first + lane, targets, logits, options)
                     if mass != 0.0:
@@ -243,7 +248,7 @@ def chunk_by(job: Job, has_points: bool):
     shown, written, slope_of, mass_of, mass_at = (
         shown_by(job), written_by(job), slope_by(job), mass_by(job), mass_at_by(job)
     )  # fmt: skip
-    has_masses, is_gradient = job.dense != NO_MASS, job.of == CROSS_ENTROPY
+    has_masses, is_gradient, is_softmax = job.dense != NO_MASS, job.of == CROSS_ENTROPY, job.of == SOFTMAX
     is_alone, slope_at_target = has_points and has_one_point(job), slope_at_target_by(job)
 
     @device
@@ -252,7 +257,8 @@ def chunk_by(job: Job, has_points: bool):
         reals, first = reals_of(logits, held(room, piece.slot + k)), k * lanes - piece.before
         for lane in range(lanes):
             y = shown(reals[lane], options)
-            value = written(y, row, options)
+            is_rough = is_softmax and lanes == HALF_LANES
+            value = times_exp(y, row, options) if is_rough else written(y, row, options)
             if has_masses and 0 <= first + lane < shape.classes:
                 value -= row.upstream * mass_of(first + lane, of_row + first + lane, targets, logits, options)
             if has_points:

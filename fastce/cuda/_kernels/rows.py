@@ -17,12 +17,13 @@ from fastce.cuda._kernels.jobs import CLASS_INDICES, IS_BAD, KNOWN_STATES, NO_MA
 from fastce.cuda._kernels.parts import any_of_warp, merged_parts, post, take_part, wait_for_row
 from fastce.cuda._kernels.pieces import fetch_piece, nothing_of, piece_of_row, sums_by, top_by, write_by, write_zeros
 from fastce.cuda._kernels.points import distances_by, no_points, points_by
-from fastce.cuda._kernels.primitives import chunk_room, device, kernel, lanes_of
+from fastce.cuda._kernels.primitives import ROOM_CHUNKS, device, kernel, lanes_of, room_for
 from fastce.cuda._kernels.states import MOST_WARPS, WARP, largest_of_row, reference_of, sums_of_row
 from fastce.cuda._kernels.sums import add_up_losses
 
 THREADS = 128
 ROW_FIELDS = len(Row._fields)
+chunk_room = room_for(ROOM_CHUNKS)
 
 
 @functools.cache

@@ -1,9 +1,7 @@
 """A tile's rows and columns from elements of ordinary magnitude, in float32: an exp for each element and direction.
 
-Each element becomes a power of two and what is missing, exp(s y) = 2**u (1 + c), for its row and its column alike. u is
-on a grid so coarse that differences of two are exact, so that all that is left to each direction is
-
-    exp(s (y - y0)) = 2**(u - u0) (1 + c - c0),    u - u0 one subtraction, c0 for the sum as a whole
+Each element becomes a power of two and what is missing, exp(s y) = 2**u (1 + c), for its row and its column alike: see
+`fastce.cuda._kernels.powers`. All that is left to each direction is 2**(u - u0) (1 + c), and c0 for the sum as a whole.
 
 A row's y0 is its largest element, which the warp finds first; a column's, the largest of the first rows that have some.
 So powers may come to more than 1, and what is held back is the largest power, not the largest element. They are held
@@ -16,17 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
+from fastce.cuda._kernels.powers import MOST, finite_split_of, is_ordinary, power_of, with_power
 from fastce.cuda._kernels.primitives import (
     device,
     exp2,
-    fma,
     from_lane,
     lanes_of,
     largest,
     of_lane,
-    plus,
     reals_of,
-    rough_exp2,
     smallest,
     to_real,
     top_of_chunk,
@@ -36,8 +32,6 @@ from fastce.cuda._kernels.similarity_tiles import ROWS, ROWS_OF_BLOCK, four_chun
 from fastce.cuda._kernels.similarity_totals import totals_by
 from fastce.cuda._kernels.states import WARP
 
-GRID = 192.0  # a number of up to 64 added to it is a multiple of 2**-16 and loses less than half of that
-MOST = 16.0  # times ``furthest``, which is some 3,600 binary digits: c**2 is nothing beside 1 up to there
 NOWHERE = 1e9  # the reference of a column that has none yet, of which all elements are infinitely far below
 
 
@@ -48,28 +42,6 @@ class Columns(NamedTuple):
     references: Any
     powers: Any
     sums: Any
-
-
-@device
-def split_of(array, y, options):
-    """(u, c) with exp(s y) = 2**u (1 + c): finite, and 2**(u - u0) is 0 where y is -inf."""
-    y = largest(y, to_real(array, 2.0 * MOST) * options.furthest)
-    grid = to_real(array, GRID)
-    u = plus(fma(y, options.scale, grid), -grid)
-    return u, fma(y, options.scale_low, fma(y, options.scale, -u)) * options.ln2
-
-
-@device
-def power_of(split, reference):
-    """2**(u - reference) (1 + c)."""
-    power = rough_exp2(split[0] - reference)
-    return fma(power, split[1], power)
-
-
-@device
-def with_power(state, power):
-    """(largest power, sum of all others) with one more."""
-    return largest(state[0], power), state[1] + smallest(state[0], power)
 
 
 @device
@@ -108,7 +80,7 @@ def find_references(array, columns, options):
     for k in range(lanes_of(array)):
         if columns.references[k] == nowhere:
             if columns.tops[k] > to_real(array, MOST) * options.furthest:
-                columns.references[k] = split_of(array, columns.tops[k], options)[0] - options.spare
+                columns.references[k] = finite_split_of(array, columns.tops[k], options)[0] - options.spare
             else:
                 is_missing = True
     return is_missing
@@ -120,8 +92,8 @@ def take_powers(array, reals, references, columns, options):
     zero = options.zero
     first, second, third, fourth = (zero, zero), (zero, zero), (zero, zero), (zero, zero)
     for k in range(lanes_of(array)):
-        a, b = split_of(array, reals[0][k], options), split_of(array, reals[1][k], options)
-        c, d = split_of(array, reals[2][k], options), split_of(array, reals[3][k], options)
+        a, b = finite_split_of(array, reals[0][k], options), finite_split_of(array, reals[1][k], options)
+        c, d = finite_split_of(array, reals[2][k], options), finite_split_of(array, reals[3][k], options)
         state, reference = (columns.powers[k], columns.sums[k]), columns.references[k]
         state = with_power(with_power(state, power_of(a, reference)), power_of(b, reference))
         state = with_power(with_power(state, power_of(c, reference)), power_of(d, reference))
@@ -134,12 +106,6 @@ def take_powers(array, reals, references, columns, options):
             first, second = with_power(first, e), with_power(second, f)
             third, fourth = with_power(third, g), with_power(fourth, h)
     return first, second, third, fourth
-
-
-@device
-def is_ordinary(array, top, options):
-    """Whether the elements that count are of a size for which `split_of` is exact enough."""
-    return abs(top) <= to_real(array, -MOST) * options.furthest
 
 
 @device
@@ -159,7 +125,7 @@ def rest_of_column(array, top, reference, power, total, options):
         return options.zero
     if not (is_ordinary(array, top, options) and power < infinite and total < infinite):
         return to_real(array, UNKNOWN)
-    u, c = split_of(array, top, options)
+    u, c = finite_split_of(array, top, options)
     scaled = np.float64(total) * exp2(np.float64(reference) + np.float64(options.spare) - np.float64(u))
     return to_real(array, scaled - scaled * np.float64(c))
 
@@ -185,7 +151,7 @@ def power_sweep_by(has_totals: bool):
                 top_of_chunk(array, chunks[0]), top_of_chunk(array, chunks[1]), top_of_chunk(array, chunks[2]),
                 top_of_chunk(array, chunks[3]), options,
             )  # fmt: skip
-            u, c = split_of(array, top, options)
+            u, c = finite_split_of(array, top, options)
             own = u - options.spare  # rounded, which c makes up for
             c -= ((own + options.spare) - u) * options.ln2
             references = of_lane(own, 0), of_lane(own, 1), of_lane(own, 2), of_lane(own, 3)

@@ -60,6 +60,13 @@ def store_real(array, k, value):
         array[k] = _rounded(array, value)
 
 
+def _as_stored(array, value):
+    """The real that is found again where this one was stored."""
+    one = np.empty(1, array.dtype)
+    store_real(one, 0, value)
+    return load_real(one, 0)
+
+
 def load_fresh(array, k):
     return array[k]
 
@@ -102,12 +109,12 @@ def chunk_of(array, reals):
     return tuple(reals)
 
 
-def chunk_room():
-    return _of_block("fastce_chunks", lambda: [None] * ROOM_CHUNKS)
+def room_for(chunks):
+    return lambda: _of_block("fastce_chunks", lambda: [None] * chunks)
 
 
 def fetch(room, slot, array, k):
-    room[slot] = load_chunk(array, k)
+    hold(room, slot, load_chunk(array, k))
 
 
 def wait_for_fetched():
@@ -115,23 +122,27 @@ def wait_for_fetched():
 
 
 def hold(room, slot, chunk):
-    room[slot] = chunk
+    room[slot] = list(chunk)
 
 
 def held(room, slot):
-    return room[slot]
+    return tuple(room[slot])
 
 
-def room_in(array):
-    return array
+def get_reals_by(width):
+    def get_reals(room, array, k):
+        slot, lane = divmod(k, lanes_of(array))
+        return tuple(room[slot][lane : lane + width])
+
+    return get_reals
 
 
-def get_real(room, array, k):
-    return room[k]
+def put_reals_by(width):
+    def put_reals(room, array, k, reals, first):
+        slot, lane = divmod(k, lanes_of(array))
+        room[slot][lane : lane + width] = [_as_stored(array, value) for value in reals[first : first + width]]
 
-
-def put_real(room, array, k, value):
-    room[k] = _real(array)(value)
+    return put_reals
 
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------

@@ -121,6 +121,13 @@ def with_term(sums, y, reference, is_rough, options):
 
 
 @device
+def with_half_term(sums, y, reference, options):
+    """`with_term` where results are halves, too, so that what it corrects has no digit."""
+    top, powers, corrections = sums
+    return largest(top, y), powers + rough_exp_of(smallest(top, y) - reference, options), corrections
+
+
+@device
 def are_faint(powers, top, reference, options):
     """Whether terms up to 2**-spare are all that there is beside the top, and some may be of account."""
     return powers < options.lowered and top - reference > options.furthest

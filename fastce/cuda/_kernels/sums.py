@@ -29,7 +29,7 @@ class Tally(NamedTuple):
 @device
 def thread_of_block():
     """The number of a thread in its block."""
-    return cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+    return np.uint32(cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x)
 
 
 @device
@@ -39,13 +39,14 @@ def sum_of_block(value, board):
     while step < WARP:
         value += from_lane(value, step)
         step *= 2
-    thread = thread_of_block()
-    if thread % WARP == 0:
-        board[thread // WARP] = value
+    thread, warp = thread_of_block(), np.uint32(1)
+    if thread % np.uint32(WARP) == 0:
+        board[thread // np.uint32(WARP)] = value
     cuda.syncthreads()
-    total = 0.0
-    for warp in range(cuda.blockDim.x * cuda.blockDim.y // WARP):
+    total = board[0]
+    while warp < np.uint32(cuda.blockDim.x * cuda.blockDim.y) // np.uint32(WARP):
         total += board[warp]
+        warp = np.uint32(warp + np.uint32(1))
     cuda.syncthreads()
     return total
 
