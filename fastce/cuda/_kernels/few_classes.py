@@ -21,7 +21,7 @@ from fastce.cuda._kernels.elements import (
     value_of_written_by,
     written_by,
 )
-from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_row
+from fastce.cuda._kernels.endings import Row, ending_by, upstream_of_row, weight_of_row
 from fastce.cuda._kernels.jobs import IS_BAD, LOG_SOFTMAX, NO_MASS, Job
 from fastce.cuda._kernels.points import distances_by, points_by
 from fastce.cuda._kernels.powers import is_ordinary, split_of, with_power
@@ -29,6 +29,7 @@ from fastce.cuda._kernels.primitives import (
     device,
     fetch,
     fma,
+    found_here,
     get_reals_by,
     held,
     hold,
@@ -229,7 +230,7 @@ def state_by(job: Job, classes: int):
         top = ys[0]
         for c in range(1, classes):
             top = largest(top, ys[c])
-        rest = take_exps(ys, exps, top, like, options)
+        rest = found_here(take_exps(ys, exps, top, like, options))
         reference = reference_of(top, options.zero)
         distance, total = distances_of(
             (room, like), first, 1, points, 0, classes, reference, 0, 1, targets, like, options
@@ -271,6 +272,7 @@ def values_by(job: Job, stand: Stand):
 
     @device
     def put_values(ys, exps, rest, room, first, i, row, points, targets, like, options):
+        row = Row(row.reference, found_here(row.factor), found_here(row.upstream), row.tail)
         y_target, target = options.zero, first + points.first
         if is_alone:
             y_target = shown(get_one(room, like, target)[0], options)

@@ -158,6 +158,17 @@ def plus(typingctx, a, b):
     return a(a, a), generate
 
 
+@intrinsic
+def found_here(typingctx, x):
+    """x, computed here: not in each branch below that has use for it."""
+
+    def generate(context, builder, signature, args):
+        letter, bits = {types.float32: ("f", 32), types.float64: ("d", 64)}[x]
+        return ptx(builder, args[0].type, f"mov.f{bits} $0, $1;", f"={letter},{letter}", args)
+
+    return x(x), generate
+
+
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 

@@ -163,6 +163,10 @@ def plus(a, b):
     return a + b
 
 
+def found_here(x):
+    return x
+
+
 def largest(a, b):
     return np.maximum(a, b)
 
