@@ -61,13 +61,15 @@ class BinaryCall:
         labels = device_array(given["targets"], "targets", library)
         if labels.shape != shape:
             raise ValueError(f"targets have shape {labels.shape}, expected the shape of logits, {shape}")
-        self.labels = float_array(labels, "targets")
-        self.weights = [self._weights(given[name], name) for name in ("weight", "pos_weight")]
+        self.labels: DeviceArray = float_array(labels, "targets")
+        self.weights: list[Weights] = [self._weights(given[name], name) for name in ("weight", "pos_weight")]
         self.reduction: Reduction = reduction_of(given["reduction"])
-        self.report, self.tickets, _ = rooms_of(library, 1, 0)
+        report, tickets, _ = rooms_of(library, 1, 0)
+        self.report: Any = report
+        self.tickets: Any = tickets
         real = real_of(self.logits)
-        self.is_wide = real == np.float64 or any(given[name] is not None for name in ("weight", "pos_weight"))
-        self.losses = empty(library, shape, real.name) if self.reduction == "none" else None
+        self.is_wide: bool = real == np.float64 or any(given[name] is not None for name in ("weight", "pos_weight"))
+        self.losses: DeviceArray | None = empty(library, shape, real.name) if self.reduction == "none" else None
 
     def _weights(self, value: Any, name: str) -> Weights:
         if not is_on_device(value):

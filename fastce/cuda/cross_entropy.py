@@ -130,7 +130,8 @@ class CrossEntropy:
         self.reduction: Reduction = reduction_of(given["reduction"])
         self.is_out_given: bool = given.get("out") is not None
         options = options_in_range(given, self.classes)
-        self.softcap, self.logit_scale = options.softcap, options.logit_scale
+        self.softcap: float = options.softcap
+        self.logit_scale: float = options.logit_scale
         own = real_of(self.logits)
         self.dtype_of_losses = own.name
         if own != np.float64 and (is_wide or not has_range(own, given, options)):

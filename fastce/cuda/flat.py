@@ -18,11 +18,11 @@ class Flat:
     __slots__ = ("dtype", "library", "owner", "pointer", "size")
 
     def __init__(self, pointer: int, size: int, dtype: np.dtype[Any], owner: Any, library: Any) -> None:
-        self.pointer = pointer if size else 0
-        self.size = size
-        self.dtype = dtype
-        self.owner = owner
-        self.library = library
+        self.pointer: int = pointer if size else 0
+        self.size: int = size
+        self.dtype: np.dtype[Any] = dtype
+        self.owner: Any = owner
+        self.library: Any = library
 
     def __getitem__(self, of: slice) -> "Flat":
         """Some of the elements."""
