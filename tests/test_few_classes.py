@@ -256,6 +256,20 @@ def test_a_row_far_from_the_others_changes_no_bit_of_them(rng, classes, order):
         assert same_bits(ours.grad[others], near.grad[others])
 
 
+@pytest.mark.parametrize("classes", [2, 3, 5, 10, 33, 100, 200])
+def test_rows_of_other_sizes_before_a_row_change_no_bit_of_it(rng, classes):
+    logits = rng.normal(size=(3000, classes)) * np.exp(rng.uniform(-3, 7, (3000, 1)))
+    logits[1500:] += rng.normal(0, 500, (1500, 1))
+    labels = rng.integers(0, classes, 3000)
+    for dtype in (np.float32, np.float64):
+        x = logits.astype(dtype)
+        losses, gradient = fastce.cross_entropy_value_and_grad(x, labels, reduction="none")
+        for rows in (slice(7, 8), slice(100, 117), slice(1490, 1700), slice(1600, 1601), slice(0, 1000)):
+            alone = fastce.cross_entropy_value_and_grad(x[rows], labels[rows], reduction="none")
+            np.testing.assert_array_equal(alone.value, losses[rows])
+            np.testing.assert_array_equal(alone.grad, gradient[rows])
+
+
 @pytest.mark.parametrize("classes", [2, 10, 33])
 def test_gradients_beside_those_of_extreme_upstreams_keep_their_bits_and_all_are_right(rng, classes):
     """A gradient is a multiple of an exp that the sums have kept, unless the factor is no ordinary float32."""

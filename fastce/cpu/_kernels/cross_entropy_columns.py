@@ -65,6 +65,20 @@ from fastce.cpu._vectors.simd import fma, where_equal
 
 
 @inline
+def look_at_group(states, running, sums, tile, first, count, classes, options, of_logits, masses, probabilities, hard):
+    """The states of a group of rows of a tile, with all that is known of their losses; whether all fit."""
+    cap, scale, scaled_by = of_logits
+    if hard:
+        return look_at_hard_rows(states, running, sums, tile, first, count, classes, options, masses, scaled_by)
+    at_target = AT_TARGET if options.softcap > 0.0 else X_TARGET
+    of_targets = masses, probabilities, at_target
+    look_at_rows(states, running, sums, tile, first, count, classes, options, cap, of_targets)
+    leave_targets_out(states, count, scale, at_target)
+    finish_states(states, 0, count, scale, options.z_loss)
+    return mark_fitting(states, count, scale, headroom(tile[0]))
+
+
+@inline
 def put_losses(states, count, first, row_weight, has_row_weight, losses):
     """Each row's weight times its loss."""
     for k in range(0, count, LANES):
@@ -177,12 +191,9 @@ def cross_entropy_columns(
     keeps = with_gradient and narrow.logits and narrow.gradient and lanes != LANES
     for_hard = numbers, kept
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
-    cap = ratio, capped_at
-    scale = scale_of(options)
+    cap, scale = (ratio, capped_at), scale_of(options)
     masses = masses_of(room, targets, options)
-    hard = are_hard(classes, cap, masses)
-    highest = headroom(room)
-    at_target = AT_TARGET if options.softcap > 0.0 else X_TARGET
+    hard, of_logits, in_common = are_hard(classes, cap, masses), (cap, scale, scaled_by), True
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient)
     for o in range(outer):
         row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
@@ -199,20 +210,8 @@ def cross_entropy_columns(
             choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
             coming = coming_rows(logits, narrow.logits, o, first + width, classes)
             if hard:
-                sum_from_references(
-                    sum_hard,
-                    running,
-                    sums,
-                    tile,
-                    origin,
-                    classes,
-                    count,
-                    cap,
-                    scale,
-                    scaled_by,
-                    coming,
-                    for_hard,
-                    keeps,
+                in_common = sum_from_references(
+                    sum_hard, running, sums, tile, origin, classes, count, of_logits, coming, for_hard, keeps, in_common
                 )
             else:
                 choose_references(running, tile, origin, classes, count, cap, scale)
@@ -220,16 +219,9 @@ def cross_entropy_columns(
             all_fit, is_written = True, False
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
-                if hard:
-                    fit = look_at_hard_rows(
-                        states, running, sums, tile, group, here, classes, options, masses, scaled_by
-                    )
-                else:
-                    of_targets = masses, probabilities, at_target
-                    look_at_rows(states, running, sums, tile, group, here, classes, options, cap, of_targets)
-                    leave_targets_out(states, here, scale, at_target)
-                    finish_states(states, 0, here, scale, options.z_loss)
-                    fit = mark_fitting(states, here, scale, highest)
+                fit = look_at_group(
+                    states, running, sums, tile, group, here, classes, options, of_logits, masses, probabilities, hard
+                )
                 put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
                 row_weights = row_weight, has_row_weight
                 if not (mark_by_masses(states, here, at, classes, masses, row_weights, lanes == LANES) and fit):

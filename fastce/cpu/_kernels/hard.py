@@ -187,21 +187,21 @@ def sum_hard_and_hold(running, sums, tile, source, classes, count, scaled_by, co
 
 @outlined
 def are_near(running, count, scale):
-    """Whether no reference is too far from the largest logit of its row."""
+    """Whether the reference for all rows is not too far from the largest logit of any of these."""
     middle, reach = to_real(running, 0.5 * (MOST + LEAST)), to_real(running, 0.5 * (MOST - LEAST))
     zero = load_first(running, 0, 0, to_real(running, 0.0))
     farthest = zero
     for k in range(0, count, lanes_of(running)):
         power = load(running, HIGHEST + k) * to_real(running, scale * LOG2E)
-        distance = copysign((power - load(running, REFERENCE + k)) - middle, zero)
+        distance = copysign((power - to_real(running, COMMON)) - middle, zero)
         farthest = where_less(farthest, distance, distance, farthest)
     return not any_nan(where_less(farthest, reach, zero, to_real(running, math.nan)))
 
 
 @inline
-def set_references(running, count, exponent):
+def set_common_references(running, count):
     """One reference for all rows."""
-    common = load_first(running, 0, 0, to_real(running, exponent))
+    common = load_first(running, 0, 0, to_real(running, COMMON))
     for k in range(0, count, lanes_of(running)):
         store(running, REFERENCE + k, common)
 
@@ -216,15 +216,18 @@ def set_own_references(running, tile, source, classes, count, cap, scale):
 
 
 @inline
-def sum_from_references(
-    summed, running, sums, tile, source, classes, count, cap, scale, scaled_by, coming, rest, keeps
-):
-    """`sum_hard`, or that and more, from references that are near: those of all rows or, if one is too far, their own.
+def sum_from_references(summed, running, sums, tile, source, classes, count, of_logits, coming, rest, keeps, in_common):
+    """`sum_hard`, or that and more, from references that are near; whether one for all rows is.
 
-    The rest is the numbers of classes, and where exps are kept for gradients if they are.
+    That is tried first if the tile before had it ``in_common``: rows that it is too far from are seldom alone. The rest
+    is the numbers of classes, and where exps are kept for gradients if they are.
     """
-    set_references(running, count, COMMON)
-    summed(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps)
-    if not are_near(running, count, scale):
-        set_own_references(running, tile, source, classes, count, cap, scale)
+    cap, scale, scaled_by = of_logits
+    if in_common:
+        set_common_references(running, count)
         summed(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps)
+        if are_near(running, count, scale):
+            return True
+    set_own_references(running, tile, source, classes, count, cap, scale)
+    summed(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps)
+    return are_near(running, count, scale)
