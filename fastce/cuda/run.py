@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fastce.cuda._kernels.few_classes import REGISTER_BYTES, Stand, few_classes_kernel
+from fastce.cuda._kernels.few_classes import REGISTER_BYTES, few_classes_kernel
+from fastce.cuda._kernels.few_rooms import Stand
 from fastce.cuda._kernels.jobs import (
     KNOWN_STATES,
     STATES_ONLY,

@@ -1,0 +1,139 @@
+"""How the rows of few classes of a block stand in shared memory, and how that is filled and emptied in whole chunks.
+
+They are one stretch of memory, and stand there as they are. A thread reads its row in the widest words that rows
+consist of; where these are an odd number, the threads of a warp find them in different banks. Rows of an even number of
+chunks are one more chunk apart.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from fastce.cuda._kernels.primitives import (
+    device,
+    fetch,
+    held,
+    hold,
+    load_part,
+    store_chunk,
+    store_part,
+    wait_for_fetched,
+)
+
+
+class Stand(NamedTuple):
+    """How the rows of a block stand in shared memory, for which its kernel is compiled."""
+
+    classes: int
+    rows: int
+    lanes: int  # of a chunk
+    before: int  # elements of the first chunk that are of the block before
+
+    @property
+    def width(self) -> int:
+        """Elements that a thread reads at once."""
+        return math.gcd(self.classes, self.lanes, self.before)
+
+    @property
+    def gap(self) -> int:
+        """Chunks of a row, if there is to be one more between rows, else 0."""
+        chunks = self.classes // self.lanes
+        return chunks if self.width == self.lanes and chunks % 2 == 0 else 0
+
+    @property
+    def chunks(self) -> int:
+        """All that the block has to do with."""
+        return -(-(self.before + self.rows * self.classes) // self.lanes)
+
+    @property
+    def step(self) -> int:
+        """From row to row, in elements."""
+        return self.classes + (self.lanes if self.gap else 0)
+
+
+def slot_by(stand: Stand):
+    """Where in shared memory chunk k of the block is."""
+    gap = np.uint32(max(stand.gap, 1))
+
+    @device
+    def after_gaps(k):
+        return np.int32(k + np.int32(np.uint32(k) // gap))
+
+    @device
+    def as_it_is(k):
+        return k
+
+    return after_gaps if stand.gap else as_it_is
+
+
+def chunks_by(stand: Stand, take, take_part):
+    """Take all chunks of the block's elements, of which ``count`` begin at ``start``; those cut at an end in part.
+
+    Nothing but the number of a thread's last chunk is in doubt where a block has all its rows, in whole chunks.
+    """
+    slot_of, lanes, before, threads, chunks = slot_by(stand), stand.lanes, stand.before, stand.rows, stand.chunks
+    turns, full = -(-chunks // threads), stand.rows * stand.classes
+
+    @device
+    def take_chunks(room, array, start, count):
+        k = np.int32(cuda.threadIdx.x)
+        at = start - before + np.int64(np.uint32(k)) * lanes
+        if before == 0 and full % lanes == 0 and count == full:
+            for turn in range(turns):
+                if turn < turns - 1 or np.int32(k + turn * threads) < chunks:
+                    take(room, slot_of(np.int32(k + turn * threads)), array, at + turn * threads * lanes)
+        else:
+            end = start + count
+            while at < end:
+                if at >= start and at + lanes <= end:
+                    take(room, slot_of(k), array, at)
+                else:
+                    take_part(room, slot_of(k), array, at, start, end)
+                k, at = np.int32(k + threads), at + threads * lanes
+
+    return take_chunks
+
+
+def fill_by(stand: Stand):
+    """Bring elements into shared memory; all loads are begun before one is waited for."""
+
+    @device
+    def fetch_part(room, slot, logits, at, start, end):
+        hold(room, slot, load_part(logits, at, start, end))
+
+    @device
+    def fetch_chunk(room, slot, logits, at):
+        fetch(room, slot, logits, at)
+
+    fetch_chunks = chunks_by(stand, fetch_chunk, fetch_part)
+
+    @device
+    def fill(room, logits, start, count):
+        fetch_chunks(room, logits, start, count)
+        wait_for_fetched()
+        cuda.syncthreads()
+
+    return fill
+
+
+def empty_by(stand: Stand):
+    """Store the elements that are in shared memory."""
+
+    @device
+    def store_from(room, slot, out, at):
+        store_chunk(out, at, held(room, slot))
+
+    @device
+    def store_part_from(room, slot, out, at, start, end):
+        store_part(out, at, start, end, held(room, slot))
+
+    store_chunks = chunks_by(stand, store_from, store_part_from)
+
+    @device
+    def empty(room, out, start, count):
+        cuda.syncthreads()
+        store_chunks(room, out, start, count)
+
+    return empty
