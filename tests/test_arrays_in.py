@@ -19,7 +19,7 @@ from scripts import ROOT, run_script
 import fastce
 from fastce.arguments import libraries, words
 
-NOT_OF_ARRAYS = {"LogSumExp", "get_num_threads", "set_num_threads", "show_config", "threads", "warmup"}
+NOT_OF_ARRAYS = {"LogSumExp", "deferred", "get_num_threads", "set_num_threads", "show_config", "threads", "warmup"}
 CALLS = {name: given for name, given in ALL_CALLS.items() if name not in NOT_OF_ARRAYS}
 OPTIONS = {"reduction": "none", "outputs": ("logsumexp", "argmax", "in_top_k")}  # that give arrays
 FEW = ["logsumexp", "softmax", "cross_entropy_value_and_grad", "row_stats"]
