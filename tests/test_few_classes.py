@@ -270,6 +270,20 @@ def test_rows_of_other_sizes_before_a_row_change_no_bit_of_it(rng, classes):
             np.testing.assert_array_equal(alone.grad, gradient[rows])
 
 
+@pytest.mark.parametrize("classes", [2, 4, 10, 33, 100, 256])
+def test_gradients_near_the_smallest_numbers_have_the_same_bits_in_every_layout(rng, classes):
+    size = np.exp(rng.uniform(0, 5, (1000, 1)))
+    logits, labels = (rng.normal(size=(1000, classes)) * size).astype(np.float32), rng.integers(0, classes, 1000)
+    above = rng.choice([1.0, -1.0, 1e-3, 0.0], 1000)
+    plain = fastce.cross_entropy_value_and_grad(logits, labels, reduction="none", grad_output=above)
+    assert ((plain.grad != 0) & (abs(plain.grad) < 1e-36)).any()
+    for order, out in (("C", np.empty_like(logits, order="F")), ("F", None), ("F", np.empty_like(logits))):
+        work = np.array(logits, order=order)
+        ours = fastce.cross_entropy_value_and_grad(work, labels, reduction="none", grad_output=above, out=out)
+        assert same_bits(ours.value, plain.value)
+        assert same_bits(ours.grad, plain.grad)
+
+
 @pytest.mark.parametrize("classes", [2, 10, 33])
 def test_gradients_beside_those_of_extreme_upstreams_keep_their_bits_and_all_are_right(rng, classes):
     """A gradient is a multiple of an exp that the sums have kept, unless the factor is no ordinary float32."""

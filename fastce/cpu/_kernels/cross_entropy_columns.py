@@ -232,7 +232,7 @@ def cross_entropy_columns(
                         states, here, at, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale
                     )
                     if hard and keeps and all_fit and finish_kept(states, running, here):
-                        put_kept(running, numbers, kept, width, count, gradient, o, first)
+                        put_kept(running, numbers, room, kept, width, count, scaled_by, gradient, o, first)
                         is_written = True
                         continue
                     finish_gradients(states, here, options.softcap)

@@ -110,6 +110,10 @@ def exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """
 
 
+def least_argument(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    """The least x whose `exp`, of numbers or vectors like this one, is not 0."""
+
+
 def add_exp(total: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
     """total + `exp`, the last multiplication and the addition in one fma."""
 
@@ -233,12 +237,12 @@ def _reduced_of(x: Any, exponent: Any, scaled_by: Any) -> Any:
 
 @by_type(exp)
 def _exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
-    zero, smallest = real_number(x)(0.0), real_number(x)(BIAS[real_number(x)] - 1.0)
+    zero = real_number(x)(0.0)
 
     def by_table(x, exponent, scaled_by):
         # rounded twice, T_j and here: q is too small for its own error to matter
         q, power = _table_parts(x, exponent, scaled_by)
-        return where_less(x, (exponent - smallest) * scaled_by[2], zero, fma(q, power, scaled_by[5] * power))
+        return where_less(x, least_argument(x, exponent, scaled_by), zero, fma(q, power, scaled_by[5] * power))
 
     def by_polynomial(x, exponent, scaled_by):
         r, coefficients, power = _reduced(x, exponent, scaled_by)
@@ -247,13 +251,22 @@ def _exp(x: Any, exponent: Any, scaled_by: Any) -> Any:
     return by_table if _by_table(x) else by_polynomial
 
 
+@by_type(least_argument)
+def _least_argument(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    real = real_number(x)
+    smallest = real(BIAS[real] - (1.0 if _by_table(x) else 0.5))  # below it, the polynomial's power is rounded to none
+
+    def implementation(x, exponent, scaled_by):
+        return (exponent - smallest) * scaled_by[2]
+
+    return implementation
+
+
 @by_type(add_exp)
 def _add_exp(total: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
-    smallest = real_number(x)(BIAS[real_number(x)] - 1.0)
-
     def by_table(total, x, exponent, scaled_by):
         q, power = _table_parts(x, exponent, scaled_by)
-        return where_less(x, (exponent - smallest) * scaled_by[2], total, fma(q + scaled_by[5], power, total))
+        return where_less(x, least_argument(x, exponent, scaled_by), total, fma(q + scaled_by[5], power, total))
 
     def by_polynomial(total, x, exponent, scaled_by):
         r, coefficients, power = _reduced(x, exponent, scaled_by)
@@ -264,11 +277,11 @@ def _add_exp(total: Any, x: Any, exponent: Any, scaled_by: Any) -> Any:
 
 @by_type(exp_in_parts)
 def _exp_in_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
-    zero, smallest = real_number(x)(0.0), real_number(x)(BIAS[real_number(x)] - 1.0)
+    zero = real_number(x)(0.0)
 
     def by_table(x, exponent, scaled_by):
         q, power = _table_parts(x, exponent, scaled_by)
-        lowest = (exponent - smallest) * scaled_by[2]
+        lowest = least_argument(x, exponent, scaled_by)
         return where_less(x, lowest, zero, q), where_less(x, lowest, zero, power)
 
     def by_polynomial(x, exponent, scaled_by):
