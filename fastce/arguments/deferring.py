@@ -13,10 +13,10 @@ def deferred() -> Iterator[None]:
 
     Within this context `cross_entropy` and `cross_entropy_value_and_grad` of arrays on a GPU give the sum or mean as an
     array of one number in float64, of the caller's library and without dimensions. A step of training need not wait
-    then, and can be captured in a CUDA graph, once it has run before. A loss for which there would have been an error
-    (targets or weights that are out of range) is NaN instead; and so are losses of rows, and a gradient that is not
-    written to an ``out``. The same holds where float32 has not the range for the numbers of a call: computed at once,
-    these are computed in float64 then.
+    then, which is what a CUDA graph asks of a step that it captures once it has run before (not yet tried on a GPU). A
+    loss for which there would have been an error (targets or weights that are out of range) is NaN instead; and so are
+    losses of rows, and a gradient that is not written to an ``out``. The same holds where float32 has not the range for
+    the numbers of a call: computed at once, these are computed in float64 then.
 
     Functions of arrays on a GPU that have to wait are a TypeError; arrays in the memory of the CPU are computed as
     always. It holds for this thread, or task.
