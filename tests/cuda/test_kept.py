@@ -77,8 +77,9 @@ def test_damaged_files_are_read_as_none(tmp_path, monkeypatch, caplog):
 
 def test_what_a_kernel_is_filed_under(monkeypatch):
     from fastce.cuda import kept
-    from fastce.cuda._kernels import chunk_intrinsics
+    from fastce.cuda._kernels import states
     from fastce.cuda._kernels.few_classes import few_classes_kernel
+    from fastce.cuda._kernels.few_rooms import Stand
     from fastce.cuda._kernels.jobs import CROSS_ENTROPY, LOGSUMEXP, Job
     from fastce.cuda._kernels.rows import rows_kernel
 
@@ -86,11 +87,11 @@ def test_what_a_kernel_is_filed_under(monkeypatch):
         return kept._digest_of(kernel, form, capability)
 
     jobs = [Job(LOGSUMEXP, False), Job(CROSS_ENTROPY, False), Job(LOGSUMEXP, False, is_float64=True)]
-    kernels = [*map(rows_kernel, jobs), *(few_classes_kernel(jobs[0], classes, 128) for classes in (3, 4))]
+    kernels = [*map(rows_kernel, jobs), *(few_classes_kernel(jobs[0], Stand(classes, 128, 4, 0)) for classes in (3, 4))]
     found = {digest(kernel) for kernel in kernels}
     assert len(found) == len(kernels)
     assert digest(rows_kernel.__wrapped__(jobs[0])) == digest(kernels[0])
     assert digest(kernels[0], (float,)) not in found
     assert digest(kernels[0], (int,), (8, 0)) not in found
-    monkeypatch.setattr(chunk_intrinsics, "ROOM_CHUNKS", 64)
+    monkeypatch.setattr(states, "WARP", 64)  # of functions that the kernel calls
     assert digest(kernels[0]) not in found
