@@ -18,6 +18,7 @@ class Access:
     def __init__(self, program, item, operand, width):
         self.text, self.width, self.alignment = item.text, width, width
         self.space = next((p.split("::")[0] for p in item.parts if p.split("::")[0] in SPACES), "generic")
+        self.is_parameter = self.space == "param"  # no memory that bytes are counted of
         if self.space in ("const", "param"):
             self.space = "global"
         base = operand.base
@@ -118,7 +119,7 @@ def load(program, item):
             if space == "shared":
                 check_written(access, block, allocation, offset, threads, addresses, size, len(slots))
                 races(access, block, allocation, offset, threads, addresses, "read")
-            elif space == "global":
+            elif space == "global" and not access.is_parameter:
                 block.report.access("read", addresses, threads, block.count, width)
             index = offset >> shift
             view = views_of(block, space, allocation, size)
