@@ -12,9 +12,9 @@ from fastce.arguments.places import is_on_device
 from fastce.cuda._kernels.binary import THREADS, Places, binary_kernel
 from fastce.cuda._kernels.checks import PER_BLOCK, Checked, check_two
 from fastce.cuda._kernels.jobs import BAD_CLASS_WEIGHT, BAD_ROW_WEIGHT, options_of
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty
+from fastce.cuda.arrays import DeviceArray, device_array, empty
 from fastce.cuda.broadcasting import broadcast_to, together
-from fastce.cuda.cross_entropy import float_array, other_inputs, real_of, reduced_by, upstream_of
+from fastce.cuda.cross_entropy import float_array, real_of, reduced_by, value_and_grad_of
 from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import blocks_for, contiguous
@@ -139,7 +139,4 @@ def binary_cross_entropy_with_logits(**given: Any) -> Any:
 def binary_cross_entropy_with_logits_value_and_grad(**given: Any) -> ValueAndGrad:
     """See `fastce.binary_cross_entropy_with_logits_value_and_grad`."""
     call = BinaryCall(given)
-    upstream = upstream_of(given["grad_output"], call)
-    array = call.logits
-    out = checked_out(given["out"], array.shape, array.dtype_name, array, other_inputs(given, array.library))
-    return ValueAndGrad(call.run(upstream, out), out.given)
+    return value_and_grad_of(call, call.logits, given)

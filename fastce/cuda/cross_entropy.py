@@ -59,6 +59,13 @@ class RowsOfLosses(Protocol):
     reduction: Reduction
 
 
+class CheckedCall(RowsOfLosses, Protocol):
+    """One that is ready to be computed."""
+
+    def run(self, upstream: tuple[float, DeviceArray | None], out: DeviceArray | None) -> Any:
+        """The value; the gradient goes to ``out`` if that is given."""
+
+
 def upstream_of(grad_output: Any, call: RowsOfLosses) -> tuple[float, DeviceArray | None]:
     """What row gradients are multiplied by: a number, and one more for each row if there are such."""
     if grad_output is None or not is_on_device(grad_output):
@@ -209,11 +216,16 @@ def cross_entropy(**given: Any) -> Any:
 
 def cross_entropy_value_and_grad(**given: Any) -> ValueAndGrad:
     """See `fastce.cross_entropy_value_and_grad`."""
-    return with_range(lambda is_wide: _value_and_grad(given, CrossEntropy(given, is_wide)))
+
+    def compute(is_wide: bool) -> ValueAndGrad:
+        call = CrossEntropy(given, is_wide)
+        return value_and_grad_of(call, call.given, given)
+
+    return with_range(compute)
 
 
-def _value_and_grad(given: dict[str, Any], call: CrossEntropy) -> ValueAndGrad:
+def value_and_grad_of(call: CheckedCall, array: DeviceArray, given: dict[str, Any]) -> ValueAndGrad:
+    """What a checked call comes to, of logits that are this array, with the gradient in ``out``, or a new array."""
     upstream = upstream_of(given["grad_output"], call)
-    inputs = other_inputs(given, call.logits.library)
-    out = checked_out(given["out"], call.given.shape, call.given.dtype_name, call.given, inputs)
+    out = checked_out(given["out"], array.shape, array.dtype_name, array, other_inputs(given, array.library))
     return ValueAndGrad(call.run(upstream, out), out.given)

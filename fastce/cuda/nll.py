@@ -7,14 +7,13 @@ from fastce.arguments.arrays import class_axis
 from fastce.arguments.numbers import integer, reduction_of
 from fastce.cuda._kernels.jobs import CLASS_INDICES
 from fastce.cuda._kernels.likelihood import THREADS, clear, likelihood_gradients, likelihood_rows
-from fastce.cuda.arrays import DeviceArray, checked_out, empty
+from fastce.cuda.arrays import DeviceArray, empty
 from fastce.cuda.cross_entropy import (
     float_array,
-    other_inputs,
     readable_rows,
     real_of,
     reduced_loss,
-    upstream_of,
+    value_and_grad_of,
 )
 from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
@@ -82,7 +81,4 @@ def nll_loss(**given: Any) -> Any:
 def nll_loss_value_and_grad(**given: Any) -> ValueAndGrad:
     """See `fastce.nll_loss_value_and_grad`."""
     call = NllCall(given)
-    upstream = upstream_of(given["grad_output"], call)
-    array = call.logits
-    out = checked_out(given["out"], array.shape, array.dtype_name, array, other_inputs(given, array.library))
-    return ValueAndGrad(call.run(upstream, out), out.given)
+    return value_and_grad_of(call, call.logits, given)
