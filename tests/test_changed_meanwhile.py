@@ -59,6 +59,15 @@ def linear(features, targets):
     return fastce.linear_cross_entropy(features, features, targets)
 
 
+def with_sparse_of_few(*places):
+    few = np.ascontiguousarray(logits[:, :20])
+    for dtype in (np.int32, np.int64):
+        targets = scipy.sparse.csr_array(dense[:, :20].astype(np.float32))
+        targets.indices, targets.indptr = targets.indices.astype(dtype), targets.indptr.astype(dtype)
+        for place in places:
+            yield fastce.cross_entropy_value_and_grad, (few, targets), getattr(targets, place)
+
+
 def with_sparse(name, *places):
     targets = getattr(scipy.sparse, name)(dense)
     functions = (fastce.cross_entropy_value_and_grad, logits), (fastce.clip_loss, logits), (siglip, features)
@@ -69,6 +78,7 @@ def with_sparse(name, *places):
 
 calls = [
     *with_labels(),
+    *with_sparse_of_few("indices", "indptr"),
     *with_sparse("csr_array", "indices", "indptr"),
     *with_sparse("csc_array", "indices", "indptr"),
     *with_sparse("bsr_array", "indices", "indptr"),

@@ -382,6 +382,48 @@ def test_sparse_targets_with_empty_rows_duplicates_and_dense_rows(rng, name):
             check(logits, t, reductions=REDUCTIONS, **options)
 
 
+def every_form(rng, masses):
+    """The same sparse targets in all forms that users give: formats, integers, floats, any order, masses in parts."""
+    csr = scipy.sparse.csr_array(masses)
+    for kind in (scipy.sparse.csr_array, scipy.sparse.csr_matrix, scipy.sparse.csc_array, scipy.sparse.coo_matrix):
+        yield kind(masses)
+    starts, rows = csr.indptr, np.repeat(np.arange(len(masses)), np.diff(csr.indptr))
+    order = np.lexsort((rng.random(csr.nnz), rows))
+    for integers in (np.int32, np.int64, np.uint32):
+        for floats in (np.float32, np.float64):
+            form = csr.copy()
+            form.data, form.indices = csr.data[order].astype(floats), csr.indices[order].astype(integers)
+            form.indptr = starts.astype(integers)
+            yield form
+    mixed, twice = csr.copy(), csr.copy()
+    mixed.indptr = starts.astype(np.int64)
+    yield mixed
+    twice.data, twice.indices = np.repeat(csr.data / 2, 2), np.repeat(csr.indices, 2)
+    twice.indptr = 2 * starts
+    yield twice
+    order = rng.permutation(csr.nnz)
+    yield scipy.sparse.coo_array((csr.data[order], (rows[order], csr.indices[order])), shape=masses.shape)
+    spare = csr.copy()  # points after the last row are nobody's
+    spare.data, spare.indices = np.r_[csr.data, -1.0], np.r_[csr.indices, 10**6]
+    yield spare
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 64, 65])
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_sparse_targets_are_the_same_in_every_form(rng, name, classes):
+    logits = (rng.normal(size=(700, classes)) * 3).astype(name)
+    logits[5] = 3e38  # a row that is left to other kernels
+    masses = narrowed(rng.random((700, classes)), "float16").astype(np.float64)
+    masses[rng.random(masses.shape) < 0.6] = 0.0
+    masses[::7] = 0.0
+    expected = fastce.cross_entropy_value_and_grad(logits, scipy.sparse.csr_array(masses), reduction="none")
+    check(logits[6:], scipy.sparse.csr_array(masses[6:]))
+    for form in every_form(rng, masses):
+        found = fastce.cross_entropy_value_and_grad(logits, form, reduction="none")
+        assert same_bits(found.value, expected.value)
+        assert same_bits(found.grad, expected.grad)
+
+
 def random_options(rng, rows, classes, kind):
     """Any combination of options, each there in about every third call."""
     options = {}

@@ -12,7 +12,7 @@ from fastce.arguments.sparse import is_sparse
 from fastce.cpu.columns import Columns, CopiedColumns, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
-from fastce.cpu.point_columns import PointColumns, read_points
+from fastce.cpu.point_columns import Canonical, PointColumns, PointRows, read_points
 from fastce.cpu.targets import IndexTargets, MassTargets, TargetRows
 
 ORDINARY = 2.0**64  # a total weight that needs no care
@@ -74,9 +74,14 @@ def target_rows(
     dtype = compute_dtype(logits.dtype)
 
     cube: Columns | CopiedColumns | PointColumns | None = None
-    points = probabilities = None
+    points: Canonical | None = None
+    probabilities: Masses | PointRows | None = None
     if is_sparse(targets):
-        points, cube = read_points(targets, (logits.rows, logits.classes), dtype, n_threads)
+        described = read_points(targets, (logits.rows, logits.classes), dtype, n_threads)
+        if isinstance(described, PointRows):
+            probabilities, cube = described, PointColumns(described)
+        else:
+            points = described
     else:
         array = _dense_targets(targets)
         if array.dtype.kind in "iu":

@@ -22,6 +22,7 @@ from fastce.cpu.extremes import Extremes
 from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.long_row import LongCall, LongRow, Pieces
 from fastce.cpu.pieces import groups, pieces
+from fastce.cpu.point_columns import PointRows
 from fastce.cpu.rooms import Room
 from fastce.cpu.targets import MassTargets, TargetRows
 from fastce.cpu.threads import in_turn
@@ -42,7 +43,8 @@ def cross_entropy_of_long_rows(
 
     ``products`` receives the sum of gradient * logit of each row.
     """
-    probabilities = targets.probabilities if isinstance(targets, MassTargets) and targets.points is None else None
+    probabilities = targets.probabilities if isinstance(targets, MassTargets) else None
+    assert not isinstance(probabilities, PointRows)  # of few classes
     parts = [
         Pieces(
             place[-1].start,

@@ -1,4 +1,8 @@
-"""Sparse targets of few classes, spread out block by block for the kernels that take a row in each lane."""
+"""Sparse targets as kernels take them: of few classes spread out block by block, of many as points.
+
+A matrix of few classes is read where its owner has it, once to check all of it and once more block by block. Another
+thread may change it in between: the second look trusts nothing either.
+"""
 
 from typing import Any
 
@@ -6,75 +10,141 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.sparse import sparse_points
-from fastce.cpu._kernels.points import ODD, WIDE, check_points, spread_points
+from fastce.cpu._kernels.points import ODD, WIDE, Part, Points, check_order, check_points, spread_points
 from fastce.cpu.columns import Place
 from fastce.cpu.layout import PAD
 from fastce.cpu.rooms import Room
-from fastce.cpu.threads import for_each
+from fastce.cpu.threads import for_each, in_turn
 
 MOST_CLASSES = 64  # that are worth it
 NARROWEST, WIDEST = 2.0**-100, 2.0**100  # masses, with all their digits, that float32 losses can be computed from
 AT_A_TIME = 1 << 17  # points, or rows
 
-Points = tuple[Array, Array, Array]
+Canonical = tuple[Array, Array, Array]  # (classes, masses, first_points), see `sparse_points`
 _ANY = np.dtype(np.float64)  # of a kernel that knows no logits
 
 
-class PointColumns:
-    """The points of a matrix, as `Columns` of probabilities with adjacent rows."""
-
-    narrow = False
+class PointRows:
+    """The points of a matrix of few classes, as `Rows` of probabilities."""
 
     def __init__(self, points: Points, classes: int, dtype: np.dtype[Any]) -> None:
         self.points = points
         self.classes = classes
         self.dtype = dtype
+
+    def in_dtype(self, dtype: np.dtype[Any]) -> "PointRows":
+        """The same rows, for a kernel that takes another dtype."""
+        return PointRows(self.points, self.classes, dtype)
+
+    def block(self, start: int, stop: int) -> Array:
+        """The probabilities of rows ``start`` to ``stop``."""
+        columns = np.empty((self.classes, stop - start), self.dtype)
+        spread_points.compiled(self.dtype)(self.points, start, columns)
+        return np.ascontiguousarray(columns.T)
+
+    def copy(self, rows: Array) -> Array:
+        """Those of these rows."""
+        return np.concatenate([self.block(row, row + 1) for row in rows.tolist()])
+
+
+class PointColumns:
+    """The same as `Columns` with adjacent rows."""
+
+    narrow = False
+
+    def __init__(self, rows: PointRows) -> None:
+        self.rows = rows
         self._memory = Room()
 
     def block(self, place: Place) -> Array:
         """The probabilities of this part."""
-        classes, masses, first_points = self.points
         outer, rows = place.shape
-        room = self._memory.of((outer, self.classes, rows + PAD), self.dtype)[:, :, :rows]
-        kernel = spread_points.compiled(self.dtype)
+        room = self._memory.of((outer, self.rows.classes, rows + PAD), self.rows.dtype)[:, :, :rows]
+        kernel = spread_points.compiled(self.rows.dtype)
         for k in range(outer):
-            start = place.start + k * rows
-            kernel(first_points[start : start + rows + 1], classes, masses, room[k])
+            kernel(self.rows.points, place.start + k * rows, room[k])
         return room
 
 
 def read_points(
     targets: Any, shape: tuple[int, int], dtype: np.dtype[Any], n_threads: int | None
-) -> tuple[Points, PointColumns | None]:
-    """A sparse matrix as points in canonical form, see `sparse_points`; as columns, too, if its classes are few."""
-    quick = _canonical_points(targets, shape, n_threads) if targets.format == "csr" else None
-    points, found = quick or (sparse_points(targets, shape), None)
-    if shape[1] > MOST_CLASSES:
-        return points, None
-    if dtype == np.float32 and (_found(points, shape[1], n_threads) if found is None else found)[WIDE]:
-        return points, None
-    return points, PointColumns(points, shape[1], dtype)
+) -> Canonical | PointRows:
+    """A sparse matrix, checked: as probabilities if classes are few, else in canonical form, see `sparse_points`."""
+    if shape[1] <= MOST_CLASSES:
+        points = _given(targets, shape)
+        if points is None or (found := _found(points, shape[1], n_threads))[ODD]:
+            points = _as_points(*sparse_points(targets, shape))
+            found = _found(points, shape[1], n_threads)
+        if dtype == np.float64 or not found[WIDE]:
+            return PointRows(points, shape[1], dtype)
+    return _canonical_points(targets, shape, n_threads) or sparse_points(targets, shape)
 
 
-def _canonical_points(targets: Any, shape: tuple[int, int], n_threads: int | None) -> tuple[Points, Array] | None:
-    """A copy of the arrays of a CSR matrix as points, if they are in canonical form, and what `check_points` finds."""
-    given = targets.indices, targets.data, targets.indptr
-    kinds = tuple(getattr(getattr(array, "dtype", None), "kind", "") for array in given)
-    if targets.ndim != 2 or targets.shape != shape or kinds[0] + kinds[2] not in ("ii", "uu", "iu", "ui"):
+def _given(targets: Any, shape: tuple[int, int]) -> Points | None:
+    """The arrays of a CSR matrix as kernels read them where they are, if these say what they ought to; else None.
+
+    Masses of another dtype than those of `Points` are copied.
+    """
+    if targets.format != "csr" or targets.ndim != 2 or targets.shape != shape:
         return None
-    is_wide_float = kinds[1] == "f" and given[1].dtype.itemsize > 8
-    if kinds[1] not in "fiub" or is_wide_float or any(array.ndim != 1 for array in given):
+    first, classes, masses = targets.indptr, targets.indices, targets.data
+    if not all(isinstance(array, np.ndarray) and array.ndim == 1 for array in (first, classes, masses)):
         return None
-    if given[0].shape != given[1].shape or given[2].size != shape[0] + 1:
+    if first.dtype != classes.dtype or first.dtype.kind not in "iu" or first.dtype.itemsize not in (4, 8):
         return None
-    indices, data, first = given
-    points = (
-        _copied(indices, np.int64, n_threads),
-        _copied(data, np.float64, n_threads),
-        _copied(first, np.int64, n_threads),
+    if masses.dtype.kind not in "fiub" or (masses.dtype.kind == "f" and masses.dtype.itemsize > 8):
+        return None
+    if first.size != shape[0] + 1 or classes.size != masses.size:
+        return None
+    return _as_points(classes, masses, first)
+
+
+def _as_points(classes: Array, masses: Array, first: Array) -> Points:
+    """Arrays of integers of one dtype, and masses, as a kernel takes them."""
+    return Points(*_of_either(first, np.int64), *_of_either(classes, np.int64), *_of_either(masses, np.float64))
+
+
+def _of_either(array: Array, long: Any) -> tuple[Array, Array]:
+    """The array as one of this dtype, or as one of half its size if it is that; an empty one for the other."""
+    dtype = np.dtype(long)
+    short = np.dtype(f"{dtype.kind}4")
+    is_short = array.dtype == short
+    array = np.require(array, short if is_short else dtype, ("C", "A"))
+    return (np.empty(0, dtype), array) if is_short else (array, np.empty(0, short))
+
+
+def _found(points: Points, n_classes: int, n_threads: int | None, *, rising: bool = False) -> Array:
+    """What `check_points` finds, and `check_order` if classes are to rise."""
+    found, kernel = np.zeros(2, np.int64), check_points.compiled(_ANY)
+    rows = max(points.first_points.size, points.short_first_points.size) - 1
+    size = max(points.classes.size, points.short_classes.size)
+    number = -(-max(rows, size, 1) // AT_A_TIME)
+
+    def work(k: int) -> None:
+        part = Part(*(n * j // number for n in (rows, size) for j in (k, k + 1)))
+        kernel(points, part, n_classes, NARROWEST, WIDEST, found)
+
+    def order(k: int) -> None:
+        check_order.compiled(_ANY)(points, Part(k * rows // number, (k + 1) * rows // number, 0, 0), found)
+
+    in_turn([(k,) for k in range(number)], work, n_threads)
+    if rising and not found[ODD]:
+        in_turn([(k,) for k in range(number)], order, n_threads)
+    return found
+
+
+def _canonical_points(targets: Any, shape: tuple[int, int], n_threads: int | None) -> Canonical | None:
+    """A copy of the arrays of a CSR matrix, if they are in canonical form."""
+    if _given(targets, shape) is None:
+        return None
+    classes, masses, first = (
+        _copied(array, dtype, n_threads)
+        for array, dtype in ((targets.indices, np.int64), (targets.data, np.float64), (targets.indptr, np.int64))
     )
-    found = _found(points, shape[1], n_threads)
-    return None if found[ODD] or points[2][0] != 0 else (points, found)
+    is_odd = classes.size != masses.size or first.size != shape[0] + 1 or first[0] != 0
+    if is_odd or _found(_as_points(classes, masses, first), shape[1], n_threads, rising=True)[ODD]:
+        return None
+    return classes, masses, first
 
 
 def _copied(array: Array, dtype: Any, n_threads: int | None) -> Array:
@@ -84,27 +154,13 @@ def _copied(array: Array, dtype: Any, n_threads: int | None) -> Array:
     def work(start: int, stop: int) -> None:
         result[start:stop] = array[start:stop]
 
-    for_each(_cut(array.size), work, n_threads)
+    for_each(
+        [(start, min(start + AT_A_TIME, array.size)) for start in range(0, array.size, AT_A_TIME)], work, n_threads
+    )
     return result
 
 
-def _found(points: Points, classes: int, n_threads: int | None) -> Array:
-    """What `check_points` finds."""
-    of_points, masses, first_points = points
-    found, kernel = np.zeros(2, np.int64), check_points.compiled(_ANY)
-
-    def work(start: int, stop: int) -> None:
-        kernel(first_points[start : stop + 1], of_points, masses, classes, NARROWEST, WIDEST, found)
-
-    for_each(_cut(first_points.size - 1), work, n_threads)
-    return found
-
-
-def _cut(size: int) -> list[tuple[int, int]]:
-    return [(start, min(start + AT_A_TIME, size)) for start in range(0, max(size, 1), AT_A_TIME)]
-
-
-def points_of(points: Points, rows: Array) -> Points:
+def points_of(points: Canonical, rows: Array) -> Canonical:
     """The points of these rows alone."""
     classes, masses, first_points = points
     first, counts = first_points[rows], first_points[rows + 1] - first_points[rows]

@@ -17,7 +17,7 @@ from fastce.cpu.class_indices import MOST_COUNTED, is_int64, picked, weight_of_c
 from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
-from fastce.cpu.point_columns import PointColumns, Points, points_of
+from fastce.cpu.point_columns import Canonical, PointColumns, PointRows, points_of
 from fastce.cpu.threads import in_turn
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
@@ -213,8 +213,9 @@ class MassTargets(_Total):
     """Probabilities or a sparse matrix; points in the latter's case. ``total`` is what a mean divides by, as a pair."""
 
     def __init__(
-        self, points: Points | None, probabilities: Rows | None, cube: Columns | CopiedColumns | PointColumns | None,
-        per_class: Array | None, per_row: Array | None, dtype: np.dtype[Any], rows: int,
+        self, points: Canonical | None, probabilities: Rows | PointRows | None,
+        cube: Columns | CopiedColumns | PointColumns | None, per_class: Array | None, per_row: Array | None,
+        dtype: np.dtype[Any], rows: int,
     ) -> None:  # fmt: skip
         self.points = points
         self.rows = rows
@@ -228,7 +229,7 @@ class MassTargets(_Total):
 
     @property
     def has_points(self) -> bool:
-        return self.points is not None
+        return self.points is not None or isinstance(self.probabilities, PointRows)
 
     @property
     def lies_in_rows(self) -> bool:
@@ -261,7 +262,7 @@ class MassTargets(_Total):
 
     def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "MassTargets":
         """The probabilities with their axes, of which this was the class axis, in another order; rows as they come."""
-        assert self.probabilities is not None
+        assert isinstance(self.probabilities, Rows)
         array = np.moveaxis(self.probabilities.view, -1, axis).transpose(order)
         axis, dtype = order.index(axis), self.class_weight.dtype
         per_row = None if self.per_row is None else self.per_row[numbers]
@@ -284,7 +285,7 @@ class MassTargets(_Total):
         none = _NO_PROBABILITIES[self.class_weight.dtype]
         return self._targets((classes, masses, first_points[start : stop + 1]), none, weight)
 
-    def _targets(self, points: Points, probabilities: Array, row_weight: Array) -> Targets:
+    def _targets(self, points: Canonical, probabilities: Array, row_weight: Array) -> Targets:
         classes, masses, first_points = points
         return Targets(first_points, classes, masses, probabilities, self.class_weight, row_weight)
 
