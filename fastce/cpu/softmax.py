@@ -22,6 +22,8 @@ from fastce.cpu.long_softmax import softmax_of_long_rows
 from fastce.cpu.pieces import is_long, pieces
 from fastce.cpu.threads import cut_rows, in_turn
 
+LEFT_OF = 64  # elements, at least, that become one: then the rest is a thirty-second of the array's size or less
+
 
 def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -> Array:
     """Logsumexp over these axes as float64, one number per row."""
@@ -29,6 +31,11 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
         array, axes = array.reshape(1), (0,)
     if not axes:
         return array.astype(np.float64).ravel()
+    if _is_better_in_turn(array, axes):
+        first = max(axes, key=array.shape.__getitem__)
+        left = [n for k, n in enumerate(array.shape) if k != first]
+        partial = logsumexp_over(array, (first,), n_threads).reshape(left)
+        return logsumexp_over(partial, tuple(k - (k > first) for k in axes if k != first), n_threads)
     order = reading_order(array, axes)
     if order is not None or any(step < 0 for k, step in enumerate(array.strides) if k not in axes):
         return _logsumexp_as_memory_lies(array, axes, order or tuple(range(array.ndim)), n_threads)
@@ -50,6 +57,16 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
 
     in_turn(blocks, work, n_threads)
     return results[0] if len(parts) == 1 else logsumexp_over(results, (0,), n_threads)
+
+
+def _is_better_in_turn(array: Array, axes: tuple[int, ...]) -> bool:
+    """Whether to go over one axis, then over the others: of what is left of it, little beside the array, in float64.
+
+    Rows of axes that are not the last ones would be copied. Float64 would lose the digits of results near 0.
+    """
+    if len(axes) < 2 or min(axes) == array.ndim - len(axes) or kernel_dtype(array.dtype).itemsize == 8:
+        return False
+    return bool(max(array.shape[k] for k in axes) >= LEFT_OF)
 
 
 def _logsumexp_as_memory_lies(
