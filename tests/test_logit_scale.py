@@ -140,6 +140,18 @@ def test_confident_rows_and_common_offsets_keep_their_digits(offset):
     assert function(logits, [0]).grad_logit_scale == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("classes", [2, 10, 200])
+@pytest.mark.parametrize("order", "CF")
+def test_rows_whose_gradients_are_too_small_for_float32(order, classes):
+    logits = np.zeros((50, classes), np.float32, order=order)
+    logits[:, 1] = 60 + np.arange(50)  # from e**88 on, which is 2**127
+    targets = np.ones(50, int)
+    expected = naive.CrossEntropy(logits, targets).grad * (logits - logits[:, 1:2])
+    for k in range(50):
+        found = function(logits[k : k + 1], targets[:1]).grad_logit_scale
+        assert found == pytest.approx(float(expected[k].sum()), rel=3e-7, abs=0.0)
+
+
 @pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-30, 1e300])
 def test_any_scale(scale):
     logits = np.array([[2.0, 1.0, -3.0], [1.0, 4.0, 2.0]])

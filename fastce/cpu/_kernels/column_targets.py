@@ -1,24 +1,22 @@
 """Targets of rows that lie in lanes: which class of a row is left out of its sums, its logit and its mass."""
 
-import math
-
 from fastce.cpu._kernels.columns import heaviest_of_lanes
 from fastce.cpu._kernels.lines import CHOSEN, put_into_states
 from fastce.cpu._kernels.states import (
     AT_TARGET,
     DISTANCES,
     LANES,
+    LOSS,
     NEAR,
     REST_MASS,
-    TARGET,
     TARGET_MASS,
     X_TARGET,
 )
 from fastce.cpu._kernels.targets import capped
-from fastce.cpu._vectors.compiler import inline
+from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.elementary import tanh
-from fastce.cpu._vectors.lanes import load_numbers, load_real, store_real
-from fastce.cpu._vectors.memory import element, lanes_of, load, load_first, prefetch, store
+from fastce.cpu._vectors.lanes import chosen_elements, load_numbers, store_real
+from fastce.cpu._vectors.memory import lanes_of, load, load_first, prefetch, store
 
 AHEAD, A_LINE = 512, 8  # indices, of eight bytes
 
@@ -39,39 +37,53 @@ def choose_targets(running, tile, classes, count, targets, first_row, masses, pr
 
 
 @inline
-def look_at_targets(states, tile, first, classes, count, options, cap):
-    """The logit of each row's target, capped in float64, and as the sums have met it."""
+def look_at_targets(states, running, tile, first, classes, count, options, cap):
+    """The logit of each row's target, capped in float64, and as the sums have met it.
+
+    NaN where there is none: of probabilities that are all NaN, or of indices that have changed since they were checked.
+    """
     place, start, stride, _ = tile
-    for k in range(count):
-        y = int(states[TARGET + k])
-        x = math.nan  # probabilities that are all NaN, or indices that have changed since they were checked
-        if 0 <= y < classes:
-            x = element(place, start + first + y * stride + k)
-        states[X_TARGET + k] = x
+    lanes = lanes_of(place)
+    for k in range(0, count, lanes):
+        numbers, at = load(running, CHOSEN + first + k), start + first + k
+        x = chosen_elements(place, at, 1, stride, numbers, classes, count - k)
+        if options.softcap > 0.0:
+            store_real(states, AT_TARGET + k, tanh(x * cap[0]) * cap[1])
+        store_real(states, X_TARGET + k, x)
     if options.softcap > 0.0:
-        for k in range(0, count, lanes_of(place)):
-            store_real(states, AT_TARGET + k, tanh(load_real(place, states, X_TARGET + k) * cap[0]) * cap[1])
         for k in range(0, count, LANES):
             store(states, X_TARGET + k, capped(load(states, X_TARGET + k), options))
 
 
+@outlined
+def weigh_by_class(states, running, first, classes, count, weight):
+    """The mass of each row's target becomes as many times as much as its class weight says."""
+    lanes = lanes_of(running)
+    for k in range(0, count, lanes):
+        numbers = load(running, CHOSEN + first + k)
+        store_real(states, LOSS + k, chosen_elements(weight, 0, 0, 1, numbers, classes, count - k))  # room, for now
+    for k in range(0, count, LANES):
+        store(states, TARGET_MASS + k, load(states, TARGET_MASS + k) * load(states, LOSS + k))
+
+
 @inline
-def weigh_targets(states, first, classes, count, probabilities, masses, options, at_target):
+def weigh_targets(states, running, first, classes, count, probabilities, masses, options, at_target):
     """The mass of each row's target and of all others together; what DISTANCES lacks of a sum over the others."""
     _, _, has_probabilities, weight, has_weight = masses
-    if has_probabilities or has_weight:
-        for k in range(count):
-            y = min(max(int(states[TARGET + k]), 0), classes - 1)
-            mass = options.keep
-            if has_probabilities:
-                mass *= element(probabilities[0], probabilities[1] + first + y * probabilities[2] + k)
-            mass += options.spread
-            states[TARGET_MASS + k] = mass * weight[y] if has_weight else mass
-        return
     zero = load_first(states, 0, 0, 0.0)
     for k in range(0, count, LANES):
         store(states, TARGET_MASS + k, zero + (options.keep + options.spread))
-        if options.spread > 0.0:
+    if has_probabilities:
+        place, start, stride, _ = probabilities
+        for k in range(0, count, lanes_of(place)):
+            numbers, at = load(running, CHOSEN + first + k), start + first + k
+            store_real(states, TARGET_MASS + k, chosen_elements(place, at, 1, stride, numbers, classes, count - k))
+        for k in range(0, count, LANES):
+            store(states, TARGET_MASS + k, load(states, TARGET_MASS + k) * options.keep + options.spread)
+    if has_weight:
+        weigh_by_class(states, running, first, classes, count, weight)
+    elif options.spread > 0.0 and not has_probabilities:
+        for k in range(0, count, LANES):
             of_target = load(states, at_target + k) - load(states, NEAR + k)
             store(states, DISTANCES + k, (load(states, DISTANCES + k) - of_target) * options.spread)
             store(states, REST_MASS + k, zero + options.spread * (classes - 1))
@@ -82,5 +94,5 @@ def look_at_rows(states, running, sums, tile, first, count, classes, options, ca
     """The states of a group of rows of a tile; their targets are still in the sums of exp."""
     masses, probabilities, at_target = of_targets
     put_into_states(states, running, sums, lanes_of(tile[0]), first, count, masses)
-    look_at_targets(states, tile, first, classes, count, options, cap)
-    weigh_targets(states, first, classes, count, probabilities, masses, options, at_target)
+    look_at_targets(states, running, tile, first, classes, count, options, cap)
+    weigh_targets(states, running, first, classes, count, probabilities, masses, options, at_target)

@@ -28,7 +28,7 @@ from fastce.cpu._kernels.narrow import (
     tile_width,
     write_through,
 )
-from fastce.cpu._kernels.slope_products import keep_common_slopes, put_products_of_tile
+from fastce.cpu._kernels.slope_products import keep_common_slopes, put_hard_products, put_products_of_tile
 from fastce.cpu._kernels.states import (
     AT_TARGET,
     GROUP,
@@ -178,8 +178,8 @@ def cross_entropy_columns(
 ):
     """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
 
-    If there are products, products[o, i] = sum_c gradient_c x_c of the row; the gradient is not narrow then. Rows where
-    ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
+    If there are products, products[o, i] = sum_c gradient_c x_c of the row; the gradient is only room then, and not
+    narrow. Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
     """
     outer, classes, rows = logits.shape
     with_gradient, with_products = gradient.shape[1] > 0, products.shape[1] > 0
@@ -188,7 +188,7 @@ def cross_entropy_columns(
     states, running, sums = new_states(), new_running(room), new_sums()
     without_offset(states)
     lanes, numbers, kept = lanes_of(room), counted(room, classes), new_kept(room)
-    keeps = with_gradient and narrow.logits and narrow.gradient and lanes != LANES
+    keeps = with_gradient and narrow.logits and (narrow.gradient or with_products) and lanes != LANES
     for_hard = numbers, kept
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
     cap, scale = (ratio, capped_at), scale_of(options)
@@ -231,6 +231,11 @@ def cross_entropy_columns(
                     set_upstream(
                         states, here, at, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale
                     )
+                    if hard and with_products:
+                        exps, to = (kept, keeps, scaled_by), row_pointer(products, o)
+                        put_hard_products(states, running, sums, tile, exps, group, here, classes, row_weights, at, to)
+                        is_written = True
+                        continue
                     if hard and keeps and all_fit and finish_kept(states, running, here):
                         put_kept(running, numbers, room, kept, width, count, scaled_by, gradient, o, first)
                         is_written = True

@@ -1,6 +1,7 @@
 """How rows end that have all their mass on a target, which hard.py has left out of their sums."""
 
-from fastce.cpu._kernels.lines import CHOSEN, EXPS, HELD, HIGHEST, MASS_SUM, REFERENCE, X_CHOSEN, store_sum, whole_sum
+from fastce.cpu._kernels.column_targets import weigh_by_class
+from fastce.cpu._kernels.lines import EXPS, HELD, HIGHEST, MASS_SUM, REFERENCE, X_CHOSEN, store_sum, whole_sum
 from fastce.cpu._kernels.states import (
     EXP_TARGET,
     EXPONENT,
@@ -18,7 +19,7 @@ from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import exp_in_parts, with_factor_1
 from fastce.cpu._vectors.lanes import any_nan, store_real
 from fastce.cpu._vectors.logarithm import log_times_power
-from fastce.cpu._vectors.memory import element, keep_first, lanes_of, load, load_first, store, to_real
+from fastce.cpu._vectors.memory import keep_first, lanes_of, load, load_first, store, to_real
 from fastce.cpu._vectors.simd import fma, where_equal, where_less, where_zero
 from fastce.cpu._vectors.wide import add_products, add_wide, zeros_wide
 
@@ -40,17 +41,13 @@ def put_hard_rows(states, running, sums, lanes, first, count, scaled_by):
         store(states, EXP_TARGET + k, whole_sum(sums, lanes, MASS_SUM, first + k))
 
 
-@outlined
+@inline
 def weigh_hard_targets(states, running, first, classes, count, masses, keep):
     """The mass of each row's target."""
-    weight, mass = masses[3], load_first(states, 0, 0, keep)
-    if masses[4]:
-        for k in range(count):
-            y = min(max(int(element(running, CHOSEN + first + k)), 0), classes - 1)
-            states[TARGET_MASS + k] = keep * weight[y]
-        return
     for k in range(0, count, LANES):
-        store(states, TARGET_MASS + k, mass)
+        store(states, TARGET_MASS + k, load_first(states, 0, 0, keep))
+    if masses[4]:
+        weigh_by_class(states, running, first, classes, count, masses[3])
 
 
 @outlined

@@ -7,16 +7,21 @@ With G the gradient by the logits x and m the largest of a row,
 and sum_c G_c is 0 but for the z-loss: upstream * 2 z lse. So confident rows, and rows with much in common, keep their
 digits. A softcap's slopes leave no such sum: m is 0 then. A gradient has just been written, and is in cache, as are the
 logits; where it is 0, so is the product. Differences of logits, and sums, are float64.
+
+Where all mass M of a row is on its target y, exps do without gradients:
+
+    sum_c G_c x_c = upstream ((M + 2 z lse) sum_(c != y) p_c (x_c - x_y) + 2 z lse x_y)
 """
 
 import math
 
-from fastce.cpu._kernels.lines import DISTANCE_SUM, EXPS, store_sum, whole_sum
-from fastce.cpu._kernels.states import LANES, OFFSET, TOP, UPSTREAM, X_TARGET, Z_MASS
+from fastce.cpu._kernels.lines import CHOSEN, DISTANCE_SUM, EXPS, REFERENCE, X_CHOSEN, store_sum, whole_sum
+from fastce.cpu._kernels.states import LANES, OFFSET, TARGET_MASS, TOP, TOTAL, UPSTREAM, X_TARGET, Z_MASS
 from fastce.cpu._vectors.compiler import inline, outlined
+from fastce.cpu._vectors.exponential import exp, with_factor_1
 from fastce.cpu._vectors.lanes import lesser_and_top, store_real
 from fastce.cpu._vectors.memory import elements, lanes_of, load, load_first, store_first, to_real
-from fastce.cpu._vectors.simd import where_zero
+from fastce.cpu._vectors.simd import where_equal, where_zero
 from fastce.cpu._vectors.wide import add_products, sum_wide, zeros_wide
 
 
@@ -86,3 +91,44 @@ def put_products_of_tile(sums, tile, slopes, first, count, classes, capped, weig
         if weights[1]:
             total = where_zero(load_first(weights[0], first + k, here, 0.0), zero, total)
         store_first(products, first + k, total, here)
+
+
+@inline
+def sum_of_others(tile, k, count, classes, of_lanes, kept):
+    """The sum of exp(x) (x - near) of one vector of rows, but for targets, whose exps are 0 where they are kept."""
+    place, start, stride, _ = tile
+    (exponent, target, near), (exps, are_kept, scaled_by) = of_lanes, kept
+    at, nothing, total = start + k, load_first(place, 0, 0, to_real(place, 0.0)), zeros_wide()
+    if are_kept:
+        for _ in range(classes):
+            e, x = load(exps, at), load(place, at)
+            total = add_products(total, e, where_zero(e, near, x), near)
+            at += stride
+        return total
+    for c in range(classes):
+        x = elements(place, at, count, to_real(place, 0.0))
+        e = where_equal(target, to_real(place, c), nothing, exp(x, exponent, scaled_by))
+        total = add_products(total, e, where_zero(e, near, x), near)
+        at += stride
+    return total
+
+
+@outlined
+def put_hard_products(states, running, sums, tile, kept, group, count, classes, weights, first, products):
+    """sum_c G_c x_c of each of these rows of a tile that have mass on their targets alone.
+
+    Their exps are kept as the tile is, or computed once more.
+    """
+    lanes, kept = lanes_of(tile[0]), (kept[0], kept[1], with_factor_1(kept[2]))
+    for k in range(group, group + count, lanes):
+        of_lanes = load(running, REFERENCE + k), load(running, CHOSEN + k), load(running, X_CHOSEN + k)
+        total = sum_of_others(tile, k, min(lanes, group + count - k), classes, of_lanes, kept)
+        store_sum(sums, lanes, EXPS, k, total)
+    for k in range(0, count, LANES):
+        here, z_mass = min(LANES, count - k), load(states, Z_MASS + k)
+        of_others = whole_sum(sums, lanes, EXPS, group + k) / load(states, TOTAL + k)
+        product = (load(states, TARGET_MASS + k) + z_mass) * of_others + z_mass * load(states, X_TARGET + k)
+        product = product * load(states, UPSTREAM + k)
+        if weights[1]:
+            product = where_zero(load_first(weights[0], first + k, here, 0.0), 0.0, product)
+        store_first(products, first + k, product, here)

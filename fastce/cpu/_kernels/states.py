@@ -19,7 +19,7 @@ from fastce.cpu._vectors.lanes import any_nan, split
 from fastce.cpu._vectors.logarithm import log1p, log_times_power, sum_with_log1p
 from fastce.cpu._vectors.memory import keep_first, load, load_first, store
 from fastce.cpu._vectors.rooms import float64_room
-from fastce.cpu._vectors.simd import float64_vector, fma, where_equal, where_less, where_zero
+from fastce.cpu._vectors.simd import copysign, float64_vector, fma, where_equal, where_less, where_zero
 
 LOWEST = -1.7976931348623157e308  # a product below has become -inf
 LANES = float64_vector.lanes
@@ -183,48 +183,79 @@ def mark_fitting(states, count, scale, highest):
 
 
 @inline
-def has_fitting_mass(states, k, is_float64):
-    """Whether sums and products of a row's masses stay within its dtype's range, and keep their digits there.
+def unless_mass_fits(mass, is_float64):
+    """0 where sums and products of a row's masses stay within its dtype's range, and keep their digits there, else NaN.
 
     Options may multiply float32 by up to 2**100, see extremes.py. The sum of all masses tells: what is lost of a single
     one, that is so much smaller, is nothing beside the others.
     """
-    mass = abs(states[REST_MASS + k]) + abs(states[TARGET_MASS + k])
-    if is_float64:
-        return not (mass > 2.0**200 or 0.0 < mass < 2.0**-700)
-    return not (mass > 2.0**24 or 0.0 < mass < 2.0**-60)
+    least, most = (2.0**-700, 2.0**200) if is_float64 else (2.0**-60, 2.0**24)
+    return where_zero(mass, 0.0, where_less(mass, least, math.nan, where_less(most, mass, math.nan, 0.0)))
+
+
+@inline
+def if_outweighed(rest, exp_target, loss, mass):
+    """NaN where most of p, and of the mass, is on another class than the target: the loss has lost digits; else 0.
+
+    Class weights may leave nearly all of a smoothed target to such a class, of which these sums know no more than
+    lse - x. Rows that do not fit are few, and extremes.py knows.
+    """
+    return where_less(exp_target, rest, where_less(loss, mass * 0.5, math.nan, 0.0), 0.0)
+
+
+@inline
+def mass_of_row(states, k):
+    """The size of all masses of a row."""
+    return abs(states[REST_MASS + k]) + abs(states[TARGET_MASS + k])
+
+
+@inline
+def has_fitting_mass(states, k, is_float64):
+    """See `unless_mass_fits`."""
+    return not math.isnan(unless_mass_fits(mass_of_row(states, k), is_float64))
+
+
+@inline
+def is_outweighed(states, k):
+    """See `if_outweighed`."""
+    loss = abs(states[LOSS + k])
+    return math.isnan(if_outweighed(states[REST + k], states[EXP_TARGET + k], loss, mass_of_row(states, k)))
+
+
+@inline
+def size_of(states, field):
+    """The sizes of one vector of a field."""
+    return copysign(load(states, field), load_first(states, 0, 0, 1.0))
+
+
+@inline
+def mark_odd(states, k, odd, count):
+    """FITS becomes 0 where a lane of one vector of rows is NaN; returns whether none is."""
+    odd = keep_first(odd, min(LANES, count - k))
+    store(states, FITS + k, where_zero(odd, load(states, FITS + k), 0.0))
+    return not any_nan(odd)
 
 
 @outlined
 def mark_fitting_masses(states, count, is_float64):
     """FITS becomes 0 where a row's masses do not fit; returns whether all do."""
     all_fit = True
-    for k in range(count):
-        if not has_fitting_mass(states, k, is_float64):
-            states[FITS + k] = 0.0
-            all_fit = False
+    for k in range(0, count, LANES):
+        mass = size_of(states, REST_MASS + k) + size_of(states, TARGET_MASS + k)
+        fit = mark_odd(states, k, unless_mass_fits(mass, is_float64), count)
+        all_fit = all_fit and fit
     return all_fit
-
-
-@inline
-def is_outweighed(states, k):
-    """Whether most of p is on another class than the target, and so is most of the mass: the loss has lost digits.
-
-    Class weights may leave nearly all of a smoothed target to such a class, of which these sums know no more than
-    lse - x. Rows that do not fit are few, and extremes.py knows.
-    """
-    mass = abs(states[REST_MASS + k]) + abs(states[TARGET_MASS + k])
-    return states[REST + k] > states[EXP_TARGET + k] and abs(states[LOSS + k]) < 0.5 * mass
 
 
 @outlined
 def mark_outweighed(states, count):
     """FITS becomes 0 where a row `is_outweighed`; returns whether none is."""
     all_fit = True
-    for k in range(count):
-        if is_outweighed(states, k):
-            states[FITS + k] = 0.0
-            all_fit = False
+    for k in range(0, count, LANES):
+        mass = size_of(states, REST_MASS + k) + size_of(states, TARGET_MASS + k)
+        loss, rest, exp_target = size_of(states, LOSS + k), load(states, REST + k), load(states, EXP_TARGET + k)
+        fit = mark_odd(states, k, if_outweighed(rest, exp_target, loss, mass), count)
+        all_fit = all_fit and fit
     return all_fit
 
 

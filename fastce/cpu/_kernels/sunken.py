@@ -12,23 +12,18 @@ from fastce.cpu._kernels.states import (
     LANES,
     LOSS,
     REST,
-    REST_MASS,
     TARGET_MASS,
     TOP,
     X_TARGET,
     mark_fitting_masses,
     mark_outweighed,
+    mass_of_row,
 )
 from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import LOG2E
 from fastce.cpu._vectors.lanes import any_nan
 from fastce.cpu._vectors.memory import keep_first, load, load_first
 from fastce.cpu._vectors.simd import where_less, where_zero
-
-
-@inline
-def mass_of_row(states, k):
-    return abs(states[REST_MASS + k]) + abs(states[TARGET_MASS + k])
 
 
 @inline

@@ -3,6 +3,7 @@
 The row kernels go along a row; these serve the kernels that take as many rows as a vector has lanes at once.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastce.cpu._vectors.compiler import inline, real_of
-from fastce.cpu._vectors.half import _narrow
+from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
 from fastce.cpu._vectors.memory import _element_pointer, _lanes_mask, _load_masked, _store_masked
-from fastce.cpu._vectors.simd import _splat, vector_of, where_less
+from fastce.cpu._vectors.simd import _call_llvm, _llvm_name, _splat, vector_of, where_less
 
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 
@@ -124,6 +125,43 @@ def load_numbers(typingctx, row, numbers, i, count):
         return builder.sitofp(value, context.get_value_type(result))
 
     return result(row, numbers, types.int64, types.int64), codegen
+
+
+@intrinsic
+def chosen_elements(typingctx, row, i, step, apart, numbers, classes, count):
+    """Element ``i + k * step + numbers[k] * apart`` in lane k, as numbers that are computed with.
+
+    Lanes from ``count`` on, and those whose number is not one of the classes, are NaN, and nothing is read for them.
+    """
+    real = real_of(row.dtype)
+
+    def codegen(context, builder, sig, args):
+        row, i, step, apart, numbers, classes, count = args
+        lanes, storage = numbers.type.count, sig.args[0].dtype
+        nothing, integers = ir.Constant(numbers.type, None), ir.VectorType(ir.IntType(64), lanes)
+        most = _splat(builder, builder.sitofp(classes, numbers.type.element), lanes)
+        exists = builder.and_(builder.fcmp_ordered(">=", numbers, nothing), builder.fcmp_ordered("<", numbers, most))
+        exists = builder.and_(exists, _lanes_mask(builder, count, lanes))
+        number = builder.fptosi(builder.select(exists, numbers, nothing), integers)
+        lane = ir.Constant(integers, list(range(lanes)))
+        place = builder.add(builder.mul(number, _splat(builder, apart, lanes)), _splat(builder, i, lanes))
+        place = builder.add(place, builder.mul(lane, _splat(builder, step, lanes)))
+        value = _gathered(builder, row, place, exists, _stored_vector(context, storage, lanes), storage.bitwidth // 8)
+        not_there = ir.Constant(numbers.type, [math.nan] * lanes)
+        return builder.select(exists, _widen(builder, storage, value), not_there)
+
+    vector = vector_of(real)
+    return vector(row, types.int64, types.int64, types.int64, vector, types.int64, types.int64), codegen
+
+
+def _gathered(builder: Any, row: Any, place: Any, mask: Any, stored: ir.VectorType, size: int) -> Any:
+    """The elements at these places, as they are stored; zeros outside the mask."""
+    start = _splat(builder, builder.ptrtoint(row, ir.IntType(64)), stored.count)
+    addresses = builder.add(start, builder.mul(place, ir.Constant(place.type, [size] * stored.count)))
+    places = builder.inttoptr(addresses, ir.VectorType(ir.PointerType(), stored.count))
+    name = f"llvm.masked.gather.{_llvm_name(stored)}.v{stored.count}p0"
+    nothing = ir.Constant(stored, None)
+    return _call_llvm(builder, name, stored, [places, ir.Constant(ir.IntType(32), size), mask, nothing])
 
 
 def _store_wide(builder: Any, context: Any, pointer_type: Any, states: Any, i: Any, value: Any) -> None:
