@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from fastce.cuda._kernels.elements import has_one_point
 from fastce.cuda._kernels.few_classes import REGISTER_BYTES, few_classes_kernel
 from fastce.cuda._kernels.few_rooms import Stand
 from fastce.cuda._kernels.jobs import (
@@ -146,6 +147,13 @@ def _is_few(call: Call, logits: Rows, out: Rows | None) -> bool:
     )
 
 
+def _is_plain(call: Call) -> bool:
+    """Whether losses are those of class indices, with no weights, smoothing or z_loss."""
+    targets, options = call.targets, call.options
+    has_weights = targets.class_weight.size > 0 or targets.row_weight.size > 0
+    return has_one_point(call.job) and not has_weights and options.keep == 1.0 and options.z_loss == 0.0
+
+
 def _written(logits: Rows, out: Rows | None) -> Any:
     """What kernels get to write to: an empty array for those that write nothing."""
     return logits.array.flat()[:0] if out is None else out.array.flat()
@@ -154,8 +162,9 @@ def _written(logits: Rows, out: Rows | None) -> Any:
 def _start_few_classes(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> None:
     call, logits, lanes = plan.call, plan.logits, lanes_of(plan.logits.array)
     stand = Stand(logits.classes, ROWS_OF_BLOCK, lanes, logits.phase(lanes))
+    job = call.job._replace(is_plain=_is_plain(call))
     launch(
-        few_classes_kernel(call.job, stand), -(-logits.count // stand.rows), stand.rows, logits.array,
+        few_classes_kernel(job, stand), -(-logits.count // stand.rows), stand.rows, logits.array,
         logits.array.flat(), _written(logits, plan.out), logits.count, call.targets, call.options, call.upstream,
         rooms.report, results, tally,
     )  # fmt: skip

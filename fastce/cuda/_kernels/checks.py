@@ -154,6 +154,7 @@ def check_two(first, second, checked, report, tickets):
     flag = cuda.shared.array(1, np.int32)
     check_weights(first, checked.least, checked.most, report, BAD_ROW_WEIGHT, BAD_ROW_WEIGHT)
     check_weights(second, checked.least, checked.most, report, BAD_CLASS_WEIGHT, BAD_CLASS_WEIGHT)
+    cuda.syncthreads()
     if comes_last(tickets, 0, 1, cuda.gridDim.x, flag) and cuda.threadIdx.x == 0:
         finish(np.float64(checked.rows), checked, report)
 
@@ -166,7 +167,8 @@ def check_kernel(points: int):
     @kernel(THREADS, 4)
     def check(targets, weights, masses, upstream, checked, report, totals, tickets):
         """``weights`` of classes and ``masses`` are as they were given: not in float32, if that is narrower."""
-        board, flag = cuda.shared.array(MOST_WARPS, np.float64), cuda.shared.array(1, np.int32)
+        board = cuda.shared.array(MOST_WARPS, np.float64)
+        flag = cuda.shared.array(1, np.int32)
         beyond = BAD_CLASS_WEIGHT if checked.is_wide else BEYOND
         check_weights(weights, checked.least, checked.most, report, BAD_CLASS_WEIGHT, beyond)
         check_weights(targets.row_weight, 0.0, math.inf, report, BAD_ROW_WEIGHT, BEYOND)

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.cuda._kernels.jobs import BEYOND, CROSS_ENTROPY, FACTOR, PROBABILITIES, SHARE, Job
-from fastce.cuda._kernels.primitives import device, store_real, to_real
+from fastce.cuda._kernels.primitives import device, fma, store_real, to_real
 from fastce.cuda._kernels.states import raised_by, reference_of
 
 ALONE = 2.0**-64  # log1p(x) is x below
+MODERATE = 2.0**-96, 2.0**96  # what products of two or three do not take beyond the normal numbers of float32
 
 
 class Row(NamedTuple):
@@ -29,6 +30,22 @@ def weight_of_row(i, targets):
     if targets.classes.size == 0 or targets.first_points.size > 0:
         return weight
     return 0.0 if targets.classes[i] == targets.ignore_index else weight
+
+
+@functools.cache
+def weighed_row_by(job: Job):
+    """(whether row i counts, its sample weight)."""
+
+    @device
+    def weighed_row(i, rows, targets):
+        weight = weight_of_row(i, targets) if i < rows else 0.0
+        return weight != 0.0, weight
+
+    @device
+    def plain_row(i, rows, targets):
+        return i < rows and targets.classes[i] != targets.ignore_index, 1.0
+
+    return plain_row if job.is_plain else weighed_row
 
 
 @device
@@ -120,3 +137,41 @@ def ending_by(job: Job):
         return np.float64(result), np.float64(share), row
 
     return ending
+
+
+@device
+def is_moderate(size, like):
+    """Whether this is neither 0 nor tiny, huge or nan."""
+    return to_real(like, MODERATE[0]) <= size <= to_real(like, MODERATE[1])
+
+
+@functools.cache
+def plain_ending_by(job: Job):
+    """`ending_by` for a loss whose target is one class, with the element y, and for which nothing has a weight.
+
+    loss = log1p(rest) + s (top - y): neither term is negative, so that float32, with a rounding for the difference and
+    one for the sum, is within an ulp of what it makes of the rest. Numbers that are tiny or huge end as all others do.
+    """
+    ending, writes, is_float64 = ending_by(job), job.writes, job.is_float64
+
+    @device
+    def usual_ending(top, raised_rest, y, upstream, like, options, report):
+        distance = 0.5 * np.float64(reference_of(top, options.zero)) - 0.5 * np.float64(y)
+        state = np.float64(top), np.float64(raised_rest), distance, 1.0
+        return ending(state, 1.0, upstream, like, options, report)
+
+    @device
+    def plain_ending(top, raised_rest, y, upstream, like, options, report):
+        rest = raised_rest * options.lowered
+        tail = to_real(like, math.log1p(rest))
+        loss, slope = fma(options.unit, top - y, tail), to_real(like, upstream) * options.logit_scale
+        is_quick = is_moderate(loss, like)  # whatever the gradient is: a loss and its twin have the same bits
+        if is_quick and (not writes or is_moderate(abs(slope), like)):
+            result = share = np.float64(loss)
+            return result, share, Row(top, slope / (options.one + rest), slope, tail)
+        result, share, row = usual_ending(top, raised_rest, y, upstream, like, options, report)
+        if is_quick:
+            result = share = np.float64(loss)
+        return result, share, row
+
+    return usual_ending if is_float64 else plain_ending

@@ -15,7 +15,13 @@ from fastce.cuda._kernels.elements import (
     value_of_written_by,
     written_by,
 )
-from fastce.cuda._kernels.endings import Row, ending_by, upstream_of_row, weight_of_row
+from fastce.cuda._kernels.endings import (
+    Row,
+    ending_by,
+    plain_ending_by,
+    upstream_of_row,
+    weighed_row_by,
+)
 from fastce.cuda._kernels.few_rooms import Stand, empty_by, fill_by
 from fastce.cuda._kernels.jobs import IS_BAD, LOG_SOFTMAX, NO_MASS, Job
 from fastce.cuda._kernels.points import distances_by, points_by
@@ -33,8 +39,8 @@ from fastce.cuda._kernels.primitives import (
     store_real,
     to_real,
 )
-from fastce.cuda._kernels.states import MOST_WARPS, half_distance, raised_exp_of, reference_of, rough_exp_of
-from fastce.cuda._kernels.sums import add_up_block
+from fastce.cuda._kernels.states import half_distance, raised_exp_of, reference_of, rough_exp_of
+from fastce.cuda._kernels.sums import add_up_board, put_on
 
 BLOCK = 8  # elements that are added up before their sum is: fewer roundings for each
 TINY = 2.0**-120  # a factor that is nearly below the normal numbers of float32
@@ -86,10 +92,28 @@ def exps_by(job: Job, classes: int):
 
 
 @functools.cache
-def state_by(job: Job, classes: int):
-    """The state of a row in registers, whose elements stand in shared memory too, from ``first`` on; and its exps."""
-    shown, mass_of, has_masses, take_exps = shown_by(job), mass_by(job), job.dense != NO_MASS, exps_by(job, classes)
-    get_one = get_reals_by(1)
+def sums_by(job: Job, classes: int):
+    """(top, rest) of a row in registers, and its exps."""
+    take_exps = exps_by(job, classes)
+
+    @device
+    def sums_of(ys, exps, like, options):
+        top = ys[0]
+        for c in range(1, classes):
+            top = largest(top, ys[c])
+        return top, found_here(take_exps(ys, exps, top, like, options))
+
+    return sums_of
+
+
+@functools.cache
+def ended_by(job: Job, classes: int):
+    """(result, share, row) as in `ending_by`, and the rest, of a row in registers, and its exps.
+
+    Its elements stand in shared memory, too, from ``first`` on.
+    """
+    shown, mass_of, has_masses, sums_of = shown_by(job), mass_by(job), job.dense != NO_MASS, sums_by(job, classes)
+    get_one, ending, plain_ending = get_reals_by(1), ending_by(job), plain_ending_by(job)
 
     @device
     def element(room_and_like, k, options):
@@ -98,11 +122,8 @@ def state_by(job: Job, classes: int):
     distances_of = distances_by(job, element)
 
     @device
-    def state_of(ys, exps, room, first, points, i, targets, like, options):
-        top = ys[0]
-        for c in range(1, classes):
-            top = largest(top, ys[c])
-        rest = found_here(take_exps(ys, exps, top, like, options))
+    def ended(ys, exps, room, first, points, i, weight, above, targets, like, options, report):
+        top, rest = sums_of(ys, exps, like, options)
         reference = reference_of(top, options.zero)
         distance, total = distances_of(
             (room, like), first, 1, points, 0, classes, reference, 0, 1, targets, like, options
@@ -113,9 +134,16 @@ def state_by(job: Job, classes: int):
                 if mass != 0.0:
                     distance += half_distance(mass, reference, ys[c], like)
                     total += mass
-        return np.float64(top), np.float64(rest), np.float64(distance), np.float64(total)
+        state = np.float64(top), np.float64(rest), np.float64(distance), np.float64(total)
+        return *ending(state, weight, above, like, options, report), rest
 
-    return state_of
+    @device
+    def ended_plainly(ys, exps, room, first, points, i, weight, above, targets, like, options, report):
+        top, rest = sums_of(ys, exps, like, options)
+        y = element((room, like), first + points.first, options)
+        return *plain_ending(top, rest, y, above, like, options, report), rest
+
+    return ended_plainly if job.is_plain else ended
 
 
 @functools.cache
@@ -139,7 +167,7 @@ def values_by(job: Job, stand: Stand):
     shown, slope_of, slope_at_target = shown_by(job), slope_by(job), slope_at_target_by(job)
     written, value_of_written = written_by(job), value_of_written_by(job)
     is_alone, by_exp, classes, width = has_one_point(job), job.of != LOG_SOFTMAX, stand.classes, stand.width
-    is_hessian, value_of = job.is_hessian, value_by(job)
+    is_hessian, value_of, may_be_squared = job.is_hessian, value_by(job), not job.is_plain
     get_one, put_one, put_reals = get_reals_by(1), put_reals_by(1), put_reals_by(width)
 
     @device
@@ -165,7 +193,7 @@ def values_by(job: Job, stand: Stand):
             put_reals(room, like, first + c, exps, c)
         if is_alone:
             ys[0] = slope_at_target(y_target, to_real(like, rest) * options.lowered, row, points.mass, options)
-            if options.z_loss > 0.0:
+            if may_be_squared and options.z_loss > 0.0:
                 value = written(y_target, row, options)
                 ys[0] = value_of_written(value, y_target, points.first, 0, row, points, targets, like, options)
             put_one(room, like, target, ys, 0)
@@ -176,8 +204,8 @@ def values_by(job: Job, stand: Stand):
 @functools.cache
 def few_classes_kernel(job: Job, stand: Stand):
     """The kernel for rows of so many adjacent classes that follow each other without a gap."""
-    shown, state_of, points_of = shown_by(job), state_by(job, stand.classes), points_by(job)
-    ending, fill, empty, writes = ending_by(job), fill_by(stand), empty_by(stand), job.writes
+    shown, ended, points_of = shown_by(job), ended_by(job, stand.classes), points_by(job)
+    weighed_row, fill, empty, writes = weighed_row_by(job), fill_by(stand), empty_by(stand), job.writes
     put_values, get_reals, put_reals = values_by(job, stand), get_reals_by(stand.width), put_reals_by(stand.width)
     classes, step, width, before, rows_of_block = stand.classes, stand.step, stand.width, stand.before, stand.rows
     real, room_of_block = np.float64 if job.is_float64 else np.float32, room_for(stand.chunks + stand.rows)
@@ -187,7 +215,8 @@ def few_classes_kernel(job: Job, stand: Stand):
     def few_classes(logits, out, rows, targets, options, upstream, report, results, tally):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
-        board, flag = cuda.shared.array(MOST_WARPS, np.float64), cuda.shared.array(1, np.int32)
+        board = cuda.shared.array((2, rows_of_block), np.float64)
+        flag = cuda.shared.array(1, np.int32)
         room, ys, exps = room_of_block(), cuda.local.array(most, real), cuda.local.array(most, real)
         ys[0] = options.lowest  # where there are no classes
         thread, block = np.int64(np.uint32(cuda.threadIdx.x)), np.int64(np.uint32(cuda.blockIdx.x)) * rows_of_block
@@ -195,28 +224,32 @@ def few_classes_kernel(job: Job, stand: Stand):
         fill(room, logits, start, count)
         i, first = block + thread, before + thread * step
         result, share = 0.0, 0.0
-        weight = weight_of_row(i, targets) if i < rows else 0.0
-        if weight != 0.0:
+        counts, weight = weighed_row(i, rows, targets)
+        if counts:
             points = points_of(i, logits, targets, options)
             for c in range(0, classes, width):
                 reals = get_reals(room, logits, first + c)
                 for k in range(width):
                     ys[c + k] = shown(reals[k], options)
-            state = state_of(ys, exps, room, first, points, i, targets, logits, options)
             above = upstream_of_row(i, upstream, report) if writes else 1.0
-            result, share, row = ending(state, weight, above, logits, options, report)
+            result, share, row, rest = ended(
+                ys, exps, room, first, points, i, weight, above, targets, logits, options, report
+            )
             if writes:
-                put_values(ys, exps, state[1], room, first, i, row, points, targets, logits, options)
+                put_values(ys, exps, rest, room, first, i, row, points, targets, logits, options)
         elif writes and i < rows:
             for c in range(classes):
                 exps[c] = options.zero
             for c in range(0, classes, width):
                 put_reals(room, logits, first + c, exps, c)
-        if tally.tickets.size > 0:
-            add_up_block(result, share, results, report, tally, board, flag)
+        adds_up = tally.tickets.size > 0
+        if adds_up:
+            put_on(board, result, share)
         elif i < rows:
             store_real(results, i, result)
         if writes:
             empty(room, out, start, count)
+        if adds_up:
+            add_up_board(board, rows_of_block, results, report, tally, flag)
 
     return few_classes

@@ -43,6 +43,7 @@ class Job(NamedTuple):
     is_capped: bool = False
     is_float64: bool = False
     is_hessian: bool = False  # what is written of a cross entropy is the Hessian's diagonal, not the gradient
+    is_plain: bool = False  # of few classes: one class has all of each target, and there are no weights and no z_loss
 
 
 class Options(NamedTuple):

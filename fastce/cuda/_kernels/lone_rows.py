@@ -15,8 +15,8 @@ from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_r
 from fastce.cuda._kernels.jobs import IS_BAD, NO_MASS, SPREAD, Job
 from fastce.cuda._kernels.points import distances_by, points_by
 from fastce.cuda._kernels.primitives import device, kernel, store_real, to_real
-from fastce.cuda._kernels.states import MOST_WARPS, half_distance, pushed, reference_of, with_block
-from fastce.cuda._kernels.sums import add_up_block
+from fastce.cuda._kernels.states import half_distance, pushed, reference_of, with_block
+from fastce.cuda._kernels.sums import add_up_board, put_on
 
 THREADS = 256
 BLOCK = 16  # elements that are added up in the dtype of the reals
@@ -118,12 +118,14 @@ def lone_rows_kernel(job: Job):
     def lone_rows(logits, out, shape, targets, options, upstream, report, results, tally):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
-        board, flag = cuda.shared.array(MOST_WARPS, np.float64), cuda.shared.array(1, np.int32)
+        board = cuda.shared.array((2, THREADS), np.float64)
+        flag = cuda.shared.array(1, np.int32)
         i, result, share = np.int64(cuda.grid(1)), 0.0, 0.0
         if i < shape.rows:
             result, share = row_of(i, logits, out, shape, targets, options, upstream, report)
         if tally.tickets.size > 0:
-            add_up_block(result, share, results, report, tally, board, flag)
+            put_on(board, result, share)
+            add_up_board(board, cuda.blockDim.x, results, report, tally, flag)
         elif i < shape.rows:
             store_real(results, i, result)
 

@@ -42,6 +42,12 @@ def _class_index(i, like, targets, options):
 
 
 @device
+def _plain_class_index(i, like, targets, options):
+    c = np.int64(targets.classes[i])
+    return Points(c, c, to_real(like, 1.0))
+
+
+@device
 def _points_of_sparse_row(i, like, targets, options):
     return Points(np.int64(targets.first_points[i]), np.int64(targets.first_points[i + 1]), options.zero)
 
@@ -49,6 +55,8 @@ def _points_of_sparse_row(i, like, targets, options):
 @functools.cache
 def points_by(job: Job):
     """The points of row i."""
+    if job.is_plain:
+        return _plain_class_index
     return {NO_TARGETS: _no_points, CLASS_INDICES: _class_index, SPARSE: _points_of_sparse_row}[job.points]
 
 

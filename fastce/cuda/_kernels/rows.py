@@ -130,6 +130,7 @@ def rows_kernel(job: Job):
             elif i < shape.rows:
                 write_zeros(out, whole_piece, shape)
         if tally.tickets.size > 0:
+            cuda.syncthreads()  # results of other threads are stored
             first = i - cuda.threadIdx.y
             items = min(np.int64(cuda.blockDim.y), shape.rows - first) if shape.parts == 1 else np.int64(is_stored)
             add_up_losses(results, first, items, shape.rows, report, tally, sums[0], ticket)

@@ -33,12 +33,19 @@ def thread_of_block():
 
 
 @device
-def sum_of_block(value, board):
-    """The sum of a number of each thread, known to all; blocks are made of whole warps."""
+def sum_of_warp(value):
+    """The sum of a number of each thread of a warp, known to all of them."""
     step = 1
     while step < WARP:
         value += from_lane(value, step)
         step *= 2
+    return value
+
+
+@device
+def sum_of_block(value, board):
+    """The sum of a number of each thread, known to all; blocks are made of whole warps."""
+    value = sum_of_warp(value)
     thread, warp = thread_of_block(), np.uint32(1)
     if thread % np.uint32(WARP) == 0:
         board[thread // np.uint32(WARP)] = value
@@ -68,20 +75,42 @@ def sum_up(values, count, per_block, totals, at):
 
 
 @device
+def are_last(tickets, at, items, all_items):
+    """Whether these are the last of all items to come. One thread asks; what was written before others came is known.
+
+    Without items nothing comes.
+    """
+    if items == 0:
+        return False
+    cuda.threadfence()
+    are_all = cuda.atomic.add(tickets, at, items) + items == all_items
+    cuda.threadfence()
+    return are_all
+
+
+@device
+def known_to_block(flag):
+    """What the first thread has put into the flag, to all threads."""
+    cuda.syncthreads()
+    return flag[0] != 0
+
+
+@device
 def comes_last(tickets, at, items, all_items, flag):
     """Whether this block brings the last of all items. What the others wrote before they came is known to it then.
 
-    All threads take part; what the first one says of the items counts.
+    All threads take part, after a barrier or a first thread that wrote all itself; what that says of the items counts.
     """
-    cuda.syncthreads()
     if thread_of_block() == 0:
-        flag[0] = 0
-        if items > 0:
-            cuda.threadfence()
-            flag[0] = cuda.atomic.add(tickets, at, items) + items == all_items
-            cuda.threadfence()
-    cuda.syncthreads()
-    return flag[0] != 0
+        flag[0] = are_last(tickets, at, items, all_items)
+    return known_to_block(flag)
+
+
+@device
+def group_of(first, count, bits):
+    """(number, first loss, end) of the group of a loss."""
+    group = first >> bits
+    return group, group << bits, min(group + 1 << bits, count)
 
 
 @device
@@ -107,15 +136,17 @@ def sums_of(losses, first, end, shares, share, board):
 def add_up_losses(losses, first, items, count, report, tally, board, flag):
     """Count the losses first to first + items as come; who brings the last of a group adds it up, and of all, all.
 
-    ``count`` losses are waited for; their shares may stand after them. All threads of a block take part; what the first
-    one says of ``first`` and ``items`` counts, and a block brings losses of one group, or none.
+    ``count`` losses are waited for; their shares may stand after them. All threads of a block take part, as for
+    `comes_last`; what the first one says of ``first`` and ``items`` counts, and a block brings losses of one group, or
+    none.
     """
     sums, tickets, bits = tally
-    groups, group = (count - 1 >> bits) + 1, first >> bits
-    begin = group << bits
-    end = min(group + 1 << bits, count)
-    if not comes_last(tickets, 1 + group, items, end - begin, flag):
+    if thread_of_block() == 0:  # nobody else needs to know the group, as long as it is not complete
+        group, begin, end = group_of(first, count, bits)
+        flag[0] = are_last(tickets, 1 + group, items, end - begin)
+    if not known_to_block(flag):
         return
+    groups, (group, begin, end) = (count - 1 >> bits) + 1, group_of(first, count, bits)
     total, of_shares = sums_of(losses, begin, end, count if losses.size > count else 0, report[SHARE], board)
     if groups > 1:
         if thread_of_block() == 0:
@@ -128,19 +159,40 @@ def add_up_losses(losses, first, items, count, report, tally, board, flag):
 
 
 @device
-def add_up_block(result, share, sums, report, tally, board, flag):
-    """Add up the results of the threads of all blocks; ``share`` is that of a result that is not finite."""
-    total, block, blocks = sum_of_block(result, board), cuda.blockIdx.x, cuda.gridDim.x
-    if not math.isfinite(total):
-        share = sum_of_block(report[SHARE] * result if math.isfinite(result) else share, board)
-    if thread_of_block() == 0:
-        sums[block], sums[blocks + block] = total, share
-    add_up_losses(sums, np.int64(block), 1, np.int64(blocks), report, tally, board, flag)
+def put_on(board, result, share):
+    """Tell the block the result of this thread, and its share; see `add_up_board`."""
+    thread = thread_of_block()
+    board[0, thread], board[1, thread] = result, share
+
+
+@device
+def add_up_board(board, threads, sums, report, tally, flag):
+    """Add up the results that so many threads of each block have put on its board, by the first warp.
+
+    The others have little to do here. A result that is not finite has its share on the board; others have `SHARE` of
+    them.
+    """
+    cuda.syncthreads()
+    thread, block, blocks = thread_of_block(), cuda.blockIdx.x, cuda.gridDim.x
+    if thread < WARP:
+        total, of_shares = 0.0, 0.0
+        for k in range(0, threads, WARP):
+            total += board[0, k + thread]
+        total = sum_of_warp(total)
+        if not math.isfinite(total):
+            for k in range(0, threads, WARP):
+                result = board[0, k + thread]
+                of_shares += report[SHARE] * result if math.isfinite(result) else board[1, k + thread]
+            of_shares = sum_of_warp(of_shares)
+        if thread == 0:
+            sums[block], sums[blocks + block] = total, of_shares
+    add_up_losses(sums, np.int64(block), 1, np.int64(blocks), report, tally, board[0], flag)
 
 
 @kernel(THREADS, 4)
 def add_up_all(losses, count, report, tally):
     """The sum of losses of earlier launches, and of their shares: a block takes those of a group."""
-    board, flag = cuda.shared.array(MOST_WARPS, np.float64), cuda.shared.array(1, np.int32)
+    board = cuda.shared.array(MOST_WARPS, np.float64)
+    flag = cuda.shared.array(1, np.int32)
     first = np.int64(cuda.blockIdx.x) << tally.bits
     add_up_losses(losses, first, min(np.int64(1) << tally.bits, count - first), count, report, tally, board, flag)
