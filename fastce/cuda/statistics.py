@@ -16,7 +16,7 @@ from fastce.cuda.cross_entropy import float_array, readable_rows, real_of
 from fastce.cuda.flat import nothing
 from fastce.cuda.groups import group_for
 from fastce.cuda.launching import launch
-from fastce.cuda.layout import Rows, blocks_for, rows_of
+from fastce.cuda.layout import Rows, blocks_for, lanes_of, rows_of
 from fastce.cuda.products import on_device
 from fastce.cuda.rooms import rooms_of
 from fastce.cuda.run import numbers_of
@@ -24,6 +24,7 @@ from fastce.cuda.targets import INTEGERS, DeviceTargets, check, described_target
 
 DTYPES = {"argmax": "int64", "target_rank": "int64", "in_top_k": "bool"}  # the others are floats
 OF_SUMS = {"logsumexp", "entropy", "target_log_prob"}
+FEWEST_IN_CHUNKS = 128  # classes; of more, a chunk for each thread of a warp
 MOST = 1 << 62  # of ranks that count
 
 
@@ -54,11 +55,12 @@ def _launch(
 ) -> None:
     logits, names = rows.array, set(results)
     real = real_of(logits)
-    asked = Asked(real == np.float64, bool(names & OF_SUMS), "entropy" in names)
+    in_chunks = rows.is_matrix and rows.classes > FEWEST_IN_CHUNKS
+    asked = Asked(real == np.float64, bool(names & OF_SUMS), "entropy" in names, in_chunks)
     rooms = (results[k].flat() if k in results else nothing(DTYPES.get(k, real.name)) for k in Statistics._fields)
     launch(
         statistics_kernel(asked), *group_for(rows), logits,
-        logits.flat(), rows.count, rows.classes, rows.inner, rows.cube,
+        logits.flat(), rows.count, rows.classes, rows.inner, rows.cube, rows.phase(lanes_of(logits)),
         nothing("int64") if classes is None else classes, ignored, top_k, options_of(real), report, Statistics(*rooms),
     )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Statistics of rows of any strides from one read of them: by a thread, a part of a warp, or a block.
 
+Long rows of adjacent classes are read in chunks of 16 bytes.
+
 With m the largest logit of a row, rest the sum of exp(x_c - m) of all others, and spread of exp(x_c - m) (m - x_c),
 
     logsumexp = m + log1p(rest),   entropy = log1p(rest) + spread / (1 + rest),   log p_y = -(log1p(rest) + (m - x_y))
@@ -21,7 +23,20 @@ from numba import cuda
 from fastce.cuda._kernels.groups import first_of_group, sum_of_group
 from fastce.cuda._kernels.jobs import IS_BAD
 from fastce.cuda._kernels.lone_rows import first_of_row
-from fastce.cuda._kernels.primitives import device, fma, from_lane, kernel, largest, load_real, smallest, to_real
+from fastce.cuda._kernels.primitives import (
+    device,
+    fma,
+    from_lane,
+    kernel,
+    lanes_of,
+    largest,
+    load_chunk,
+    load_part,
+    load_real,
+    reals_of,
+    smallest,
+    to_real,
+)
 from fastce.cuda._kernels.states import (
     MOST_WARPS,
     WARP,
@@ -43,6 +58,7 @@ class Asked(NamedTuple):
     is_float64: bool
     sums: bool
     entropy: bool
+    in_chunks: bool  # whether adjacent classes are read 16 bytes at a time
 
 
 class Statistics(NamedTuple):
@@ -143,33 +159,92 @@ def store_ranks(results, i, top, place, rank, top_k):
 
 
 @functools.cache
+def taken_by(asked: Asked):
+    """What a thread knows, with element x of class c: sums, (largest, its class) and how many are before the target."""
+    pushed = pushed_by(asked)
+
+    @device
+    def taken(sums, best, before, x, c, x_y, y, options):
+        if x > best[0] or (x != x and best[0] == best[0]):
+            best = x, np.int64(c)
+        if x > x_y or (x == x_y and 0 <= c < y):
+            before += 1
+        return pushed(sums[0], sums[1], sums[2], x, options), best, before
+
+    return taken
+
+
+@device
+def chunk_of_row(logits, k, before, first, classes):
+    """Chunk k of a row whose class 0 is element ``first``, ``before`` elements into chunk 0; -inf where it has none."""
+    lanes, at = lanes_of(logits), first - before + k * lanes_of(logits)
+    if at >= first and at + lanes <= first + classes:
+        return load_chunk(logits, at)
+    return load_part(logits, at, first, first + classes)
+
+
+@functools.cache
+def known_by(asked: Asked):
+    """What a thread knows of its elements of a row: their state, and the rest as in `taken_by`."""
+    taken, with_sums = taken_by(asked), asked.sums
+
+    @device
+    def grown(state, sums, like, options):
+        if with_sums:
+            state = merged(state, (np.float64(sums[0]), np.float64(sums[1]), np.float64(sums[2])), like, options)
+        return state
+
+    @device
+    def of_elements(logits, first, step, classes, phase, x_y, y, options):
+        lanes, lowest = cuda.blockDim.x, to_real(logits, -math.inf)
+        state, best, before = (-math.inf, 0.0, 0.0), (lowest, np.int64(classes)), 0
+        for begin in range(cuda.threadIdx.x, classes, lanes * BLOCK):
+            sums = lowest, options.zero, options.zero
+            for c in range(begin, min(begin + lanes * BLOCK, classes), lanes):
+                sums, best, before = taken(sums, best, before, load_real(logits, first + c * step), c, x_y, y, options)
+            state = grown(state, sums, logits, options)
+        return state, best, before
+
+    @device
+    def of_chunks(logits, first, step, classes, phase, x_y, y, options):
+        """The next chunk is on its way while one is looked at."""
+        lanes, size, lowest = cuda.blockDim.x, lanes_of(logits), to_real(logits, -math.inf)
+        state, best, before = (-math.inf, 0.0, 0.0), (lowest, np.int64(classes)), 0
+        gap, k = (phase + first) & (size - 1), np.int64(cuda.threadIdx.x)
+        chunks = (gap + classes + size - 1) // size
+        chunk = chunk_of_row(logits, k, gap, first, classes)
+        while k < chunks:
+            sums, end = (lowest, options.zero, options.zero), min(k + lanes * (BLOCK // size), chunks)
+            while k < end:
+                following, reals = chunk_of_row(logits, k + lanes, gap, first, classes), reals_of(logits, chunk)
+                for lane in range(lanes_of(logits)):
+                    c = k * size - gap + lane
+                    sums, best, before = taken(sums, best, before, reals[lane], c, x_y, y, options)
+                chunk, k = following, k + lanes
+            state = grown(state, sums, logits, options)
+        return state, best, before
+
+    return of_chunks if asked.in_chunks else of_elements
+
+
+@functools.cache
 def statistics_kernel(asked: Asked):
     """The kernel for all that is asked for."""
-    pushed, with_sums = pushed_by(asked), asked.sums
+    known_of, with_sums = known_by(asked), asked.sums
 
     @kernel(THREADS, 2)
-    def statistics(logits, rows, classes, inner, cube, targets, ignore_index, top_k, options, report, results):
+    def statistics(logits, rows, classes, inner, cube, phase, targets, ignore_index, top_k, options, report, results):
         if report[IS_BAD] > 0.0:
             return
         board = cuda.shared.array((OF_STATE, MOST_WARPS), np.float64)
-        i, lanes = np.int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y, cuda.blockDim.x
-        first, end = first_of_row(i, inner, cube), classes if i < rows else 0
-        y = class_of_row(i, targets, ignore_index) if i < rows else np.int64(NO_CLASS)
+        i = np.int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y
+        first, y = first_of_row(i, inner, cube), np.int64(NO_CLASS)
+        if i < rows:
+            y = class_of_row(i, targets, ignore_index)
         x_y = load_real(logits, first + y * cube.class_step) if y != NO_CLASS else options.zero
-        lowest, zero = to_real(logits, -math.inf), options.zero
-        state, key, place, before = (-math.inf, 0.0, 0.0), lowest, np.int64(classes), 0
-        for begin in range(cuda.threadIdx.x, end, lanes * BLOCK):
-            top, rest, spread = lowest, zero, zero
-            for c in range(begin, min(begin + lanes * BLOCK, end), lanes):
-                x = load_real(logits, first + c * cube.class_step)
-                if x > key or (x != x and key == key) or place == classes:
-                    key, place = x, np.int64(c)
-                if x > x_y or (x == x_y and c < y):
-                    before += 1
-                top, rest, spread = pushed(top, rest, spread, x, options)
-            if with_sums:
-                state = merged(state, (np.float64(top), np.float64(rest), np.float64(spread)), logits, options)
-        largest_of_row, where = first_of_group(np.float64(key), np.float64(place), board)
+        end = classes if i < rows else 0
+        state, best, before = known_of(logits, first, cube.class_step, end, phase, x_y, y, options)
+        largest_of_row, where = first_of_group(np.float64(best[0]), np.float64(best[1]), board)
         if with_sums:
             state = merged_of_group(state, board, logits, options)
         rank = np.int64(sum_of_group(np.float64(before), board))
@@ -178,7 +253,8 @@ def statistics_kernel(asked: Asked):
                 rank = np.int64(-1)
             if with_sums:
                 store_sums(results, i, state, np.float64(x_y), y, options)
-            store_ranks(results, i, largest_of_row, where, rank, top_k)
+            is_found = where < classes  # else all are -inf
+            store_ranks(results, i, largest_of_row, where if is_found else 0.0, rank, top_k)
 
     return statistics
 
