@@ -9,6 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastce.cpu._vectors.compiler import inline, outlined
@@ -90,41 +91,59 @@ def _load_every(builder: Any, context: Any, row: Any, pointer: Any, at: Any, ste
     return _shuffled(builder, first, loaded(reach - number + 1), lanes[::-1] if backwards else lanes)
 
 
-def _every(step: int, part: int) -> Any:
-    """An intrinsic: elements ``at``, ``at + step``, ... of ``source`` to ``to`` and on, a part of a vector."""
+_quarter = _constant(functools.partial(_part_of, part=4))
+
+
+def _gather(step: int) -> Any:
+    """An intrinsic: `spread` for a ``source`` of this step and lines of ``out`` without gaps, of a `_quarter` at least.
+
+    It moves a vector at a time, or a part of one where lines are short. The last move ends with its line, and overlaps
+    the one before.
+    """
 
     @intrinsic
-    def move(typingctx, source, at, out, to):
+    def gather(typingctx, source, at, stride, out, to, out_stride, lines, length):
         storage = source.dtype
-        number = _part_of(storage, part)
 
         def codegen(context, builder, sig, args):
-            source, at, out, to = args
-            value = _load_every(builder, context, sig.args[0], source, at, step, number)
-            place = _place(builder, context, sig.args[2], out, to, _words(storage, number))
-            builder.store(value, place, align=storage.bitwidth // 8)
+            source, at, stride, out, to, out_stride, lines, length = args
+
+            def move(number: int, line: Any, place: Any, i: Any) -> None:
+                start = builder.add(line, builder.mul(i, _INDEX(step)))
+                value = _load_every(builder, context, sig.args[0], source, start, step, number)
+                here = _place(builder, context, sig.args[3], out, builder.add(place, i), value.type)
+                builder.store(value, here, align=storage.bitwidth // 8)
+
+            def in_moves_of(number: int) -> None:
+                last = builder.sub(length, _INDEX(number))
+                with cgutils.for_range(builder, lines) as loop:
+                    line = builder.add(at, builder.mul(loop.index, stride))
+                    place = builder.add(to, builder.mul(loop.index, out_stride))
+                    with cgutils.for_range_slice(builder, _INDEX(0), last, _INDEX(number)) as (i, _):
+                        move(number, line, place, i)
+                    move(number, line, place, last)
+
+            def in_the_largest_moves(part: int) -> None:
+                number = _part_of(storage, part)
+                if part == 4:
+                    in_moves_of(number)
+                    return
+                with builder.if_else(builder.icmp_signed(">=", length, _INDEX(number))) as (long, short):
+                    with long:
+                        in_moves_of(number)
+                    with short:
+                        in_the_largest_moves(2 * part)
+
+            in_the_largest_moves(1)
             return context.get_dummy_value()
 
-        return types.void(source, types.int64, out, types.int64), codegen
+        index = types.int64
+        return types.void(source, index, index, out, index, index, index, index), codegen
 
-    return move
-
-
-_whole, _half, _quarter = (_constant(functools.partial(_part_of, part=part)) for part in (1, 2, 4))
+    return gather
 
 
-@inline
-def in_moves(move, number, source, at, stride, step, out, to, out_stride, lines, length):
-    """out[to + j * out_stride + k] = source[at + j * stride + k * step], ``number`` elements a move.
-
-    A line has as many at least: its last move ends with it, and overlaps the one before.
-    """
-    for j in range(lines):
-        i, line, place = 0, at + j * stride, to + j * out_stride
-        while i < length - number:
-            move(source, line + i * step, out, place + i)
-            i += number
-        move(source, line + (length - number) * step, out, place + length - number)
+_forwards, _backwards, _every_second, _every_second_backwards = map(_gather, (1, -1, 2, -2))
 
 
 @inline
@@ -135,40 +154,19 @@ def spread(source, at, stride, step, out, to, out_stride, out_step, lines, lengt
             out[to + j * out_stride + k * out_step] = source[at + j * stride + k * step]
 
 
-def _gather(step: int) -> Any:
-    """The same for lines without gaps of a ``source`` of this step, in parts of a vector where they are short."""
-    of_whole, of_half, of_quarter = (_every(step, part) for part in (1, 2, 4))
-
-    @inline
-    def gather(source, at, stride, out, to, out_stride, lines, length):
-        if length >= _whole(source):
-            in_moves(of_whole, _whole(source), source, at, stride, step, out, to, out_stride, lines, length)
-        elif length >= _half(source):
-            in_moves(of_half, _half(source), source, at, stride, step, out, to, out_stride, lines, length)
-        elif length >= _quarter(source):
-            in_moves(of_quarter, _quarter(source), source, at, stride, step, out, to, out_stride, lines, length)
-        else:
-            spread(source, at, stride, step, out, to, out_stride, 1, lines, length)
-
-    return gather
-
-
-_forwards, _backwards, _every_second, _every_second_backwards = map(_gather, (1, -1, 2, -2))
-
-
 @outlined
 def copy_matrix(source, at, stride, step, out, to, out_stride, out_step, lines, length):
     """The same, a vector at a time where the steps allow."""
-    if step == 1 and out_step == 1:
-        _forwards(source, at, stride, out, to, out_stride, lines, length)
-    elif step == -1 and out_step == 1:
-        _backwards(source, at, stride, out, to, out_stride, lines, length)
-    elif step == 2 and out_step == 1:
-        _every_second(source, at, stride, out, to, out_stride, lines, length)
-    elif step == -2 and out_step == 1:
-        _every_second_backwards(source, at, stride, out, to, out_stride, lines, length)
-    else:
+    if out_step != 1 or abs(step) > 2 or step == 0 or length < _quarter(source):
         spread(source, at, stride, step, out, to, out_stride, out_step, lines, length)
+    elif step == 1:
+        _forwards(source, at, stride, out, to, out_stride, lines, length)
+    elif step == -1:
+        _backwards(source, at, stride, out, to, out_stride, lines, length)
+    elif step == 2:
+        _every_second(source, at, stride, out, to, out_stride, lines, length)
+    else:
+        _every_second_backwards(source, at, stride, out, to, out_stride, lines, length)
 
 
 @intrinsic
