@@ -389,7 +389,7 @@ def test_an_upgrade_of_compiled_files_only_compiles_anew(copied_package, tmp_pat
 WITHOUT_OUR_LIBRARY = """
 from fastce.cpu._vectors import compiler
 
-assert compiler._PART.pop("pipeline_class") is compiler._PartCompiler  # as if Numba had not what it replaces
+assert compiler._PART.pop("pipeline_class") is compiler.PartCompiler  # as if Numba had not what it replaces
 """
 SUM = """
 import numpy as np

@@ -4,20 +4,21 @@ A kernel is compiled when it is first called with a dtype, never at import. It r
 through its compiled entry point: the front door has fixed the type of every argument, so there is nothing to resolve.
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 from llvmlite.binding import ffi
 from numba import config, njit, types
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import overload
 
 from fastce.apart import load, not_cut_by_forks
 from fastce.cpu._vectors import cache
+from fastce.cpu._vectors.pipeline import PartCompiler, is_as_expected
 
 _STORAGE = {
     "float32": types.float32,
@@ -37,45 +38,9 @@ IN_THE_MIDDLE_OF_LLVM = (
 )
 
 
-class _Part(JITCodeLibrary):
-    """The LLVM code of a function that exists only inside kernels: linked into its callers, and nothing more.
-
-    Numba would optimise each of some eighty functions in full, with all that it calls, and make machine code of it that
-    nobody runs; then the kernel, into which all of them are linked, once more. That was half of the time it took.
-    """
-
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
-        self._finalize_dynamic_globals()
-        self._finalized = True
-
-    def get_pointer_to_function(self, name: str) -> int:
-        self._ensure_finalized()
-        return 0  # as for any function without a wrapper for Python
-
-    @property
-    def codegen(self) -> Any:
-        return self  # Numba asks only for set_env
-
-    def set_env(self, name: str, environment: Any) -> None:
-        pass  # where Python objects would be found; kernels have none
-
-
-class _PartCompiler(Compiler):
-    """Numba's compiler, with a library of ours to compile into."""
-
-    def define_pipelines(self) -> Any:
-        state = self.state
-        state.library = _Part(state.targetctx.codegen(), state.func_id.func_qualname)
-        return super().define_pipelines()
-
-
 _PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
-_REPLACED = ("_optimize_final_module", "_finalize_final_module", "_finalize_dynamic_globals", "get_pointer_to_function")
-if all(hasattr(JITCodeLibrary, name) for name in (*_REPLACED, "codegen", "_ensure_finalized")):
-    _PART["pipeline_class"] = _PartCompiler  # in a Numba that is built otherwise: slower to compile
+if is_as_expected():
+    _PART["pipeline_class"] = PartCompiler  # in a Numba that is built otherwise: slower to compile
 
 
 def _part(function: Callable[..., Any], **options: Any) -> Any:
@@ -107,6 +72,18 @@ def by_type(stub: Callable[..., Any]) -> Any:
     return overload(stub, jit_options={**_PART, "forceinline": True}, strict=False)
 
 
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Without a look for garbage: there is little of it among a compiler's objects, and they are a million."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class Kernel:
     """A function compiled once for each dtype of logits.
 
@@ -135,7 +112,8 @@ class Kernel:
         name = dtype.name
         dispatcher = self.dispatcher(name)
         cache.attach(dispatcher, name)
-        entry_point: Callable[..., None] = dispatcher.compile(self.signature(_STORAGE[name]))
+        with _collector_at_rest():
+            entry_point: Callable[..., None] = dispatcher.compile(self.signature(_STORAGE[name]))
         self._entry_points[dtype] = entry_point
         return entry_point
 
