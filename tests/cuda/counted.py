@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import types
+import weakref
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -61,6 +62,7 @@ class Counted:
     waits: int = 0
     blocks: int = 6  # that run at once on a multiprocessor
     carveouts: list = field(default_factory=list)
+    events: list = field(default_factory=list)  # functions of the driver by name, "allocated" and "freed"
 
     def counts(self):
         """(launches, allocations, fills, copies to the host, waits)"""
@@ -68,7 +70,7 @@ class Counted:
 
     def forget(self):
         """Start counting again; kernels stay loaded."""
-        for counted in (self.launches, self.allocations, self.fills, self.copies):
+        for counted in (self.launches, self.allocations, self.fills, self.copies, self.events):
             counted.clear()
         self.waits = 0
 
@@ -114,7 +116,10 @@ class Counted:
         def empty(shape, dtype, device):
             itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
             self.allocations.append(math.prod(shape) * itemsize)
-            return self.tensor(shape, dtype)
+            self.events.append("allocated")
+            tensor = self.tensor(shape, dtype)
+            weakref.finalize(tensor, self.events.append, "freed")
+            return tensor
 
         torch.Tensor, torch.empty = Tensor, empty
         stream = types.SimpleNamespace(cuda_stream=7)
@@ -129,6 +134,11 @@ class Api:
 
     def __init__(self, counted):
         self.counted = counted
+
+    def __getattribute__(self, name):
+        if name.startswith("cu"):
+            self.counted.events.append(name)
+        return super().__getattribute__(name)
 
     def cuInit(self, flags):
         return (0,)

@@ -88,3 +88,38 @@ def test_nothing_waits():
                 assert type(ours.value) is type(x)
                 assert [name for name, *_ in driver.launches] == ["check", "rows", "conclude"]
                 assert driver.counts() == (3, allocations, 1, 0, 0)
+
+
+IN_A_GRAPH = {"cuLaunchKernel", "cuMemsetD8Async"}  # what a CUDA graph keeps; all in the current stream
+BESIDE_IT = {"cuCtxGetCurrent", "cuOccupancyMaxActiveBlocksPerMultiprocessor"}  # what asks nothing of a stream
+OF_GPU = {"few": (1000, 10), "lone": (300, 64), "rows": (64, 300), "parts": (3, 20_000)}
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("shape", OF_GPU)
+def test_a_graph_can_keep_all_that_a_second_call_asks_for(shape):
+    """And what the call has allocated is given back after the last launch that is told of it."""
+    with Counted() as driver, fastce.deferred():
+        rows, classes = OF_GPU[shape]
+        axis = int(shape != "lone")
+        x = driver.tensor((rows, classes) if axis else (classes, rows), "float32")
+        y, weight = driver.tensor((rows,), "int64"), driver.tensor((rows,), "float32")
+        out, above = driver.tensor(x.shape, "float32"), driver.tensor((), "float64")
+        calls = [
+            lambda: fastce.cross_entropy(x, y, axis=axis),
+            lambda: fastce.cross_entropy_value_and_grad(x, y, axis=axis),
+            lambda: fastce.cross_entropy_value_and_grad(x, y, axis=axis, reduction="none", sample_weight=weight),
+            lambda: fastce.cross_entropy_value_and_grad(x, y, axis=axis, reduction="sum", grad_output=above, out=out),
+        ]
+        for call in calls:
+            call()  # compiles and loads
+        for call in calls:
+            driver.forget()
+            results = call()
+            events = list(driver.events)
+            assert set(events) <= IN_A_GRAPH | BESIDE_IT | {"allocated", "freed"}
+            launches = [k for k, name in enumerate(events) if name == "cuLaunchKernel"]
+            assert len(launches) >= 3
+            assert "freed" not in events[: launches[-1]]
+            assert events.count("freed") < events.count("allocated")  # the results are there
+            del results
