@@ -71,3 +71,21 @@ def of_counted(upstream: Array, targets: TargetRows) -> Array:
     result = np.ones(upstream.size)
     result[counted] = upstream[counted]
     return result
+
+
+def in_memory_order(
+    call: CrossEntropyCall, order: tuple[int, ...], upstream: Any, out: Array | None
+) -> tuple[CrossEntropyCall, Any, Array | None, tuple[int, ...]]:
+    """(call, upstream, out) with the axes of the logits in this order, and how those of rows are put back."""
+    lead = [k - (k > call.axis) for k in order if k != call.axis]
+    numbers = np.arange(call.logits.rows).reshape(call.logits.lead).transpose(lead).ravel()
+    array, axis = call.array.transpose(order), order.index(call.axis)
+    in_order = call._replace(
+        array=array,
+        axis=axis,
+        logits=Rows(array, axis, call.logits.dtype),
+        targets=call.targets.in_order(numbers, order, call.axis),
+    )
+    if upstream is not None and upstream.size > 1:
+        upstream = upstream[numbers]
+    return in_order, upstream, None if out is None else out.transpose(order), tuple(np.argsort(lead))

@@ -74,14 +74,12 @@ def target_rows(
     dtype = compute_dtype(logits.dtype)
 
     cube: Columns | CopiedColumns | PointColumns | None = None
-    points: Canonical | None = None
+    points: Canonical | PointRows | None = None
     probabilities: Masses | PointRows | None = None
     if is_sparse(targets):
-        described = read_points(targets, (logits.rows, logits.classes), dtype, n_threads)
-        if isinstance(described, PointRows):
-            probabilities, cube = described, PointColumns(described)
-        else:
-            points = described
+        points = read_points(targets, (logits.rows, logits.classes), dtype, n_threads)
+        if isinstance(points, PointRows) and points.dtype == dtype:
+            probabilities, cube, points = points, PointColumns(points), None
     else:
         array = _dense_targets(targets)
         if array.dtype.kind in "iu":

@@ -6,16 +6,18 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, compute_dtype
 from fastce.arguments.reductions import reduced
+from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.cross_entropy import CACHED, ROWS_AT_A_TIME, cross_entropy_rows
 from fastce.cpu._kernels.cross_entropy_columns import cross_entropy_columns
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._vectors.compiler import storage_view
-from fastce.cpu.call import CrossEntropyCall
+from fastce.cpu.call import CrossEntropyCall, in_memory_order
 from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of, columns_to_write, cut_columns, reading_order
 from fastce.cpu.extremes import Extremes, are_extreme
 from fastce.cpu.layout import PAD, Rows, goes_past_cache
 from fastce.cpu.long_rows import cross_entropy_of_long_rows
 from fastce.cpu.pieces import is_long
+from fastce.cpu.point_columns import PointColumns, PointRows
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import EACH, RowLosses
 from fastce.cpu.targets import MassTargets
@@ -57,24 +59,6 @@ def _as_memory_lies(
     return reduced_losses(in_order, losses, back)
 
 
-def in_memory_order(
-    call: CrossEntropyCall, order: tuple[int, ...], upstream: Any, out: Array | None
-) -> tuple[CrossEntropyCall, Any, Array | None, tuple[int, ...]]:
-    """(call, upstream, out) with the axes of the logits in this order, and how those of rows are put back."""
-    lead = [k - (k > call.axis) for k in order if k != call.axis]
-    numbers = np.arange(call.logits.rows).reshape(call.logits.lead).transpose(lead).ravel()
-    array, axis = call.array.transpose(order), order.index(call.axis)
-    in_order = call._replace(
-        array=array,
-        axis=axis,
-        logits=Rows(array, axis, call.logits.dtype),
-        targets=call.targets.in_order(numbers, order, call.axis),
-    )
-    if upstream is not None and upstream.size > 1:
-        upstream = upstream[numbers]
-    return in_order, upstream, None if out is None else out.transpose(order), tuple(np.argsort(lead))
-
-
 def reduced_losses(call: CrossEntropyCall, losses: RowLosses, back: tuple[int, ...]) -> Any:
     """What the reduction asks for, of losses that are kept in another order: added in that of C."""
     if call.reduction == "none":
@@ -102,6 +86,8 @@ def row_losses(
     precision, nor beside an ``out`` that is the logits, or where there is a `cube_of` them.
     """
     dtype = call.logits.dtype
+    if isinstance(call.targets, MassTargets) and isinstance(call.targets.points, PointRows) and dtype == np.float32:
+        return _in_float64(call, call.targets.points, upstream, out, n_threads, products)
     of_losses, of_gradient = are_extreme(call.options, call.targets, dtype.itemsize, upstream)
     if of_losses:
         return one_by_one(call, upstream, out, n_threads, products)
@@ -116,6 +102,22 @@ def row_losses(
         return _by_rows(call, upstream, out, n_threads, products)
     gradient = None if out is None else columns_to_write(out, call.axis, cube, dtype)
     return _by_columns(call, cube, upstream, gradient, out, n_threads, products)
+
+
+def _in_float64(
+    call: CrossEntropyCall, points: PointRows, upstream: Array | None, out: Array | None, n_threads: int | None,
+    products: Array | None,
+) -> RowLosses:  # fmt: skip
+    """The same of a matrix of few classes, of whose masses float32 would lose digits."""
+    given = call.targets
+    targets = MassTargets(
+        None, points, PointColumns(points), given.per_class, given.per_row, points.dtype, call.logits.rows
+    )
+    wide = call._replace(logits=Rows(call.array, call.axis, points.dtype), targets=targets)
+    if products is None or out is None:
+        return row_losses(wide, upstream, out, n_threads, products)
+    row_losses(wide, upstream, None, n_threads, products)
+    return row_losses(wide, upstream, out, n_threads)
 
 
 def _extremes(call: CrossEntropyCall, upstream: Array | None, out: Array | None, products: Array | None) -> Extremes:
@@ -257,7 +259,7 @@ def _by_columns(
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
         logits = None if odd is None else call.logits.copy(odd + place.start)  # a copied block may replace them
         if gradient is not None:
-            gradient.put_back(place, room)
+            silently(gradient.put_back, place, room)
         if odd is not None and logits is not None:
             exponents = np.zeros(of_block.size, np.int32)
             mended = _mended(call, logits, odd + place.start, upstream, out, products)
@@ -286,7 +288,8 @@ def _mended(
         of_products, storage_view(grad), np.empty(0, compute_dtype(logits.dtype)), False,
     )  # fmt: skip
     if out is not None:
-        Rows(out, call.axis).put(numbers, grad)
+        gradient = Rows(out, call.axis)
+        gradient.put(numbers, cast(grad, gradient.dtype))
     if products is not None:
         products[numbers] = of_products
     odd = np.flatnonzero(misfits)

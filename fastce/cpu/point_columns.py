@@ -4,6 +4,7 @@ A matrix of few classes is read where its owner has it, once to check all of it 
 thread may change it in between: the second look trusts nothing either.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,22 @@ _ANY = np.dtype(np.float64)  # of a kernel that knows no logits
 
 
 class PointRows:
-    """The points of a matrix of few classes, as `Rows` of probabilities."""
+    """The points of a matrix of few classes, as `Rows` of probabilities; the matrix is what they were read from."""
 
-    def __init__(self, points: Points, classes: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, points: Points, matrix: Any, dtype: np.dtype[Any]) -> None:
         self.points = points
-        self.classes = classes
+        self.matrix = matrix
+        self.classes: int = matrix.shape[1]
         self.dtype = dtype
 
     def in_dtype(self, dtype: np.dtype[Any]) -> "PointRows":
         """The same rows, for a kernel that takes another dtype."""
-        return PointRows(self.points, self.classes, dtype)
+        return PointRows(self.points, self.matrix, dtype)
+
+    @functools.cached_property
+    def canonical(self) -> Canonical:
+        """The points as such."""
+        return sparse_points(self.matrix, self.matrix.shape)
 
     def block(self, start: int, stop: int) -> Array:
         """The probabilities of rows ``start`` to ``stop``."""
@@ -69,14 +76,16 @@ class PointColumns:
 def read_points(
     targets: Any, shape: tuple[int, int], dtype: np.dtype[Any], n_threads: int | None
 ) -> Canonical | PointRows:
-    """A sparse matrix, checked: as probabilities if classes are few, else in canonical form, see `sparse_points`."""
+    """A sparse matrix, checked: as probabilities if classes are few, else in canonical form, see `sparse_points`.
+
+    The probabilities are float64 where float32 has not all digits of masses.
+    """
     if shape[1] <= MOST_CLASSES:
         points = _given(targets, shape)
         if points is None or (found := _found(points, shape[1], n_threads))[ODD]:
             points = _as_points(*sparse_points(targets, shape))
             found = _found(points, shape[1], n_threads)
-        if dtype == np.float64 or not found[WIDE]:
-            return PointRows(points, shape[1], dtype)
+        return PointRows(points, targets, np.dtype(np.float64) if found[WIDE] else dtype)
     return _canonical_points(targets, shape, n_threads) or sparse_points(targets, shape)
 
 
@@ -160,9 +169,14 @@ def _copied(array: Array, dtype: Any, n_threads: int | None) -> Array:
     return result
 
 
-def points_of(points: Canonical, rows: Array) -> Canonical:
+def canonical(points: Canonical | PointRows) -> Canonical:
+    """The points as such."""
+    return points.canonical if isinstance(points, PointRows) else points
+
+
+def points_of(points: Canonical | PointRows, rows: Array) -> Canonical:
     """The points of these rows alone."""
-    classes, masses, first_points = points
+    classes, masses, first_points = canonical(points)
     first, counts = first_points[rows], first_points[rows + 1] - first_points[rows]
     ends = np.cumsum(counts)
     places = np.arange(counts.sum()) + np.repeat(first - (ends - counts), counts)

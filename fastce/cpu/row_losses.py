@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, compute_dtype
+from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
 from fastce.arguments.reductions import reduced, sum_in_order, sum_of_terms
 from fastce.arguments.silence import silently, store
 from fastce.cpu.layout import Rows
@@ -19,7 +19,8 @@ class RowLosses:
         self.rows = rows
         self.reduction = reduction
         self.sums: list[tuple[float, int]] = [(0.0, 0)] * blocks
-        self.kept: Array | None = np.empty(rows.rows, compute_dtype(rows.dtype)) if reduction == "none" else None
+        dtype = compute_dtype(kernel_dtype(rows.view.dtype))  # whatever that of the kernel is
+        self.kept: Array | None = np.empty(rows.rows, dtype) if reduction == "none" else None
         self.each: tuple[Array, Array] | None = None
         if reduction == EACH:
             self.each = np.empty(rows.rows), np.zeros(rows.rows, np.int32)

@@ -17,7 +17,7 @@ from fastce.cpu.class_indices import MOST_COUNTED, is_int64, picked, weight_of_c
 from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
-from fastce.cpu.point_columns import Canonical, PointColumns, PointRows, points_of
+from fastce.cpu.point_columns import Canonical, PointColumns, PointRows, canonical, points_of
 from fastce.cpu.threads import in_turn
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
@@ -210,10 +210,10 @@ class IndexTargets(_Total):
 
 
 class MassTargets(_Total):
-    """Probabilities or a sparse matrix; points in the latter's case. ``total`` is what a mean divides by, as a pair."""
+    """Probabilities, or a sparse matrix: as points, or as probabilities too. ``total`` is what a mean divides by."""
 
     def __init__(
-        self, points: Canonical | None, probabilities: Rows | PointRows | None,
+        self, points: Canonical | PointRows | None, probabilities: Rows | PointRows | None,
         cube: Columns | CopiedColumns | PointColumns | None, per_class: Array | None, per_row: Array | None,
         dtype: np.dtype[Any], rows: int,
     ) -> None:  # fmt: skip
@@ -281,7 +281,7 @@ class MassTargets(_Total):
         if self.points is None:
             assert self.probabilities is not None
             return self._targets(_NO_POINTS, self.probabilities.block(start, stop), weight)
-        classes, masses, first_points = self.points
+        classes, masses, first_points = canonical(self.points)
         none = _NO_PROBABILITIES[self.class_weight.dtype]
         return self._targets((classes, masses, first_points[start : stop + 1]), none, weight)
 

@@ -142,7 +142,8 @@ def chosen_elements(typingctx, row, i, step, apart, numbers, classes, count):
         most = _splat(builder, builder.sitofp(classes, numbers.type.element), lanes)
         exists = builder.and_(builder.fcmp_ordered(">=", numbers, nothing), builder.fcmp_ordered("<", numbers, most))
         exists = builder.and_(exists, _lanes_mask(builder, count, lanes))
-        number = builder.fptosi(builder.select(exists, numbers, nothing), integers)
+        short = ir.VectorType(ir.IntType(32), lanes)  # which every processor converts to
+        number = builder.zext(builder.fptosi(builder.select(exists, numbers, nothing), short), integers)
         lane = ir.Constant(integers, list(range(lanes)))
         place = builder.add(builder.mul(number, _splat(builder, apart, lanes)), _splat(builder, i, lanes))
         place = builder.add(place, builder.mul(lane, _splat(builder, step, lanes)))
