@@ -134,7 +134,13 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
     alone = {name: getattr(fastce, name) for name in (contrastive, f"{contrastive}_value_and_grad", "row_stats")}
     return (
         {name: [partial(function, x, axis=1) for x in (few, many)] for name, function in along_axis.items()}
-        | {name: [partial(function, x, labels) for x in (few, many)] for name, function in of_labels.items()}
+        | {
+            name: [
+                partial(function, few, labels, label_smoothing=0.1),
+                *(partial(function, x, labels) for x in (few, many)),
+            ]
+            for name, function in of_labels.items()
+        }
         | {name: [partial(function, few, few)] for name, function in of_itself.items()}
         | {name: [partial(function, few)] for name, function in alone.items()}
         | {

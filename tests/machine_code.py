@@ -9,6 +9,8 @@ from fastce.cpu._vectors import compiler, target
 HOMES = {
     "cross_entropy_rows": "cross_entropy",
     "cross_entropy_columns": "cross_entropy_columns",
+    "hard_losses": "hard_columns",
+    "hard_gradients": "hard_columns",
     "logsumexp_columns": "softmax_columns",
     "logsumexp_rows": "softmax",
     "softmax_rows": "softmax",

@@ -8,7 +8,7 @@ from fastce.arguments.arrays import Array, compute_dtype
 from fastce.arguments.reductions import reduced
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.cross_entropy import CACHED, ROWS_AT_A_TIME, cross_entropy_rows
-from fastce.cpu._kernels.cross_entropy_columns import cross_entropy_columns
+from fastce.cpu._kernels.hard_columns import kernel_of_columns
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.call import CrossEntropyCall, in_memory_order
@@ -241,7 +241,8 @@ def _by_columns(
     losses = RowLosses(rows, call.reduction, len(places))
     of_targets = targets.cube if isinstance(targets, MassTargets) else None
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
-    kernel = cross_entropy_columns.compiled(dtype)
+    with_slopes = gradient is not None or products is not None
+    kernel = kernel_of_columns(rows.classes, call.options, of_targets is None, with_slopes).compiled(dtype)
     past_cache = out is not None and isinstance(gradient, Columns) and goes_past_cache(out, call.array)
     none, slopes = storage_view(np.empty((0, 0, 0), dtype)), Room()
 

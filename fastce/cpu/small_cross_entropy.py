@@ -16,7 +16,7 @@ from fastce.arguments.silence import cast, silently
 from fastce.arguments.words import asked
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
-from fastce.cpu._kernels.cross_entropy_columns import cross_entropy_columns
+from fastce.cpu._kernels.hard_columns import kernel_of_columns
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Options
 from fastce.cpu.cross_entropy import exps_kept
@@ -53,7 +53,7 @@ def small_cross_entropy(
     count, classes = rows.shape
     if type(targets) is not np.ndarray or targets.shape != (count,):
         return None
-    compute, given = _losses_of(rows.dtype, classes, options), targets
+    compute, given = _losses_of(rows.dtype, classes, options, with_gradient), targets
     if compute is None:
         return None
     if targets.dtype is not _INT64 or not (targets.flags.c_contiguous and targets.flags.aligned):
@@ -89,12 +89,14 @@ def _without_ignored(targets: Array, ignored_class: int) -> tuple[Array, Array |
 
 
 @functools.lru_cache(256)
-def _losses_of(dtype: np.dtype[Any], classes: int, options: tuple[Any, ...]) -> _Losses | None:
+def _losses_of(dtype: np.dtype[Any], classes: int, options: tuple[Any, ...], with_gradient: bool) -> _Losses | None:
     """What computes losses and gradients of such rows; None if options are wrong, or leave something to decide."""
     checked, least = asked(_checked, (classes, *options[1:])), -math.log2(SMALL)  # the power of two of 1 / count
     if checked is None or not are_in_range(checked, dtype.itemsize, least, 0.0):
         return None
-    return (_losses_along_rows if classes > NARROW else _losses_of_columns)(dtype, classes, checked)
+    if classes > NARROW:
+        return _losses_along_rows(dtype, classes, checked)
+    return _losses_of_columns(dtype, classes, checked, with_gradient)
 
 
 def _checked(given: tuple[Any, ...]) -> Options:
@@ -109,16 +111,16 @@ def _upstream(count: int, reduction: str) -> Array:
     return np.array([[mean_factor(float(count)) if reduction == "mean" else 1.0]])
 
 
-def _losses_of_columns(dtype: np.dtype[Any], classes: int, options: Options) -> _Losses:
+def _losses_of_columns(dtype: np.dtype[Any], classes: int, options: Options, with_gradient: bool) -> _Losses:
     """For few classes. An index that is out of range makes a misfit."""
-    kernel, none, no_products = cross_entropy_columns.compiled(dtype), np.empty((0, 0, 0), dtype), np.empty((0, 0))
-    value, with_gradient = Narrow(True, False, False), Narrow(True, False, True)
+    kernel = kernel_of_columns(classes, options, True, with_gradient).compiled(dtype)
+    none, no_products, narrow = np.empty((0, 0, 0), dtype), np.empty((0, 0)), Narrow(True, False, with_gradient)
 
     def losses_of(
         rows: Array, targets: Array, row_weight: Array | None, upstream: Array, gradient: Array | None
     ) -> Array | None:
         cube, losses, misfits = cube_of(rows), np.empty((1, len(rows))), np.zeros((1, len(rows)), np.uint8)
-        narrow, out = (value, none) if gradient is None else (with_gradient, cube_of(gradient))
+        out = none if gradient is None else cube_of(gradient)
         indices = column_indices(targets, row_weight, dtype)
         kernel(cube, cube, narrow, indices, options, losses, misfits, upstream, no_products, out, False)
         return None if any_misfit(misfits) else losses[0]

@@ -236,8 +236,7 @@ def gradient_and_hessian_columns(
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
     cap = ratio, capped_at
     scale = scale_of(options)
-    of_logits, in_common = (cap, scale, scaled_by), True
-    masses = masses_of(room, targets, options)
+    masses, in_common = masses_of(room, targets, options), True
     hard, highest = are_hard(classes, cap, masses), headroom(room)
     factor = options.logit_scale * curvature.factor
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient or narrow_hessian)
@@ -255,8 +254,8 @@ def gradient_and_hessian_columns(
             coming = coming_rows(logits, narrow.logits, o, first + width, classes)
             if hard:
                 in_common = sum_from_references(
-                    sum_hard_and_hold, running, sums, tile, origin, classes, count, of_logits, coming, for_hard, False,
-                    in_common,
+                    sum_hard_and_hold, running, sums, tile, origin, classes, count, scale, scaled_by, coming, for_hard,
+                    False, in_common,
                 )  # fmt: skip
             else:
                 choose_references(running, tile, origin, classes, count, cap, scale)

@@ -22,17 +22,24 @@ AHEAD, A_LINE = 512, 8  # indices, of eight bytes
 
 
 @inline
-def choose_targets(running, tile, classes, count, targets, first_row, masses, probabilities):
-    """The class of each row that is left out of its sums: the target, or the one with most of the mass."""
+def number_targets(running, tile, count, targets, first_row):
+    """The class of each row's target, which is left out of its sums."""
     lanes = lanes_of(tile)
     for k in range(0, count, lanes):
-        here = min(lanes, count - k)
-        if masses[2]:
-            number = heaviest_of_lanes(tile, k, classes, here, masses, probabilities)
-        else:
-            for j in range(0, lanes, A_LINE):
-                prefetch(targets, first_row + k + j + AHEAD)
-            number = load_numbers(tile, targets, first_row + k, here)
+        for j in range(0, lanes, A_LINE):
+            prefetch(targets, first_row + k + j + AHEAD)
+        store(running, CHOSEN + k, load_numbers(tile, targets, first_row + k, min(lanes, count - k)))
+
+
+@inline
+def choose_targets(running, tile, classes, count, targets, first_row, masses, probabilities):
+    """The same; of rows of probabilities, the class with most of the mass."""
+    if not masses[2]:
+        number_targets(running, tile, count, targets, first_row)
+        return
+    lanes = lanes_of(tile)
+    for k in range(0, count, lanes):
+        number = heaviest_of_lanes(tile, k, classes, min(lanes, count - k), masses, probabilities)
         store(running, CHOSEN + k, number)
 
 

@@ -56,9 +56,9 @@ def readable(tile, k, count):
 
 @inline
 def logits_at(tile, place, count, cap):
-    """A vector of logits, capped: cap * tanh(ratio * x)."""
+    """A vector of logits, capped unless the cap is None: cap * tanh(ratio * x)."""
     x = elements(tile, place, count, to_real(tile, 0.0))
-    if cap[1] > 0:
+    if cap is not None and cap[1] > 0:
         x = tanh(x * cap[0]) * cap[1]
     return x
 

@@ -5,9 +5,6 @@ from numba import types
 from fastce.cpu._kernels.blocks import capping
 from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows
 from fastce.cpu._kernels.columns import choose_references, logits_at, masses_of_class, sum_tile
-from fastce.cpu._kernels.hard import are_hard, counted, sum_from_references, sum_hard
-from fastce.cpu._kernels.hard_states import look_at_hard_rows
-from fastce.cpu._kernels.kept_gradients import finish_kept, new_kept, put_kept
 from fastce.cpu._kernels.lines import (
     ABOVE,
     AT_CHOSEN,
@@ -20,7 +17,6 @@ from fastce.cpu._kernels.lines import (
 )
 from fastce.cpu._kernels.narrow import (
     Narrow,
-    coming_rows,
     new_tile,
     source_of,
     tile_of,
@@ -28,7 +24,7 @@ from fastce.cpu._kernels.narrow import (
     tile_width,
     write_through,
 )
-from fastce.cpu._kernels.slope_products import keep_common_slopes, put_hard_products, put_products_of_tile
+from fastce.cpu._kernels.slope_products import keep_common_slopes, put_products_of_tile
 from fastce.cpu._kernels.states import (
     AT_TARGET,
     GROUP,
@@ -65,11 +61,9 @@ from fastce.cpu._vectors.simd import fma, where_equal
 
 
 @inline
-def look_at_group(states, running, sums, tile, first, count, classes, options, of_logits, masses, probabilities, hard):
+def look_at_group(states, running, sums, tile, first, count, classes, options, of_logits, masses, probabilities):
     """The states of a group of rows of a tile, with all that is known of their losses; whether all fit."""
-    cap, scale, scaled_by = of_logits
-    if hard:
-        return look_at_hard_rows(states, running, sums, tile, first, count, classes, options, masses, scaled_by)
+    cap, scale = of_logits
     at_target = AT_TARGET if options.softcap > 0.0 else X_TARGET
     of_targets = masses, probabilities, at_target
     look_at_rows(states, running, sums, tile, first, count, classes, options, cap, of_targets)
@@ -165,19 +159,20 @@ def types_of_cube(storage):
     return types.Array(storage, 3, "A"), narrow, column_targets_type(storage)
 
 
-def _types(storage):
+def types_of_call(storage):
     cube, narrow, targets = types_of_cube(storage)
     per_row = matrix(types.float64)
     outputs = per_row, matrix(types.uint8)
     return cube, cube, narrow, targets, options_type, *outputs, per_row, per_row, cube, types.boolean
 
 
-@kernel(_types)
+@kernel(types_of_call)
 def cross_entropy_columns(
     source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache
 ):
     """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
 
+    Any targets will do; where all mass is on one class of few, the kernels of hard_columns.py are faster.
     If there are products, products[o, i] = sum_c gradient_c x_c of the row; the gradient is only room then, and not
     narrow. Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
     """
@@ -187,13 +182,11 @@ def cross_entropy_columns(
     room, other_room = new_tile(logits), new_tile(targets.class_weight)
     states, running, sums = new_states(), new_running(room), new_sums()
     without_offset(states)
-    lanes, numbers, kept = lanes_of(room), counted(room, classes), new_kept(room)
-    keeps = with_gradient and narrow.logits and (narrow.gradient or with_products) and lanes != LANES
-    for_hard = numbers, kept
+    lanes = lanes_of(room)
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
     cap, scale = (ratio, capped_at), scale_of(options)
     masses = masses_of(room, targets, options)
-    hard, of_logits, in_common = are_hard(classes, cap, masses), (cap, scale, scaled_by), True
+    of_logits = cap, scale
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient)
     for o in range(outer):
         row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
@@ -208,19 +201,13 @@ def cross_entropy_columns(
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
             of_rows = row_pointer(targets.classes, o)
             choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
-            coming = coming_rows(logits, narrow.logits, o, first + width, classes)
-            if hard:
-                in_common = sum_from_references(
-                    sum_hard, running, sums, tile, origin, classes, count, of_logits, coming, for_hard, keeps, in_common
-                )
-            else:
-                choose_references(running, tile, origin, classes, count, cap, scale)
-                sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
-            all_fit, is_written = True, False
+            choose_references(running, tile, origin, classes, count, cap, scale)
+            sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
+            all_fit = True
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
                 fit = look_at_group(
-                    states, running, sums, tile, group, here, classes, options, of_logits, masses, probabilities, hard
+                    states, running, sums, tile, group, here, classes, options, of_logits, masses, probabilities
                 )
                 put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
                 row_weights = row_weight, has_row_weight
@@ -231,20 +218,11 @@ def cross_entropy_columns(
                     set_upstream(
                         states, here, at, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale
                     )
-                    if hard and with_products:
-                        exps, to = (kept, keeps, scaled_by), row_pointer(products, o)
-                        put_hard_products(states, running, sums, tile, exps, group, here, classes, row_weights, at, to)
-                        is_written = True
-                        continue
-                    if hard and keeps and all_fit and finish_kept(states, running, here):
-                        put_kept(running, numbers, room, kept, width, count, scaled_by, gradient, o, first)
-                        is_written = True
-                        continue
                     finish_gradients(states, here, options.softcap)
                     if with_products:
                         keep_common_slopes(states, here, at, row_pointer(products, o))
                     keep_for_gradient(running, states, lanes, group, here)
-            if not with_gradient or is_written:
+            if not with_gradient:
                 continue
             place, rest = (o, first, count, classes, width), (cap, scaled_by, masses, probabilities)
             write_through(

@@ -169,8 +169,15 @@ def add_all_others(running, sums, tile, source, classes, count, scaled_by, comin
 
 
 @outlined
-def sum_hard(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps):
+def sum_hard(running, sums, tile, source, classes, count, scaled_by, coming, rest, _):
     """EXPS, HIGHEST and X_CHOSEN of the rows of a tile, which holds all of them then; see `narrow.source_of`."""
+    scaled_by = with_factor_1(scaled_by)
+    add_all_others(running, sums, tile, source, classes, count, scaled_by, coming, rest, False, False)
+
+
+@outlined
+def sum_hard_and_keep(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps):
+    """The same, and the exps if they are kept for gradients."""
     scaled_by = with_factor_1(scaled_by)
     if keeps:
         add_all_others(running, sums, tile, source, classes, count, scaled_by, coming, rest, True, False)
@@ -207,27 +214,28 @@ def set_common_references(running, count):
 
 
 @outlined
-def set_own_references(running, tile, source, classes, count, cap, scale):
+def set_own_references(running, tile, source, classes, count, scale):
     """The reference of every row of a tile."""
-    find_largest(running, tile, source, classes, count, cap)
+    find_largest(running, tile, source, classes, count, None)
     for k in range(0, count, lanes_of(tile[0])):
         exponent, _ = references_near(tile[0], load(running, HIGHEST + k), scale)
         store(running, REFERENCE + k, exponent)
 
 
 @inline
-def sum_from_references(summed, running, sums, tile, source, classes, count, of_logits, coming, rest, keeps, in_common):
+def sum_from_references(
+    summed, running, sums, tile, source, classes, count, scale, scaled_by, coming, rest, keeps, in_common
+):
     """`sum_hard`, or that and more, from references that are near; whether one for all rows is.
 
     That is tried first if the tile before had it ``in_common``: rows that it is too far from are seldom alone. The rest
     is the numbers of classes, and where exps are kept for gradients if they are.
     """
-    cap, scale, scaled_by = of_logits
     if in_common:
         set_common_references(running, count)
         summed(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps)
         if are_near(running, count, scale):
             return True
-    set_own_references(running, tile, source, classes, count, cap, scale)
+    set_own_references(running, tile, source, classes, count, scale)
     summed(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps)
     return are_near(running, count, scale)

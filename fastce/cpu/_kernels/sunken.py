@@ -86,15 +86,20 @@ def mark_sunken(states, count, classes, first, weight, has_weight, is_float64):
 
 
 @inline
-def mark_by_masses(states, count, first, classes, masses, row_weights, is_wide):
-    """Whether the masses and weights of all of these rows let them fit; FITS becomes 0 where they do not."""
+def mark_by_weights(states, count, first, classes, masses, row_weights, is_wide):
+    """Whether the weights of all of these rows let them fit; FITS becomes 0 where they do not."""
     row_weight, has_row_weight = row_weights
+    if has_row_weight or masses[2] or masses[4]:
+        return mark_sunken(states, count, classes, first, row_weight, has_row_weight, is_wide)
+    return True
+
+
+@inline
+def mark_by_masses(states, count, first, classes, masses, row_weights, is_wide):
+    """The same, and whether their masses do."""
     all_fit = True
     if masses[2]:
         all_fit = mark_fitting_masses(states, count, is_wide)
     elif masses[4] and masses[1] > 0:
         all_fit = mark_outweighed(states, count)
-    if has_row_weight or masses[2] or masses[4]:
-        fit = mark_sunken(states, count, classes, first, row_weight, has_row_weight, is_wide)
-        all_fit = all_fit and fit
-    return all_fit
+    return mark_by_weights(states, count, first, classes, masses, row_weights, is_wide) and all_fit

@@ -1,0 +1,133 @@
+"""Cross entropy of few classes with hard targets, a row in each lane: kernels of their own, so that most first calls
+wait for no more than they need.
+
+They do what cross_entropy_columns.py does of any targets, with the sums of hard.py.
+"""
+
+from fastce.cpu._kernels.column_targets import number_targets
+from fastce.cpu._kernels.columns import NARROW
+from fastce.cpu._kernels.cross_entropy_columns import (
+    cross_entropy_columns,
+    masses_of,
+    put_losses,
+    set_upstream,
+    types_of_call,
+    write_classes,
+)
+from fastce.cpu._kernels.hard import counted, sum_from_references, sum_hard, sum_hard_and_keep
+from fastce.cpu._kernels.hard_states import look_at_hard_rows
+from fastce.cpu._kernels.kept_gradients import finish_kept, new_kept, put_kept
+from fastce.cpu._kernels.lines import keep_for_gradient, new_running, new_sums
+from fastce.cpu._kernels.narrow import (
+    coming_rows,
+    new_tile,
+    source_of,
+    tile_of,
+    tile_width,
+    write_through,
+)
+from fastce.cpu._kernels.slope_products import put_hard_products
+from fastce.cpu._kernels.states import (
+    GROUP,
+    LANES,
+    finish_gradients,
+    new_states,
+    report_misfits,
+    without_offset,
+)
+from fastce.cpu._kernels.sunken import mark_by_weights
+from fastce.cpu._kernels.written_columns import write_tile
+from fastce.cpu._vectors.compiler import Kernel, inline, kernel, outlined
+from fastce.cpu._vectors.exponential import scaling, with_factor_1
+from fastce.cpu._vectors.memory import lanes_of, row_pointer
+
+
+@outlined
+def write_gradients(running, tile, classes, count, out, to_copy, all_fit, past_cache, rest):
+    """The gradients of every row of a tile."""
+    scaled_by, masses = rest
+    rest = None, with_factor_1(scaled_by), masses, None
+    write_tile(write_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
+
+
+@inline
+def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits, slopes):
+    """The losses of all rows, and their gradients or products, unless ``slopes``, where these go, is None.
+
+    Numba leaves out what is not asked for.
+    """
+    outer, classes, rows = logits.shape
+    room = new_tile(logits)
+    states, running, sums = new_states(), new_running(room), new_sums()
+    without_offset(states)
+    lanes, scale = lanes_of(room), options.logit_scale
+    scaled_by, masses = scaling(room, scale, 1.0), masses_of(room, targets, options)
+    numbers, kept, keeps, in_common = counted(room, classes), running, False, True
+    if slopes is not None:
+        with_products = slopes[1].shape[1] > 0
+        kept, keeps = new_kept(room), narrow.logits and (narrow.gradient or with_products) and lanes != LANES
+    width = tile_width(classes, narrow.logits or narrow.gradient)
+    for o in range(outer):
+        row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
+        for first in range(0, rows, width):
+            count = min(width, rows - first)
+            tile = tile_of(logits, narrow.logits, o, first, count, room, width)
+            origin = source_of(source, o, first, tile)
+            number_targets(running, room, count, row_pointer(targets.classes, o), first)
+            coming = coming_rows(logits, narrow.logits, o, first + width, classes)
+            in_common = sum_from_references(
+                summed, running, sums, tile, origin, classes, count, scale, scaled_by, coming, (numbers, kept), keeps,
+                in_common,
+            )  # fmt: skip
+            all_fit, is_written = True, False
+            for group in range(0, count, GROUP):
+                here, at = min(GROUP, count - group), first + group
+                fit = look_at_hard_rows(states, running, sums, tile, group, here, classes, options, masses, scaled_by)
+                put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
+                row_weights = row_weight, has_row_weight
+                if not (mark_by_weights(states, here, at, classes, masses, row_weights, lanes == LANES) and fit):
+                    all_fit = False
+                    report_misfits(states, here, at, row_pointer(misfits, o))
+                if slopes is not None:
+                    upstream, products, gradient, _ = slopes
+                    one_for_all = upstream.size == 1
+                    from_above = row_pointer(upstream, 0 if one_for_all else o)
+                    set_upstream(states, here, at, from_above, one_for_all, row_weight, has_row_weight, scale)
+                    if with_products:
+                        exps, to = (kept, keeps, scaled_by), row_pointer(products, o)
+                        put_hard_products(states, running, sums, tile, exps, group, here, classes, row_weights, at, to)
+                        continue
+                    if keeps and all_fit and finish_kept(states, running, here):
+                        put_kept(running, numbers, room, kept, width, count, scaled_by, gradient, o, first)
+                        is_written = True
+                        continue
+                    finish_gradients(states, here, 0.0)
+                    keep_for_gradient(running, states, lanes, group, here)
+            if slopes is not None:
+                _, _, gradient, past_cache = slopes
+                if is_written or with_products:
+                    continue
+                place, rest = (o, first, count, classes, width), (scaled_by, masses)
+                write_through(
+                    write_gradients, gradient, narrow.gradient, place, room, running, tile, all_fit, past_cache, rest
+                )
+
+
+@kernel(types_of_call)
+def hard_losses(source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache):
+    """`cross_entropy_columns` without gradients."""
+    over_tiles(sum_hard, source, logits, narrow, targets, options, losses, misfits, None)
+
+
+@kernel(types_of_call)
+def hard_gradients(source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache):
+    """`cross_entropy_columns` with gradients, or with products, which are made of exps."""
+    slopes = upstream, products, gradient, past_cache
+    over_tiles(sum_hard_and_keep, source, logits, narrow, targets, options, losses, misfits, slopes)
+
+
+def kernel_of_columns(classes, options, has_indices, with_gradient) -> Kernel:
+    """What computes such rows: these kernels where all mass is on a target, of so few classes that all are counted."""
+    if has_indices and classes <= NARROW and not (options.softcap > 0.0 or options.spread > 0.0):
+        return hard_gradients if with_gradient else hard_losses
+    return cross_entropy_columns
