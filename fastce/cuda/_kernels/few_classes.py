@@ -22,7 +22,7 @@ from fastce.cuda._kernels.endings import (
     upstream_of_row,
     weighed_row_by,
 )
-from fastce.cuda._kernels.few_rooms import Stand, empty_by, fill_by
+from fastce.cuda._kernels.few_rooms import Stand, empty_by, fill_by, get_row_by, place_by, put_row_by
 from fastce.cuda._kernels.jobs import IS_BAD, LOG_SOFTMAX, NO_MASS, Job
 from fastce.cuda._kernels.points import distances_by, points_by
 from fastce.cuda._kernels.powers import is_ordinary, split_of, with_power
@@ -107,17 +107,19 @@ def sums_by(job: Job, classes: int):
 
 
 @functools.cache
-def ended_by(job: Job, classes: int):
+def ended_by(job: Job, stand: Stand):
     """(result, share, row) as in `ending_by`, and the rest, of a row in registers, and its exps.
 
     Its elements stand in shared memory, too, from ``first`` on.
     """
+    classes, place_of, get_one = stand.classes, place_by(stand), get_reals_by(1)
     shown, mass_of, has_masses, sums_of = shown_by(job), mass_by(job), job.dense != NO_MASS, sums_by(job, classes)
-    get_one, ending, plain_ending = get_reals_by(1), ending_by(job), plain_ending_by(job)
+    ending, plain_ending = ending_by(job), plain_ending_by(job)
 
     @device
-    def element(room_and_like, k, options):
-        return shown(get_one(room_and_like[0], room_and_like[1], k)[0], options)
+    def element(row, c, options):
+        room, like, first = row
+        return shown(get_one(room, like, place_of(first, c))[0], options)
 
     distances_of = distances_by(job, element)
 
@@ -126,7 +128,7 @@ def ended_by(job: Job, classes: int):
         top, rest = sums_of(ys, exps, like, options)
         reference = reference_of(top, options.zero)
         distance, total = distances_of(
-            (room, like), first, 1, points, 0, classes, reference, 0, 1, targets, like, options
+            (room, like, first), 0, 1, points, 0, classes, reference, 0, 1, targets, like, options
         )
         if has_masses:
             for c in range(classes):
@@ -140,7 +142,7 @@ def ended_by(job: Job, classes: int):
     @device
     def ended_plainly(ys, exps, room, first, points, i, weight, above, targets, like, options, report):
         top, rest = sums_of(ys, exps, like, options)
-        y = element((room, like), first + points.first, options)
+        y = element((room, like, first), points.first, options)
         return *plain_ending(top, rest, y, above, like, options, report), rest
 
     return ended_plainly if job.is_plain else ended
@@ -166,14 +168,14 @@ def values_by(job: Job, stand: Stand):
     """What becomes of a row in registers, put into shared memory; a class that has all of the target comes last."""
     shown, slope_of, slope_at_target = shown_by(job), slope_by(job), slope_at_target_by(job)
     written, value_of_written = written_by(job), value_of_written_by(job)
-    is_alone, by_exp, classes, width = has_one_point(job), job.of != LOG_SOFTMAX, stand.classes, stand.width
+    is_alone, by_exp, classes, place_of = has_one_point(job), job.of != LOG_SOFTMAX, stand.classes, place_by(stand)
     is_hessian, value_of, may_be_squared = job.is_hessian, value_by(job), not job.is_plain
-    get_one, put_one, put_reals = get_reals_by(1), put_reals_by(1), put_reals_by(width)
+    get_one, put_one, put_row = get_reals_by(1), put_reals_by(1), put_row_by(stand)
 
     @device
     def put_values(ys, exps, rest, room, first, i, row, points, targets, like, options):
         row = Row(row.reference, found_here(row.factor), found_here(row.upstream), row.tail)
-        y_target, target = options.zero, first + points.first
+        y_target, target = options.zero, place_of(first, points.first)
         if is_alone:
             y_target = shown(get_one(room, like, target)[0], options)
         lowered = row.factor * options.lowered
@@ -189,8 +191,7 @@ def values_by(job: Job, stand: Stand):
                 exps[c] = slope_of(ys[c], value, options)
             else:
                 exps[c] = value_of_written(value, ys[c], c, i * classes + c, row, points, targets, like, options)
-        for c in range(0, classes, width):
-            put_reals(room, like, first + c, exps, c)
+        put_row(exps, room, like, first)
         if is_alone:
             ys[0] = slope_at_target(y_target, to_real(like, rest) * options.lowered, row, points.mass, options)
             if may_be_squared and options.z_loss > 0.0:
@@ -204,10 +205,10 @@ def values_by(job: Job, stand: Stand):
 @functools.cache
 def few_classes_kernel(job: Job, stand: Stand):
     """The kernel for rows of so many adjacent classes that follow each other without a gap."""
-    shown, ended, points_of = shown_by(job), ended_by(job, stand.classes), points_by(job)
+    shown, ended, points_of = shown_by(job), ended_by(job, stand), points_by(job)
     weighed_row, fill, empty, writes = weighed_row_by(job), fill_by(stand), empty_by(stand), job.writes
-    put_values, get_reals, put_reals = values_by(job, stand), get_reals_by(stand.width), put_reals_by(stand.width)
-    classes, step, width, before, rows_of_block = stand.classes, stand.step, stand.width, stand.before, stand.rows
+    put_values, get_row, put_row = values_by(job, stand), get_row_by(stand), put_row_by(stand)
+    classes, step, before, rows_of_block = stand.classes, stand.step, stand.before, stand.rows
     real, room_of_block = np.float64 if job.is_float64 else np.float32, room_for(stand.chunks + stand.rows)
     most = max(classes, 1)
 
@@ -227,10 +228,9 @@ def few_classes_kernel(job: Job, stand: Stand):
         counts, weight = weighed_row(i, rows, targets)
         if counts:
             points = points_of(i, logits, targets, options)
-            for c in range(0, classes, width):
-                reals = get_reals(room, logits, first + c)
-                for k in range(width):
-                    ys[c + k] = shown(reals[k], options)
+            get_row(ys, room, logits, first)
+            for c in range(classes):
+                ys[c] = shown(ys[c], options)
             above = upstream_of_row(i, upstream, report) if writes else 1.0
             result, share, row, rest = ended(
                 ys, exps, room, first, points, i, weight, above, targets, logits, options, report
@@ -240,8 +240,7 @@ def few_classes_kernel(job: Job, stand: Stand):
         elif writes and i < rows:
             for c in range(classes):
                 exps[c] = options.zero
-            for c in range(0, classes, width):
-                put_reals(room, logits, first + c, exps, c)
+            put_row(exps, room, logits, first)
         adds_up = tally.tickets.size > 0
         if adds_up:
             put_on(board, result, share)

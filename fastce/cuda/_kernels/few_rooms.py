@@ -2,7 +2,8 @@
 
 They are one stretch of memory, and stand there as they are. A thread reads its row in the widest words that rows
 consist of; where these are an odd number, the threads of a warp find them in different banks. Rows of an even number of
-chunks are one more chunk apart.
+chunks are one more chunk apart: after as many chunks, one is left out. Where such rows begin between chunks, what a row
+has of its last chunk comes after the gap; and only what it has of its first and last one is read in narrower words.
 """
 
 import math
@@ -14,9 +15,11 @@ from numba import cuda
 from fastce.cuda._kernels.primitives import (
     device,
     fetch,
+    get_reals_by,
     held,
     hold,
     load_part,
+    put_reals_by,
     store_chunk,
     store_part,
     wait_for_fetched,
@@ -32,15 +35,40 @@ class Stand(NamedTuple):
     before: int  # elements of the first chunk that are of the block before
 
     @property
-    def width(self) -> int:
-        """Elements that a thread reads at once."""
+    def is_whole(self) -> bool:
+        """Whether rows are as long as a number of chunks."""
+        return self.classes > 0 and self.classes % self.lanes == 0
+
+    @property
+    def narrow(self) -> int:
+        """Elements of the widest words that all rows consist of."""
         return math.gcd(self.classes, self.lanes, self.before)
+
+    @property
+    def width(self) -> int:
+        """Elements that a thread reads at once, from ``head`` to ``tail``."""
+        return self.lanes if self.is_whole else self.narrow
+
+    @property
+    def head(self) -> int:
+        """Classes before the first chunk that is a row's alone."""
+        return -self.before % self.lanes if self.is_whole else 0
+
+    @property
+    def tail(self) -> int:
+        """The first class after the last one."""
+        return self.classes - self.before if self.is_whole else self.classes
 
     @property
     def gap(self) -> int:
         """Chunks of a row, if there is to be one more between rows, else 0."""
         chunks = self.classes // self.lanes
-        return chunks if self.width == self.lanes and chunks % 2 == 0 else 0
+        return chunks if self.is_whole and chunks % 2 == 0 else 0
+
+    @property
+    def shift(self) -> int:
+        """How much further on elements are from ``tail`` on."""
+        return self.lanes if self.gap else 0
 
     @property
     def chunks(self) -> int:
@@ -50,7 +78,64 @@ class Stand(NamedTuple):
     @property
     def step(self) -> int:
         """From row to row, in elements."""
-        return self.classes + (self.lanes if self.gap else 0)
+        return self.classes + self.shift
+
+
+def place_by(stand: Stand):
+    """Where class c is of a row that begins there."""
+    tail, shift = stand.tail, stand.shift
+
+    @device
+    def shifted(first, c):
+        return first + c + (shift if c >= tail else 0)
+
+    @device
+    def as_it_is(first, c):
+        return first + c
+
+    return shifted if shift and tail < stand.classes else as_it_is
+
+
+def get_row_by(stand: Stand):
+    """Bring the row that begins there into registers."""
+    get_wide, get_narrow = get_reals_by(stand.width), get_reals_by(stand.narrow)
+    width, narrow, head, tail = stand.width, stand.narrow, stand.head, stand.tail
+    classes, shift = stand.classes, stand.shift
+
+    @device
+    def get_row(ys, room, like, first):
+        for c in range(0, head, narrow):
+            reals = get_narrow(room, like, first + c)
+            for k in range(narrow):
+                ys[c + k] = reals[k]
+        for c in range(head, tail, width):
+            reals = get_wide(room, like, first + c)
+            for k in range(width):
+                ys[c + k] = reals[k]
+        for c in range(tail, classes, narrow):
+            reals = get_narrow(room, like, first + c + shift)
+            for k in range(narrow):
+                ys[c + k] = reals[k]
+
+    return get_row
+
+
+def put_row_by(stand: Stand):
+    """Put it back."""
+    put_wide, put_narrow = put_reals_by(stand.width), put_reals_by(stand.narrow)
+    width, narrow, head, tail = stand.width, stand.narrow, stand.head, stand.tail
+    classes, shift = stand.classes, stand.shift
+
+    @device
+    def put_row(ys, room, like, first):
+        for c in range(0, head, narrow):
+            put_narrow(room, like, first + c, ys, c)
+        for c in range(head, tail, width):
+            put_wide(room, like, first + c, ys, c)
+        for c in range(tail, classes, narrow):
+            put_narrow(room, like, first + c + shift, ys, c)
+
+    return put_row
 
 
 def slot_by(stand: Stand):
