@@ -351,7 +351,8 @@ def shrink():
     """What is done to large arrays is done to small ones: blocks, tiles, pieces of rows, stores past the cache."""
     for module, name, size in (
         ("cpu.threads", "INLINE_BYTES", 1 << 12), ("cpu.threads", "BLOCK_BYTES", 1 << 11),
-        ("cpu.layout", "INLINE_BYTES", 1 << 12), ("cpu.columns", "BLOCK_BYTES", 1 << 11),
+        ("cpu.threads", "SMALLEST_RUN_BYTES", 1 << 10), ("cpu.layout", "INLINE_BYTES", 1 << 12),
+        ("cpu.columns", "BLOCK_BYTES", 1 << 11),
         ("cpu.layout", "PAST_CACHE_BYTES", 0), ("cpu.pieces", "PIECE", 600), ("products.tiles", "LARGEST_EDGE", 49),
         ("products.tiles", "SMALLEST_EDGE", 33), ("products.panels", "MOST_ROWS", 49),
         ("products.panels", "QUERIES_AT_A_TIME", 49),

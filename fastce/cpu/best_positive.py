@@ -11,7 +11,7 @@ from fastce.arguments.arrays import Array
 from fastce.arguments.silence import silently
 from fastce.arguments.sparse import masses_of, sparse_rows
 from fastce.cpu.layout import Rows
-from fastce.cpu.threads import in_turn
+from fastce.cpu.threads import for_each
 
 NO_CLASS = -1
 POINTS_AT_A_TIME = 1 << 14
@@ -80,7 +80,7 @@ class Positives(NamedTuple):
                 firsts = equal[_firsts(numbers[equal])]
                 best.classes[numbers[firsts]] = classes[firsts]
 
-        in_turn([(start, min(start + size, rows)) for start in range(0, rows, size)], work, n_threads)
+        for_each([(start, min(start + size, rows)) for start in range(0, rows, size)], work, n_threads)
         return best
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.arguments.reductions import product, sum_in_order, sum_of
 from fastce.arguments.silence import silently, store
-from fastce.cpu.threads import cut_rows, in_turn
+from fastce.cpu.threads import cut_rows, for_each
 
 NOTHING = -20_000  # the exponent of 0
 FAR = 600.0  # logits beyond: log1p(e) is e
@@ -47,7 +47,7 @@ def fill_in_pairs(
             if room is not None:
                 store(room, slice(start, stop), silently(np.ldexp, *pairs))
 
-    in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
+    for_each([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
     return sum_in_order(sums)
 
 

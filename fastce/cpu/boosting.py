@@ -9,12 +9,12 @@ from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Curvature
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.call import CrossEntropyCall
-from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of, columns_to_write, cut_columns
+from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of, columns_to_write, cut_for_threads
 from fastce.cpu.cross_entropy import row_losses
 from fastce.cpu.extremes import Extremes, is_extreme
 from fastce.cpu.layout import Rows, cut_for, goes_past_cache
 from fastce.cpu.targets import MassTargets
-from fastce.cpu.threads import for_each, in_turn
+from fastce.cpu.threads import cut_rows, for_each
 from fastce.typing import Hessian
 
 SMALLEST = 1e-16  # that XGBoost takes
@@ -32,7 +32,7 @@ def fill_grad_and_hess(
     gradients, hessians = Rows(grad, call.axis), Rows(hess, call.axis)
     extremes = Extremes(call.logits, call.targets, call.options, None, (gradients, hessians), curvature)
     if is_extreme(call.options, call.targets, call.logits.dtype.itemsize):
-        for_each(cut_for(call.logits, gradients, hessians), extremes.store, n_threads)
+        for_each(cut_rows(call.logits.rows, call.logits.row_bytes), extremes.store, n_threads)
         return
     cube = columns_of(call.array, call.axis, call.logits.dtype)
     if cube is None or call.targets.lies_in_rows or call.options.softcap > 0.0 or call.options.z_loss > 0.0:
@@ -70,7 +70,7 @@ def _by_rows(
         if logits is not None:
             extremes.losses_of(odd, logits)
 
-    for_each(cut_for(rows, gradients, hessians), work, n_threads)
+    for_each(cut_for(rows, gradients, hessians, n_threads=n_threads), work, n_threads)
 
 
 def _by_columns(
@@ -85,7 +85,7 @@ def _by_columns(
     are_in_place = isinstance(gradients, Columns) and isinstance(hessians, Columns)
     past_cache = are_in_place and goes_past_cache(grad, call.array)
 
-    def work(k: int, place: Place) -> None:
+    def work(place: Place) -> None:
         misfits = np.zeros(place.shape, np.uint8)
         of_grad, of_hess = gradients.room(place), hessians.room(place)
         kernel(
@@ -100,7 +100,8 @@ def _by_columns(
             _mend(call, curvature, odd, logits, (Rows(grad, call.axis), Rows(hess, call.axis)), extremes)
 
     in_place = all(isinstance(array, Columns) for array in (cube, gradients, hessians))
-    in_turn(list(enumerate(cut_columns(cube.shape, dtype.itemsize, in_place=in_place))), work, n_threads)
+    in_runs = isinstance(of_targets, Columns | None)
+    for_each(cut_for_threads(cube, dtype.itemsize, n_threads, in_place=in_place, in_runs=in_runs), work, n_threads)
 
 
 def _mend(

@@ -14,12 +14,13 @@ from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.copying import copy_rows
 from fastce.cpu.layout import PAD, Rows, goes_past_cache
 from fastce.cpu.rooms import Room
-from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, LARGEST_BLOCK_BYTES, inline_bytes
+from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, LARGEST_BLOCK_BYTES, inline_bytes, shares
 
 SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory; twice as many are read in 7/8 of the time
 FEW_BLOCKS = 8  # are left, so that there is work for as many threads
 LARGEST_BYTES_IN_PLACE = 1 << 27  # of a block that is not copied; a fortieth of a second on one slow core
 SIDE_BY_SIDE_BYTES = 4096  # of a row; so many longer ones are too much for a cache, where they are to be read twice
+LARGEST_RUN = 1 << 17  # rows, whose losses are summed while they are in the cache
 LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
 
 
@@ -214,3 +215,42 @@ def cut_columns(shape: tuple[int, ...], itemsize: int, *, in_place: bool = False
             shape = (last - first, stop - start)
             places.append(Place(slice(first, last), slice(start, stop), flat, flat + shape[0] * shape[1], shape))
     return places
+
+
+class Run(NamedTuple):
+    """Blocks of a cube that follow each other, as one: how many go before, and which of its rows each begins with."""
+
+    place: Place
+    before: int
+    starts: list[int]
+
+
+def cut_in_runs(
+    cube: Columns | CopiedColumns, itemsize: int, n_threads: int | None, *, in_place: bool, in_runs: bool = True
+) -> tuple[list[Run], int]:
+    """(runs, blocks): how many blocks `cut_columns` makes, and in which runs of these they are handed to threads.
+
+    Only those of few classes, where nothing is copied, make runs of several, and none if ``in_runs`` is False; see
+    `shares`. Sums still belong to blocks, which are cut by shape alone.
+    """
+    places = cut_columns(cube.shape, itemsize, in_place=in_place)
+    first, last = places[0], places[-1]
+    whole = in_runs and in_place and cube.narrow and (first.outer == last.outer or first.rows == last.rows)
+    size = LARGEST_RUN // max(1, first.stop - first.start) if whole else 1
+    numbers = shares(len(places), 1, size, n_threads)
+    return [_joined(places[start:stop], start) for start, stop in numbers], len(places)
+
+
+def cut_for_threads(
+    cube: Columns | CopiedColumns, itemsize: int, n_threads: int | None, *, in_place: bool, in_runs: bool = True
+) -> list[tuple[Place]]:
+    """The places of these runs alone, each as a task, for work that sums nothing."""
+    return [(run.place,) for run in cut_in_runs(cube, itemsize, n_threads, in_place=in_place, in_runs=in_runs)[0]]
+
+
+def _joined(places: list[Place], before: int) -> Run:
+    first, last = places[0], places[-1]
+    outer, rows = slice(first.outer.start, last.outer.stop), slice(first.rows.start, last.rows.stop)
+    shape = outer.stop - outer.start, rows.stop - rows.start
+    starts = [place.start - first.start for place in places]
+    return Run(Place(outer, rows, first.start, last.stop, shape), before, starts)

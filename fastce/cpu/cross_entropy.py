@@ -7,13 +7,22 @@ import numpy as np
 from fastce.arguments.arrays import Array, compute_dtype
 from fastce.arguments.reductions import reduced
 from fastce.arguments.silence import cast, silently
-from fastce.cpu._kernels.cross_entropy import CACHED, ROWS_AT_A_TIME, cross_entropy_rows
+from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
 from fastce.cpu._kernels.hard_columns import kernel_of_columns
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._vectors.compiler import storage_view
+from fastce.cpu.along_rows import NO_PRODUCTS, AlongRows, of_rows
 from fastce.cpu.call import CrossEntropyCall, in_memory_order
-from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of, columns_to_write, cut_columns, reading_order
-from fastce.cpu.extremes import Extremes, are_extreme
+from fastce.cpu.columns import (
+    Columns,
+    CopiedColumns,
+    Place,
+    columns_of,
+    columns_to_write,
+    cut_in_runs,
+    reading_order,
+)
+from fastce.cpu.extremes import are_extreme, extremes_of
 from fastce.cpu.layout import PAD, Rows, goes_past_cache
 from fastce.cpu.long_rows import cross_entropy_of_long_rows
 from fastce.cpu.pieces import is_long
@@ -21,13 +30,9 @@ from fastce.cpu.point_columns import PointColumns, PointRows
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import EACH, RowLosses
 from fastce.cpu.targets import MassTargets
-from fastce.cpu.threads import cut_rows, in_turn
+from fastce.cpu.threads import cut_rows, for_each
 
-_NO_UPSTREAM = np.ones(1)
-_NO_PRODUCTS = np.empty(0)
 _NO_EXPONENT: Array | int = 0
-LANES = 16  # of a vector at most
-EXPS_OF_ROWS, LARGEST_EXPS = 1 << 17, 1 << 18  # bytes of exps that are kept for some rows, or for a single long one
 
 
 def run(
@@ -99,7 +104,7 @@ def row_losses(
     if cube is None and is_long(call.logits.classes):
         return _by_pieces(call, upstream, out, n_threads, products)
     if cube is None:
-        return _by_rows(call, upstream, out, n_threads, products)
+        return AlongRows(call, upstream, out, products).compute(n_threads)
     gradient = None if out is None else columns_to_write(out, call.axis, cube, dtype)
     return _by_columns(call, cube, upstream, gradient, out, n_threads, products)
 
@@ -120,13 +125,6 @@ def _in_float64(
     return row_losses(wide, upstream, out, n_threads)
 
 
-def _extremes(call: CrossEntropyCall, upstream: Array | None, out: Array | None, products: Array | None) -> Extremes:
-    return Extremes(
-        call.logits, call.targets, call.options, upstream, (None if out is None else Rows(out, call.axis), None),
-        exponent=call.exponent, products=products,
-    )  # fmt: skip
-
-
 def one_by_one(
     call: CrossEntropyCall,
     upstream: Array | None,
@@ -136,12 +134,12 @@ def one_by_one(
 ) -> RowLosses:
     """A call whose options are beyond the range of the fast kernels."""
     blocks = cut_rows(call.logits.rows, call.logits.row_bytes)
-    losses, extremes = RowLosses(call.logits, call.reduction, len(blocks)), _extremes(call, upstream, out, products)
+    losses, extremes = RowLosses(call.logits, call.reduction, len(blocks)), extremes_of(call, upstream, out, products)
 
     def work(k: int, start: int, stop: int) -> None:
         losses.put(k, slice(start, stop), *extremes.compute(start, stop))
 
-    in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
+    for_each([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
     return losses
 
 
@@ -150,80 +148,11 @@ def _by_pieces(
 ) -> RowLosses:
     losses = RowLosses(call.logits, call.reduction, call.logits.rows)
     gradient = None if out is None else Rows(out, call.axis)
-    extremes = _extremes(call, upstream, out, products)
+    extremes = extremes_of(call, upstream, out, products)
     cross_entropy_of_long_rows(
         call.logits, call.targets, call.options, upstream, gradient, products, extremes, losses.put, n_threads
     )
     return losses
-
-
-def _by_rows(
-    call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None, products: Array | None
-) -> RowLosses:
-    rows, targets = call.logits, call.targets
-    blocks = cut_rows(rows.rows, rows.row_bytes)
-    losses = RowLosses(rows, call.reduction, len(blocks))
-    gradient = None if out is None else Rows(out, call.axis)
-    past_cache = gradient is not None and gradient.matrix is not None and goes_past_cache(gradient.view, call.array)
-    kernel = cross_entropy_rows.compiled(rows.dtype)
-    exps, slopes = Room(), Room()
-
-    def work(k: int, start: int, stop: int) -> None:
-        of_block, misfits, exponents = np.empty(stop - start), np.zeros(stop - start, np.uint8), _NO_EXPONENT
-        block = rows.block(start, stop)
-        if gradient is None:
-            room = _room_for_slopes(slopes, rows, 0 if products is None else stop - start)
-        elif products is None:
-            room = gradient.room_for(rows, block, start, stop)
-        else:
-            room = gradient.room(start, stop)
-        kernel(
-            block, targets.block(start, stop), call.options, of_block, misfits,
-            _of_rows(upstream, slice(start, stop)), _NO_PRODUCTS if products is None else products[start:stop], room,
-            _room_for_exps(exps, rows, room), past_cache and products is None,
-        )  # fmt: skip
-        odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
-        logits = None if odd is None else rows.copy(odd + start)  # a copied block may replace them
-        if gradient is not None:
-            gradient.put_back(start, stop, room)
-        if odd is not None and logits is not None:
-            exponents = np.zeros(stop - start, np.int32)
-            extremes = _extremes(call, upstream, out, products)
-            of_block[odd], exponents[odd] = extremes.losses_of(odd + start, logits)
-        losses.put(k, slice(start, stop), of_block, exponents)
-
-    in_turn([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
-    return losses
-
-
-def _room_for_slopes(room: Room, rows: Rows, number: int) -> Array:
-    """Room for the gradients of a group of rows, which come to nothing but products; of a block of so many."""
-    if not number:
-        return storage_view(np.empty((0, 0), rows.dtype))
-    group = max(1, min(number, ROWS_AT_A_TIME, CACHED // max(rows.classes, 1)))
-    return storage_view(room.of((group, rows.classes), rows.dtype))
-
-
-def _room_for_exps(room: Room, rows: Rows, gradient: Array) -> Array:
-    """Where a kernel may keep the exps of some rows for their gradients; none if that is none or they are too long."""
-    dtype, count = compute_dtype(rows.dtype), exps_kept(rows.classes, rows.dtype) if len(gradient) else 0
-    return room.of((count,), dtype) if count else np.empty(0, dtype)
-
-
-def exps_kept(classes: int, dtype: np.dtype[Any]) -> int:
-    """How many exps of rows of so many classes `cross_entropy_rows` is given room for."""
-    itemsize, of_row = compute_dtype(dtype).itemsize, -(-classes // LANES) * LANES
-    if of_row * itemsize > LARGEST_EXPS:
-        return 0
-    return max(of_row, min(ROWS_AT_A_TIME * of_row, EXPS_OF_ROWS // itemsize))
-
-
-def _of_rows(upstream: Array | None, rows: slice | Array) -> Array:
-    """What the gradients of these rows are multiplied by: one number each, or one for all."""
-    if upstream is None:
-        return _NO_UPSTREAM
-    of_rows: Array = upstream[rows] if upstream.size > 1 else upstream
-    return of_rows
 
 
 def _by_columns(
@@ -236,19 +165,20 @@ def _by_columns(
     products: Array | None,
 ) -> RowLosses:
     rows, targets, dtype = call.logits, call.targets, call.logits.dtype
-    in_place = isinstance(cube, Columns) and isinstance(gradient, Columns | None) and products is None
-    places = cut_columns(cube.shape, dtype.itemsize, in_place=in_place)
-    losses = RowLosses(rows, call.reduction, len(places))
     of_targets = targets.cube if isinstance(targets, MassTargets) else None
+    in_place = isinstance(cube, Columns) and isinstance(gradient, Columns | None) and products is None
+    in_runs = isinstance(of_targets, Columns | None)
+    runs, blocks = cut_in_runs(cube, dtype.itemsize, n_threads, in_place=in_place, in_runs=in_runs)
+    losses = RowLosses(rows, call.reduction, blocks)
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
     with_slopes = gradient is not None or products is not None
     kernel = kernel_of_columns(rows.classes, call.options, of_targets is None, with_slopes).compiled(dtype)
     past_cache = out is not None and isinstance(gradient, Columns) and goes_past_cache(out, call.array)
     none, slopes = storage_view(np.empty((0, 0, 0), dtype)), Room()
 
-    def work(k: int, place: Place) -> None:
+    def work(place: Place, before: int, starts: list[int]) -> None:
         of_block, misfits, exponents = np.empty(place.shape), np.zeros(place.shape, np.uint8), _NO_EXPONENT
-        above = _of_rows(upstream, slice(place.start, place.stop))
+        above = of_rows(upstream, slice(place.start, place.stop))
         room, of_products = none if gradient is None else gradient.room(place), np.empty((0, 0))
         if products is not None:
             of_products = products[place.start : place.stop].reshape(place.shape)
@@ -265,9 +195,9 @@ def _by_columns(
             exponents = np.zeros(of_block.size, np.int32)
             mended = _mended(call, logits, odd + place.start, upstream, out, products)
             of_block.reshape(-1)[odd], exponents[odd] = mended
-        losses.put(k, slice(place.start, place.stop), of_block.reshape(-1), exponents)
+        losses.put_run(before, starts, slice(place.start, place.stop), of_block.reshape(-1), exponents)
 
-    in_turn(list(enumerate(places)), work, n_threads)
+    for_each(runs, work, n_threads)
     return losses
 
 
@@ -283,9 +213,9 @@ def _mended(
     exponents = np.zeros(numbers.size, np.int32)
     losses, misfits = np.empty(numbers.size), np.zeros(numbers.size, np.uint8)
     grad = np.empty((0, 0) if out is None and products is None else logits.shape, logits.dtype)
-    of_products = _NO_PRODUCTS if products is None else np.empty(numbers.size)
+    of_products = NO_PRODUCTS if products is None else np.empty(numbers.size)
     cross_entropy_rows.compiled(logits.dtype)(
-        storage_view(logits), call.targets.of(numbers), call.options, losses, misfits, _of_rows(upstream, numbers),
+        storage_view(logits), call.targets.of(numbers), call.options, losses, misfits, of_rows(upstream, numbers),
         of_products, storage_view(grad), np.empty(0, compute_dtype(logits.dtype)), False,
     )  # fmt: skip
     if out is not None:
@@ -295,6 +225,6 @@ def _mended(
         products[numbers] = of_products
     odd = np.flatnonzero(misfits)
     if odd.size:
-        extremes = _extremes(call, upstream, out, products)
+        extremes = extremes_of(call, upstream, out, products)
         losses[odd], exponents[odd] = extremes.losses_of(numbers[odd], logits[odd])
     return losses, exponents

@@ -17,7 +17,7 @@ from fastce.cpu.matrix_similarity import MatrixSimilarity
 from fastce.cpu.panel_losses import ClassLosses
 from fastce.cpu.sigmoid import sigmoid_losses
 from fastce.cpu.statistics import statistics_of
-from fastce.cpu.threads import cut_rows, for_each, in_turn
+from fastce.cpu.threads import cut_rows, for_each
 from fastce.cpu.tile_similarity import LabelSimilarity, TileSimilarity
 
 R = TypeVar("R")
@@ -122,7 +122,7 @@ class Cpu:
         for_each(cut_rows(rows, row_bytes), quietly()(work), self.n_threads)
 
     def in_turn(self, tasks: Sequence[tuple[Any, ...]], work: Callable[..., None]) -> None:
-        in_turn(tasks, quietly()(work), self.n_threads)
+        for_each(tasks, quietly()(work), self.n_threads)
 
     # --- losses
 

@@ -17,6 +17,7 @@ from fastce.arguments.arrays import Array
 from fastce.arguments.reductions import powers_of
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.targets import Curvature, Options
+from fastce.cpu.call import CrossEntropyCall
 from fastce.cpu.layout import Rows
 from fastce.cpu.targets import TargetRows
 
@@ -146,6 +147,14 @@ class Extremes:
         ]
         losses, exponents = map(np.concatenate, zip(*parts, strict=True))
         return losses, exponents
+
+
+def extremes_of(call: CrossEntropyCall, upstream: Array | None, out: Array | None, products: Array | None) -> Extremes:
+    """Those of a call of cross_entropy, whose gradient goes to ``out``."""
+    return Extremes(
+        call.logits, call.targets, call.options, upstream, (None if out is None else Rows(out, call.axis), None),
+        exponent=call.exponent, products=products,
+    )  # fmt: skip
 
 
 def slope_products(logits: Array, slopes: Array, options: Options, factor: Array) -> Array:

@@ -17,7 +17,7 @@ from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.copying import EDGE, boxes, copy_rows
 from fastce.cpu.rooms import Room
-from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows, for_each
+from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows, cut_runs, for_each
 
 STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows; twice as many short ones
 PAD = 16  # elements between the lines of a copy, which would push each other out of the cache at powers of two
@@ -186,16 +186,25 @@ def write_rows(rows: Rows, written: Rows, work: Callable[[slice, Array, Array], 
         work(slice(start, stop), block, room)
         written.put_back(start, stop, room)
 
-    for_each(cut_for(rows, written), of_block, n_threads)
+    for_each(cut_for(rows, written, n_threads=n_threads), of_block, n_threads)
 
 
-def cut_for(*arrays: Rows) -> list[tuple[int, int]]:
-    """As `cut_rows`; where rows are adjacent and must be copied, so many that stretches of memory are read.
+def cut_as_read(*arrays: Rows | None, n_threads: int | None) -> list[tuple[int, int]]:
+    """The [start, stop) of blocks of rows, for work on whose results it does not tell where rows are cut.
 
-    For results that are no sums over a block: these may depend on where it is cut.
+    These are `cut_runs` where kernels read and write all of the arrays in place, `cut_rows` where there are copies.
     """
+    first = arrays[0]
+    assert first is not None
+    if all(array is None or array.matrix is not None for array in arrays):
+        return cut_runs(first.rows, first.row_bytes, n_threads)
+    return cut_rows(first.rows, first.row_bytes)
+
+
+def cut_for(*arrays: Rows, n_threads: int | None) -> list[tuple[int, int]]:
+    """The same; where rows are adjacent and must be copied, so many that stretches of memory are read."""
     rows, row_bytes = arrays[0].rows, arrays[0].row_bytes
-    blocks = cut_rows(rows, row_bytes)
+    blocks = cut_as_read(*arrays, n_threads=n_threads)
     of_small, of_large = (size // max(row_bytes, 1) for size in (INLINE_BYTES, LARGEST_BLOCK_BYTES))
     size = min(max(STRETCH, min(2 * STRETCH, of_small)), of_large)
     if len(blocks) == 1 or blocks[0][1] >= size or not any(array.is_across for array in arrays):

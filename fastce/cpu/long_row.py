@@ -32,7 +32,7 @@ from fastce.cpu.layout import Rows
 from fastce.cpu.pieces import leader_of, merged_sum, odd_ones, rounded_sum
 from fastce.cpu.rooms import Room
 from fastce.cpu.targets import TargetRows
-from fastce.cpu.threads import in_turn
+from fastce.cpu.threads import for_each
 
 
 class Pieces(NamedTuple):
@@ -171,7 +171,7 @@ class LongRow:
             classes = self.call.parts[k].logits.classes
             self.call.leave_out(self._targets_of(k), self.call.options, classes, choices[k])
 
-        in_turn([(k,) for k in range(self.count)], choose, n_threads)
+        for_each([(k,) for k in range(self.count)], choose, n_threads)
         k = int(np.abs(choices[:, 1]).argmax())
         self.left_out = self.call.parts[k].start + int(choices[k, 0])
         return k

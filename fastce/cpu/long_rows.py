@@ -25,7 +25,7 @@ from fastce.cpu.pieces import groups, pieces
 from fastce.cpu.point_columns import PointRows
 from fastce.cpu.rooms import Room
 from fastce.cpu.targets import MassTargets, TargetRows
-from fastce.cpu.threads import in_turn
+from fastce.cpu.threads import for_each
 
 
 def cross_entropy_of_long_rows(
@@ -71,7 +71,7 @@ def cross_entropy_of_long_rows(
         rows = [LongRow(call, i) for i in group]
         _find_losses([row for row in rows if row.weight != 0.0], n_threads)
         odd = [row for row in rows if row.is_extreme()]
-        in_turn([(row.i, extremes, put) for row in odd], _put_extreme, n_threads)
+        for_each([(row.i, extremes, put) for row in odd], _put_extreme, n_threads)
         rows = [row for row in rows if row not in odd]
         for row in rows:
             put(row.i, slice(row.i, row.i + 1), row.loss(), 0)
@@ -80,7 +80,7 @@ def cross_entropy_of_long_rows(
             for row in rows:
                 row.prepare_gradient(upstream)
             # what was read last is still in cache
-            in_turn([task for row in reversed(rows) for task in reversed(row.tasks())], LongRow.write, n_threads)
+            for_each([task for row in reversed(rows) for task in reversed(row.tasks())], LongRow.write, n_threads)
             for row in rows:
                 row.put_product()
 
@@ -94,20 +94,20 @@ def _part_of(rows: Rows, place: tuple[slice, ...]) -> Rows:
 
 
 def _find_losses(rows: list[LongRow], n_threads: int | None) -> None:
-    in_turn([task for row in rows for task in row.tasks()], LongRow.look, n_threads)
+    for_each([task for row in rows for task in row.tasks()], LongRow.look, n_threads)
     _agree_and_finish(rows, n_threads)
     lost = [row for row in rows if row.has_lost_digits()]
-    in_turn([(row, row.leave_out_likeliest(n_threads)) for row in lost], LongRow.look, n_threads)
+    for_each([(row, row.leave_out_likeliest(n_threads)) for row in lost], LongRow.look, n_threads)
     _agree_and_finish(lost, n_threads)
     with_points = [row for row in rows if row.has_many_points()]
     for row in with_points:
         row.prepare_points()
-    in_turn([task for row in with_points for task in row.tasks()], LongRow.add_points, n_threads)
+    for_each([task for row in with_points for task in row.tasks()], LongRow.add_points, n_threads)
     for row in with_points:
         row.merge_points()
 
 
 def _agree_and_finish(rows: list[LongRow], n_threads: int | None) -> None:
-    in_turn([task for row in rows for task in row.odd_tasks()], LongRow.look, n_threads)
+    for_each([task for row in rows for task in row.odd_tasks()], LongRow.look, n_threads)
     for row in rows:
         row.finish()

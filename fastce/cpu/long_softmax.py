@@ -11,7 +11,7 @@ from fastce.cpu._kernels.long_rows import look_at_softmax_piece, write_softmax_o
 from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.pieces import groups, leader_of, merged_sum, odd_ones, pieces, rounded_sum
 from fastce.cpu.sums import exp_of_difference
-from fastce.cpu.threads import in_turn
+from fastce.cpu.threads import for_each
 
 
 def softmax_of_long_rows(
@@ -30,7 +30,7 @@ def softmax_of_long_rows(
         def look(i: int, k: int, at_least: float = -math.inf, found: Array = found, first: int = first) -> None:
             look_at(parts[k][0].block(i, i + 1), logarithm, at_least, found[i - first, k])
 
-        in_turn(tasks, look, n_threads)
+        for_each(tasks, look, n_threads)
         if not logarithm:
             heights = [leader_of(of_row[:, 0], of_row[:, 1], 1.0) for of_row in found]
             odd = [
@@ -38,7 +38,7 @@ def softmax_of_long_rows(
                 for i, of_row, (leader, height) in zip(group, found, heights, strict=True)
                 for k in odd_ones(of_row[:, 0], height, leader)
             ]
-            in_turn(odd, look, n_threads)
+            for_each(odd, look, n_threads)
         merged = [silently(_merged_logarithm if logarithm else _merged_state, of_row) for of_row in found]
 
         def write(i: int, k: int, merged: list[Array] = merged, first: int = first) -> None:
@@ -46,7 +46,7 @@ def softmax_of_long_rows(
             write_to(parts[k][0].block(i, i + 1), room, merged[i - first], logarithm, past_cache)
             parts[k][1].put_back(i, i + 1, room)
 
-        in_turn(tasks[::-1], write, n_threads)
+        for_each(tasks[::-1], write, n_threads)
 
 
 def _merged_state(found: Array) -> Array:

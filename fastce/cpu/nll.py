@@ -15,7 +15,7 @@ from fastce.cpu.layout import Rows
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import RowLosses
 from fastce.cpu.targets import IndexTargets
-from fastce.cpu.threads import in_turn
+from fastce.cpu.threads import for_each
 
 ORDINARY = 250.0  # powers of two of weights, and of what is above, whose products float64 has all digits of
 _NONE = np.empty(0)
@@ -65,7 +65,7 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
         kernel(cube[place.outer, :, place.rows], described, above, losses, room, found)
         kept.put(k, here, losses)
 
-    in_turn(list(enumerate(places)), work, n_threads)
+    for_each(list(enumerate(places)), work, n_threads)
     return None if found[0] else kept
 
 

@@ -15,7 +15,7 @@ from fastce.cpu._kernels.points import ODD, WIDE, Part, Points, check_order, che
 from fastce.cpu.columns import Place
 from fastce.cpu.layout import PAD
 from fastce.cpu.rooms import Room
-from fastce.cpu.threads import for_each, in_turn
+from fastce.cpu.threads import for_each
 
 MOST_CLASSES = 64  # that are worth it
 NARROWEST, WIDEST = 2.0**-100, 2.0**100  # masses, with all their digits, that float32 losses can be computed from
@@ -136,9 +136,9 @@ def _found(points: Points, n_classes: int, n_threads: int | None, *, rising: boo
     def order(k: int) -> None:
         check_order.compiled(_ANY)(points, Part(k * rows // number, (k + 1) * rows // number, 0, 0), found)
 
-    in_turn([(k,) for k in range(number)], work, n_threads)
+    for_each([(k,) for k in range(number)], work, n_threads)
     if rising and not found[ODD]:
-        in_turn([(k,) for k in range(number)], order, n_threads)
+        for_each([(k,) for k in range(number)], order, n_threads)
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
-from fastce.arguments.reductions import reduced, sum_in_order, sum_of_terms
+from fastce.arguments.reductions import reduced, sum_in_order, sum_of_terms, sums_of_parts
 from fastce.arguments.silence import silently, store
 from fastce.cpu.layout import Rows
 
@@ -33,6 +33,12 @@ class RowLosses:
             self.sums[block] = silently(sum_of_terms, losses, exponents)
         else:
             store(self.kept, rows, losses if isinstance(exponents, int) else silently(np.ldexp, losses, exponents))
+
+    def put_run(self, before: int, starts: list[int], rows: slice, losses: Array, exponents: Array | int = 0) -> None:
+        """The same of several blocks that follow each other, after so many; each begins where ``starts`` says."""
+        if self.each is not None or self.kept is not None:
+            return self.put(before, rows, losses, exponents)
+        self.sums[before : before + len(starts)] = silently(sums_of_parts, losses, exponents, starts)
 
     def total(self, axes: tuple[int, ...] | None = None) -> tuple[float, int]:
         """The sum of all losses, which are not kept, as a pair; of EACH in the order that these axes have."""

@@ -16,7 +16,7 @@ from fastce.cpu._kernels.running import softmax_from_states, states_rows
 from fastce.cpu.layout import Rows, cut_for, goes_past_cache, write_rows
 from fastce.cpu.pieces import pieces
 from fastce.cpu.sums import exp_of_difference
-from fastce.cpu.threads import in_turn
+from fastce.cpu.threads import for_each
 
 
 class States(NamedTuple):
@@ -56,8 +56,8 @@ def states_over(array: Array, axes: tuple[int, ...], n_threads: int | None, scal
     def work(k: int, start: int, stop: int) -> None:
         kernel(parts[k].block(start, stop), scale, found[k].tops[start:stop], found[k].rests[start:stop])
 
-    blocks = cut_for(parts[0])
-    in_turn([(k, *block) for k in range(len(parts)) for block in blocks], work, n_threads)
+    blocks = cut_for(parts[0], n_threads=n_threads)
+    for_each([(k, *block) for k in range(len(parts)) for block in blocks], work, n_threads)
     result = found[0]
     for state in found[1:]:
         result = result.merged(state, scale)

@@ -14,11 +14,11 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
 from fastce.arguments.silence import cast, quietly
-from fastce.cpu.layout import Rows, cut_for
+from fastce.cpu.layout import Rows
 from fastce.cpu.shards import Partial, Shard, Way, growth, look
 from fastce.cpu.statistics import statistics_of
 from fastce.cpu.sums import exp_of_difference
-from fastce.cpu.threads import for_each
+from fastce.cpu.threads import cut_rows, for_each
 
 OF_SECOND_LOOK = ("target_rank", "in_top_k")
 PLAIN = Way(1.0, 0.0, False)
@@ -92,7 +92,7 @@ def before_target(shard: Shard, x_target: Array, n_threads: int | None) -> Array
         is_earlier = (x == y) & (numbers < shard.targets[start:stop, None])
         counts[start:stop] = np.count_nonzero((x > y) | is_earlier, axis=1)
 
-    for_each(cut_for(Rows(shard.logits)), work, n_threads)
+    for_each(cut_rows(len(shard.logits), shard.logits[:1].nbytes), work, n_threads)
     return counts
 
 

@@ -20,11 +20,11 @@ from fastce.arguments.silence import quietly, silently
 from fastce.cpu._kernels.running import gradient_from_tops
 from fastce.cpu.call import cross_entropy_call
 from fastce.cpu.cross_entropy import row_losses
-from fastce.cpu.layout import Rows, cut_for, goes_past_cache, write_rows
+from fastce.cpu.layout import Rows, goes_past_cache, write_rows
 from fastce.cpu.row_losses import EACH
 from fastce.cpu.running import States, states_over
 from fastce.cpu.sums import exp_of_difference
-from fastce.cpu.threads import for_each
+from fastce.cpu.threads import cut_rows, for_each
 
 SMALL = 1e-100
 MOST_OF_SCALE = 12  # as a power of two
@@ -273,7 +273,7 @@ def _subtract_masses(shard: Shard, of_all: float, upstream: Array, out: Array, n
         here, above = out[start:stop], upstream[start:stop, None]
         np.subtract(here, np.where(above == 0.0, 0.0, above * masses), out=here, casting="unsafe")
 
-    for_each(cut_for(Rows(out)), work, n_threads)
+    for_each(cut_rows(len(out), out[:1].nbytes), work, n_threads)
 
 
 def _times_slope_of_cap(capped: Array, softcap: float, out: Array, n_threads: int | None) -> None:
@@ -282,7 +282,7 @@ def _times_slope_of_cap(capped: Array, softcap: float, out: Array, n_threads: in
         here = out[start:stop]
         np.multiply(here, np.where(here == 0.0, 0.0, slope), out=here, casting="unsafe")
 
-    for_each(cut_for(Rows(out)), work, n_threads)
+    for_each(cut_rows(len(out), out[:1].nbytes), work, n_threads)
 
 
 def check_owned(known: Partial, targets: Array, counted: Array | np.bool, classes: int, first_row: int = 0) -> None:

@@ -19,7 +19,7 @@ from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
 from fastce.cpu._kernels.hard_columns import kernel_of_columns
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Options
-from fastce.cpu.cross_entropy import exps_kept
+from fastce.cpu.along_rows import exps_kept
 from fastce.cpu.extremes import are_in_range
 from fastce.cpu.small import SMALL, any_misfit, cube_of, room_for, rows_of
 from fastce.cpu.targets import column_indices, row_indices

@@ -14,13 +14,13 @@ from fastce.cpu.columns import (
     Place,
     columns_of,
     columns_to_write,
-    cut_columns,
+    cut_for_threads,
     reading_order,
 )
-from fastce.cpu.layout import Rows, goes_past_cache, write_rows
+from fastce.cpu.layout import Rows, cut_as_read, goes_past_cache, write_rows
 from fastce.cpu.long_softmax import softmax_of_long_rows
 from fastce.cpu.pieces import is_long, pieces
-from fastce.cpu.threads import cut_rows, in_turn
+from fastce.cpu.threads import for_each
 
 LEFT_OF = 64  # elements, at least, that become one: then the rest is a thirty-second of the array's size or less
 
@@ -49,13 +49,12 @@ def logsumexp_over(array: Array, axes: tuple[int, ...], n_threads: int | None) -
         return _logsumexp_of_columns(cube, parts[0], n_threads)
     kernel = logsumexp_rows.compiled(parts[0].dtype)
     results = np.empty((len(parts), rows))
-    row_blocks = cut_rows(rows, parts[0].row_bytes * len(parts))
-    blocks = [(k, *block) for k in range(len(parts)) for block in row_blocks]
 
-    def work(k: int, start: int, stop: int) -> None:
+    def look(k: int, start: int, stop: int) -> None:
         kernel(parts[k].block(start, stop), results[k, start:stop])
 
-    in_turn(blocks, work, n_threads)
+    row_blocks = cut_as_read(*parts, n_threads=n_threads)
+    for_each([(k, *block) for k in range(len(parts)) for block in row_blocks], look, n_threads)
     return results[0] if len(parts) == 1 else logsumexp_over(results, (0,), n_threads)
 
 
@@ -81,7 +80,7 @@ def _logsumexp_as_memory_lies(
 
 
 def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: int | None) -> Array:
-    places = cut_columns(cube.shape, rows.dtype.itemsize, in_place=isinstance(cube, Columns))
+    tasks = cut_for_threads(cube, rows.dtype.itemsize, n_threads, in_place=isinstance(cube, Columns))
     kernel = logsumexp_columns.compiled(rows.dtype)
     results = np.empty(rows.rows)
 
@@ -95,7 +94,7 @@ def _logsumexp_of_columns(cube: Columns | CopiedColumns, rows: Rows, n_threads: 
             logsumexp_rows.compiled(rows.dtype)(storage_view(rows.copy(odd + place.start)), of_odd)
             here[odd] = of_odd
 
-    in_turn([(place,) for place in places], work, n_threads)
+    for_each(tasks, work, n_threads)
     return results
 
 
@@ -137,7 +136,7 @@ def _softmax_of_columns(
     logarithm: bool,
 ) -> None:
     in_place = isinstance(cube, Columns) and isinstance(target, Columns)
-    places = cut_columns(cube.shape, rows.dtype.itemsize, in_place=in_place)
+    tasks = cut_for_threads(cube, rows.dtype.itemsize, n_threads, in_place=in_place)
     kernel = softmax_columns.compiled(rows.dtype)
     past_cache = isinstance(target, Columns) and goes_past_cache(written.view, rows.view)
 
@@ -152,4 +151,4 @@ def _softmax_of_columns(
             softmax_rows.compiled(rows.dtype)(storage_view(block), storage_view(block), logarithm, False)
             written.put(odd + place.start, block)
 
-    in_turn([(place,) for place in places], work, n_threads)
+    for_each(tasks, work, n_threads)

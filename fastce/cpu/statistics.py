@@ -8,9 +8,9 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.cpu._kernels.largest import largest_columns
 from fastce.cpu._kernels.statistics import Statistics, statistics_rows
-from fastce.cpu.columns import Place, columns_of, cut_columns
+from fastce.cpu.columns import Columns, Place, columns_of, cut_for_threads
 from fastce.cpu.layout import Rows, cut_for
-from fastce.cpu.threads import for_each, in_turn
+from fastce.cpu.threads import for_each
 from fastce.typing import IntegerStatistic
 
 INTEGERS = get_args(IntegerStatistic)
@@ -25,7 +25,7 @@ def statistics_of(rows: Rows, classes: Array, names: Sequence[str], n_threads: i
     def work(start: int, stop: int) -> None:
         kernel(rows.block(start, stop), classes[start:stop], Statistics(*(part[start:stop] for part in results)))
 
-    for_each(cut_for(rows), work, n_threads)
+    for_each(cut_for(rows, n_threads=n_threads), work, n_threads)
     return results._asdict()
 
 
@@ -48,7 +48,7 @@ def largest_of(
             for name in names:
                 getattr(results, name)[odd] = mended[name]
 
-    in_turn([(place,) for place in cut_columns(cube.shape, rows.dtype.itemsize)], work, n_threads)
+    for_each(cut_for_threads(cube, rows.dtype.itemsize, n_threads, in_place=isinstance(cube, Columns)), work, n_threads)
     return results._asdict()
 
 

@@ -18,7 +18,7 @@ from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
 from fastce.cpu.point_columns import Canonical, PointColumns, PointRows, canonical, points_of
-from fastce.cpu.threads import in_turn
+from fastce.cpu.threads import for_each
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
 
@@ -65,6 +65,11 @@ class _Total:
         """Whether only kernels that go along rows can read them."""
         return False
 
+    @property
+    def lie_in_memory(self) -> bool:
+        """Whether kernels that go along rows read them without copies of whole blocks."""
+        return True
+
 
 class IndexTargets(_Total):
     """Class indices, one per row. ``total`` is what a mean divides by, as a pair.
@@ -97,7 +102,7 @@ class IndexTargets(_Total):
         def work(k: int) -> None:
             of_blocks[k] = self._weight_of(slice(k * CHECKED_AT_A_TIME, min((k + 1) * CHECKED_AT_A_TIME, size)))
 
-        in_turn([(k,) for k in range(of_blocks.size)], work, n_threads)
+        for_each([(k,) for k in range(of_blocks.size)], work, n_threads)
         return float(silently(np.add.reduce, of_blocks))
 
     def _weight_of(self, rows: slice) -> float:
@@ -234,6 +239,11 @@ class MassTargets(_Total):
     @property
     def lies_in_rows(self) -> bool:
         return self.cube is None
+
+    @property
+    def lie_in_memory(self) -> bool:
+        masses = self.probabilities
+        return masses is None or (isinstance(masses, Rows) and masses.matrix is not None)
 
     def weights(self) -> tuple[Array, Array | int]:
         """v_i of all rows, as pairs."""

@@ -19,6 +19,7 @@ from fastce.cpu.pool import MOST_THREADS, work_together
 
 BLOCK_BYTES = 1 << 20  # a block is worth the few microseconds that it costs, and still fits a second-level cache
 LARGEST_BLOCK_BYTES = 1 << 25  # Ctrl-C is heard between blocks
+SMALLEST_RUN_BYTES = 1 << 19  # a run of rows takes some tens of microseconds of Python, once the cache has been swept
 INLINE_BYTES = 1 << 21  # less is not worth waking a thread, which can take a tenth of a millisecond
 BLOCKS = 64
 
@@ -128,42 +129,53 @@ def cut_rows(rows: int, row_bytes: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def for_each(blocks: list[tuple[int, int]], work: Callable[[int, int], None], n_threads: int | None) -> None:
-    """Call ``work(start, stop)`` once for every block, from up to ``n_threads`` threads, and return when all is done.
+def cut_runs(rows: int, row_bytes: int, n_threads: int | None) -> list[tuple[int, int]]:
+    """The [start, stop) of runs of rows, for work on whose results it does not tell where rows are cut."""
+    if rows * row_bytes <= inline_bytes(in_columns=False):
+        return [(0, rows)]
+    return shares(rows, SMALLEST_RUN_BYTES // max(1, row_bytes), LARGEST_BLOCK_BYTES // max(1, row_bytes), n_threads)
 
-    The first exception, Ctrl-C included, stops the others after their current block and is raised here, when they have
-    ended: nobody works on a block any more.
+
+def shares(count: int, least: int, most: int, n_threads: int | None) -> list[tuple[int, int]]:
+    """The [start, stop) of runs of so many things, from the ``least`` to the ``most`` of them at a time.
+
+    Each is a thread's share of what is left: few calls do most of it, and small ones at the end let all threads end
+    together, however late a thread has been woken.
     """
-    if len(blocks) == 1 and n_threads is None:
-        work(*blocks[0])
-        return
-    number = get_num_threads() if n_threads is None else checked_num_threads(n_threads)
-    if len(blocks) == 1 or number == 1:
-        for start, stop in blocks:
-            work(start, stop)
-        return
-    remaining = deque(blocks)
-
-    def take_blocks() -> None:
-        while True:
-            try:
-                start, stop = remaining.popleft()
-            except IndexError:
-                return
-            work(start, stop)
-
-    work_together(take_blocks, remaining.clear, min(number, len(blocks)) - 1)
+    number, runs, start = _number_of(n_threads), [], 0
+    while start < count:
+        stop = min(start + max(1, min(max((count - start) // number, least), most)), count)
+        runs.append((start, stop))
+        start = stop
+    return runs
 
 
-def in_turn(tasks: Sequence[tuple[Any, ...]], work: Callable[..., None], n_threads: int | None) -> None:
-    """Call ``work(*task)`` for all of them, as `for_each` does for blocks."""
+def _number_of(n_threads: int | None) -> int:
+    return get_num_threads() if n_threads is None else checked_num_threads(n_threads)
+
+
+def for_each(tasks: Sequence[tuple[Any, ...]], work: Callable[..., object], n_threads: int | None) -> None:
+    """Call ``work(*task)`` once for every task, from up to ``n_threads`` threads, and return when all is done.
+
+    Blocks of rows are such tasks, (start, stop). The first exception, Ctrl-C included, stops the others after their
+    current task and is raised here, when they have ended: nobody works on anything any more.
+    """
     if len(tasks) == 1 and n_threads is None:
         work(*tasks[0])
         return
+    number = _number_of(n_threads)
+    if len(tasks) <= 1 or number == 1:
+        for task in tasks:
+            work(*task)
+        return
+    remaining = deque(tasks)
 
-    def of_block(first: int, last: int) -> None:
-        for task in tasks[first:last]:
+    def take_tasks() -> None:
+        while True:
+            try:
+                task = remaining.popleft()
+            except IndexError:
+                return
             work(*task)
 
-    if tasks:
-        for_each([(k, k + 1) for k in range(len(tasks))], of_block, n_threads)
+    work_together(take_tasks, remaining.clear, min(number, len(tasks)) - 1)

@@ -19,7 +19,7 @@ from fastce.cpu.layout import Rows
 from fastce.cpu.sides import Factors, Side, gradient_factors, shares, sides_of, slopes_of_points, value_of
 from fastce.cpu.similarity import SimilarityCall, sums_of_negatives, write_gradient
 from fastce.cpu.sums import Means, Sums, half_difference
-from fastce.cpu.threads import BLOCK_BYTES, in_turn
+from fastce.cpu.threads import BLOCK_BYTES, for_each
 
 UNEVEN = 2.0**10  # times the least row of a class is the largest
 _NOTHING = np.empty(0)
@@ -207,7 +207,7 @@ class LabelSimilarity(TileSimilarity):
                 elsewhere = sum(sums[:k], np.zeros(features.width)) + sum(sums[k + 1 :], np.zeros(features.width))
                 work(numbers[block], rows, elsewhere + _others_of_classes(rows, np.zeros(1, np.int64)))
 
-        in_turn(list(self.classes.groups(at_a_time)), of_group, self.n_threads)
+        for_each(list(self.classes.groups(at_a_time)), of_group, self.n_threads)
 
 
 def _others_of_classes(rows: Array, first: Array) -> Array:

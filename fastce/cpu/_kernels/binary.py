@@ -13,7 +13,7 @@ import math
 
 from numba import types
 
-from fastce.cpu._kernels.blocks import AHEAD, BLOCK, scratch_block
+from fastce.cpu._kernels.blocks import BLOCK, scratch_block
 from fastce.cpu._kernels.states import LANES
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, real_of, vector
 from fastce.cpu._vectors.elementary import log1p
@@ -21,6 +21,7 @@ from fastce.cpu._vectors.exponential import SPARE, exp, scaling
 from fastce.cpu._vectors.logarithm import log1p as wide_log1p
 from fastce.cpu._vectors.memory import (
     elements,
+    elements_ahead,
     finish_stores,
     lanes_of,
     load_first,
@@ -110,8 +111,8 @@ def block_losses(rows, start, stop, rooms, plain, has_rest, constants, sums):
         whole = end - (end - chunk) % lanes
         here = nothing, nothing, total
         for i in range(chunk, whole, lanes):
-            prefetch(row, i + AHEAD)
-            prefetch(rows[1][0], i + AHEAD)
+            prefetch(row, i + elements_ahead(row))
+            prefetch(rows[1][0], i + elements_ahead(rows[1][0]))
             here = add_vector(rows, i, lanes, rooms, i - start, plain, has_rest, constants, here)
         if whole < end:
             here = add_vector(rows, whole, end - whole, rooms, whole - start, plain, has_rest, constants, here)

@@ -10,13 +10,22 @@ from fastce.cpu._vectors.compiler import by_type, inline, outlined
 from fastce.cpu._vectors.elementary import tanh
 from fastce.cpu._vectors.exponential import scaling
 from fastce.cpu._vectors.lanes import lesser_and_top
-from fastce.cpu._vectors.memory import lanes_of, load, load_first, prefetch, store, store_first, store_whole, to_real
+from fastce.cpu._vectors.memory import (
+    elements_ahead,
+    lanes_of,
+    load,
+    load_first,
+    prefetch,
+    store,
+    store_first,
+    store_whole,
+    to_real,
+)
 from fastce.cpu._vectors.rooms import float64_room, real_room
 from fastce.cpu._vectors.simd import largest_lane, maximum, maximum_of_lanes
 from fastce.cpu._vectors.stretches import next_step
 
 BLOCK = 2048  # elements that are prepared at a time; fits the smallest first-level cache
-AHEAD = 1024  # elements; farther than the hardware looks, which stops at the end of a page
 SENT_FOR = 65_536  # elements of the next row that are asked for while this row's result is written
 
 scratch_block = real_room(BLOCK)
@@ -131,7 +140,7 @@ def block_maximum(block, first, start, stop, _):
         a = maximum(load(block, i), load(block, i + lanes))
         b = maximum(load(block, i + 2 * lanes), load(block, i + 3 * lanes))
         for k in range(4):
-            prefetch(block, i + k * lanes + AHEAD)
+            prefetch(block, i + k * lanes + elements_ahead(block))
         best = maximum(best, maximum(a, b))
     for i in range(fours_end, end, lanes):
         best = maximum(best, load_first(block, i, end - i, lowest))

@@ -11,11 +11,12 @@ import math
 
 from numba import types
 
-from fastce.cpu._kernels.blocks import AHEAD, end_of_block, row_maximum, scratch_block
+from fastce.cpu._kernels.blocks import end_of_block, row_maximum, scratch_block
 from fastce.cpu._kernels.rows import reference_near
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, real_of, vector
 from fastce.cpu._vectors.exponential import LN2, SPARE, add_exp, not_too_large, overflow_bound, scaling
 from fastce.cpu._vectors.memory import (
+    elements_ahead,
     lanes_of,
     load,
     load_first,
@@ -71,7 +72,7 @@ def add_row(row, classes, points, first_point, end_point, columns, near, referen
             end = min(chunk + lanes * lanes, stop)
             whole = end - (end - chunk) % lanes
             for j in range(chunk, whole, lanes):
-                prefetch(row, j + AHEAD)
+                prefetch(row, j + elements_ahead(row))
                 x = load(row, j)
                 exps, distances = add_vector(x, x - near, j, lanes, exps, distances, columns, reference, smoothed)
             if whole < end:

@@ -2,7 +2,7 @@
 
 from numba import types
 
-from fastce.cpu._kernels.blocks import AHEAD, BLOCK, scratch_block
+from fastce.cpu._kernels.blocks import BLOCK, scratch_block
 from fastce.cpu._kernels.centred import centred_exp, twice
 from fastce.cpu._kernels.clip import end_of_stretch
 from fastce.cpu._kernels.rows import add_compensated
@@ -11,6 +11,7 @@ from fastce.cpu._vectors.exponential import exp, scaling
 from fastce.cpu._vectors.memory import (
     element,
     elements,
+    elements_ahead,
     finish_stores,
     keep_first,
     lanes_of,
@@ -60,7 +61,7 @@ def gradient_of_stretch(row, start, stop, first, of_row, of_columns, smoothing, 
         end = min(chunk + lanes * lanes, stop)
         whole = end - (end - chunk) % lanes
         for i in range(chunk, whole, lanes):
-            prefetch(row, i + AHEAD)
+            prefetch(row, i + elements_ahead(row))
             slope, product = gradient_vector(row, i, lanes, of_row, of_columns, smoothing, together, nothing)
             products += product
             store(room, i - first, slope * by_factor)

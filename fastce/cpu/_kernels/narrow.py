@@ -7,7 +7,7 @@ places.
 
 from typing import NamedTuple
 
-from fastce.cpu._kernels.blocks import AHEAD, put_vector
+from fastce.cpu._kernels.blocks import put_vector
 from fastce.cpu._kernels.lines import FITTING, WIDTH
 from fastce.cpu._kernels.states import GROUP
 from fastce.cpu._vectors.compiler import inline, outlined
@@ -15,6 +15,7 @@ from fastce.cpu._vectors.fours import FOUR, load_fewer, load_four, load_of_some,
 from fastce.cpu._vectors.lanes import interleaved, separated
 from fastce.cpu._vectors.memory import (
     element,
+    elements_ahead,
     lanes_of,
     load,
     load_first,
@@ -50,13 +51,13 @@ def tile_width(classes, any_narrow):
 
 
 @inline
-def lines_from(place, row_stride, classes, lanes):
+def lines_from(rows, place, row_stride, classes, lanes):
     """(start, line): where to send for rows some way behind ``place``, a ``line`` of the cache after the other.
 
     The line is 0 where rows do not follow each other: the lines between are nobody's.
     """
     follow = 0 < row_stride < classes + lanes
-    return place + max(AHEAD, lanes * row_stride), lanes if follow else 0
+    return place + max(elements_ahead(rows), lanes * row_stride), lanes if follow else 0
 
 
 @inline
@@ -93,7 +94,7 @@ def four_from(first, classes):
 @inline
 def fill_lanes(rows, place, row_stride, count, classes, tile, k, width):
     """`fill_tile` for one vector of rows."""
-    start, line = lines_from(place, row_stride, classes, lanes_of(rows))
+    start, line = lines_from(rows, place, row_stride, classes, lanes_of(rows))
     if line == 0:
         send_for_rows(rows, start, row_stride, classes)
     if count < lanes_of(rows):
@@ -122,8 +123,8 @@ def fill_tile_of_pairs(rows, first, count, tile, width):
     lanes = lanes_of(rows)
     for k in range(0, count, lanes):
         place, left = 2 * (first + k), 2 * (count - k)
-        prefetch(rows, place + AHEAD)
-        prefetch(rows, place + lanes + AHEAD)
+        prefetch(rows, place + elements_ahead(rows))
+        prefetch(rows, place + lanes + elements_ahead(rows))
         classes = separated(pairs_at(rows, place, left), pairs_at(rows, place + lanes, left - lanes))
         store(tile, k, classes[0])
         store(tile, width + k, classes[1])
@@ -181,7 +182,7 @@ def put_lanes(columns_of, tile, k, width, count, classes, rows, place, row_strid
         columns = columns_of(tile, 0, k, width, rest)
         put_pairs(rows, place, 2 * count, interleaved(columns[0], columns[1]))
         return
-    start, line = lines_from(place, row_stride, classes, lanes_of(rows))
+    start, line = lines_from(rows, place, row_stride, classes, lanes_of(rows))
     if line == 0:
         send_for_rows(rows, start, row_stride, classes)
     if count < lanes_of(rows):

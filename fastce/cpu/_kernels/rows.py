@@ -14,7 +14,7 @@ x near it, and at most 0 if it is the maximum. Elements so far below that the di
 
 import math
 
-from fastce.cpu._kernels.blocks import AHEAD, BLOCK, on_block, row_maximum
+from fastce.cpu._kernels.blocks import BLOCK, on_block, row_maximum
 from fastce.cpu._kernels.states import LANES
 from fastce.cpu._kernels.targets import masses_at
 from fastce.cpu._vectors.compiler import inline
@@ -29,7 +29,17 @@ from fastce.cpu._vectors.exponential import (
     scaling,
 )
 from fastce.cpu._vectors.lanes import lanes_in, lesser_and_top, store_real, where_lane
-from fastce.cpu._vectors.memory import from_element, keep_first, lanes_of, load, load_first, prefetch, store, to_real
+from fastce.cpu._vectors.memory import (
+    elements_ahead,
+    from_element,
+    keep_first,
+    lanes_of,
+    load,
+    load_first,
+    prefetch,
+    store,
+    to_real,
+)
 from fastce.cpu._vectors.simd import largest_lane, where_equal, where_less, where_zero
 from fastce.cpu._vectors.wide import add_products, add_wide, sum_wide, zeros_wide
 
@@ -102,8 +112,8 @@ def add_chunk(block, start, stop, exps, tops, exponent, scaled_by, kept, is_kept
     exp_tops = exp(tops, exponent, scaled_by)
     pairs_end = stop - (stop - start) % (2 * lanes)
     for i in range(start, pairs_end, 2 * lanes):
-        prefetch(block, i + AHEAD)
-        prefetch(block, i + lanes + AHEAD)
+        prefetch(block, i + elements_ahead(block))
+        prefetch(block, i + lanes + elements_ahead(block))
         e, lesser, tops, exp_tops = exp_held_back(load(block, i), tops, exp_tops, exponent, scaled_by, in_place)
         exps_a += lesser
         if is_kept:
@@ -191,8 +201,8 @@ def add_weighted(block, start, stop, to_class, but, sums, mass, dense, exponent,
     lanes = lanes_of(block)
     lowest, nothing = to_real(block, -math.inf), to_real(block, 0.0)
     for i in range(start, stop, lanes):
-        prefetch(block, i + AHEAD)
-        prefetch(dense[2], i + to_class + AHEAD)
+        prefetch(block, i + elements_ahead(block))
+        prefetch(dense[2], i + to_class + elements_ahead(dense[2]))
         count = min(lanes, stop - i)
         x = where_lane(load_first(block, i, count, lowest), but - to_class - i, lowest)
         q = keep_first(masses_at(dense, i + to_class, count), count)

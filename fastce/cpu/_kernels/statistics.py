@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from fastce.cpu._kernels.blocks import AHEAD, BLOCK, guessed_maximum, on_block, scratch_block
+from fastce.cpu._kernels.blocks import BLOCK, guessed_maximum, on_block, scratch_block
 from fastce.cpu._kernels.ranks import first_index, maximum_and_rank, rank_in_block
 from fastce.cpu._kernels.rows import reference_near
 from fastce.cpu._kernels.states import above
@@ -23,7 +23,16 @@ from fastce.cpu._vectors.compiler import inline, kernel, matrix, structure, vect
 from fastce.cpu._vectors.exponential import LN2, SPARE, add_exp, exp, exp_in_float64, scaling
 from fastce.cpu._vectors.lanes import lesser_and_top
 from fastce.cpu._vectors.logarithm import log_times_power
-from fastce.cpu._vectors.memory import element, lanes_of, load, load_first, prefetch, row_pointer, to_real
+from fastce.cpu._vectors.memory import (
+    element,
+    elements_ahead,
+    lanes_of,
+    load,
+    load_first,
+    prefetch,
+    row_pointer,
+    to_real,
+)
 from fastce.cpu._vectors.simd import fma, maximum_of_lanes, where_less
 from fastce.cpu._vectors.wide import add_wide, sum_wide, zeros_wide
 
@@ -82,7 +91,7 @@ def add_block(block, first, row_start, row_stop, rest):
         before, sums = top, (zero, zero)
         if start + chunk <= stop:
             for i in range(start, start + chunk, lanes):
-                prefetch(block, i + AHEAD)
+                prefetch(block, i + elements_ahead(block))
                 lesser, top = lesser_and_top(load(block, i), top)
                 sums = add_lesser(lesser, sums, reference, with_entropy)
         else:

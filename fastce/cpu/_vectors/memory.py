@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from fastce.cpu._vectors.compiler import inline, real_of
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
 from fastce.cpu._vectors.simd import Vector, _call_llvm, _llvm_name, _splat, vector_of
+from fastce.cpu._vectors.target import bytes_ahead
 
 _INDEX = ir.IntType(64)
 
@@ -228,6 +229,16 @@ def prefetch(typingctx, row, i):
         _call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [place, read, keep, data])
 
     return types.void(row, types.int64), codegen
+
+
+@intrinsic
+def elements_ahead(typingctx, row):
+    """How many elements before they are read memory is asked for those of this row."""
+
+    def codegen(context, builder, sig, args):
+        return ir.Constant(_INDEX, 8 * bytes_ahead() // row.dtype.bitwidth)
+
+    return types.int64(row), codegen
 
 
 @intrinsic

@@ -2,10 +2,12 @@
 
 from fastce.cpu._vectors.compiler import inline
 from fastce.cpu._vectors.memory import (
+    elements_ahead,
     elements_to_boundary,
     lanes_of,
     load,
     load_first,
+    prefetch,
     store_first,
     store_whole,
     to_real,
@@ -38,5 +40,6 @@ def copy_stretch(source, to_source, out, start, stop, past_cache):
             i += count
             continue
         for _ in range(whole):
+            prefetch(source, i + to_source + elements_ahead(source))
             store_whole(out, i, load(source, i + to_source), past_cache)
             i += lanes_of(out)

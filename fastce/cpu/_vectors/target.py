@@ -57,6 +57,17 @@ def has_fma() -> bool:
 
 
 @functools.cache
+def bytes_ahead() -> int:
+    """How far before it is read memory is asked for: farther than the hardware looks, which stops at a page's end.
+
+    On Intel's CPUs half a page, that no two lines on their way share a set of the first-level cache: logsumexp on a
+    Xeon takes 17 cycles for 64 bytes of memory then, 20 with a whole page, 25 with two. AMD's have been measured with
+    a whole one.
+    """
+    return 4096 if cpu_target.target_context.codegen().magic_tuple()[1].startswith("znver") else 2048
+
+
+@functools.cache
 def tell_without_fma() -> None:
     """Say once that kernels will be slow where they are compiled for a CPU without FMA."""
     if not has_fma():

@@ -1,0 +1,133 @@
+"""One checked call of cross_entropy along the rows: where they lie, a few runs of them, or in copied blocks."""
+
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import Array, compute_dtype
+from fastce.cpu._kernels.cross_entropy import CACHED, ROWS_AT_A_TIME, cross_entropy_rows
+from fastce.cpu._vectors.compiler import storage_view
+from fastce.cpu.call import CrossEntropyCall
+from fastce.cpu.extremes import extremes_of
+from fastce.cpu.layout import Rows, goes_past_cache
+from fastce.cpu.rooms import Room
+from fastce.cpu.row_losses import RowLosses
+from fastce.cpu.threads import cut_rows, cut_runs, for_each
+
+NO_UPSTREAM = np.ones(1)
+NO_PRODUCTS = np.empty(0)
+GRADIENT = 7  # its place among the arguments of the kernel
+LANES = 16  # of a vector at most
+EXPS_OF_ROWS, LARGEST_EXPS = 1 << 17, 1 << 18  # bytes of exps that are kept for some rows, or for a single long one
+
+
+class AlongRows:
+    """The rows of a call, and where their losses, gradients and products go."""
+
+    def __init__(
+        self, call: CrossEntropyCall, upstream: Array | None, out: Array | None, products: Array | None
+    ) -> None:
+        self.call, self.upstream, self.out, self.products = call, upstream, out, products
+        self.rows, self.gradient = call.logits, None if out is None else Rows(out, call.axis)
+        is_written_once = self.gradient is not None and self.gradient.matrix is not None and products is None
+        self.past_cache = out is not None and is_written_once and goes_past_cache(out, call.array)
+        self.losses, self.misfits = np.empty(self.rows.rows), np.zeros(self.rows.rows, np.uint8)
+        self.mended: list[tuple[Array, Array]] = []  # (numbers of rows, exponents of their losses)
+
+    def compute(self, n_threads: int | None) -> RowLosses:
+        """The losses, once all is written."""
+        if self._lies_in_memory():
+            self._compute_in_place(n_threads)
+        else:
+            self._compute_copies(n_threads)
+        exponents: Array | int = 0
+        if self.mended:
+            exponents = np.zeros(self.rows.rows, np.int32)
+            for numbers, of_these in self.mended:
+                exponents[numbers] = of_these
+        losses = RowLosses(self.rows, self.call.reduction, 1)
+        losses.put(0, slice(None), self.losses, exponents)
+        return losses
+
+    def _lies_in_memory(self) -> bool:
+        """Whether the kernel can read and write everything where it is."""
+        is_written = self.gradient is None or self.gradient.matrix is not None
+        return self.rows.matrix is not None and is_written and self.call.targets.lie_in_memory
+
+    def _compute_in_place(self, n_threads: int | None) -> None:
+        """What Python does for the runs is done before the first: after it, Python has been swept from the cache."""
+        runs = cut_runs(self.rows.rows, self.rows.row_bytes, n_threads)
+        rooms = [(Room(), Room()) for _ in runs]
+        tasks = [self._arguments(*run, *of_run) for run, of_run in zip(runs, rooms, strict=True)]
+        for_each(tasks, cross_entropy_rows.compiled(self.rows.dtype), n_threads)
+        if np.count_nonzero(self.misfits):
+            blocks = cut_rows(self.rows.rows, self.rows.row_bytes)
+            for_each(blocks, lambda start, stop: self._mend(*self._odd(start, stop)), n_threads)
+
+    def _compute_copies(self, n_threads: int | None) -> None:
+        kernel, rooms = cross_entropy_rows.compiled(self.rows.dtype), (Room(), Room())
+
+        def work(start: int, stop: int) -> None:
+            arguments = self._arguments(start, stop, *rooms)
+            kernel(*arguments)
+            odd = self._odd(start, stop)  # before what is put back replaces logits
+            if self.gradient is not None:
+                self.gradient.put_back(start, stop, arguments[GRADIENT])
+            self._mend(*odd)
+
+        for_each(cut_rows(self.rows.rows, self.rows.row_bytes), work, n_threads)
+
+    def _arguments(self, start: int, stop: int, exps: Room, slopes: Room) -> tuple[Any, ...]:
+        """What the kernel is given for these rows, with such rooms for what it keeps of them."""
+        here, block = slice(start, stop), self.rows.block(start, stop)
+        if self.gradient is None:
+            gradient = self._room_for_slopes(slopes, 0 if self.products is None else stop - start)
+        elif self.products is None:
+            gradient = self.gradient.room_for(self.rows, block, start, stop)
+        else:
+            gradient = self.gradient.room(start, stop)
+        return (
+            block, self.call.targets.block(start, stop), self.call.options, self.losses[here], self.misfits[here],
+            of_rows(self.upstream, here), NO_PRODUCTS if self.products is None else self.products[here], gradient,
+            self._room_for_exps(exps, gradient), self.past_cache,
+        )  # fmt: skip
+
+    def _room_for_slopes(self, room: Room, number: int) -> Array:
+        """Room for the gradients of a group of rows, which come to nothing but products; of a block of so many."""
+        if not number:
+            return storage_view(np.empty((0, 0), self.rows.dtype))
+        group = max(1, min(number, ROWS_AT_A_TIME, CACHED // max(self.rows.classes, 1)))
+        return storage_view(room.of((group, self.rows.classes), self.rows.dtype))
+
+    def _room_for_exps(self, room: Room, gradient: Array) -> Array:
+        """Where a kernel may keep the exps of some rows for their gradients; none if there is none or they are long."""
+        dtype = compute_dtype(self.rows.dtype)
+        count = exps_kept(self.rows.classes, self.rows.dtype) if len(gradient) else 0
+        return room.of((count,), dtype) if count else np.empty(0, dtype)
+
+    def _odd(self, start: int, stop: int) -> tuple[Array, Array | None]:
+        """The numbers of rows that did not fit, and their logits, which the kernel has left as they were."""
+        odd = start + np.flatnonzero(self.misfits[start:stop])
+        return odd, self.rows.copy(odd) if odd.size else None
+
+    def _mend(self, odd: Array, logits: Array | None) -> None:
+        if logits is not None:
+            extremes = extremes_of(self.call, self.upstream, self.out, self.products)
+            self.losses[odd], exponents = extremes.losses_of(odd, logits)
+            self.mended.append((odd, exponents))
+
+
+def exps_kept(classes: int, dtype: np.dtype[Any]) -> int:
+    """How many exps of rows of so many classes `cross_entropy_rows` is given room for."""
+    itemsize, row = compute_dtype(dtype).itemsize, -(-classes // LANES) * LANES
+    if row * itemsize > LARGEST_EXPS:
+        return 0
+    return max(row, min(ROWS_AT_A_TIME * row, EXPS_OF_ROWS // itemsize))
+
+
+def of_rows(upstream: Array | None, rows: slice | Array) -> Array:
+    """What the gradients of these rows are multiplied by: one number each, or one for all."""
+    if upstream is None:
+        return NO_UPSTREAM
+    of_these: Array = upstream[rows] if upstream.size > 1 else upstream
+    return of_these
