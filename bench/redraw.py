@@ -15,6 +15,7 @@ from bench import (
     features_report,
     headline,
     in_torch_report,
+    instructions,
     layouts_report,
     record_picture,
     report,
@@ -84,6 +85,10 @@ def small(path, readme, measured):
     write_between_markers(measured, small_calls.text(json.loads(path.read_text())), small_calls.MARKERS)
 
 
+def counts(path, readme, measured):
+    write_between_markers(measured, instructions.text(json.loads(path.read_text())), instructions.MARKERS)
+
+
 def cuda(path, readme, measured):
     cuda_report.main([str(path), "--readme", str(measured)])
 
@@ -100,6 +105,7 @@ RECORDS = {
     "cluster.json": cluster,
     "in_torch.json": in_torch,
     "small_calls.json": small,
+    "instructions.json": counts,
     "cuda.json": cuda,
 }
 

@@ -15,7 +15,7 @@ def start_script(source, folder, *, root=ROOT, name="script.py", **environment):
     """Start `source` as a program; an environment variable that is given as None is taken away."""
     path = Path(folder) / name
     path.write_text(source)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(TESTS)]), **environment}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(TESTS), str(TESTS.parent)]), **environment}
     env = {key: str(value) for key, value in env.items() if value is not None}
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen([sys.executable, str(path)], cwd=folder, env=env, **options)

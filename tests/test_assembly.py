@@ -29,7 +29,7 @@ LIMITS = [
 ]
 PROGRAM = """
 import json
-from machine_code import described
+from bench.machine_code import described
 print(json.dumps(described({!r}, {!r}, {!r})))
 """
 

@@ -12,6 +12,7 @@ from bench import (
     headline,
     in_torch,
     in_torch_report,
+    instructions,
     layouts_report,
     small_calls,
     streaming,
@@ -69,6 +70,12 @@ def test_the_largest_errors_are_of_all_targets():
     sentence = accuracy_report.sentence({"found": found})
     assert "in float32, among up to 1,000 rows: logsumexp 0.75 ulp; losses 1.25 ulp; gradients" in sentence
     assert "2.00 eps" in sentence
+
+
+def test_the_table_of_instructions():
+    counts = {"AVX-512": {"sums": 15.0, "writes": 13.0}, "AVX2": {"sums": 36.0}}
+    table = instructions.text({"found": [{"kernel": "some_rows", "dtype": "float32", "counts": counts}]})
+    assert "| some_rows | float32 | 15.0 | 13.0 | 36.0 |  |" in table
 
 
 def test_the_table_of_layouts():
