@@ -510,3 +510,42 @@ def test_using_fastce_leaves_the_signal_handlers_alone(rng):
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
     fastce.softmax(rng.normal(0, 1, (3000, 200)), axis=1, n_threads=2)
     assert before == {s: signal.getsignal(s) for s in before}
+
+
+# ------------------------------------------------------------------------------------- Numba, which others use too
+NUMBA_AFTER_US = """
+import sys
+
+import numba
+import numpy as np
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+import fastce
+
+contexts = cpu_target.typing_context, cpu_target.target_context
+reads = [context.load_additional_registries for context in contexts]
+fastce.logsumexp(np.zeros((2, 3)), axis=1)
+assert "scipy.linalg" not in sys.modules  # a quarter of a second
+assert [context.load_additional_registries for context in contexts] == reads
+
+
+@intrinsic
+def twice(typingctx, x):
+    return x(x), lambda context, builder, sig, args: builder.fadd(args[0], args[0])
+
+
+@numba.njit
+def products(a, b):
+    return a @ b, np.linalg.inv(a), np.correlate(a[0], b[0]), twice(a[0, 0])
+
+
+a, b = np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([[1.0, -1.0], [0.5, 4.0]])
+for actual, expected in zip(products(a, b), (a @ b, np.linalg.inv(a), np.correlate(a[0], b[0]), 4.0)):
+    np.testing.assert_allclose(actual, expected, rtol=1e-14)
+"""
+
+
+def test_numba_compiles_for_others_as_if_we_were_not_there(tmp_path):
+    """We look at its registries less often, and keep SciPy, which its linear algebra needs, out of a first call."""
+    run_script(NUMBA_AFTER_US, tmp_path, FASTCE_CACHE="0")

@@ -4,9 +4,7 @@ A kernel is compiled when it is first called with a dtype, never at import. It r
 through its compiled entry point: the front door has fixed the type of every argument, so there is nothing to resolve.
 """
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,6 +17,7 @@ from numba.extending import overload
 from fastce.apart import load, not_cut_by_forks
 from fastce.cpu._vectors import cache
 from fastce.cpu._vectors.pipeline import PartCompiler, is_as_expected
+from fastce.cpu._vectors.registries import read_once
 
 _STORAGE = {
     "float32": types.float32,
@@ -72,18 +71,6 @@ def by_type(stub: Callable[..., Any]) -> Any:
     return overload(stub, jit_options={**_PART, "forceinline": True}, strict=False)
 
 
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Without a look for garbage: there is little of it among a compiler's objects, and they are a million."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 class Kernel:
     """A function compiled once for each dtype of logits.
 
@@ -112,7 +99,7 @@ class Kernel:
         name = dtype.name
         dispatcher = self.dispatcher(name)
         cache.attach(dispatcher, name)
-        with _collector_at_rest():
+        with read_once(dispatcher.targetdescr):
             entry_point: Callable[..., None] = dispatcher.compile(self.signature(_STORAGE[name]))
         self._entry_points[dtype] = entry_point
         return entry_point
