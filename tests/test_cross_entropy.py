@@ -241,6 +241,24 @@ def test_sparse_duplicates_are_summed_and_unsorted_indices_and_explicit_zeros_ac
     np.testing.assert_array_equal(targets.indices, [4, 1, 4, 0, 2], err_msg="the input was written to")
 
 
+@pytest.mark.parametrize("classes", [8, 100])
+@pytest.mark.parametrize("form", ["csr", "csc", "coo"])
+@pytest.mark.parametrize(
+    ("name", "mass"), [("bool", 1), ("int8", 100), ("uint8", 200), ("int32", 2**30), ("float32", 0.1)]
+)
+def test_sums_of_sparse_duplicates_do_not_wrap_around_whatever_their_dtype_is(classes, form, name, mass):
+    number, masses = 1000, np.full(1000, mass, name)
+    rows, columns = np.zeros(number, int), np.full(number, 2)
+    targets = scipy.sparse.coo_array((masses, (rows, columns)), shape=(1, classes))
+    if form != "coo":  # SciPy's own conversions add them up
+        targets = getattr(scipy.sparse, f"{form}_array")((1, classes), dtype=name)
+        targets.data, targets.indices = masses, (columns if form == "csr" else rows)
+        ends = np.r_[0, number] if form == "csr" else np.where(np.arange(classes + 1) > 2, number, 0)
+        targets.indptr = ends.astype(columns.dtype)
+    value = fastce.cross_entropy(np.zeros((1, classes)), targets)
+    assert value == pytest.approx(number * float(masses[0]) * np.log(classes), rel=1e-12)
+
+
 def test_one_hot_probabilities_cost_what_the_class_indices_cost(rng):
     logits, labels = rng.normal(size=(20, 7)), rng.integers(0, 7, 20)
     for smoothing_over in ("all", "others"):

@@ -80,17 +80,17 @@ def _copied(given: Any, shape: tuple[int, int], named: Named) -> Any:
     if given.format in ("csr", "csc", "bsr"):
         indptr, indices = _copied_indices(given.indptr), _copied_indices(given.indices)
         compressed = getattr(sparse, f"{given.format}_array")
-        matrix = compressed((np.array(given.data), indices, indptr), shape=shape)
+        matrix = compressed((_copied_masses(given.data), indices, indptr), shape=shape)
         if given.format == "csr":
             _check_rows(matrix, named)
         else:
             matrix.check_format(full_check=True)
     elif given.format == "dia":
-        matrix = sparse.dia_array((np.array(given.data), _copied_indices(given.offsets)), shape=shape)
+        matrix = sparse.dia_array((_copied_masses(given.data), _copied_indices(given.offsets)), shape=shape)
     else:
         rows, columns, masses = _copied_points(given)
         _check_columns(rows, columns, shape[1], named)
-        matrix = sparse.coo_array((masses, (rows, columns)), shape=shape)  # which checks the rows
+        matrix = sparse.coo_array((_copied_masses(masses), (rows, columns)), shape=shape)  # which checks the rows
     return matrix.tocsr()
 
 
@@ -101,10 +101,16 @@ def _copied_indices(given: Any) -> Array:
     return indices
 
 
+def _copied_masses(given: Any) -> Array:
+    """A copy, as float64 if it can be: among small integers and booleans, SciPy's sums of duplicates wrap around."""
+    masses = np.array(given)
+    return masses.astype(np.float64) if masses.dtype.kind in "fiub" and masses.dtype.itemsize <= 8 else masses
+
+
 def _copied_points(given: Any) -> tuple[Array, Array, Array]:
     """(rows, columns, masses) of a format without pointers."""
     if given.format == "coo":
-        return _copied_indices(given.row), _copied_indices(given.col), np.array(given.data)
+        return _copied_indices(given.row), _copied_indices(given.col), given.data
     if given.format == "lil":
         places = [(row, column) for row, columns in enumerate(given.rows.tolist()) for column in list(columns)]
         masses = [mass for of_row in given.data.tolist() for mass in list(of_row)]
