@@ -787,6 +787,18 @@ def test_no_rows_give_mean_nan_and_sum_zero(shape, kind):
     assert grad_none.shape == grad_sum.shape == grad_mean.shape == shape
 
 
+@pytest.mark.parametrize("shape", [(0, 1), (0, 5), (5, 0), (2, 5, 0), (0, 300), (300, 0), (0, 40_000)])
+def test_no_rows_take_a_grad_output_of_as_many(shape):
+    axis = int(np.argmax(shape))
+    rows = shape[:axis] + shape[axis + 1 :]
+    for targets in (np.empty(rows, np.int64), np.empty(shape), scipy.sparse.csr_array((0, shape[axis]))):
+        losses, grad = fastce.cross_entropy_value_and_grad(
+            np.empty(shape), targets, axis=axis, reduction="none", grad_output=np.empty(rows)
+        )
+        assert losses.shape == rows
+        assert grad.shape == shape
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"label_smoothing": 0.3}, {"label_smoothing": 1.0, "smoothing_over": "others"}]
 )

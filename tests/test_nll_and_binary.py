@@ -374,6 +374,15 @@ def test_the_binary_gradient_goes_into_out_and_may_replace_the_logits(rng):
         np.testing.assert_array_equal(work, same.grad)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (2, 0, 5)])
+def test_no_elements_take_a_grad_output_of_as_many(shape):
+    none = np.empty(shape)
+    losses, grad = fastce.binary_cross_entropy_with_logits_value_and_grad(
+        none, none, reduction="none", grad_output=none
+    )
+    assert losses.shape == grad.shape == shape
+
+
 def test_grad_output_scales_the_binary_gradient(rng):
     logits, targets, upstream = rng.normal(size=(6, 5)), rng.random((6, 5)), rng.normal(size=(6, 5))
     for reduction, grad_output in [("none", upstream), ("none", 2.0), ("sum", -3.0), ("mean", 5.0)]:

@@ -185,7 +185,7 @@ def _by_columns(
             room = slopes.of((place.shape[0], rows.classes, place.shape[1] + PAD), dtype)[:, :, : place.shape[1]]
         kernel(
             *cube.to_read(place), narrow, targets.columns(place), call.options, of_block, misfits,
-            above.reshape(place.shape if above.size > 1 else (1, 1)), of_products, room, past_cache,
+            above.reshape((1, 1) if above.size == 1 else place.shape), of_products, room, past_cache,
         )  # fmt: skip
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
         logits = None if odd is None else call.logits.copy(odd + place.start)  # a copied block may replace them

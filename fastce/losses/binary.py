@@ -163,7 +163,7 @@ def _binary(
     pos_weight = weights_like(pos_weight, "pos_weight", array)
     reduction = reduction_of(reduction)
     upstream, exponent = upstream_of(grad_output, reduction, array.shape, float(array.size))
-    above = np.broadcast_to(upstream.reshape(array.shape if upstream.size > 1 else ()), array.shape)
+    above = np.broadcast_to(upstream.reshape(() if upstream.size == 1 else array.shape), array.shape)
 
     dtype = kernel_dtype(array.dtype)
     losses = new_like(array, compute_dtype(dtype)) if reduction == "none" else None
