@@ -83,22 +83,6 @@ def _by_place(function: Callable[P, R], on_gpu: Callable[[Callable[P, R]], Calla
     return _unless_plain(function, chosen)
 
 
-def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a public function, which has no namesake in `fastce.cuda`, read and give arrays of other libraries.
-
-    Parameters
-    ----------
-    function : callable
-        The function for arrays of NumPy.
-
-    Returns
-    -------
-    callable
-        The same for arrays of any library, in the memory of the CPU.
-    """
-    return _unless_plain(function, _with_arrays_of_libraries(function))
-
-
 def _unless_plain(function: Callable[P, R], chosen: Callable[P, R]) -> Callable[P, R]:
     """The function itself for arrays of NumPy and what Python has, `chosen` for anything else."""
 

@@ -186,12 +186,10 @@ def test_arrays_on_two_gpus_are_refused(calls):
     assert calls == []
 
 
-def test_functions_of_the_cpu_only_say_so():
+def test_what_is_computed_on_the_cpu_only_says_so():
     for value in (OfInterface(), OfDLPack(), OfTorch(0), OfNumba(0)):
-        with pytest.raises(TypeError, match=r"^logits is on a GPU; this function computes on the CPU only: copy it"):
-            fastce.cross_entropy_value_and_grad_logit_scale(value, [0, 1])
-        with pytest.raises(TypeError, match=r"^out is on a GPU; this function computes on the CPU only: copy it"):
-            fastce.cross_entropy_value_and_grad_logit_scale(np.zeros((2, 3)), [0, 1], out=value)
+        with pytest.raises(TypeError, match=r"^block is on a GPU; this function computes on the CPU only: copy it"):
+            fastce.LogSumExp().update(value)
 
 
 def test_without_numba_cuda_the_extra_is_named(monkeypatch):

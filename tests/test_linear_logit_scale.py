@@ -13,7 +13,10 @@ from test_linear_cross_entropy import FOR_INDICES, LINEAR, OPTIONS, drawn, layer
 
 import fastce
 
-function = fastce.linear_cross_entropy_value_and_grad_logit_scale
+
+def function(*arguments, **options):
+    """Of `fastce` as this module finds it: other tests put functions on a device in its place."""
+    return fastce.linear_cross_entropy_value_and_grad_logit_scale(*arguments, **options)
 
 
 @covering(
@@ -163,19 +166,9 @@ def test_wrong_arguments():
         function(features, linear_weight, [0, 1], linear_bias=np.ones(3))
 
 
-class OnGpu:
-    """What looks like an array on a GPU."""
-
-    @property
-    def __cuda_array_interface__(self):
-        return {"shape": (2, 3), "typestr": "<f4", "data": (0, False), "version": 3}
-
-
-@pytest.mark.parametrize("name", [function.__name__, "cross_entropy_value_and_grad_logit_scale"])
-def test_arrays_that_are_elsewhere_are_refused_in_words(name):
+@pytest.mark.parametrize("name", [f"{of}cross_entropy_value_and_grad_logit_scale" for of in ("linear_", "")])
+def test_arrays_of_dask_are_refused_in_words(name):
     arguments = ([np.ones((4, 3))] if name.startswith("linear") else []) + [[0, 1]]
-    with pytest.raises(TypeError, match="is on a GPU; this function computes on the CPU only"):
-        getattr(fastce, name)(OnGpu(), *arguments)
     dask = pytest.importorskip("dask.array")
     with pytest.raises(TypeError, match="is computed by Dask"):
         getattr(fastce, name)(dask.ones((2, 3)), *arguments)

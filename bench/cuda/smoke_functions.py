@@ -64,6 +64,32 @@ def grad_and_hess(size: str) -> str:
     return f"{words}, {compare('Hessian', home.to_host(hess), p * (1 - p), 'float32', False)}"
 
 
+def derivative_by_scale(size: str) -> str:
+    """The derivative of the sum of losses by the scale of the logits, without their gradient."""
+    home, x = LIBRARIES[default_library()](), logits_of(size)
+    targets = targets_of(x)
+    exact = right(x, targets)
+    found = fastce.cross_entropy_value_and_grad_logit_scale(
+        *map(home.to_device, (x, targets)), reduction="none", grad_output=1.0
+    )
+    terms = exact.grad * (x - x.max(axis=1, keepdims=True)).astype(np.float64)
+    words = compare("loss", home.to_host(found.value), exact.losses, "float32", True)
+    off = (found.grad_logit_scale - terms.sum()) / np.abs(terms).sum()
+    return f"{words}, {compare('derivative', off, 0.0, 'float32', False)}"
+
+
+def temperature() -> str:
+    """The temperature of least loss, of logits that are three times too sure."""
+    home, rng = LIBRARIES[default_library()](), np.random.default_rng(11)
+    x = rng.normal(size=(300, 10)).astype(np.float32)
+    p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    targets = (rng.random((300, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=9)
+    found = fastce.calibrate_temperature(home.to_device(3 * x), home.to_device(targets))
+    expected = fastce.calibrate_temperature(3 * x, targets)
+    assert abs(found.temperature / expected.temperature - 1) < 1e-5, (found, expected)
+    return compare("loss", found.value, expected.value, "float32", True)
+
+
 def row_stats(size: str) -> str:
     """All statistics of rows."""
     home, x = LIBRARIES[default_library()](), logits_of(size)
@@ -101,6 +127,10 @@ CASES: dict[str, Callable[[], str]] = {
     "hessian-7x1001": lambda: grad_and_hess("7x1001"),
     "row_stats-300x10": lambda: row_stats("300x10"),
     "row_stats-2x40000": lambda: row_stats("2x40000"),
+    "derivative-300x10": lambda: derivative_by_scale("300x10"),
+    "derivative-7x1001": lambda: derivative_by_scale("7x1001"),
+    "derivative-2x40000": lambda: derivative_by_scale("2x40000"),
+    "temperature": temperature,
     "recall": recall,
     "logsumexp-b": signed_logsumexp,
     "binary-weighted": lambda: binary(is_weighted=True),

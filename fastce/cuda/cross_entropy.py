@@ -16,6 +16,7 @@ from fastce.cuda._kernels.jobs import (
     CROSS_ENTROPY,
     PART,
     TOTAL_LOSS,
+    TOTAL_OF_SCALE,
     TOTAL_OF_SHARES,
     TOTAL_WEIGHT,
     Job,
@@ -157,9 +158,17 @@ class CrossEntropy:
         )
 
     def run(
-        self, upstream: tuple[float, DeviceArray | None], out: DeviceArray | None, *, is_hessian: bool = False
+        self,
+        upstream: tuple[float, DeviceArray | None],
+        out: DeviceArray | None,
+        *,
+        is_hessian: bool = False,
+        by_scale: bool = False,
     ) -> Any:
-        """The value; the gradient, or the Hessian's diagonal, goes to ``out`` if that is given."""
+        """The value; the gradient, or the Hessian's diagonal, goes to ``out`` if that is given.
+
+        With ``by_scale`` it is a pair with the derivative by the scale, of the sum of upstream * value for "none".
+        """
         logits, library = self.logits, self.logits.library
         rows, plan, written, room = math.prod(self.lead), None, None, None
         results = empty(library, self.lead, self.dtype_of_losses) if self.reduction == "none" else None
@@ -171,7 +180,7 @@ class CrossEntropy:
                 room = rows_of(empty(library, out.shape, logits.dtype_name), self.axis)
             job = Job(
                 CROSS_ENTROPY, out is not None, self.targets.points, self.targets.dense, self.softcap > 0.0,
-                self.real == np.float64, is_hessian,
+                self.real == np.float64, is_hessian, by_scale,
             )  # fmt: skip
             call = Call(job, self.options, self.targets.arrays, self.targets.mass_rows, above)
             plan = plan_of(call, readable_rows(logits, self.axis), room, results is None)
@@ -187,14 +196,15 @@ class CrossEntropy:
                 copy(apart, out)
             return self._left_there(rooms.report, results, out)
         try:
-            value = reduced_loss(self.targets, rows, self.classes, self.reduction)
+            report = verdict(self.targets, rows, self.classes)
         except BeyondRange as error:
             if not error.is_written or out is None or written is None or not out.is_same_memory(self.given):
                 raise
             raise BeyondRange(error.is_float64, is_written=True, is_in_place=True) from None
         if apart is not None and out is not None:
             copy(apart, out)
-        return results.given if results is not None else value
+        value = results.given if results is not None else reduced_by(report, self.reduction)
+        return (value, float(report[TOTAL_OF_SCALE])) if by_scale else value
 
     def _left_there(self, report: Any, results: DeviceArray | None, out: DeviceArray | None) -> Any:
         """The value on the device; NaN, as results and a gradient that is not the caller's, if anything was wrong."""

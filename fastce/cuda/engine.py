@@ -86,6 +86,13 @@ def _called(function: Callable[..., Any], public: Callable[..., Any]) -> Callabl
     return on_device
 
 
+def gradient_like(logits: Any) -> Any:
+    """A new array of the caller's library, for the gradient with respect to its array of logits."""
+    array = device_array(logits, "logits")
+    dtype_name = array.dtype_name if array.dtype_name in FLOATS else "float64"
+    return empty(array.library, array.shape, dtype_name).given
+
+
 class Gpu:
     """See `fastce.products.engine.Engine`. Numbers are CuPy's, in the caller's stream; NumPy's in the simulator."""
 

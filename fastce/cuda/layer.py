@@ -14,6 +14,7 @@ import numpy as np
 from fastce.arguments.numbers import number
 from fastce.arguments.places import is_on_device
 from fastce.arguments.sizes import largest_finite
+from fastce.cuda._kernels.jobs import TOTAL_OF_SCALE
 from fastce.cuda.arrays import DeviceArray, empty, zeros
 from fastce.cuda.cross_entropy import CrossEntropy, has_range, options_in_range, upstream_of
 from fastce.cuda.libraries import Library
@@ -72,9 +73,9 @@ class Layer:
         verdict(targets, *self.shape)
         return dtype_of_products(*arrays, scale, numbers_of_counted(targets))
 
-    def losses(self, grad_output: Any, wants_gradients: bool) -> "list[LayerLosses]":
-        upstream = upstream_of(grad_output, self.entropy) if wants_gradients else None
-        return [LayerLosses(self, upstream)]
+    def losses(self, grad_output: Any, wants_gradients: bool, wants_scale: bool = False) -> "list[LayerLosses]":
+        upstream = upstream_of(grad_output, self.entropy) if wants_gradients or wants_scale else None
+        return [LayerLosses(self, upstream, wants_gradients, wants_scale)]
 
 
 class LayerLosses:
@@ -83,11 +84,13 @@ class LayerLosses:
     sweeps = 1
     left_power = right_power = left_unit = right_unit = unit = 0
 
-    def __init__(self, layer: Layer, upstream: tuple[float, DeviceArray | None] | None) -> None:
+    def __init__(
+        self, layer: Layer, upstream: tuple[float, DeviceArray | None] | None, writes: bool, by_scale: bool
+    ) -> None:
         entropy, targets = layer.entropy, layer.entropy.targets
         self.layer = layer
         self.dtype: np.dtype[Any] = layer.dtype
-        self.writes: bool = upstream is not None
+        self.writes = writes
         factor, per_row = upstream or (1.0, None)
         above = None if per_row is None else per_row.flat()
         check(targets, *layer.shape, entropy.reduction == "mean", factor, self.writes, above)
@@ -103,7 +106,7 @@ class LayerLosses:
         rows = layer.shape[0] if self.counted is None else self.counted.size
         self.losses: PanelLosses = PanelLosses(
             targets, entropy.options, (rows, layer.shape[1]), entropy.reduction, above, entropy.softcap > 0.0,
-            layer.of_losses,
+            layer.of_losses, by_scale,
         )  # fmt: skip
 
     def rest_of(self, rows: Any) -> int:
@@ -125,6 +128,10 @@ class LayerLosses:
             return None
         room = empty(panel.library, panel.shape, panel.dtype_name)
         return picked_probabilities(self.targets, rows, self.counted[rows], room)
+
+    def scale_derivative(self) -> float:
+        """By the scale, once all panels are read, if it was wanted."""
+        return float(verdict(self.targets, *self.layer.shape)[TOTAL_OF_SCALE])
 
     def value(self) -> Any:
         """For "none" with 0 for the rows that do not count."""

@@ -41,15 +41,18 @@ class PanelLosses:
         above: Any = None,
         is_capped: bool = False,
         of_losses: np.dtype[Any] | None = None,
+        by_scale: bool = False,
     ) -> None:
         """The targets are checked; ``above`` is what the gradients of rows are multiplied by, a flat array of Numba.
 
-        ``of_losses`` is the dtype of the losses of rows, where that is not what they are computed in.
+        ``of_losses`` is the dtype of the losses of rows, where that is not what they are computed in. With ``by_scale``
+        the report of the targets adds up the derivative by the scale.
         """
         self.targets = targets
         self.options = options
         self.reduction = reduction
         self.is_capped = is_capped
+        self.by_scale = by_scale
         self.rows: int = shape[0]
         self.columns: int = shape[1]
         self.library: Library = targets.library
@@ -64,7 +67,10 @@ class PanelLosses:
         The targets are their part of all, unless there are some for this panel.
         """
         described = part_of(self.targets, rows) if of_panel is None else of_panel
-        job = Job(CROSS_ENTROPY, writes, described.points, described.dense, self.is_capped, self.real == np.float64)
+        job = Job(
+            CROSS_ENTROPY, writes, described.points, described.dense, self.is_capped, self.real == np.float64,
+            by_scale=self.by_scale,
+        )  # fmt: skip
         above = self.above[rows] if self.above.size > 1 else self.above
         call = Call(job, self.options, described.arrays, described.mass_rows, above)
         logits, results = _matrix(panel), rows_between(self.results, rows.start, rows.stop)

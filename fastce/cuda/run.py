@@ -22,8 +22,9 @@ from fastce.cuda._kernels.lone_rows import THREADS as LONE_THREADS
 from fastce.cuda._kernels.lone_rows import lone_rows_kernel
 from fastce.cuda._kernels.primitives import ROOM_CHUNKS
 from fastce.cuda._kernels.rows import THREADS, rows_kernel
-from fastce.cuda._kernels.states import FIELDS, WARP
-from fastce.cuda._kernels.sums import PER_BLOCK, PER_GROUP, Tally, add_up_all, sum_up
+from fastce.cuda._kernels.scale import nothing_by
+from fastce.cuda._kernels.states import WARP
+from fastce.cuda._kernels.sums import PER_BLOCK, PER_GROUP, ScaleTally, Tally, add_up_all, sum_up
 from fastce.cuda._kernels.sums import THREADS as SUM_THREADS
 from fastce.cuda.arrays import DeviceArray, empty
 from fastce.cuda.flat import nothing
@@ -54,7 +55,7 @@ class Plan:
     call: Call
     logits: Rows
     out: Rows | None
-    start: Callable[["Plan", Any, Rooms, Tally], None]
+    start: Callable[["Plan", Any, Rooms, Tally | ScaleTally], None]
     losses: int  # that are added up: of rows or blocks; 0 if the results of rows are asked for
     parts: int = 1  # of a row
 
@@ -75,16 +76,28 @@ class Plan:
 
     @property
     def numbers(self) -> int:
-        """How many numbers in float64: losses, sums and, twice as many, their shares; states of parts."""
-        return 2 * self.losses + 2 * self.groups + self.cut_rows * self.parts * FIELDS
+        """How many numbers in float64: losses and sums, with their shares and slopes; states of parts."""
+        return self._at_states + self.cut_rows * self.parts * len(nothing_by(self.call.job))
+
+    @property
+    def _each(self) -> int:
+        """How many numbers each loss has, and each group of them: with its share, and its derivative by the scale."""
+        return 3 if self.call.job.by_scale else 2
+
+    @property
+    def _at_states(self) -> int:
+        return self._each * (self.losses + self.groups)
 
     def run(self, rooms: Rooms, results: Any = None) -> None:
         """Compute the result of each row into ``results``, or their sum into the report, and write ``out``."""
-        count, tickets = 2 * self.losses, tickets_of(self.losses)
-        at_states = count + 2 * self.groups
-        losses, sums = rooms.numbers[:count], rooms.numbers[count:at_states]
-        own = Rooms(rooms.report, rooms.tickets[tickets : self.tickets], rooms.numbers[at_states : self.numbers])
-        tally = Tally(sums, rooms.tickets[:tickets], group_bits())
+        numbers, tickets = rooms.numbers, tickets_of(self.losses)
+        at_sums, at_states = self._each * self.losses, self._at_states
+        own = Rooms(rooms.report, rooms.tickets[tickets : self.tickets], numbers[at_states : self.numbers])
+        losses, slopes = numbers[: 2 * self.losses], numbers[2 * self.losses : at_sums]
+        of_losses = Tally(numbers[at_sums:at_states], rooms.tickets[:tickets], group_bits())
+        tally: Tally | ScaleTally = of_losses
+        if self.call.job.by_scale:
+            tally = ScaleTally(*of_losses, slopes, nothing("float64") if results is None else results)
         self.start(self, losses if self.losses else results, own, tally)
 
 
@@ -104,7 +117,11 @@ def tickets_of(losses: int) -> int:
 
 
 def plan_of(call: Call, logits: Rows, out: Rows | None, adds_up: bool) -> Plan:
-    """How to compute the rows of a call; with ``adds_up`` their sum is asked for, else the result of each."""
+    """How to compute the rows of a call; with ``adds_up`` their sum is asked for, else the result of each.
+
+    Where the derivative by the scale is asked for, of which there is but a sum, that of the results is there, too.
+    """
+    adds_up = adds_up or call.job.by_scale
     if _is_few(call, logits, out):
         return Plan(call, logits, out, _start_few_classes, adds_up * -(-logits.count // ROWS_OF_BLOCK))
     if not _is_matrix(call, logits, out):
@@ -159,7 +176,7 @@ def _written(logits: Rows, out: Rows | None) -> Any:
     return logits.array.flat()[:0] if out is None else out.array.flat()
 
 
-def _start_few_classes(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> None:
+def _start_few_classes(plan: Plan, results: Any, rooms: Rooms, tally: Tally | ScaleTally) -> None:
     call, logits, lanes = plan.call, plan.logits, lanes_of(plan.logits.array)
     stand = Stand(logits.classes, ROWS_OF_BLOCK, lanes, logits.phase(lanes))
     job = call.job._replace(is_plain=_is_plain(call))
@@ -170,7 +187,7 @@ def _start_few_classes(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> 
     )  # fmt: skip
 
 
-def _start_lone_rows(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> None:
+def _start_lone_rows(plan: Plan, results: Any, rooms: Rooms, tally: Tally | ScaleTally) -> None:
     call, logits, out, nowhere = plan.call, plan.logits, plan.out, Cube(0, 0, 0, 0)
     shape = LoneShape(
         logits.count, logits.classes, logits.inner, logits.cube, nowhere if out is None else out.cube,
@@ -183,7 +200,7 @@ def _start_lone_rows(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> No
     )  # fmt: skip
 
 
-def _start_rows(plan: Plan, results: Any, rooms: Rooms, tally: Tally) -> None:
+def _start_rows(plan: Plan, results: Any, rooms: Rooms, tally: Tally | ScaleTally) -> None:
     call, logits, out, parts = plan.call, plan.logits, plan.out, plan.parts
     lanes = lanes_of(logits.array)
     chunks = most_chunks(logits, lanes)

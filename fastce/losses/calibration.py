@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from scipy.optimize import brentq
 
-from fastce.engine import on_cpu
+from fastce.engine import by_engine
 from fastce.losses.logit_scale import cross_entropy_value_and_grad_logit_scale
 from fastce.typing import AnyArray, Index, ValueAndGradLogitScale
 
@@ -22,7 +22,7 @@ class Calibration(NamedTuple):
     value_before: float
 
 
-@on_cpu
+@by_engine
 def calibrate_temperature(
     logits: AnyArray,
     targets: AnyArray,

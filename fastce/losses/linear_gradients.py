@@ -4,9 +4,8 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from fastce.arguments.arrays import real_array
 from fastce.arguments.numbers import checked_memory_budget
-from fastce.engine import by_engine, on_cpu
+from fastce.engine import by_engine
 from fastce.products.engine import Engine, engine_for
 from fastce.products.features import feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
@@ -106,21 +105,18 @@ def _some_gradients(
         "label_smoothing": label_smoothing, "smoothing_over": smoothing_over, "logit_scale": logit_scale,
         "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
     }  # fmt: skip
-    names = wanted.split()
-    if OF_SCALE in names:
-        real_array(features, "features")  # a complaint, if they are on a GPU: there the scale has no gradient
     with engine_for(features, n_threads) as engine:
         return computed(
-            engine, features, linear_weight, linear_bias, options, memory_budget, progress, names, grad_output
+            engine, features, linear_weight, linear_bias, options, memory_budget, progress, wanted.split(), grad_output
         )
 
 
-_on_cpu, _on_either = on_cpu(_some_gradients), by_engine(_some_gradients)
+_on_either = by_engine(_some_gradients)
 
 
 def some_gradients(wanted: str, **arguments: Any) -> tuple[Any, ...]:
     """(value, gradients by features, linear_weight, linear_bias and logit_scale): of the wanted names, None for others.
 
-    Arguments are those of `linear_cross_entropy_value_and_grad`; the scale has no gradient on a GPU.
+    Arguments are those of `linear_cross_entropy_value_and_grad`.
     """
-    return (_on_cpu if OF_SCALE in wanted.split() else _on_either)(wanted=wanted, **arguments)
+    return _on_either(wanted=wanted, **arguments)

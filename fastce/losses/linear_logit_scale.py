@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Unpack, overload
 
-from fastce.engine import on_cpu
+from fastce.engine import by_engine
 from fastce.losses.linear_gradients import OF_SCALE, some_gradients
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.typing import (
@@ -38,7 +38,7 @@ def linear_cross_entropy_value_and_grad_logit_scale(
     *, reduction: Reduction = "mean", **options: Unpack[LinearGradOptions]
 ) -> ValueAndGradLogitScale[Any]: ...
 # fmt: on
-@on_cpu
+@by_engine
 def linear_cross_entropy_value_and_grad_logit_scale(
     features: Any,
     linear_weight: Any,
@@ -77,7 +77,7 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, grad_output, memory_bud
     Raises
     ------
     IndexError, ValueError, TypeError
-        As `linear_cross_entropy_value_and_grad`; also for arrays on a GPU, or of Dask.
+        As `linear_cross_entropy_value_and_grad`; also for arrays of Dask.
 
     See Also
     --------

@@ -4,10 +4,11 @@ from typing import Any, Literal, Unpack, overload
 
 from fastce.arguments.arrays import kernel_dtype, new_like, real_array
 from fastce.arguments.out import checked_out
+from fastce.arguments.places import is_on_device
 from fastce.arguments.reductions import upstream_of
 from fastce.cpu.call import cross_entropy_call, of_counted
 from fastce.cpu.logit_scale import scale_derivative, value_and_scale_products
-from fastce.engine import on_cpu
+from fastce.engine import by_device, cuda_functions
 from fastce.losses.cross_entropy import cross_entropy_value_and_grad
 from fastce.typing import (
     AnyArray,
@@ -40,7 +41,7 @@ def cross_entropy_value_and_grad_logit_scale(
     logits: AnyArray, targets: Targets, *, reduction: Reduction = "mean", **options: Unpack[CrossEntropyGradOptions]
 ) -> ValueAndGradLogitScale[Any]: ...
 # fmt: on
-@on_cpu
+@by_device
 def cross_entropy_value_and_grad_logit_scale(
     logits: Any,
     targets: Any,
@@ -78,7 +79,7 @@ z_loss, reduction, grad_output, n_threads
     Raises
     ------
     IndexError, ValueError, TypeError
-        As `cross_entropy_value_and_grad`; also for arrays on a GPU. Nothing has been written into `out` then.
+        As `cross_entropy_value_and_grad`. Nothing has been written into `out` then.
 
     See Also
     --------
@@ -120,13 +121,17 @@ z_loss, reduction, grad_output, n_threads
 def some_gradients(wanted: str, *, logits: Any, out: Any = None, **arguments: Any) -> tuple[Any, Any, Any]:
     """(value, gradients by logits and logit_scale), None for what is not named in ``wanted``.
 
-    Arguments are those of `cross_entropy_value_and_grad`; the scale has no gradient on a GPU.
+    Arguments are those of `cross_entropy_value_and_grad`.
     """
     names = wanted.split()
     if "logit_scale" not in names:
         return *cross_entropy_value_and_grad(logits, out=out, **arguments), None
-    array = real_array(logits, "logits")
-    if "logits" in names and out is None:
-        out = new_like(array, kernel_dtype(array.dtype))
-    value, of_scale = cross_entropy_value_and_grad_logit_scale(array, out=out, **arguments)
+    if is_on_device(logits):
+        if "logits" in names and out is None:
+            out = cuda_functions().gradient_like(logits)
+    else:
+        logits = real_array(logits, "logits")
+        if "logits" in names and out is None:
+            out = new_like(logits, kernel_dtype(logits.dtype))
+    value, of_scale = cross_entropy_value_and_grad_logit_scale(logits, out=out, **arguments)
     return value, out, of_scale

@@ -61,6 +61,20 @@ def test_a_loss_with_its_gradient_is_two_launches_and_one_wait(driver, shape):
     assert len(driver.loaded) == 2 + (shape == "few_classes")  # of which there is one for losses without weights
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_so_is_a_loss_with_its_derivative_by_the_scale(driver, shape):
+    """And one allocation, one more for the losses of rows if these are asked for."""
+    rows, classes = SHAPES[shape]
+    lead, axis = ((classes, rows), 0) if shape == "lone_rows" else ((rows, classes), 1)
+    x, y = driver.tensor(lead, "float32"), driver.tensor((rows,), "int64")
+    out, kernel = driver.tensor(lead, "float32"), "rows" if shape == "parts" else shape
+    for options, allocations in (({}, 1), ({"reduction": "sum", "out": out}, 1), ({"reduction": "none"}, 2)):
+        driver.forget()
+        fastce.cross_entropy_value_and_grad_logit_scale(x, y, axis=axis, **options)
+        assert [name for name, *_ in driver.launches] == ["check", kernel]
+        assert driver.counts() == (2, allocations, 1, 1, 1)
+
+
 def test_what_else_a_call_launches(driver):
     x, y = driver.tensor((64, 300), "float32"), driver.tensor((64,), "int64")
     for call, launches, counts in (

@@ -63,9 +63,11 @@ JOBS = {
     "gradient of probabilities": loss("cross_entropy_value_and_grad", probabilities),
     "gradient of sparse targets": loss("cross_entropy_value_and_grad", sparse),
     "gradient with all options": loss("cross_entropy_value_and_grad", class_indices, **EVERYTHING),
+    "derivative by the scale": loss("cross_entropy_value_and_grad_logit_scale", class_indices),
+    "derivative with all options": loss("cross_entropy_value_and_grad_logit_scale", class_indices, **EVERYTHING),
 }
 KERNELS = ["rows", "few_classes", "lone_rows"]
-NO_GRADIENT = ("value", "logsumexp")
+NO_GRADIENT = ("value", "logsumexp", "derivative by the scale", "derivative with all options")
 
 
 def cases():
@@ -123,7 +125,8 @@ def test_code(kernel, job, name, cc):
 
 def needs_float64(kernel, job, name, cc):
     """A thread that has a row of its own adds up the masses of all classes in float64."""
-    return name == "float64" or (kernel != "rows" and job in ("gradient of probabilities", "gradient with all options"))
+    of_masses = "gradient of probabilities", "gradient with all options", "derivative with all options"
+    return name == "float64" or (kernel != "rows" and job in of_masses)
 
 
 @pytest.mark.parametrize(("kernel", "job", "name", "cc"), [case for case in CASES if not needs_float64(*case)])

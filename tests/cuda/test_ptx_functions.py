@@ -8,12 +8,17 @@ import pytest
 import scipy.sparse
 import scipy.special
 import test_boosting
+import test_calibration
+import test_linear_logit_scale
+import test_logit_scale
 import test_nll_and_binary
 import test_several_targets
 import test_statistics
-from checks import dtype_of
+from checks import dtype_of, same_bits
 from compiled import placed
+from crosscheck import pairwise, targets_of
 from on_device import OnDevice
+from test_learned_scale import OPTIONS
 from test_ptx_code import assert_no_spills, ptxas
 
 import fastce
@@ -22,6 +27,7 @@ pytest.importorskip("numba_cuda")
 pytestmark = pytest.mark.ptx
 
 CHECKS = test_nll_and_binary  # for the fixtures
+SHAPES = {"few classes": (40, 7), "rows": (5, 301), "parts": (2, 20_000), "lone rows": (7, 40, 2)}
 
 
 @pytest.fixture
@@ -129,6 +135,33 @@ def test_conventions_for_hessians(rng, launched, shape, hessian, dtype):
     eps = {"float16": 2**-11, "bfloat16": 2**-8}.get(dtype, 2**-23)
     for one, other in zip(out, expected, strict=True):
         np.testing.assert_allclose(one.astype(float), other, rtol=2 * eps, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", pairwise(
+    shape=list(SHAPES), dtype=["float16", "bfloat16", "float32", "float64"],
+    option=list(OPTIONS), kind=["int64", "probabilities", "sparse"], reduction=["none", "mean"],
+), ids=str)  # fmt: skip
+def test_derivative_by_the_scale(rng, launched, monkeypatch, case):
+    """The loss has the bits of its twins, as has the gradient beside."""
+    monkeypatch.setattr(test_logit_scale, "fastce", launched)
+    x = (4 * rng.normal(size=SHAPES[case["shape"]])).astype(dtype_of(case["dtype"]))
+    targets = targets_of(case["kind"], rng, x.shape, 1, x.dtype)
+    options = OPTIONS[case["option"]] | {"reduction": case["reduction"]}
+    found = test_logit_scale.check(x, targets, bound=8, **options)
+    expected, out = launched.cross_entropy_value_and_grad(x, targets, **options), np.empty_like(x)
+    beside = test_logit_scale.function(x, targets, out=out, **options)
+    assert same_bits(found.value, launched.cross_entropy(x, targets, **options))
+    assert same_bits(beside.value, expected.value)
+    assert same_bits(out, expected.grad)
+    assert beside.grad_logit_scale == found.grad_logit_scale
+
+
+def test_derivative_of_a_layer_and_temperature_of_least_loss(rng, launched, monkeypatch):
+    for module in (test_linear_logit_scale, test_calibration):
+        monkeypatch.setattr(module, "fastce", launched)
+    test_linear_logit_scale.test_rows_with_much_in_common_keep_their_digits(rng)
+    test_linear_logit_scale.test_ignored_rows_count_nothing_and_nan_shows(rng)
+    test_calibration.test_the_temperature_is_that_of_a_search_over_the_loss("float32", 7.0, rng)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

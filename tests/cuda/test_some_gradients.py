@@ -34,10 +34,15 @@ def test_each_gradient_may_be_the_only_one(device, loss, given):
             np.testing.assert_allclose(host(gradient), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
 @pytest.mark.parametrize("loss", [twins.LINEAR_AND_SCALE, twins.CROSS_ENTROPY_AND_SCALE], ids=lambda loss: loss.name)
-def test_the_scale_of_cross_entropy_has_none_in_words(device, loss):
-    arrays = {"logits": LEFT} if "logits" in loss.of else {"features": LEFT, "linear_weight": RIGHT}
-    arrays["targets"] = np.arange(5) % 4
+def test_the_scale_of_cross_entropy_has_one_alone_and_beside_others(device, loss, dtype):
+    layer = {"features": LEFT, "linear_weight": RIGHT, "linear_bias": BIAS}
+    arrays = {"logits": LEFT} if "logits" in loss.of else layer
+    arrays = {name: (3 * array).astype(dtype) for name, array in arrays.items()} | {"targets": np.arange(5) % 4}
     given = {name: device.to_device(array) for name, array in arrays.items()}
-    with pytest.raises(TypeError, match="is on a GPU; this function computes on the CPU only"):
-        loss.giving(["logit_scale"]).value_and_grad(**given)
+    for names in (["logit_scale"], loss.of):
+        some = loss.giving(names)
+        ours, expected = (some.value_and_grad(**of, logit_scale=1.5) for of in (given, arrays))
+        for gradient, other in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(host(gradient), other, rtol=1e-5, atol=1e-6)

@@ -103,7 +103,7 @@ def ending_by(job: Job):
 
     @device
     def ending(state, weight, upstream, like, options, report):
-        top, raised_rest, distance, mass = state
+        top, raised_rest, distance, mass = state[0], state[1], state[2], state[3]
         rest, given = raised_rest * lowered, upstream
         tail = rest if rest < ALONE else np.float64(math.log1p(to_real(like, rest)))  # rest is log1p(rest)
         lse = top if math.isinf(top) else options.unit * top + tail

@@ -39,8 +39,9 @@ from fastce.cuda._kernels.primitives import (
     store_real,
     to_real,
 )
+from fastce.cuda._kernels.scale import derivative_by, gap_by, growth_by, lags_by
 from fastce.cuda._kernels.states import half_distance, raised_exp_of, reference_of, rough_exp_of
-from fastce.cuda._kernels.sums import add_up_board, put_on
+from fastce.cuda._kernels.sums import add_up_board_by, put_on, store_beside
 
 BLOCK = 8  # elements that are added up before their sum is: fewer roundings for each
 TINY = 2.0**-120  # a factor that is nearly below the normal numbers of float32
@@ -108,20 +109,34 @@ def sums_by(job: Job, classes: int):
 
 @functools.cache
 def ended_by(job: Job, stand: Stand):
-    """(result, share, row) as in `ending_by`, and the rest, of a row in registers, and its exps.
+    """(result, share, row) as in `ending_by`, the rest and the derivative by the scale of a row in registers; its exps.
 
     Its elements stand in shared memory, too, from ``first`` on.
     """
     classes, place_of, get_one = stand.classes, place_by(stand), get_reals_by(1)
     shown, mass_of, has_masses, sums_of = shown_by(job), mass_by(job), job.dense != NO_MASS, sums_by(job, classes)
-    ending, plain_ending = ending_by(job), plain_ending_by(job)
+    ending, plain_ending, derivative, by_scale = ending_by(job), plain_ending_by(job), derivative_by(job), job.by_scale
+    growth, gap, is_capped = growth_by(job), gap_by(job), job.is_capped
 
     @device
     def element(row, c, options):
         room, like, first = row
         return shown(get_one(room, like, place_of(first, c))[0], options)
 
-    distances_of = distances_by(job, element)
+    distances_of, lags_of = distances_by(job, element), lags_by(job, element)
+
+    @device
+    def spread_of(ys, exps, reference, room, first, points, i, targets, like, options):
+        """(spread, lag) of a row."""
+        w0, spread, lag = growth(reference, options), options.zero, np.float64(0.0)
+        for c in range(classes):
+            w = gap(ys[c], w0, options)
+            spread = fma(exps[c], w, spread)
+            if is_capped and has_masses:
+                lag -= 0.5 * np.float64(mass_of(c, i * classes + c, targets, like, options)) * np.float64(w)
+        if is_capped:
+            lag += lags_of((room, like, first), 0, 1, points, 0, classes, w0, 0, 1, targets, like, options)[0]
+        return np.float64(spread), lag
 
     @device
     def ended(ys, exps, room, first, points, i, weight, above, targets, like, options, report):
@@ -136,14 +151,23 @@ def ended_by(job: Job, stand: Stand):
                 if mass != 0.0:
                     distance += half_distance(mass, reference, ys[c], like)
                     total += mass
-        state = np.float64(top), np.float64(rest), np.float64(distance), np.float64(total)
-        return *ending(state, weight, above, like, options, report), rest
+        state, slope = (np.float64(top), np.float64(rest), np.float64(distance), np.float64(total)), 0.0
+        if by_scale:
+            more = spread_of(ys, exps, reference, room, first, points, i, targets, like, options)
+            slope = derivative(state + more, weight, above, like, options)
+        return *ending(state, weight, above, like, options, report), rest, slope
 
     @device
     def ended_plainly(ys, exps, room, first, points, i, weight, above, targets, like, options, report):
         top, rest = sums_of(ys, exps, like, options)
         y = element((room, like, first), points.first, options)
-        return *plain_ending(top, rest, y, above, like, options, report), rest
+        slope = 0.0
+        if by_scale:
+            reference = reference_of(top, options.zero)
+            distance = np.float64(half_distance(options.one, reference, y, like))
+            more = spread_of(ys, exps, reference, room, first, points, i, targets, like, options)
+            slope = derivative((np.float64(top), np.float64(rest), distance, 1.0, *more), 1.0, above, like, options)
+        return *plain_ending(top, rest, y, above, like, options, report), rest, slope
 
     return ended_plainly if job.is_plain else ended
 
@@ -209,6 +233,7 @@ def few_classes_kernel(job: Job, stand: Stand):
     weighed_row, fill, empty, writes = weighed_row_by(job), fill_by(stand), empty_by(stand), job.writes
     put_values, get_row, put_row = values_by(job, stand), get_row_by(stand), put_row_by(stand)
     classes, step, before, rows_of_block = stand.classes, stand.step, stand.before, stand.rows
+    by_scale, add_up_board, fields = job.by_scale, add_up_board_by(job.by_scale), 3 if job.by_scale else 2
     real, room_of_block = np.float64 if job.is_float64 else np.float32, room_for(stand.chunks + stand.rows)
     most = max(classes, 1)
 
@@ -216,7 +241,7 @@ def few_classes_kernel(job: Job, stand: Stand):
     def few_classes(logits, out, rows, targets, options, upstream, report, results, tally):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
-        board = cuda.shared.array((2, rows_of_block), np.float64)
+        board = cuda.shared.array((fields, rows_of_block), np.float64)
         flag = cuda.shared.array(1, np.int32)
         room, ys, exps = room_of_block(), cuda.local.array(most, real), cuda.local.array(most, real)
         ys[0] = options.lowest  # where there are no classes
@@ -224,15 +249,15 @@ def few_classes_kernel(job: Job, stand: Stand):
         start, count = block * classes, np.int32(min(rows_of_block, rows - block) * classes)
         fill(room, logits, start, count)
         i, first = block + thread, before + thread * step
-        result, share = 0.0, 0.0
+        result, share, slope = 0.0, 0.0, 0.0
         counts, weight = weighed_row(i, rows, targets)
         if counts:
             points = points_of(i, logits, targets, options)
             get_row(ys, room, logits, first)
             for c in range(classes):
                 ys[c] = shown(ys[c], options)
-            above = upstream_of_row(i, upstream, report) if writes else 1.0
-            result, share, row, rest = ended(
+            above = upstream_of_row(i, upstream, report) if writes or by_scale else 1.0
+            result, share, row, rest, slope = ended(
                 ys, exps, room, first, points, i, weight, above, targets, logits, options, report
             )
             if writes:
@@ -242,8 +267,12 @@ def few_classes_kernel(job: Job, stand: Stand):
                 exps[c] = options.zero
             put_row(exps, room, logits, first)
         adds_up = tally.tickets.size > 0
+        if by_scale and i < rows:
+            store_beside(tally, i, result)
         if adds_up:
             put_on(board, result, share)
+            if by_scale:
+                board[2, thread] = slope
         elif i < rows:
             store_real(results, i, result)
         if writes:

@@ -24,7 +24,8 @@ TOTAL_OF_SHARES = TOTAL_LOSS + 1  # of losses times SHARE, if the total loss is 
 SHARE = 10  # of a loss: 1 / total weight for means, else PART
 FACTOR = 11  # of gradients: 1, or for means 1 / total weight
 BEYOND = 12  # whether numbers are beyond the range that elements are computed in
-REPORT = 13
+TOTAL_OF_SCALE = 13  # of the derivatives of losses by the scale of the logits
+REPORT = 14
 PART = 2.0**-64  # of numbers, whose sums do not overflow then
 
 LOG2E = Fraction("1.44269504088896340735992468100189213743")
@@ -43,6 +44,7 @@ class Job(NamedTuple):
     is_capped: bool = False
     is_float64: bool = False
     is_hessian: bool = False  # what is written of a cross entropy is the Hessian's diagonal, not the gradient
+    by_scale: bool = False  # the derivatives of losses by the scale of the logits are added up, too
     is_plain: bool = False  # of few classes: one class has all of each target, and there are no weights and no z_loss
 
 

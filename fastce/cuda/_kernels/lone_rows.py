@@ -14,9 +14,10 @@ from fastce.cuda._kernels.elements import element_by, has_one_point, mass_by, sl
 from fastce.cuda._kernels.endings import ending_by, upstream_of_row, weight_of_row
 from fastce.cuda._kernels.jobs import IS_BAD, NO_MASS, SPREAD, Job
 from fastce.cuda._kernels.points import distances_by, points_by
-from fastce.cuda._kernels.primitives import device, kernel, store_real, to_real
-from fastce.cuda._kernels.states import half_distance, pushed, reference_of, with_block
-from fastce.cuda._kernels.sums import add_up_board, put_on
+from fastce.cuda._kernels.primitives import device, found_here, kernel, store_real, to_real
+from fastce.cuda._kernels.scale import derivative_by, gap_by, growth_by, lags_by
+from fastce.cuda._kernels.states import half_distance, pushed, raised_exp_of, reference_of, with_block
+from fastce.cuda._kernels.sums import add_up_board_by, put_on, store_beside
 
 THREADS = 256
 BLOCK = 16  # elements that are added up in the dtype of the reals
@@ -79,22 +80,51 @@ def state_by(job: Job, element):
 
 
 @functools.cache
+def spread_by(job: Job, element):
+    """(spread, lag) of a row whose state is known, from another look at it."""
+    growth, gap, lags_of = growth_by(job), gap_by(job), lags_by(job, element)
+    mass_of, has_masses, is_capped = mass_by(job), job.dense != NO_MASS, job.is_capped
+
+    @device
+    def spread_of(top, logits, first, step, classes, points, of_row, mass_step, targets, like, options):
+        reference, spread, lag = found_here(to_real(like, reference_of(top, 0.0))), 0.0, 0.0
+        w0 = growth(reference, options)
+        for begin in range(0, classes, BLOCK):
+            some, of_masses = options.zero, options.zero
+            for c in range(begin, min(begin + BLOCK, classes)):
+                y = element(logits, first + c * step, options)
+                some += raised_exp_of(y, reference, options) * gap(y, w0, options)
+                if is_capped and has_masses:
+                    mass = mass_of(c, of_row + c * mass_step, targets, like, options)
+                    of_masses += half_distance(mass, w0, growth(y, options), like)
+            spread += some
+            lag += of_masses
+        if is_capped:
+            lag += lags_of(logits, first, step, points, 0, classes, w0, 0, 1, targets, like, options)[0]
+        return spread, lag
+
+    return spread_of
+
+
+@functools.cache
 def lone_rows_kernel(job: Job):
     """The kernel for rows of any strides."""
     element, value_of = element_by(job), value_by(job)
     state_of, points_of, ending = state_by(job, element), points_by(job), ending_by(job)
     writes, slope_at_target, is_alone = job.writes, slope_at_target_by(job), has_one_point(job)
+    by_scale, spread_of, derivative = job.by_scale, spread_by(job, element), derivative_by(job)
+    add_up_board, fields = add_up_board_by(job.by_scale), 3 if job.by_scale else 2
 
     @device
     def row_of(i, logits, out, shape, targets, options, upstream, report):
-        """(result, share) of row i, whose gradient is written."""
+        """(result, share, derivative by the scale) of row i, whose gradient is written."""
         weight = weight_of_row(i, targets)
         first_out, step = first_of_row(i, shape.inner, shape.out), shape.out.class_step
         if weight == 0.0:
             if writes:
                 for c in range(shape.classes):
                     store_real(out, first_out + c * step, 0.0)
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
         first, of_row = first_of_row(i, shape.inner, shape.logits), first_of_row(i, shape.inner, shape.masses)
         points, class_step, mass_step = (
             points_of(i, logits, targets, options),
@@ -102,7 +132,12 @@ def lone_rows_kernel(job: Job):
             shape.masses.class_step,
         )
         state = state_of(logits, first, class_step, shape.classes, points, of_row, mass_step, targets, logits, options)
-        above = upstream_of_row(i, upstream, report) if writes else 1.0
+        above, slope = upstream_of_row(i, upstream, report) if writes or by_scale else 1.0, 0.0
+        if by_scale:
+            more = spread_of(
+                state[0], logits, first, class_step, shape.classes, points, of_row, mass_step, targets, logits, options
+            )
+            slope = derivative(state + more, weight, above, logits, options)
         result, share, row = ending(state, weight, above, logits, options, report)
         if writes:
             y_target = element(logits, first + points.first * class_step, options) if is_alone else options.zero
@@ -110,21 +145,25 @@ def lone_rows_kernel(job: Job):
                 y, at = element(logits, first + c * class_step, options), of_row + c * mass_step
                 store_real(out, first_out + c * step, value_of(y, c, at, row, points, targets, logits, options))
             if is_alone and options.z_loss == 0.0:
-                slope = slope_at_target(y_target, row, points.mass, options)
-                store_real(out, first_out + points.first * step, slope)
-        return result, share
+                of_target = slope_at_target(y_target, row, points.mass, options)
+                store_real(out, first_out + points.first * step, of_target)
+        return result, share, slope
 
     @kernel(THREADS, 2 if job.is_float64 else 3)
     def lone_rows(logits, out, shape, targets, options, upstream, report, results, tally):
         if report[IS_BAD] > 0.0:
             return  # nothing is written
-        board = cuda.shared.array((2, THREADS), np.float64)
+        board = cuda.shared.array((fields, THREADS), np.float64)
         flag = cuda.shared.array(1, np.int32)
-        i, result, share = np.int64(cuda.grid(1)), 0.0, 0.0
+        i, result, share, slope = np.int64(cuda.grid(1)), 0.0, 0.0, 0.0
         if i < shape.rows:
-            result, share = row_of(i, logits, out, shape, targets, options, upstream, report)
+            result, share, slope = row_of(i, logits, out, shape, targets, options, upstream, report)
+            if by_scale:
+                store_beside(tally, i, result)
         if tally.tickets.size > 0:
             put_on(board, result, share)
+            if by_scale:
+                board[2, cuda.threadIdx.x] = slope
             add_up_board(board, cuda.blockDim.x, results, report, tally, flag)
         elif i < shape.rows:
             store_real(results, i, result)

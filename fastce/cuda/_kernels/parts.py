@@ -4,14 +4,15 @@ Blocks take parts in order of a ticket, not of their number. So whatever part a 
 block that runs already, as long as a row has no more parts than blocks run at once.
 """
 
-import math
+import functools
 
 import numpy as np
 from numba import cuda
 
-from fastce.cuda._kernels.jobs import KNOWN_STATES
+from fastce.cuda._kernels.jobs import KNOWN_STATES, Job
 from fastce.cuda._kernels.primitives import device, from_lane, load_fresh, pause
-from fastce.cuda._kernels.states import FIELDS, WARP, merged
+from fastce.cuda._kernels.scale import merged_by, nothing_by
+from fastce.cuda._kernels.states import WARP
 
 
 @device
@@ -29,8 +30,9 @@ def take_part(posted, ticket, shape):
 @device
 def post(state, states, posted, row, part, parts):
     """Tell the others the state of a part; returns whether it was the row's last. One thread does it."""
-    first = (row * parts + part) * FIELDS
-    states[first], states[first + 1], states[first + 2], states[first + 3] = state
+    first = (row * parts + part) * len(state)
+    for k in range(len(state)):
+        states[first + k] = state[k]
     cuda.threadfence()
     is_last = cuda.atomic.add(posted, row, 1) == parts - 1
     cuda.threadfence()
@@ -54,25 +56,40 @@ def any_of_warp(flag):
     return found != 0
 
 
-@device
-def merged_parts(states, row, parts, like, options):
+@functools.cache
+def merged_parts_by(job: Job):
     """The state of a row from those of its parts, in the same order always; all threads of a warp take part."""
-    whole = (-math.inf, 0.0, 0.0, 0.0)
-    part = cuda.threadIdx.x % WARP
-    while part < parts:
-        first = (row * parts + part) * FIELDS
-        other = (
+    merged, nothing, by_scale = merged_by(job), nothing_by(job), job.by_scale
+
+    @device
+    def fresh(states, first):
+        state = (
             load_fresh(states, first),
             load_fresh(states, first + 1),
             load_fresh(states, first + 2),
             load_fresh(states, first + 3),
         )
-        whole = merged(whole, other, like, options)
-        part += WARP
-    step = 1
-    while step < WARP:
-        top, rest, distance, mass = whole
+        if by_scale:
+            return state + (load_fresh(states, first + 4), load_fresh(states, first + 5))  # noqa: RUF005  # for Numba
+        return state
+
+    @device
+    def of_lane(state, step):
+        top, rest, distance, mass = state[0], state[1], state[2], state[3]
         other = (from_lane(top, step), from_lane(rest, step), from_lane(distance, step), from_lane(mass, step))
-        whole = merged(whole, other, like, options)
-        step *= 2
-    return whole
+        if by_scale:
+            return other + (from_lane(state[4], step), from_lane(state[5], step))  # noqa: RUF005
+        return other
+
+    @device
+    def merged_parts(states, row, parts, like, options):
+        whole, part, step = nothing, cuda.threadIdx.x % WARP, 1
+        while part < parts:
+            whole = merged(whole, fresh(states, (row * parts + part) * len(whole)), like, options)
+            part += WARP
+        while step < WARP:
+            whole = merged(whole, of_lane(whole, step), like, options)
+            step *= 2
+        return whole
+
+    return merged_parts

@@ -1,7 +1,6 @@
 """The piece of a row that a thread holds in shared memory: fetched once, looked at three times."""
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from fastce.cuda._kernels.elements import (
     value_by,
     written_by,
 )
-from fastce.cuda._kernels.jobs import CLASS_INDICES, CROSS_ENTROPY, LOGSUMEXP, NO_MASS, SOFTMAX, SPARSE, Job
+from fastce.cuda._kernels.jobs import CLASS_INDICES, CROSS_ENTROPY, NO_MASS, SOFTMAX, SPARSE, Job
 from fastce.cuda._kernels.points import mass_at_by
 from fastce.cuda._kernels.primitives import (
     ROOM_CHUNKS,
@@ -27,28 +26,15 @@ from fastce.cuda._kernels.primitives import (
     held,
     hold,
     lanes_of,
-    largest,
     load_part,
     new_reals,
     reals_of,
     store_chunk,
     store_part,
     store_real,
-    to_real,
-    top_of_chunk,
     wait_for_fetched,
 )
-from fastce.cuda._kernels.states import (
-    HALF_LANES,
-    added,
-    are_faint,
-    half_distance,
-    raised_by,
-    rest_of,
-    with_faint_term,
-    with_half_term,
-    with_term,
-)
+from fastce.cuda._kernels.states import HALF_LANES
 
 
 class Piece(NamedTuple):
@@ -117,108 +103,6 @@ def fetch_piece(logits, room, piece, shape):
             hold(room, piece.slot + k, chunk)
             k += cuda.blockDim.x
     wait_for_fetched()
-
-
-@functools.cache
-def y_by(job: Job):
-    """y of an element of class c; -inf beyond the ends of the row, where a logit of -inf fills the chunk."""
-    shown = shown_by(job)
-
-    @device
-    def within(logit, c, classes, options):
-        return shown(logit, options) if 0 <= c < classes else options.lowest
-
-    @device
-    def as_it_is(logit, c, classes, options):
-        return logit
-
-    return within if job.is_capped else as_it_is
-
-
-@functools.cache
-def top_by(job: Job):
-    """The largest element of a piece."""
-    y_of, is_capped = y_by(job), job.is_capped
-
-    @device
-    def top_of_capped(chunk, first, logits, shape, options):
-        top, reals = to_real(logits, -math.inf), reals_of(logits, chunk)
-        for lane in range(lanes_of(logits)):
-            top = largest(top, y_of(reals[lane], first + lane, shape.classes, options))
-        return top
-
-    @device
-    def top_of(logits, room, piece, shape, options):
-        top, k = to_real(logits, -math.inf), piece.first
-        while k < piece.end:
-            chunk = held(room, piece.slot + k)
-            if is_capped:
-                of_chunk = top_of_capped(chunk, k * lanes_of(logits) - piece.before, logits, shape, options)
-            else:
-                of_chunk = top_of_chunk(logits, chunk)
-            top = largest(top, of_chunk)
-            k += cuda.blockDim.x
-        return top
-
-    return top_of
-
-
-@functools.cache
-def faint_rest_by(job: Job):
-    """The rest of a piece whose terms are faint."""
-    y_of = y_by(job)
-
-    @device
-    def faint_rest_of(logits, room, piece, reference, shape, options):
-        lanes, k, nothing = lanes_of(logits), piece.first, to_real(logits, -0.0)
-        sums, powers, lost = (to_real(logits, -math.inf), nothing, nothing), nothing, nothing
-        while k < piece.end:
-            reals, first = reals_of(logits, held(room, piece.slot + k)), k * lanes - piece.before
-            sums = (sums[0], nothing, sums[2])
-            for lane in range(lanes):
-                y = y_of(reals[lane], first + lane, shape.classes, options)
-                sums = with_faint_term(sums, y, reference, options)
-            powers, lost = added(powers, lost, sums[1])
-            k += cuda.blockDim.x
-        return rest_of(powers, lost, sums[2])
-
-    return faint_rest_of
-
-
-@functools.cache
-def sums_by(job: Job):
-    """(own top, rest, half the distance, mass) of a piece."""
-    y_of, mass_of, has_masses, faint_rest_of = y_by(job), mass_by(job), job.dense != NO_MASS, faint_rest_by(job)
-    is_rough, is_loss, raised = job.of in (LOGSUMEXP, SOFTMAX), job.of == CROSS_ENTROPY, raised_by(job)
-
-    @device
-    def sums_of(logits, room, piece, reference, shape, targets, options):
-        lanes, of_row, k = lanes_of(logits), piece.i * shape.probabilities_step, piece.first
-        nothing = to_real(logits, -0.0)  # x + -0.0 is x, which compilers know: it costs nothing
-        sums, powers, lost = (to_real(logits, -math.inf), nothing, nothing), nothing, nothing
-        distance, total = nothing, nothing
-        while k < piece.end:
-            reals, first = reals_of(logits, held(room, piece.slot + k)), k * lanes - piece.before
-            sums = (sums[0], nothing, sums[2])
-            for lane in range(lanes):
-                y = y_of(reals[lane], first + lane, shape.classes, options)
-                if lanes == HALF_LANES and not is_loss:  # losses of halves are in float32
-                    sums = with_half_term(sums, y, reference, options)
-                else:
-                    sums = with_term(sums, y, reference, is_rough or lanes == HALF_LANES, options)
-                if has_masses and 0 <= first + lane < shape.classes:
-                    mass = mass_of(first + lane, of_row + first + lane, targets, logits, options)
-                    if mass != 0.0:
-                        distance += half_distance(mass, reference, y, logits)
-                        total += mass
-            powers, lost = added(powers, lost, sums[1])
-            k += cuda.blockDim.x
-        rest = rest_of(powers, lost, sums[2]) * raised
-        if not is_rough and are_faint(powers, sums[0], reference, options):
-            rest = faint_rest_of(logits, room, piece, reference, shape, options)
-        return sums[0], rest, np.float64(distance), np.float64(total)
-
-    return sums_of
 
 
 @functools.cache

@@ -33,7 +33,7 @@ from fastce.cuda._kernels.primitives import (
 WARP = 32
 HALF_LANES = 8  # elements of half precision in a chunk
 MOST_WARPS = 32  # of a block
-FIELDS = 4  # of a state
+NOTHING = (-math.inf, 0.0, 0.0, 0.0)  # (top, rest, distance, mass) of no elements
 
 
 def raised_by(job: Job) -> float:
@@ -98,25 +98,31 @@ def raised_exp_of(y, reference, options):
 
 
 @device
-def with_term(sums, y, reference, is_rough, options):
-    """(top, sum of 2**t, sum of 2**t c) with one more element, or with the top if that is less; see `power_of`.
+def term_of(y, reference, is_rough, options):
+    """(2**t, c) of `power_of`, and the power 0 where it is below the normal numbers.
 
     Roughly: with the difference rounded once. Elements of half precision have hardly more digits; and half an ulp of
     the reference is nothing beside it in a logsumexp, while a confident row's loss hangs on it.
+    """
+    if is_rough:
+        d = largest(y - reference, options.furthest)
+        t = d * options.scale
+        c = correction_of(t, d, options)
+    else:
+        d, e = apart(y, reference, options.furthest)
+        t = d * options.scale
+        c = fma(e, options.scale, correction_of(t, d, options))
+    return rough_exp2(t), c
+
+
+@device
+def with_term(sums, y, reference, is_rough, options):
+    """(top, sum of 2**t, sum of 2**t c) with one more element, or with the top if that is less; see `term_of`.
 
     Terms below the normal numbers are 0; should all be that, `are_faint`, they are added up again by `with_faint_term`.
     """
     top, powers, corrections = sums
-    lower = smallest(top, y)
-    if is_rough:
-        d = largest(lower - reference, options.furthest)
-        t = d * options.scale
-        c = correction_of(t, d, options)
-    else:
-        d, e = apart(lower, reference, options.furthest)
-        t = d * options.scale
-        c = fma(e, options.scale, correction_of(t, d, options))
-    power = rough_exp2(t)
+    power, c = term_of(smallest(top, y), reference, is_rough, options)
     return largest(top, y), powers + power, fma(power, c, corrections)
 
 

@@ -1,13 +1,14 @@
 """Sums in float64, always in the same order, whichever block comes last and ends them."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
 
-from fastce.cuda._kernels.jobs import SHARE, TOTAL_LOSS, TOTAL_OF_SHARES
-from fastce.cuda._kernels.primitives import device, from_lane, kernel
+from fastce.cuda._kernels.jobs import SHARE, TOTAL_LOSS, TOTAL_OF_SCALE, TOTAL_OF_SHARES
+from fastce.cuda._kernels.primitives import device, from_lane, kernel, store_real
 from fastce.cuda._kernels.states import MOST_WARPS, WARP
 
 THREADS = 256
@@ -24,6 +25,16 @@ class Tally(NamedTuple):
     sums: Any  # of each group; then of their shares
     tickets: Any  # how many groups have been added up, and how many losses of each have come
     bits: int  # of the number of a loss in its group: shifts are quicker than divisions
+
+
+class ScaleTally(NamedTuple):
+    """The same where derivatives by the scale are added up, too; ``sums`` has theirs after those of shares."""
+
+    sums: Any
+    tickets: Any
+    bits: int
+    slopes: Any  # that come with each loss
+    results: Any  # where the loss of each row goes as well, if somebody asks for it
 
 
 @device
@@ -114,16 +125,29 @@ def group_of(first, count, bits):
 
 
 @device
+def sum_between(values, first, end, board):
+    """The sum of numbers first to end, by all threads of a block."""
+    total = 0.0
+    for k in range(first + thread_of_block(), end, cuda.blockDim.x * cuda.blockDim.y):
+        total += values[k]
+    return sum_of_block(total, board)
+
+
+@device
+def store_beside(tally, i, result):
+    """Store the loss of row i where somebody asks for it beside the sum of all."""
+    if tally.results.size > 0:
+        store_real(tally.results, i, result)
+
+
+@device
 def sums_of(losses, first, end, shares, share, board):
     """The sum of losses first to end, and that of their shares if it is not finite.
 
     A loss that is not finite has its share at ``shares`` after it, or ``shares`` is 0; others have ``share`` of them.
     """
     begin, step = first + thread_of_block(), cuda.blockDim.x * cuda.blockDim.y
-    total, of_shares = 0.0, 0.0
-    for k in range(begin, end, step):
-        total += losses[k]
-    total = sum_of_block(total, board)
+    total, of_shares = sum_between(losses, first, end, board), 0.0
     if not math.isfinite(total):
         for k in range(begin, end, step):
             has_share = shares > 0 and not math.isfinite(losses[k])
@@ -132,61 +156,91 @@ def sums_of(losses, first, end, shares, share, board):
     return total, of_shares
 
 
-@device
-def add_up_losses(losses, first, items, count, report, tally, board, flag):
-    """Count the losses first to first + items as come; who brings the last of a group adds it up, and of all, all.
+@functools.cache
+def add_up_losses_by(by_scale: bool):
+    """How losses are added up; with ``by_scale`` also what is beside them in a `ScaleTally`."""
 
-    ``count`` losses are waited for; their shares may stand after them. All threads of a block take part, as for
-    `comes_last`; what the first one says of ``first`` and ``items`` counts, and a block brings losses of one group, or
-    none.
-    """
-    sums, tickets, bits = tally
-    if thread_of_block() == 0:  # nobody else needs to know the group, as long as it is not complete
-        group, begin, end = group_of(first, count, bits)
-        flag[0] = are_last(tickets, 1 + group, items, end - begin)
-    if not known_to_block(flag):
-        return
-    groups, (group, begin, end) = (count - 1 >> bits) + 1, group_of(first, count, bits)
-    total, of_shares = sums_of(losses, begin, end, count if losses.size > count else 0, report[SHARE], board)
-    if groups > 1:
-        if thread_of_block() == 0:
-            sums[group], sums[groups + group] = total, of_shares
-        if not comes_last(tickets, 0, 1, groups, flag):
+    @device
+    def add_up(losses, first, items, count, report, tally, board, flag):
+        """Count the losses first to first + items as come; who brings the last of a group adds it up, and of all, all.
+
+        ``count`` losses are waited for; their shares may stand after them. All threads of a block take part, as for
+        `comes_last`; what the first one says of ``first`` and ``items`` counts, and a block brings losses of one group,
+        or none.
+        """
+        sums, tickets, bits, slope = tally.sums, tally.tickets, tally.bits, 0.0
+        if thread_of_block() == 0:  # nobody else needs to know the group, as long as it is not complete
+            group, begin, end = group_of(first, count, bits)
+            flag[0] = are_last(tickets, 1 + group, items, end - begin)
+        if not known_to_block(flag):
             return
-        total, of_shares = sums_of(sums, 0, groups, groups, report[SHARE], board)
-    if thread_of_block() == 0:
-        report[TOTAL_LOSS], report[TOTAL_OF_SHARES] = total, of_shares
+        groups, (group, begin, end) = (count - 1 >> bits) + 1, group_of(first, count, bits)
+        total, of_shares = sums_of(losses, begin, end, count if losses.size > count else 0, report[SHARE], board)
+        if by_scale:
+            slope = sum_between(tally.slopes, begin, end, board)
+        if groups > 1:
+            of_slopes = groups + groups
+            if thread_of_block() == 0:
+                sums[group], sums[groups + group] = total, of_shares
+                if by_scale:
+                    sums[of_slopes + group] = slope
+            if not comes_last(tickets, 0, 1, groups, flag):
+                return
+            total, of_shares = sums_of(sums, 0, groups, groups, report[SHARE], board)
+            if by_scale:
+                slope = sum_between(sums, of_slopes, of_slopes + groups, board)
+        if thread_of_block() == 0:
+            report[TOTAL_LOSS], report[TOTAL_OF_SHARES] = total, of_shares
+            if by_scale:
+                report[TOTAL_OF_SCALE] += slope  # to that of the launches before
+
+    return add_up
 
 
 @device
 def put_on(board, result, share):
-    """Tell the block the result of this thread, and its share; see `add_up_board`."""
+    """Tell the block the result of this thread, and its share; see `add_up_board_by`."""
     thread = thread_of_block()
     board[0, thread], board[1, thread] = result, share
 
 
-@device
-def add_up_board(board, threads, sums, report, tally, flag):
-    """Add up the results that so many threads of each block have put on its board, by the first warp.
+@functools.cache
+def add_up_board_by(by_scale: bool):
+    """How the results that threads of each block have put on its board are added up: by the first warp.
 
-    The others have little to do here. A result that is not finite has its share on the board; others have `SHARE` of
-    them.
+    With ``by_scale`` there are the derivatives of these, too, in a third row.
     """
-    cuda.syncthreads()
-    thread, block, blocks = thread_of_block(), cuda.blockIdx.x, cuda.gridDim.x
-    if thread < WARP:
-        total, of_shares = 0.0, 0.0
-        for k in range(0, threads, WARP):
-            total += board[0, k + thread]
-        total = sum_of_warp(total)
-        if not math.isfinite(total):
+    add_up_losses = add_up_losses_by(by_scale)
+
+    @device
+    def add_up_board(board, threads, sums, report, tally, flag):
+        """The others have little to do here. Results that are not finite have shares there, others `SHARE` of them."""
+        cuda.syncthreads()
+        thread, block, blocks = thread_of_block(), cuda.blockIdx.x, cuda.gridDim.x
+        if thread < WARP:
+            total, of_shares, slope = 0.0, 0.0, 0.0
             for k in range(0, threads, WARP):
-                result = board[0, k + thread]
-                of_shares += report[SHARE] * result if math.isfinite(result) else board[1, k + thread]
-            of_shares = sum_of_warp(of_shares)
-        if thread == 0:
-            sums[block], sums[blocks + block] = total, of_shares
-    add_up_losses(sums, np.int64(block), 1, np.int64(blocks), report, tally, board[0], flag)
+                total += board[0, k + thread]
+            total = sum_of_warp(total)
+            if not math.isfinite(total):
+                for k in range(0, threads, WARP):
+                    result = board[0, k + thread]
+                    of_shares += report[SHARE] * result if math.isfinite(result) else board[1, k + thread]
+                of_shares = sum_of_warp(of_shares)
+            if by_scale:
+                for k in range(0, threads, WARP):
+                    slope += board[2, k + thread]
+                slope = sum_of_warp(slope)
+            if thread == 0:
+                sums[block], sums[blocks + block] = total, of_shares
+                if by_scale:
+                    tally.slopes[block] = slope
+        add_up_losses(sums, np.int64(block), 1, np.int64(blocks), report, tally, board[0], flag)
+
+    return add_up_board
+
+
+add_up_losses = add_up_losses_by(False)
 
 
 @kernel(THREADS, 4)
