@@ -9,6 +9,7 @@ from fastce.cpu._vectors import compiler, target
 HOMES = {
     "cross_entropy_rows": "cross_entropy",
     "cross_entropy_columns": "cross_entropy_columns",
+    "plain_losses": "hard_columns",
     "hard_losses": "hard_columns",
     "hard_gradients": "hard_columns",
     "logsumexp_columns": "softmax_columns",

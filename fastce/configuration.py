@@ -138,6 +138,7 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
             name: [
                 partial(function, few, labels, label_smoothing=0.1),
                 *(partial(function, x, labels) for x in (few, many)),
+                partial(function, few, labels, ignore_index=0, reduction="sum"),
             ]
             for name, function in of_labels.items()
         }

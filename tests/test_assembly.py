@@ -20,6 +20,7 @@ LIMITS = [
     ("cross_entropy_rows", "float64", AVX512, {"sums": 19.0, "writes": 17.0}),
     ("cross_entropy_columns", "float32", AVX512, {"sums": 16.5, "writes": 15.0}),
     ("cross_entropy_columns", "float32", AVX2, {"sums": 18.5, "writes": 18.0}),
+    ("plain_losses", "float32", AVX512, {"sums": 16.5}),
     ("hard_losses", "float32", AVX512, {"sums": 16.5}),
     ("hard_gradients", "float32", AVX512, {"sums": 16.5, "writes": 15.0}),
     ("hard_gradients", "float32", AVX2, {"sums": 20.0}),

@@ -113,7 +113,9 @@ def _upstream(count: int, reduction: str) -> Array:
 
 def _losses_of_columns(dtype: np.dtype[Any], classes: int, options: Options, with_gradient: bool) -> _Losses:
     """For few classes. An index that is out of range makes a misfit."""
-    kernel = kernel_of_columns(dtype, classes, options, True, with_gradient).compiled(dtype)
+    plain, weighted = (
+        kernel_of_columns(dtype, classes, options, True, with_gradient, is_plain) for is_plain in (True, False)
+    )
     none, no_products, narrow = np.empty((0, 0, 0), dtype), np.empty((0, 0)), Narrow(True, False, with_gradient)
 
     def losses_of(
@@ -122,6 +124,9 @@ def _losses_of_columns(dtype: np.dtype[Any], classes: int, options: Options, wit
         cube, losses, misfits = cube_of(rows), np.empty((1, len(rows))), np.zeros((1, len(rows)), np.uint8)
         out = none if gradient is None else cube_of(gradient)
         indices = column_indices(targets, row_weight, dtype)
+        if row_weight is None and not plain.is_compiled(dtype) and not ((targets >= 0) & (targets < classes)).all():
+            return None  # not to wait for a kernel that will not do
+        kernel = (plain if row_weight is None else weighted).compiled(dtype)
         kernel(cube, cube, narrow, indices, options, losses, misfits, upstream, no_products, out, False)
         return None if any_misfit(misfits) else losses[0]
 

@@ -82,15 +82,13 @@ class IndexTargets(_Total):
         self, indices: Array, classes: int, ignored_class: int, per_class: Array | None, per_row: Array | None,
         dtype: np.dtype[Any], smoothed: bool, n_threads: int | None,
     ) -> None:  # fmt: skip
-        self.indices = indices
-        self.n_classes = classes
-        self.ignored_class = ignored_class
-        self.per_class = per_class
-        self.per_row = per_row
+        self.indices, self.n_classes, self.ignored_class = indices, classes, ignored_class
+        self.per_class, self.per_row = per_class, per_row
         self.dtype = dtype
         self.smoothed = smoothed
         self.are_plain: bool = True
         self.total_weight: float = self._checked_weight(n_threads)
+        self.weigh_alike: bool = self.are_plain and per_class is None  # none is ignored, and there are no weights
 
     def _checked_weight(self, n_threads: int | None) -> float:
         """Check all indices; the sum of v_i w_y over the rows that are not ignored."""
@@ -136,6 +134,7 @@ class IndexTargets(_Total):
         targets = copy.copy(self)
         per_row = np.ones(self.indices.size) if self.per_row is None else self.per_row
         targets.per_row = silently(np.ldexp, per_row, exponent)
+        targets.weigh_alike = False
         return targets
 
     def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "IndexTargets":
@@ -222,6 +221,7 @@ class MassTargets(_Total):
         cube: Columns | CopiedColumns | PointColumns | None, per_class: Array | None, per_row: Array | None,
         dtype: np.dtype[Any], rows: int,
     ) -> None:  # fmt: skip
+        self.weigh_alike: bool = False
         self.points = points
         self.rows = rows
         self.probabilities = probabilities

@@ -118,14 +118,16 @@ def bring(tile, source, first, stop, count):
 
 @inline
 def find_largest(running, tile, source, classes, count, cap):
-    """HIGHEST becomes the largest of the first classes of every row; NaN is passed over."""
+    """HIGHEST becomes the largest of the first classes of every row; NaN is passed over. See `hard.sum_hard`."""
     place, start, stride, _ = tile
     step = classes_at_a_time(tile, classes, SUMMED_AT_A_TIME)
     for first in range(0, classes, step):
         stop = min(first + step, classes)
-        bring(tile, source, first, stop, count)
+        if source is not None:
+            bring(tile, source, first, stop, count)
         for k in range(0, count, lanes_of(place)):
-            send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
+            if source is not None:
+                send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
             tops = load_first(place, 0, 0, to_real(place, -math.inf))
             if first > 0:
                 tops = load(running, HIGHEST + k)

@@ -151,9 +151,15 @@ def add_others(running, sums, tile, k, first, stop, count, scaled_by, coming, re
 
 @inline
 def add_all_others(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps, holds):
-    """`sum_hard`, where it is known when a kernel is compiled what is wished."""
+    """`sum_hard`, where it is known when a kernel is compiled what is wished, and whether the tile is a full copy."""
     rows, next_one, row_stride, line = coming
-    lanes, step = lanes_of(tile[0]), classes_at_a_time(tile, classes, SUMMED_AT_A_TIME)
+    lanes = lanes_of(tile[0])
+    if source is None:
+        for k in range(0, count, lanes):
+            ahead = rows, next_one + k * row_stride, line
+            add_others(running, sums, tile, k, 0, classes, lanes, scaled_by, ahead, rest, keeps, holds)
+        return
+    step = classes_at_a_time(tile, classes, SUMMED_AT_A_TIME)
     whole = count if tile[3] == 0 else count - count % lanes
     for first in range(0, classes, step):
         stop = min(first + step, classes)
@@ -170,7 +176,10 @@ def add_all_others(running, sums, tile, source, classes, count, scaled_by, comin
 
 @outlined
 def sum_hard(running, sums, tile, source, classes, count, scaled_by, coming, rest, _):
-    """EXPS, HIGHEST and X_CHOSEN of the rows of a tile, which holds all of them then; see `narrow.source_of`."""
+    """EXPS, HIGHEST and X_CHOSEN of the rows of a tile, which holds all of them then; see `narrow.source_of`.
+
+    The source is None if the tile is known to hold them, when a kernel is compiled.
+    """
     scaled_by = with_factor_1(scaled_by)
     add_all_others(running, sums, tile, source, classes, count, scaled_by, coming, rest, False, False)
 

@@ -23,7 +23,9 @@ from fastce.cpu._kernels.kept_gradients import finish_kept, new_kept, put_kept
 from fastce.cpu._kernels.lines import keep_for_gradient, new_running, new_sums
 from fastce.cpu._kernels.narrow import (
     coming_rows,
+    fill_tile,
     new_tile,
+    row_stride_of,
     source_of,
     tile_of,
     tile_width,
@@ -57,7 +59,8 @@ def write_gradients(running, tile, classes, count, out, to_copy, all_fit, past_c
 def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits, slopes):
     """The losses of all rows, and their gradients or products, unless ``slopes``, where these go, is None.
 
-    Numba leaves out what is not asked for.
+    The source is None if the classes of a row are adjacent and all rows weigh the same, so that nothing else need be
+    compiled: Numba leaves out what is not asked for.
     """
     outer, classes, rows = logits.shape
     room = new_tile(logits)
@@ -74,8 +77,12 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
         row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
         for first in range(0, rows, width):
             count = min(width, rows - first)
-            tile = tile_of(logits, narrow.logits, o, first, count, room, width)
-            origin = source_of(source, o, first, tile)
+            if source is None:
+                fill_tile(row_pointer(logits, o), row_stride_of(logits), first, count, classes, room, width)
+                tile, origin = (room, 0, width, 0), None
+            else:
+                tile = tile_of(logits, narrow.logits, o, first, count, room, width)
+                origin = source_of(source, o, first, tile)
             number_targets(running, room, count, row_pointer(targets.classes, o), first)
             coming = coming_rows(logits, narrow.logits, o, first + width, classes)
             in_common = sum_from_references(
@@ -88,7 +95,9 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
                 fit = look_at_hard_rows(states, running, sums, tile, group, here, classes, options, masses, scaled_by)
                 put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
                 row_weights = row_weight, has_row_weight
-                if not (mark_by_weights(states, here, at, classes, masses, row_weights, lanes == LANES) and fit):
+                if source is not None:
+                    fit = mark_by_weights(states, here, at, classes, masses, row_weights, lanes == LANES) and fit
+                if not fit:
                     all_fit = False
                     report_misfits(states, here, at, row_pointer(misfits, o))
                 if slopes is not None:
@@ -123,17 +132,26 @@ def hard_losses(source, logits, narrow, targets, options, losses, misfits, upstr
 
 
 @kernel(types_of_call)
+def plain_losses(source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache):
+    """The same of adjacent classes, without weights: what most first calls wait for."""
+    over_tiles(sum_hard, None, logits, narrow, targets, options, losses, misfits, None)
+
+
+@kernel(types_of_call)
 def hard_gradients(source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache):
     """`cross_entropy_columns` with gradients, or with products, which are made of exps."""
     slopes = upstream, products, gradient, past_cache
     over_tiles(sum_hard_and_keep, source, logits, narrow, targets, options, losses, misfits, slopes)
 
 
-def kernel_of_columns(dtype, classes, options, has_indices, with_gradient) -> Kernel:
-    """What computes such rows; there are faster kernels for class indices of so few classes that all are counted."""
+def kernel_of_columns(dtype, classes, options, has_indices, with_gradient, is_plain) -> Kernel:
+    """What computes such rows; there are faster kernels for class indices of so few classes that all are counted.
+
+    Plain are rows whose classes are adjacent, without weights and without ignored ones among them.
+    """
     if has_indices and classes <= NARROW and not options.softcap > 0.0:
         if not options.spread > 0.0:
-            return hard_gradients if with_gradient else hard_losses
+            return hard_gradients if with_gradient else plain_losses if is_plain else hard_losses
         if dtype != np.float64:
             return smoothed_columns
     return cross_entropy_columns

@@ -93,6 +93,9 @@ class Kernel:
             entry_point = load(partial(self._compile, dtype))
         return entry_point
 
+    def is_compiled(self, dtype: np.dtype[Any]) -> bool:
+        return dtype in self._entry_points
+
     def _compile(self, dtype: np.dtype[Any]) -> Callable[..., None]:
         if dtype in self._entry_points:  # another thread was first
             return self._entry_points[dtype]
