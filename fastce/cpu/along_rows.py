@@ -27,11 +27,16 @@ class AlongRows:
     def __init__(
         self, call: CrossEntropyCall, upstream: Array | None, out: Array | None, products: Array | None
     ) -> None:
-        self.call, self.upstream, self.out, self.products = call, upstream, out, products
-        self.rows, self.gradient = call.logits, None if out is None else Rows(out, call.axis)
+        self.call = call
+        self.rows: Rows = call.logits
+        self.upstream: Array | None = upstream
+        self.out: Array | None = out
+        self.products: Array | None = products
+        self.gradient: Rows | None = None if out is None else Rows(out, call.axis)
         is_written_once = self.gradient is not None and self.gradient.matrix is not None and products is None
-        self.past_cache = out is not None and is_written_once and goes_past_cache(out, call.array)
-        self.losses, self.misfits = np.empty(self.rows.rows), np.zeros(self.rows.rows, np.uint8)
+        self.past_cache: bool = out is not None and is_written_once and goes_past_cache(out, call.array)
+        self.losses: Array = np.empty(self.rows.rows)
+        self.misfits: Array = np.zeros(self.rows.rows, np.uint8)
         self.mended: list[tuple[Array, Array]] = []  # (numbers of rows, exponents of their losses)
 
     def compute(self, n_threads: int | None) -> RowLosses:

@@ -82,8 +82,11 @@ class IndexTargets(_Total):
         self, indices: Array, classes: int, ignored_class: int, per_class: Array | None, per_row: Array | None,
         dtype: np.dtype[Any], smoothed: bool, n_threads: int | None,
     ) -> None:  # fmt: skip
-        self.indices, self.n_classes, self.ignored_class = indices, classes, ignored_class
-        self.per_class, self.per_row = per_class, per_row
+        self.indices: Array = indices
+        self.n_classes: int = classes
+        self.ignored_class: int = ignored_class
+        self.per_class: Array | None = per_class
+        self.per_row: Array | None = per_row
         self.dtype = dtype
         self.smoothed = smoothed
         self.are_plain: bool = True
