@@ -172,9 +172,7 @@ def _by_columns(
     losses = RowLosses(rows, call.reduction, blocks)
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
     with_slopes, is_plain = gradient is not None or products is not None, cube.narrow and targets.weigh_alike
-    kernel = kernel_of_columns(dtype, rows.classes, call.options, of_targets is None, with_slopes, is_plain).compiled(
-        dtype
-    )
+    kernel = kernel_of_columns(rows.classes, call.options, of_targets is None, with_slopes, is_plain).compiled(dtype)
     past_cache = out is not None and isinstance(gradient, Columns) and goes_past_cache(out, call.array)
     none, slopes = storage_view(np.empty((0, 0, 0), dtype)), Room()
 

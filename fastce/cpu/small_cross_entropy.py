@@ -113,9 +113,7 @@ def _upstream(count: int, reduction: str) -> Array:
 
 def _losses_of_columns(dtype: np.dtype[Any], classes: int, options: Options, with_gradient: bool) -> _Losses:
     """For few classes. An index that is out of range makes a misfit."""
-    plain, weighted = (
-        kernel_of_columns(dtype, classes, options, True, with_gradient, is_plain) for is_plain in (True, False)
-    )
+    plain, weighted = (kernel_of_columns(classes, options, True, with_gradient, is_plain) for is_plain in (True, False))
     none, no_products, narrow = np.empty((0, 0, 0), dtype), np.empty((0, 0)), Narrow(True, False, with_gradient)
 
     def losses_of(

@@ -3,9 +3,8 @@
 from numba import types
 
 from fastce.cpu._kernels.blocks import capping
-from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows, number_targets
+from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows
 from fastce.cpu._kernels.columns import choose_references, logits_at, masses_of_class, sum_tile
-from fastce.cpu._kernels.hard import counted
 from fastce.cpu._kernels.lines import (
     ABOVE,
     AT_CHOSEN,
@@ -18,7 +17,6 @@ from fastce.cpu._kernels.lines import (
 )
 from fastce.cpu._kernels.narrow import (
     Narrow,
-    coming_rows,
     new_tile,
     source_of,
     tile_of,
@@ -27,7 +25,6 @@ from fastce.cpu._kernels.narrow import (
     write_through,
 )
 from fastce.cpu._kernels.slope_products import keep_common_slopes, put_products_of_tile
-from fastce.cpu._kernels.smoothed import look_at_smoothed_rows, masses_by_class, sum_smoothed
 from fastce.cpu._kernels.states import (
     AT_TARGET,
     GROUP,
@@ -169,10 +166,16 @@ def types_of_call(storage):
     return cube, cube, narrow, targets, options_type, *outputs, per_row, per_row, cube, types.boolean
 
 
-@inline
-def over_tiles(smoothed, source, logits, narrow, targets, options, losses, misfits, slopes):
-    """`cross_entropy_columns`, or what is the same with the sums of smoothed.py if ``smoothed`` is not None."""
-    upstream, products, gradient, past_cache = slopes
+@kernel(types_of_call)
+def cross_entropy_columns(
+    source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache
+):
+    """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
+
+    Any targets will do; where all mass is on one class of few, the kernels of hard_columns.py are faster.
+    If there are products, products[o, i] = sum_c gradient_c x_c of the row; the gradient is only room then, and not
+    narrow. Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
+    """
     outer, classes, rows = logits.shape
     with_gradient, with_products = gradient.shape[1] > 0, products.shape[1] > 0
     has_probabilities = targets.probabilities.shape[1] > 0
@@ -184,9 +187,6 @@ def over_tiles(smoothed, source, logits, narrow, targets, options, losses, misfi
     cap, scale = (ratio, capped_at), scale_of(options)
     masses = masses_of(room, targets, options)
     of_logits = cap, scale
-    if smoothed is not None:
-        numbers, in_common = counted(room, classes), True
-        table = masses_by_class(options.spread, masses[3], masses[4], classes)
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient)
     for o in range(outer):
         row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
@@ -200,27 +200,15 @@ def over_tiles(smoothed, source, logits, narrow, targets, options, losses, misfi
             if has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
             of_rows = row_pointer(targets.classes, o)
-            if smoothed is None:
-                choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
-                choose_references(running, tile, origin, classes, count, cap, scale)
-                sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
-            else:
-                number_targets(running, room, count, of_rows, first)
-                coming = coming_rows(logits, narrow.logits, o, first + width, classes)
-                in_common = sum_smoothed(
-                    running, sums, tile, origin, classes, count, scale, scaled_by, coming, numbers, table, in_common
-                )
+            choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
+            choose_references(running, tile, origin, classes, count, cap, scale)
+            sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
             all_fit = True
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
-                if smoothed is None:
-                    fit = look_at_group(
-                        states, running, sums, tile, group, here, classes, options, of_logits, masses, probabilities
-                    )
-                else:
-                    fit = look_at_smoothed_rows(
-                        states, running, sums, tile, group, here, classes, options, masses, scaled_by, table
-                    )
+                fit = look_at_group(
+                    states, running, sums, tile, group, here, classes, options, of_logits, masses, probabilities
+                )
                 put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
                 row_weights = row_weight, has_row_weight
                 if not (mark_by_masses(states, here, at, classes, masses, row_weights, lanes == LANES) and fit):
@@ -245,26 +233,3 @@ def over_tiles(smoothed, source, logits, narrow, targets, options, losses, misfi
                 weights = row_weight, has_row_weight
                 of_rows = row_pointer(products, o)
                 put_products_of_tile(sums, tile, slopes, first, count, classes, capped_at > 0, weights, of_rows)
-
-
-@kernel(types_of_call)
-def cross_entropy_columns(
-    source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache
-):
-    """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
-
-    Any targets will do; where all mass is on one class of few, the kernels of hard_columns.py are faster.
-    If there are products, products[o, i] = sum_c gradient_c x_c of the row; the gradient is only room then, and not
-    narrow. Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
-    """
-    slopes = upstream, products, gradient, past_cache
-    over_tiles(None, source, logits, narrow, targets, options, losses, misfits, slopes)
-
-
-@kernel(types_of_call)
-def smoothed_columns(
-    source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache
-):
-    """The same of few classes with class indices and label smoothing, without a cap, in float32 or half precision."""
-    slopes = upstream, products, gradient, past_cache
-    over_tiles(True, source, logits, narrow, targets, options, losses, misfits, slopes)

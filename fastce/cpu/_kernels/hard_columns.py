@@ -4,8 +4,6 @@ wait for no more than they need.
 They do what cross_entropy_columns.py does of any targets, with the sums of hard.py.
 """
 
-import numpy as np
-
 from fastce.cpu._kernels.column_targets import number_targets
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.cross_entropy_columns import (
@@ -13,7 +11,6 @@ from fastce.cpu._kernels.cross_entropy_columns import (
     masses_of,
     put_losses,
     set_upstream,
-    smoothed_columns,
     types_of_call,
     write_classes,
 )
@@ -144,14 +141,11 @@ def hard_gradients(source, logits, narrow, targets, options, losses, misfits, up
     over_tiles(sum_hard_and_keep, source, logits, narrow, targets, options, losses, misfits, slopes)
 
 
-def kernel_of_columns(dtype, classes, options, has_indices, with_gradient, is_plain) -> Kernel:
-    """What computes such rows; there are faster kernels for class indices of so few classes that all are counted.
+def kernel_of_columns(classes, options, has_indices, with_gradient, is_plain) -> Kernel:
+    """What computes such rows: these kernels where all mass is on a target, of so few classes that all are counted.
 
     Plain are rows whose classes are adjacent, without weights and without ignored ones among them.
     """
-    if has_indices and classes <= NARROW and not options.softcap > 0.0:
-        if not options.spread > 0.0:
-            return hard_gradients if with_gradient else plain_losses if is_plain else hard_losses
-        if dtype != np.float64:
-            return smoothed_columns
+    if has_indices and classes <= NARROW and not (options.softcap > 0.0 or options.spread > 0.0):
+        return hard_gradients if with_gradient else plain_losses if is_plain else hard_losses
     return cross_entropy_columns

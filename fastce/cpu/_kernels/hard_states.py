@@ -1,16 +1,13 @@
-"""How rows end whose targets hard.py (or, where others have mass, too, smoothed.py) has left out of their sums."""
+"""How rows end that have all their mass on a target, which hard.py has left out of their sums."""
 
 from fastce.cpu._kernels.column_targets import weigh_by_class
 from fastce.cpu._kernels.lines import EXPS, HELD, HIGHEST, MASS_SUM, REFERENCE, X_CHOSEN, store_sum, whole_sum
 from fastce.cpu._kernels.states import (
-    DISTANCES,
     EXP_TARGET,
     EXPONENT,
     FITS,
     LANES,
-    NEAR,
     REST,
-    REST_MASS,
     TARGET_MASS,
     TOP,
     X_TARGET,
@@ -54,19 +51,16 @@ def weigh_hard_targets(states, running, first, classes, count, masses, keep):
 
 
 @outlined
-def finish_hard(states, count, scale, z_loss, smoothed):
-    """As `finish_states` and `mark_fitting`, of rows with all mass on targets if not smoothed; whether all fit."""
+def finish_hard(states, count, scale, z_loss):
+    """As `finish_states` and `mark_fitting`, of rows that have mass on their target alone; whether all fit."""
     zero = load_first(states, 0, 0, 0.0)
     all_fit = True
     for k in range(0, count, LANES):
         exponent, rest, x = load(states, EXPONENT + k), load(states, REST + k), load(states, X_TARGET + k)
         exp_target = load(states, EXP_TARGET + k)
-        near = load(states, NEAR + k) if smoothed else x
-        of_others, of_target = of_others_and_target(x, near, rest, exp_target, exponent, scale, zero)
+        _, of_target = of_others_and_target(x, x, rest, exp_target, exponent, scale, zero)
         mass = load(states, TARGET_MASS + k)
         loss = where_zero(mass, zero, mass * of_target)
-        if smoothed:
-            loss += load(states, REST_MASS + k) * of_others - load(states, DISTANCES + k) * scale
         total, lse = rest + exp_target, zero
         if z_loss > 0.0:  # of a likely target, from what is exact: its logit
             lse = log_times_power(total, exponent)
@@ -83,7 +77,7 @@ def look_at_hard_rows(states, running, sums, tile, first, count, classes, option
     """The states of a group of rows of a tile, with all that is known of their losses; whether all fit."""
     put_hard_rows(states, running, sums, lanes_of(tile[0]), first, count, scaled_by)
     weigh_hard_targets(states, running, first, classes, count, masses, options.keep)
-    return finish_hard(states, count, scale_of(options), options.z_loss, False)
+    return finish_hard(states, count, scale_of(options), options.z_loss)
 
 
 @inline

@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastce.cpu._vectors.simd import _fma, _lane, _splat, float64_vector
+from fastce.cpu._vectors.simd import _fma, _lane, float64_vector
 
 
 def _add_by_halves(builder: Any, vector: Any) -> Any:
@@ -78,22 +78,6 @@ def add_products(typingctx, totals, q, x, near):
 
     pair = types.UniTuple(float64_vector, 2)
     return pair(pair, q, q, q), codegen
-
-
-@intrinsic
-def add_scaled(typingctx, totals, q, x):
-    """``totals`` plus ``q * x``, where q is a float64 and x has float32 lanes: products and sums of float64."""
-
-    def codegen(context, builder, sig, args):
-        totals, q, x = args
-        q = _splat(builder, q, x.type.count // 2)
-        for half in range(2):
-            part = _fma(builder, _half(builder, x, half), q, builder.extract_value(totals, half))
-            totals = builder.insert_value(totals, part, half)
-        return totals
-
-    pair = types.UniTuple(float64_vector, 2)
-    return pair(pair, types.float64, x), codegen
 
 
 @intrinsic
