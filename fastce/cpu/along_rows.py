@@ -1,11 +1,13 @@
 """One checked call of cross_entropy along the rows: where they lie, a few runs of them, or in copied blocks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fastce.arguments.arrays import Array, compute_dtype
 from fastce.cpu._kernels.cross_entropy import CACHED, ROWS_AT_A_TIME, cross_entropy_rows
+from fastce.cpu._kernels.targets import Targets
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.call import CrossEntropyCall
 from fastce.cpu.extremes import extremes_of
@@ -16,7 +18,6 @@ from fastce.cpu.threads import cut_rows, cut_runs, for_each
 
 NO_UPSTREAM = np.ones(1)
 NO_PRODUCTS = np.empty(0)
-GRADIENT = 7  # its place among the arguments of the kernel
 LANES = 16  # of a vector at most
 EXPS_OF_ROWS, LARGEST_EXPS = 1 << 17, 1 << 18  # bytes of exps that are kept for some rows, or for a single long one
 
@@ -38,6 +39,9 @@ class AlongRows:
         self.losses: Array = np.empty(self.rows.rows)
         self.misfits: Array = np.zeros(self.rows.rows, np.uint8)
         self.mended: list[tuple[Array, Array]] = []  # (numbers of rows, exponents of their losses)
+        self.kernel: Callable[..., None] = cross_entropy_rows.compiled(self.rows.dtype)
+        self.exps: Room = Room()
+        self.slopes: Room = Room()
 
     def compute(self, n_threads: int | None) -> RowLosses:
         """The losses, once all is written."""
@@ -62,53 +66,58 @@ class AlongRows:
     def _compute_in_place(self, n_threads: int | None) -> None:
         """What Python does for the runs is done before the first: after it, Python has been swept from the cache."""
         runs = cut_runs(self.rows.rows, self.rows.row_bytes, n_threads)
-        rooms = [(Room(), Room()) for _ in runs]
-        tasks = [self._arguments(*run, *of_run) for run, of_run in zip(runs, rooms, strict=True)]
-        for_each(tasks, cross_entropy_rows.compiled(self.rows.dtype), n_threads)
+        for_each([self._arguments(*run) for run in runs], self._call, n_threads)
         if np.count_nonzero(self.misfits):
             blocks = cut_rows(self.rows.rows, self.rows.row_bytes)
             for_each(blocks, lambda start, stop: self._mend(*self._odd(start, stop)), n_threads)
 
     def _compute_copies(self, n_threads: int | None) -> None:
-        kernel, rooms = cross_entropy_rows.compiled(self.rows.dtype), (Room(), Room())
-
         def work(start: int, stop: int) -> None:
-            arguments = self._arguments(start, stop, *rooms)
-            kernel(*arguments)
+            arguments = self._arguments(start, stop)
+            self._call(*arguments)
             odd = self._odd(start, stop)  # before what is put back replaces logits
             if self.gradient is not None:
-                self.gradient.put_back(start, stop, arguments[GRADIENT])
+                self.gradient.put_back(start, stop, arguments[-1])
             self._mend(*odd)
 
         for_each(cut_rows(self.rows.rows, self.rows.row_bytes), work, n_threads)
 
-    def _arguments(self, start: int, stop: int, exps: Room, slopes: Room) -> tuple[Any, ...]:
-        """What the kernel is given for these rows, with such rooms for what it keeps of them."""
-        here, block = slice(start, stop), self.rows.block(start, stop)
-        if self.gradient is None:
-            gradient = self._room_for_slopes(slopes, 0 if self.products is None else stop - start)
-        elif self.products is None:
+    def _arguments(self, start: int, stop: int) -> tuple[Any, ...]:
+        """What `_call` is given for these rows; last, where their gradient goes, if it is asked for."""
+        here, block, gradient = slice(start, stop), self.rows.block(start, stop), None
+        if self.gradient is not None and self.products is None:
             gradient = self.gradient.room_for(self.rows, block, start, stop)
-        else:
+        elif self.gradient is not None:
             gradient = self.gradient.room(start, stop)
         return (
-            block, self.call.targets.block(start, stop), self.call.options, self.losses[here], self.misfits[here],
+            block, self.call.targets.block(start, stop), self.losses[here], self.misfits[here],
             of_rows(self.upstream, here), NO_PRODUCTS if self.products is None else self.products[here], gradient,
-            self._room_for_exps(exps, gradient), self.past_cache,
         )  # fmt: skip
 
-    def _room_for_slopes(self, room: Room, number: int) -> Array:
+    def _call(
+        self, block: Array, targets: Targets, losses: Array, misfits: Array, above: Array, products: Array,
+        gradient: Array | None,
+    ) -> None:  # fmt: skip
+        """Call the kernel, with the room of this thread for what it keeps."""
+        if gradient is None:
+            gradient = self._room_for_slopes(len(products))
+        self.kernel(
+            block, targets, self.call.options, losses, misfits, above, products, gradient,
+            self._room_for_exps(gradient), self.past_cache,
+        )  # fmt: skip
+
+    def _room_for_slopes(self, number: int) -> Array:
         """Room for the gradients of a group of rows, which come to nothing but products; of a block of so many."""
         if not number:
             return storage_view(np.empty((0, 0), self.rows.dtype))
         group = max(1, min(number, ROWS_AT_A_TIME, CACHED // max(self.rows.classes, 1)))
-        return storage_view(room.of((group, self.rows.classes), self.rows.dtype))
+        return storage_view(self.slopes.of((group, self.rows.classes), self.rows.dtype))
 
-    def _room_for_exps(self, room: Room, gradient: Array) -> Array:
+    def _room_for_exps(self, gradient: Array) -> Array:
         """Where a kernel may keep the exps of some rows for their gradients; none if there is none or they are long."""
         dtype = compute_dtype(self.rows.dtype)
         count = exps_kept(self.rows.classes, self.rows.dtype) if len(gradient) else 0
-        return room.of((count,), dtype) if count else np.empty(0, dtype)
+        return self.exps.of((count,), dtype) if count else np.empty(0, dtype)
 
     def _odd(self, start: int, stop: int) -> tuple[Array, Array | None]:
         """The numbers of rows that did not fit, and their logits, which the kernel has left as they were."""

@@ -189,16 +189,15 @@ def write_rows(rows: Rows, written: Rows, work: Callable[[slice, Array, Array], 
     for_each(cut_for(rows, written, n_threads=n_threads), of_block, n_threads)
 
 
-def cut_as_read(*arrays: Rows | None, n_threads: int | None) -> list[tuple[int, int]]:
+def cut_as_read(*arrays: Rows, n_threads: int | None) -> list[tuple[int, int]]:
     """The [start, stop) of blocks of rows, for work on whose results it does not tell where rows are cut.
 
     These are `cut_runs` where kernels read and write all of the arrays in place, `cut_rows` where there are copies.
     """
-    first = arrays[0]
-    assert first is not None
-    if all(array is None or array.matrix is not None for array in arrays):
-        return cut_runs(first.rows, first.row_bytes, n_threads)
-    return cut_rows(first.rows, first.row_bytes)
+    rows, row_bytes = arrays[0].rows, arrays[0].row_bytes
+    if all(array.matrix is not None for array in arrays):
+        return cut_runs(rows, row_bytes, n_threads)
+    return cut_rows(rows, row_bytes)
 
 
 def cut_for(*arrays: Rows, n_threads: int | None) -> list[tuple[int, int]]:
