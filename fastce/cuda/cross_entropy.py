@@ -234,8 +234,13 @@ def cross_entropy_value_and_grad(**given: Any) -> ValueAndGrad:
     return with_range(compute)
 
 
+def room_for_gradient(given: dict[str, Any], array: DeviceArray) -> DeviceArray:
+    """Where the gradient by this array goes: to ``out``, checked, or to a new one."""
+    return checked_out(given["out"], array.shape, array.dtype_name, array, other_inputs(given, array.library))
+
+
 def value_and_grad_of(call: CheckedCall, array: DeviceArray, given: dict[str, Any]) -> ValueAndGrad:
     """What a checked call comes to, of logits that are this array, with the gradient in ``out``, or a new array."""
     upstream = upstream_of(given["grad_output"], call)
-    out = checked_out(given["out"], array.shape, array.dtype_name, array, other_inputs(given, array.library))
+    out = room_for_gradient(given, array)
     return ValueAndGrad(call.run(upstream, out), out.given)
