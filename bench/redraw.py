@@ -17,6 +17,7 @@ from bench import (
     in_torch_report,
     instructions,
     layouts_report,
+    limits,
     record_picture,
     report,
     scaling,
@@ -89,6 +90,10 @@ def counts(path, readme, measured):
     write_between_markers(measured, instructions.text(json.loads(path.read_text())), instructions.MARKERS)
 
 
+def held_back(path, readme, measured):
+    write_between_markers(measured, limits.text(json.loads(path.read_text())), limits.MARKERS)
+
+
 def cuda(path, readme, measured):
     cuda_report.main([str(path), "--readme", str(measured)])
 
@@ -106,6 +111,7 @@ RECORDS = {
     "in_torch.json": in_torch,
     "small_calls.json": small,
     "instructions.json": counts,
+    "limits.json": held_back,
     "cuda.json": cuda,
 }
 

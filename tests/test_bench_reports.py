@@ -14,6 +14,7 @@ from bench import (
     in_torch_report,
     instructions,
     layouts_report,
+    limits,
     small_calls,
     streaming,
     streaming_report,
@@ -70,6 +71,14 @@ def test_the_largest_errors_are_of_all_targets():
     sentence = accuracy_report.sentence({"found": found})
     assert "in float32, among up to 1,000 rows: logsumexp 0.75 ulp; losses 1.25 ulp; gradients" in sentence
     assert "2.00 eps" in sentence
+
+
+def test_the_table_of_limits():
+    seconds = {"floor": 3.5e-9, "cache": 2e-9, "call": 4.2e-9}
+    found = [{"problem": "8 x 9 float32", "job": "logsumexp", "seconds": seconds}]
+    table = limits.text({"machine": {"cpu": "a CPU"}, "found": found})
+    assert "| 8 x 9 float32 | logsumexp | 3.50 | 2.00 | 3.50 | 5.50 | 4.20 | 1.20 |" in table
+    assert "a CPU" in table
 
 
 def test_the_table_of_instructions():
