@@ -136,6 +136,30 @@ def test_axes_in_any_order_in_memory(rng, shape, order, kind):
 
 
 @covering(
+    {
+        "order": list(permutations(range(4))),
+        "hessian": ["exact", "xgboost", "lightgbm", "absolute"],
+        "kind": ["indices", "probabilities"],
+    },
+    quick=1,
+)
+def test_gradient_and_hessian_of_axes_in_any_order_in_memory(rng, order, hessian, kind):
+    plain, labels = _problem(rng, (3, 5, 9, 11), np.float32)
+    labels[rng.random(labels.shape) < 0.2] = -100
+    targets = labels if kind == "indices" else rng.random(plain.shape, np.float32)
+    options = {"sample_weight": rng.random(labels.shape), "weight": rng.random(5), "hessian": hessian}
+    logits = plain.transpose(order).copy().transpose(np.argsort(order))
+    out = np.empty_like(plain), np.empty_like(plain)
+    expected = fastce.cross_entropy_grad_and_hess(plain, targets, **options)
+    for result in (
+        fastce.cross_entropy_grad_and_hess(logits, targets, **options),
+        fastce.cross_entropy_grad_and_hess(logits, targets, out=out, **options),
+    ):
+        for ours, same in zip(result, expected, strict=True):
+            assert same_bits(ours, same)
+
+
+@covering(
     {"layout": ["C", *LAYOUTS], "dtype": [np.float16, np.float32], "shape": [(40, 9), (37, 300), (6, 300, 20)]}, quick=1
 )
 def test_twins_give_the_same_value(rng, shape, dtype, layout):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastce.cpu import rooms
-from fastce.cpu.rooms import LARGEST_KEPT, LINE_BYTES, Room
+from fastce.cpu.rooms import HUGE_PAGE, LARGEST_KEPT, LINE_BYTES, SMALL, Room
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -29,6 +29,26 @@ def test_rooms_of_one_time_are_apart():
 def test_a_block_begins_at_a_line_of_the_cache():
     for size in (1, 1000, 77777):
         assert address(Room().of((size,), FLOAT32)) % LINE_BYTES == 0
+
+
+def test_larger_blocks_begin_at_a_huge_page_and_end_with_one():
+    for size in (SMALL, HUGE_PAGE - 1, HUGE_PAGE, HUGE_PAGE + 1):
+        room = Room()
+        assert address(room.of((size,), np.dtype(np.uint8))) % HUGE_PAGE == 0
+        (memory,) = room._of_threads.values()
+        assert size <= memory.size < size + HUGE_PAGE
+        assert memory.size % HUGE_PAGE == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 1), (3, 32), (5, 1000), (2, 3, 1024), (7, 2047)])
+def test_lines_of_a_block_are_an_odd_number_of_lines_of_the_cache_apart(shape, dtype):
+    block = Room().lines(shape, np.dtype(dtype))
+    assert block.shape == shape
+    assert block.strides[-1] == block.itemsize
+    assert block.strides[-2] % (2 * LINE_BYTES) == LINE_BYTES
+    assert 0 <= block.strides[-2] - shape[-1] * block.itemsize < 2 * LINE_BYTES
+    assert (address(block) % LINE_BYTES) == 0
 
 
 def test_memory_is_used_again():

@@ -8,8 +8,16 @@ from fastce.cpu._kernels.boosting_columns import gradient_and_hessian_columns
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Curvature
 from fastce.cpu._vectors.compiler import storage_view
-from fastce.cpu.call import CrossEntropyCall
-from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of, columns_to_write, cut_for_threads
+from fastce.cpu.call import CrossEntropyCall, in_memory_order
+from fastce.cpu.columns import (
+    Columns,
+    CopiedColumns,
+    Place,
+    columns_of,
+    columns_to_write,
+    cut_for_threads,
+    reading_order,
+)
 from fastce.cpu.cross_entropy import row_losses
 from fastce.cpu.extremes import Extremes, is_extreme
 from fastce.cpu.layout import Rows, cut_for, goes_past_cache
@@ -24,6 +32,13 @@ def fill_grad_and_hess(
     call: CrossEntropyCall, convention: Hessian, grad: Array, hess: Array, n_threads: int | None
 ) -> None:
     """Store the gradient and the Hessian diagonal of every row, by the convention of a library."""
+    order = reading_order(call.array, (call.axis,), grad)
+    if order is not None and not call.targets.has_points:
+        call, grad, hess = in_memory_order(call, order, None, None)[0], grad.transpose(order), hess.transpose(order)
+    _fill(call, convention, grad, hess, n_threads)
+
+
+def _fill(call: CrossEntropyCall, convention: Hessian, grad: Array, hess: Array, n_threads: int | None) -> None:
     if convention == "absolute":
         row_losses(call, None, grad, n_threads)
         _put_absolute(grad, hess, call.options.logit_scale)

@@ -12,7 +12,7 @@ from fastce.cpu._kernels.lines import WIDTH
 from fastce.cpu._kernels.states import GROUP, LANES
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.copying import copy_rows
-from fastce.cpu.layout import PAD, Rows, goes_past_cache
+from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.rooms import Room
 from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, LARGEST_BLOCK_BYTES, inline_bytes, shares
 
@@ -97,7 +97,7 @@ class CopiedColumns:
         if self.narrow:
             return self._as_cube(self.rows.room(place.start, place.stop), place)
         outer, rows = place.shape
-        return storage_view(self._memory.of((outer, self.rows.classes, rows + PAD), self.rows.dtype)[:, :, :rows])
+        return storage_view(self._memory.lines((outer, self.rows.classes, rows), self.rows.dtype))
 
     def put_back(self, place: Place, block: Array) -> None:
         """Store what was written into `room`."""

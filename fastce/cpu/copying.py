@@ -48,8 +48,12 @@ def boxes(lead: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[tuple[
             start = end
 
 
-def copy_rows(source: Array, target: Array, *, past_cache: bool = False) -> None:
-    """target[...] = source, of one shape whose last axis is the class axis; past the cache if that is of use."""
+def copy_rows(source: Array, target: Array, *, past_cache: bool | None = None) -> None:
+    """target[...] = source, of one shape whose last axis is the class axis.
+
+    None for a target that is a block, in the cache, of what is read from memory. Else the source is, and lines of the
+    target are written whole: past the cache, if that is of use, or not.
+    """
     if source.ndim < 2 or source.size < SMALLEST or not _is_of_kernels(target.dtype) or _is_for_numpy(source, target):
         target[...] = source
         return
@@ -104,19 +108,20 @@ def _axis_of_rows(array: Array) -> int:
     return min(nearer, key=lambda k: abs(array.strides[k])) if nearer else max(rows, key=lambda k: array.shape[k])
 
 
-def _transpose(source: Array, target: Array, past_cache: bool) -> None:
+def _transpose(source: Array, target: Array, past_cache: bool | None) -> None:
     """target[...] = source, of several matrices of which one side has its rows adjacent and the other its classes."""
     if min(source.shape[1:]) < EDGE:
         target[...] = source
-    elif is_across(source):
-        if _has_elements_of(target, source) and target.strides[2] == target.itemsize:
-            read_across.compiled(source.dtype)(storage_view(source.mT), storage_view(target))
-        else:
-            _copy_by_tiles(source, target)
-    elif _has_elements_of(target, source) and target.strides[1] == source.strides[2] == source.itemsize:
+        return
+    if is_across(source):  # rows are to classes what classes are to rows
+        source, target = source.mT, target.mT
+    is_dense = target.strides[1] == target.itemsize
+    if not is_dense or not _has_elements_of(target, source):
+        _copy_by_tiles(source, target)
+    elif past_cache is not None and source.strides[2] == source.itemsize:
         write_across.compiled(source.dtype)(storage_view(source), storage_view(target.mT), past_cache)
     else:
-        _copy_by_tiles(source, target)
+        read_across.compiled(source.dtype)(storage_view(source), storage_view(target.mT))
 
 
 def _has_elements_of(target: Array, source: Array) -> bool:

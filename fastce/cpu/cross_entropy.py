@@ -23,7 +23,7 @@ from fastce.cpu.columns import (
     reading_order,
 )
 from fastce.cpu.extremes import are_extreme, extremes_of
-from fastce.cpu.layout import PAD, Rows, goes_past_cache
+from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.long_rows import cross_entropy_of_long_rows
 from fastce.cpu.pieces import is_long
 from fastce.cpu.point_columns import PointColumns, PointRows
@@ -182,7 +182,7 @@ def _by_columns(
         room, of_products = none if gradient is None else gradient.room(place), np.empty((0, 0))
         if products is not None:
             of_products = products[place.start : place.stop].reshape(place.shape)
-            room = slopes.of((place.shape[0], rows.classes, place.shape[1] + PAD), dtype)[:, :, : place.shape[1]]
+            room = slopes.lines((place.shape[0], rows.classes, place.shape[1]), dtype)
         kernel(
             *cube.to_read(place), narrow, targets.columns(place), call.options, of_block, misfits,
             above.reshape((1, 1) if above.size == 1 else place.shape), of_products, room, past_cache,

@@ -20,7 +20,6 @@ from fastce.cpu.rooms import Room
 from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows, cut_runs, for_each
 
 STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows; twice as many short ones
-PAD = 16  # elements between the lines of a copy, which would push each other out of the cache at powers of two
 PAST_CACHE_BYTES = 1 << 23
 
 
@@ -152,9 +151,8 @@ class Rows:
         """Room for so many rows, until this thread wants room for others; single rows, which may be long, stay."""
         if rows == 1:
             return np.empty((1, self.classes), self.dtype)
-        gap = PAD if self.classes > NARROW else 0
         memory: Room = self.__dict__.setdefault("memory", Room())  # at once, whichever thread is first
-        return memory.of((rows, self.classes + gap), self.dtype)[:, : self.classes]
+        return (memory.lines if self.classes > NARROW else memory.of)((rows, self.classes), self.dtype)
 
     def room_for(self, source: "Rows", block: Array, start: int, stop: int) -> Array:
         """As `room`, for results of this block of another: in its place if both are copies, to stay in the cache."""

@@ -13,7 +13,6 @@ from fastce.arguments.arrays import Array
 from fastce.arguments.sparse import sparse_points
 from fastce.cpu._kernels.points import ODD, WIDE, Part, Points, check_order, check_points, spread_points
 from fastce.cpu.columns import Place
-from fastce.cpu.layout import PAD
 from fastce.cpu.rooms import Room
 from fastce.cpu.threads import for_each
 
@@ -66,7 +65,7 @@ class PointColumns:
     def block(self, place: Place) -> Array:
         """The probabilities of this part."""
         outer, rows = place.shape
-        room = self._memory.of((outer, self.rows.classes, rows + PAD), self.rows.dtype)[:, :, :rows]
+        room = self._memory.lines((outer, self.rows.classes, rows), self.rows.dtype)
         kernel = spread_points.compiled(self.rows.dtype)
         for k in range(outer):
             kernel(self.rows.points, place.start + k * rows, room[k])

@@ -1,6 +1,9 @@
 """Memory for blocks of rows that are copied, kept from call to call.
 
-New memory is in no cache, and the system maps it page by page, which takes longer than to copy into it.
+New memory is in no cache, and the system maps it page by page, which takes longer than to copy into it. Lines of a
+block are written a few elements at a time, each line in pages of its own: of those of 4 KiB more than a processor
+remembers, and to look one up takes longer than to transpose what goes there. Blocks that are not small lie in huge
+pages, where the system has them.
 """
 
 import math
@@ -14,6 +17,8 @@ from fastce.arguments.arrays import Array
 
 LINE_BYTES = 64  # of the cache
 LARGEST_KEPT = 1 << 23  # bytes
+HUGE_PAGE = 1 << 21  # bytes; for arrays of two of them, and larger, NumPy asks the system for such pages
+SMALL = 1 << 18  # bytes, of too few pages to matter
 _kept: deque[Array] = deque(maxlen=16)  # what no call has; threads, and a signal handler's call, take from it at once
 
 
@@ -31,6 +36,12 @@ class Room:
             memory = self._of_threads[thread] = _memory(size)
         return memory[:size].view(dtype).reshape(shape)
 
+    def lines(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """The same with an odd number of lines of the cache from line to line: they keep out of each other's places."""
+        of_cache = LINE_BYTES // dtype.itemsize
+        apart = (-(-shape[-1] // of_cache) | 1) * of_cache
+        return self.of((*shape[:-1], apart), dtype)[..., : shape[-1]]
+
     def __del__(self) -> None:
         _kept.extend(memory for memory in self._of_threads.values() if memory.size <= LARGEST_KEPT)
 
@@ -43,5 +54,7 @@ def _memory(size: int) -> Array:
         last = None
     if last is not None and last.size >= size:
         return last
-    memory = np.empty(size + LINE_BYTES, np.uint8)
-    return memory[-memory.ctypes.data % LINE_BYTES :]
+    boundary = LINE_BYTES if size < SMALL else HUGE_PAGE
+    memory = np.empty((-(-size // boundary) + 1) * boundary, np.uint8)
+    first = -memory.ctypes.data % boundary
+    return memory[first : first + memory.size - boundary]
