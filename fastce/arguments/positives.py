@@ -46,8 +46,8 @@ class Positives:
 def positives_of(targets: Any, shape: tuple[int, int]) -> Positives:
     """The positives of a similarity matrix of this shape: the diagonal, one column for each row, or a sparse matrix."""
     if targets is None:
-        diagonal = np.arange(shape[0])
-        return _normalised(diagonal, diagonal, np.ones(shape[0]), shape)
+        diagonal, mass = np.arange(shape[0]), np.ones(shape[0])
+        return Positives(np.arange(shape[0] + 1), diagonal, diagonal, mass, mass)
     if is_sparse(targets):
         return _from_sparse(targets, shape)
     return _from_indices(plain_array(targets, "targets"), shape)

@@ -11,10 +11,12 @@ from fastce.arguments.labels import Classes
 from fastce.arguments.positives import Positives, positives_of
 from fastce.arguments.silence import quietly
 from fastce.cpu import best_positive
+from fastce.cpu.dots import products_of_rows, products_with, sum_of_rows
 from fastce.cpu.layer import Layer
 from fastce.cpu.layout import Rows
 from fastce.cpu.matrix_similarity import MatrixSimilarity
 from fastce.cpu.panel_losses import ClassLosses
+from fastce.cpu.rooms import Room
 from fastce.cpu.sigmoid import sigmoid_losses
 from fastce.cpu.statistics import statistics_of
 from fastce.cpu.threads import cut_rows, for_each
@@ -35,6 +37,7 @@ class Cpu:
     def __init__(self, n_threads: int | None) -> None:
         self.n_threads = n_threads
         self._room: Array = np.empty(0)
+        self._rooms: list[Room] = []  # whose memory goes back with this engine
 
     def working(self) -> np.errstate:
         return quietly()
@@ -76,6 +79,10 @@ class Cpu:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         return np.empty(shape, dtype)
 
+    def room(self, size: int, dtype: np.dtype[Any]) -> Array:
+        self._rooms.append(Room())
+        return self._rooms[-1].of((size,), dtype)
+
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         return np.zeros(shape, dtype)
 
@@ -107,7 +114,7 @@ class Cpu:
             np.matmul(a, b, out=out)
             return
         if self._room.size < out.size or self._room.dtype != out.dtype:
-            self._room = np.empty(out.size, out.dtype)
+            self._room = self.room(out.size, out.dtype)
         product = np.matmul(a, b, out=self._room[: out.size].reshape(out.shape))
 
         def work(start: int, stop: int) -> None:
@@ -115,14 +122,31 @@ class Cpu:
 
         self.for_each(len(out), out.shape[1] * out.itemsize, work)
 
+    def products_of_rows(
+        self,
+        left: Array,
+        rows: Array,
+        right: Array,
+        columns: Array,
+        left_factors: Array | None = None,
+        right_factors: Array | None = None,
+    ) -> Array:
+        return products_of_rows(left, rows, right, columns, left_factors, right_factors, self.n_threads)
+
+    def products_with(self, array: Array, vector: Array, factors: Array | None) -> Array:
+        return products_with(array, vector, factors, self.n_threads)
+
+    def sum_of_rows(self, array: Array, factors: Array | None) -> Array:
+        return sum_of_rows(array, factors, self.n_threads)
+
     def cuts(self, rows: int, row_bytes: int) -> list[tuple[int, int]]:
         return cut_rows(rows, row_bytes)
 
     def for_each(self, rows: int, row_bytes: int, work: Callable[[int, int], None]) -> None:
-        for_each(cut_rows(rows, row_bytes), quietly()(work), self.n_threads)
+        for_each(cut_rows(rows, row_bytes), work, self.n_threads)
 
     def in_turn(self, tasks: Sequence[tuple[Any, ...]], work: Callable[..., None]) -> None:
-        for_each(tasks, quietly()(work), self.n_threads)
+        for_each(tasks, work, self.n_threads)
 
     # --- losses
 

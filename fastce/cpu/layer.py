@@ -57,7 +57,8 @@ class Layer:
                 grad_output, described.reduction, described.logits.lead, *described.targets.total
             )
             upstream = of_counted(upstream, described.targets)
-        plain, sizes = LayerRange.plain(dtype, scale), Sizes.of(self._counted_features(), self.weight, self.bias)
+        plain = LayerRange.plain(dtype, scale)
+        sizes = Sizes.of(self._counted_features(), self.weight, self.bias, self.n_threads)
         if not sizes.fit(dtype) or is_extreme(described.options, described.targets, dtype.itemsize):
             return [LayerLosses(self, self._range(), upstream, exponent, *wanted)]
         if upstream is None or (not exponent and sizes.fit_slopes(described.targets, scale, upstream, dtype)):
@@ -113,7 +114,7 @@ class LayerLosses:
     def _numbers(self, rows: slice) -> Any:
         return rows if self.counted is None else self.counted[rows]
 
-    def rest_of(self, rows: Any) -> Array:
+    def rest_of(self, rows: Any) -> Array | int:
         assert self.slopes is not None
         return self.slopes.rest_of(rows)
 

@@ -90,10 +90,10 @@ class Sizes(NamedTuple):
     products: float  # and sums of a bias with them
 
     @classmethod
-    def of(cls, parts: Iterable[Array], weight: Array, bias: Array | None) -> "Sizes":
+    def of(cls, parts: Iterable[Array], weight: Array, bias: Array | None, n_threads: int | None) -> "Sizes":
         """Those of these parts of features, weights and bias."""
-        left, right = max(map(_largest, parts), default=0.0), _largest(weight)
-        of_bias = 0.0 if bias is None else _largest(bias[np.isfinite(bias), None])
+        left, right = max((_largest(part, n_threads) for part in parts), default=0.0), _largest(weight, n_threads)
+        of_bias = 0.0 if bias is None else _largest(bias[np.isfinite(bias), None], n_threads)
         return cls(left, right, left * right * weight.shape[1] + of_bias)
 
     def fit(self, dtype: np.dtype[Any]) -> bool:
@@ -116,13 +116,17 @@ def _parts(matrix: Array) -> Iterable[Array]:
     return (matrix[start:stop] for start, stop in cut_rows(len(matrix), matrix.shape[1] * matrix.itemsize))
 
 
-def _largest(matrix: Array) -> float:
+def _largest(matrix: Array, n_threads: int | None) -> float:
     """The size of the largest element, read once."""
-    largest = 0.0
-    for part in _parts(matrix):
-        for extremum in (np.fmax, np.fmin):
-            largest = max(largest, abs(float(extremum.reduce(part, axis=None, initial=0))))
-    return largest
+    blocks = cut_rows(len(matrix), matrix.shape[1] * matrix.itemsize)
+    largest = np.zeros(len(blocks))
+
+    def work(k: int, start: int, stop: int) -> None:
+        extrema = (f.reduce(matrix[start:stop], axis=None, initial=0) for f in (np.fmax, np.fmin))
+        largest[k] = max(abs(float(extremum)) for extremum in extrema)
+
+    for_each([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
+    return float(largest.max(initial=0.0))
 
 
 class Slopes(NamedTuple):
@@ -179,9 +183,9 @@ class Slopes(NamedTuple):
         powers = self.shift + self.rest
         return powers[rows] if powers.size > 1 else powers
 
-    def rest_of(self, rows: slice | Array) -> Array:
-        """The rest of these rows, as a column."""
-        return (self.rest[rows] if self.rest.size > 1 else self.rest)[:, None]
+    def rest_of(self, rows: slice | Array) -> Array | int:
+        """The rest of these rows, as a column, or the one that all have."""
+        return self.rest[rows][:, None] if self.rest.size > 1 else int(self.rest[0])
 
     def shrink(self, slopes: Array, rows: slice | Array, n_threads: int | None) -> None:
         """Take out of these rows that have come from a kernel what is left to be; none is infinite, to be 0 times 0."""

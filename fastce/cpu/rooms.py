@@ -1,4 +1,4 @@
-"""Memory for blocks of rows that are copied, kept from call to call.
+"""Memory for blocks of rows that are copied, and for products, kept from call to call.
 
 New memory is in no cache, and the system maps it page by page, which takes longer than to copy into it. Lines of a
 block are written a few elements at a time, each line in pages of its own: of those of 4 KiB more than a processor

@@ -14,11 +14,11 @@ from fastce.arguments.positives import Positives
 from fastce.cpu._vectors.exponential import LN2
 from fastce.cpu.sums import Means, Sums, above_power, exp_of_difference, half_difference
 
-SPREAD = {"float32": 90.0, "float64": 900.0}  # of the powers of two near exp(lse) that one exp may serve
-LARGEST_EXPONENT = {"float32": 2.0**19, "float64": 2.0**39}  # of a logsumexp, as one of those powers
-PLAIN_SCALES = {"float32": 2.0**16, "float64": 2.0**60}  # and above the inverse, of which exp's polynomial has powers
+SPREAD = {4: 90.0, 8: 900.0}  # by size of what is computed: of the powers of two near exp(lse) that one exp may serve
+LARGEST_EXPONENT = {4: 2.0**19, 8: 2.0**39}  # of a logsumexp, as one of those powers
+PLAIN_SCALES = {4: 2.0**16, 8: 2.0**60}  # and above the inverse, of which exp's polynomial has powers
 LARGEST_LOGIT = 2.0**20  # that is computed in float32
-LARGEST_SIMILARITY = {"float32": 2.0**60, "float64": 2.0**900}  # of which sums may be added up as they are
+LARGEST_SIMILARITY = {4: 2.0**60, 8: 2.0**900}  # of which sums may be added up as they are
 
 
 @dataclass
@@ -52,51 +52,8 @@ class Factors(NamedTuple):
 
 def is_plain(scale: float, dtype: np.dtype[Any]) -> bool:
     """Whether exp relative to a power of two is good for this scale."""
-    largest = PLAIN_SCALES[compute_dtype(dtype).name]
+    largest = PLAIN_SCALES[compute_dtype(dtype).itemsize]
     return 1.0 / largest <= scale <= largest
-
-
-def side_of(
-    negatives: Sums,
-    owner: Array,
-    mass: Array,
-    x: Array,
-    means: Means | None,
-    scale: float,
-    smoothing: float,
-    reduction: str,
-    is_wide: bool,
-) -> Side:
-    """Add the positives x to the negatives of each row (or column): the loss is sum_p mass_p (lse - scale x_p).
-
-    For the largest positive, lse - scale x_p = log1p(rest / exp(scale x_p)), rest being the sum of all the others,
-    which keeps its digits when that one dominates. No other can. ``means``, over all of the row, are asked for by
-    smoothing alone. Losses of float64 are wide.
-    """
-    number = negatives.exps.size
-    positives = np.bincount(owner, minlength=number)
-    present = positives > 0
-    leads = np.ones(x.size, bool) if positives.max(initial=0) <= 1 else _largest_of_each(owner, x, number)
-    largest = np.full(number, -np.inf)
-    largest[owner[leads]] = x[leads]
-    tops = np.maximum(negatives.tops, largest)
-    tops[np.isinf(tops)] = np.nan  # of +inf, or of nothing but -inf
-    shift = shift_of(scale, x, tops, *(means or ()))
-    unit, exps = 2.0**-shift, exp_of_difference(x, tops[owner], scale, is_wide)
-    half_above = half_difference(x, tops[owner], scale * unit)
-    rest = negatives.relative_to(tops, scale, is_wide) + np.bincount(owner, np.where(leads, 0.0, exps), number)
-    total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
-    half_log = 0.5 * unit * np.log(total)
-    dominates = leads & (rest[owner] < 1e15 * exps)
-    halves = np.where(dominates, 0.5 * unit * np.log1p(rest[owner] / exps), half_log[owner] - half_above)
-    quarter_losses = np.zeros(number)
-    if smoothing < 1.0:
-        quarter_losses += (1.0 - smoothing) * np.bincount(owner, mass * (0.5 * halves), number)
-    if means is not None:
-        distances = half_difference(tops, means.near, scale * unit) - scale * unit * means.half_distances
-        quarter_losses += smoothing * 0.5 * (half_log + distances)
-    quarter_losses[~present] = 0.0
-    return Side(total, tops, quarter_losses, shift, shares(present, reduction), np.ldexp(2.0 * halves, shift), means)
 
 
 def sides_of(
@@ -109,12 +66,56 @@ def sides_of(
     reduction: str,
     is_wide: bool,
 ) -> tuple[Side, Side]:
-    """That of the rows and that of the columns, whose positives x are the same."""
-    options = scale, smoothing, reduction, is_wide
+    """The side of the rows and that of the columns, from their negatives, and the positives x of both.
+
+    The loss of a row (or column) is sum_p mass_p (lse - scale x_p). For the largest positive, lse - scale x_p =
+    log1p(rest / exp(scale x_p)), rest being the sum of all the others, which keeps its digits when that one dominates.
+    No other can. ``means``, over all of a row, are asked for by smoothing alone. Losses of float64 are wide.
+
+    Columns are computed together with the rows, after these: NumPy's calls are what few rows cost.
+    """
+    rows, number = negatives[0].exps.size, negatives[0].exps.size + negatives[1].exps.size
+    of_both, near = Sums(*map(np.concatenate, zip(*negatives, strict=True))), _both(means)
+    owner = np.concatenate([points.rows, rows + points.columns])
+    mass, x = np.concatenate([points.row_mass, points.column_mass]), np.concatenate([x, x])
+    positives = np.bincount(owner, minlength=number)
+    present = positives > 0
+    leads = np.ones(x.size, bool) if positives.max(initial=0) <= 1 else _largest_of_each(owner, x, number)
+    largest = np.full(number, -np.inf)
+    largest[owner[leads]] = x[leads]
+    tops = np.maximum(of_both.tops, largest)
+    tops[np.isinf(tops)] = np.nan  # of +inf, or of nothing but -inf
+    shift = shift_of(scale, x, tops, *(near or ()))
+    unit, exps = 2.0**-shift, exp_of_difference(x, tops[owner], scale, is_wide)
+    half_above = half_difference(x, tops[owner], scale * unit)
+    rest = of_both.relative_to(tops, scale, is_wide) + np.bincount(owner, np.where(leads, 0.0, exps), number)
+    total = rest + np.bincount(owner, np.where(leads, exps, 0.0), number)
+    half_log = 0.5 * unit * np.log(total)
+    dominates = leads & (rest[owner] < 1e15 * exps)
+    halves = np.where(dominates, 0.5 * unit * np.log1p(rest[owner] / exps), half_log[owner] - half_above)
+    quarter_losses = np.zeros(number)
+    if smoothing < 1.0:
+        quarter_losses += (1.0 - smoothing) * np.bincount(owner, mass * (0.5 * halves), number)
+    if near is not None:
+        distances = half_difference(tops, near.near, scale * unit) - scale * unit * near.half_distances
+        quarter_losses += smoothing * 0.5 * (half_log + distances)
+    quarter_losses[~present] = 0.0
+    of_points = np.ldexp(2.0 * halves, shift)
+
+    def side(here: slice, pairs: slice, of_side: Means | None) -> Side:
+        share = shares(present[here], reduction)
+        return Side(total[here], tops[here], quarter_losses[here], shift, share, of_points[pairs], of_side)
+
+    count = points.rows.size
     return (
-        side_of(negatives[0], points.rows, points.row_mass, x, means[0], *options),
-        side_of(negatives[1], points.columns, points.column_mass, x, means[1], *options),
+        side(slice(0, rows), slice(0, count), means[0]),
+        side(slice(rows, number), slice(count, 2 * count), means[1]),
     )
+
+
+def _both(means: tuple[Means, Means] | tuple[None, None]) -> Means | None:
+    """Those of rows, then those of columns."""
+    return None if means[0] is None else Means(*map(np.concatenate, zip(*means, strict=True)))
 
 
 def shift_of(scale: float, *similarities: Array) -> int:
@@ -168,74 +169,73 @@ def gradient_factors(
     by_row: Side, by_column: Side, smoothing: float, scale: float, dtype: np.dtype[Any], weight: float = 0.5
 ) -> Factors:
     """What the gradient of a similarity that is no positive is made of, computed in float64 if it must be."""
-    sides = by_row, by_column
-    classes = np.array([by_column.share.size, by_row.share.size])
-    spreads = smoothing / np.maximum(classes, 1)
-    size = max(_largest(side.tops) for side in sides)
-    if not (is_plain(scale, dtype) and scale * size < LARGEST_LOGIT and _fits(sides, size, dtype)):
+    rows, columns = by_row.share.size, by_column.share.size
+    spreads = smoothing / np.maximum([columns, rows], 1)
+    total, tops, share = (
+        np.concatenate(of_both)
+        for of_both in ((by_row.total, by_column.total), (by_row.tops, by_column.tops), (by_row.share, by_column.share))
+    )
+    size, of_means = _largest(tops), _largest(*(by_row.means or ()), *(by_column.means or ()))
+    if not (is_plain(scale, dtype) and scale * size < LARGEST_LOGIT and _fits(max(size, of_means), dtype)):
         dtype = np.dtype(np.float64)
-    unit = 1.0 if _fits(sides, size, dtype) else 2.0**-200
-    is_wide = compute_dtype(dtype) == np.float64
-    common = _common_exponent(sides, scale, dtype) if is_plain(scale, dtype) and unit == 1.0 else None
-    fractions = [_shares_of_sums(side, weight) for side in sides]
+    unit = 1.0 if _fits(max(size, of_means), dtype) else 2.0**-200
+    fractions = np.where(share == 0.0, 0.0, weight * share / np.where(total > 0.0, total, np.nan))
+    exponents = np.rint((scale * tops + np.log(total)) / LN2)  # NaN where there is no sum
+    common = _common_exponent(exponents, dtype) if is_plain(scale, dtype) and unit == 1.0 else None
     if common is None:
-        of_both = [_relative_to_tops(*both, scale, dtype) for both in zip(sides, fractions, strict=True)]
+        references, fractions = _relative_to_tops(tops, fractions, scale, dtype)
     else:
-        of_both = [_relative_to_power(*both, scale, common, is_wide) for both in zip(sides, fractions, strict=True)]
-    of_rows, of_columns = (np.stack([*pair, weight * side.share]) for pair, side in zip(of_both, sides, strict=True))
-    of_columns = of_columns.astype(compute_dtype(dtype))
-    return Factors(dtype, np.ascontiguousarray(of_rows.T), of_columns, common is not None, spreads, unit)
+        is_wide = compute_dtype(dtype) == np.float64
+        references = np.full(rows + columns, common)
+        fractions = _relative_to_power(tops, fractions, exponents, scale, common, is_wide)
+    factors = np.stack([references, fractions, weight * share])
+    of_columns = np.ascontiguousarray(factors[:, rows:], compute_dtype(dtype))
+    return Factors(dtype, np.ascontiguousarray(factors[:, :rows].T), of_columns, common is not None, spreads, unit)
 
 
 def _largest(*numbers: Array) -> float:
     """The largest magnitude of what is finite."""
-    return max((float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in numbers), default=0.0)
+    return max((_largest_of(np.abs(x)) for x in numbers), default=0.0)
 
 
-def _fits(sides: tuple[Side, Side], size: float, dtype: np.dtype[Any]) -> bool:
-    """Whether products of slopes with similarities can be added up in this dtype.
+def _largest_of(sizes: Array) -> float:
+    largest = float(sizes.max(initial=0.0))
+    return largest if math.isfinite(largest) else float(sizes[np.isfinite(sizes)].max(initial=0.0))
 
-    Without smoothing those of similarities far from the largest are 0.
+
+def _fits(size: float, dtype: np.dtype[Any]) -> bool:
+    """Whether products of slopes with similarities of this size can be added up in this dtype.
+
+    These are near the largest, or, with smoothing, near the mean; without it those of others are 0.
     """
-    return max(size, *(_largest(*(side.means or ())) for side in sides)) < LARGEST_SIMILARITY[compute_dtype(dtype).name]
+    return size < LARGEST_SIMILARITY[compute_dtype(dtype).itemsize]
 
 
-def _shares_of_sums(side: Side, weight: float) -> Array:
-    """The quotient share / total; NaN where there is no sum, but for rows that have no share."""
-    return np.where(side.share == 0.0, 0.0, weight * side.share / np.where(side.total > 0.0, side.total, np.nan))
-
-
-def _exponents(side: Side, scale: float) -> Array:
-    """The powers of two near the sums, NaN where there is no sum."""
-    return np.rint((scale * side.tops + np.log(side.total)) / LN2)
-
-
-def _common_exponent(sides: tuple[Side, Side], scale: float, dtype: np.dtype[Any]) -> float | None:
+def _common_exponent(exponents: Array, dtype: np.dtype[Any]) -> float | None:
     """The lowest of the powers of two near the sums of all rows and columns, if one exp can serve both."""
-    exponents = np.concatenate([_exponents(side, scale) for side in sides])
-    exponents = exponents[np.isfinite(exponents)]
-    name = compute_dtype(dtype).name
-    if not exponents.size:
+    finite = exponents[np.isfinite(exponents)]
+    if not finite.size:
         return 0.0
-    fits = np.ptp(exponents) <= SPREAD[name] and np.abs(exponents).max() <= LARGEST_EXPONENT[name]
-    return float(exponents.min()) if fits else None
+    lowest, highest, size = float(finite.min()), float(finite.max()), compute_dtype(dtype).itemsize
+    fits = highest - lowest <= SPREAD[size] and max(-lowest, highest) <= LARGEST_EXPONENT[size]
+    return lowest if fits else None
 
 
 def _relative_to_power(
-    side: Side, fraction: Array, scale: float, exponent: float, is_wide: bool
-) -> tuple[Array, Array]:
-    """(exponent, fraction relative to 2**exponent): only powers of two, which are exact, reach far."""
-    own = np.nan_to_num(_exponents(side, scale), nan=exponent, posinf=exponent, neginf=exponent)
-    tops = np.where(np.isfinite(side.tops), side.tops, 0.0)
-    relative = fraction * np.exp(-above_power(tops, own, scale, is_wide))
-    power = np.ldexp(np.where(fraction == 0.0, 0.0, relative), (exponent - own).astype(np.int64))
-    return np.full(own.size, exponent), power
+    tops: Array, fractions: Array, exponents: Array, scale: float, exponent: float, is_wide: bool
+) -> Array:
+    """The fractions relative to 2**exponent: only powers of two, which are exact, reach far."""
+    own = np.where(np.isfinite(exponents), exponents, exponent)
+    tops = np.where(np.isfinite(tops), tops, 0.0)
+    relative = fractions * np.exp(-above_power(tops, own, scale, is_wide))
+    result: Array = np.ldexp(np.where(fractions == 0.0, 0.0, relative), (exponent - own).astype(np.int64))
+    return result
 
 
-def _relative_to_tops(side: Side, fraction: Array, scale: float, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+def _relative_to_tops(tops: Array, fractions: Array, scale: float, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """(-top / 2, fraction relative to exp(scale top)) with tops of this dtype; where there is none, far above all."""
     real = compute_dtype(dtype)
-    known = np.isfinite(side.tops)
-    tops = np.where(known, side.tops, float(np.finfo(real).max)).astype(real).astype(np.float64)
-    moved = exp_of_difference(tops, side.tops, scale, real == np.float64)
-    return -0.5 * tops, fraction * np.where(known, moved, 1.0)
+    known = np.isfinite(tops)
+    rounded = np.where(known, tops, float(np.finfo(real).max)).astype(real).astype(np.float64)
+    moved = exp_of_difference(rounded, tops, scale, real == np.float64)
+    return -0.5 * rounded, fractions * np.where(known, moved, 1.0)

@@ -6,7 +6,6 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, compute_dtype
 from fastce.arguments.positives import Positives
-from fastce.arguments.silence import quietly
 from fastce.cpu._kernels.centred import centred_sums
 from fastce.cpu._kernels.clip import clip_sums
 from fastce.cpu._kernels.clip_gradient import clip_gradient
@@ -124,7 +123,6 @@ def _trusted(
     owner, other = (points.rows, points.columns) if axis == 0 else (points.columns, points.rows)
     kernel = centred_sums.compiled(np.dtype(np.float64))
 
-    @quietly()
     def work(start: int, stop: int) -> None:
         chosen = doubtful[start:stop]
         block = np.array(array[chosen], np.float64, order="C")
@@ -155,7 +153,6 @@ def write_gradient(
     scale_gradient = np.empty(similarity.rows)
     kernel = clip_gradient.compiled(factors.dtype)
 
-    @quietly()
     def work(start: int, stop: int) -> None:
         room = gradient.room(start, stop)
         kernel(

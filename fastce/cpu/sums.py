@@ -33,6 +33,9 @@ class Sums(NamedTuple):
     def add(self, place: slice, new: "Sums", scale: float, is_wide: bool) -> None:
         """Add the sums of further elements of these rows (or columns)."""
         here = Sums(self.exps[place], self.tops[place])
+        if here.tops.max(initial=-np.inf) == -np.inf:  # of nothing yet
+            here.exps[:], here.tops[:] = new
+            return
         tops = np.maximum(here.tops, new.tops)
         here.exps[:] = here.relative_to(tops, scale, is_wide) + new.relative_to(tops, scale, is_wide)
         here.tops[:] = tops

@@ -14,7 +14,6 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.arguments.labels import Classes
 from fastce.arguments.positives import Positives, no_positives, pairs
-from fastce.arguments.silence import quietly
 from fastce.cpu.layout import Rows
 from fastce.cpu.sides import Factors, Side, gradient_factors, shares, sides_of, slopes_of_points, value_of
 from fastce.cpu.similarity import SimilarityCall, sums_of_negatives, write_gradient
@@ -194,7 +193,6 @@ class LabelSimilarity(TileSimilarity):
         features = self.products.left
         at_a_time = max(1, BLOCK_BYTES // (8 * max(features.width, 1)))
 
-        @quietly()
         def of_group(numbers: Array, first: Array) -> None:
             blocks = [slice(k, k + at_a_time) for k in range(0, numbers.size, at_a_time)]
             if len(blocks) == 1:

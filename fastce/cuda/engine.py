@@ -182,10 +182,24 @@ class Gpu:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         return seen(empty(self.library, shape, dtype.name))
 
+    def room(self, size: int, dtype: np.dtype[Any]) -> Any:
+        return self.empty((size,), dtype)
+
     # --- work: one kernel, or product, after the other
 
     def multiply(self, a: Any, b: Any, out: Any, *, adds: bool = False) -> None:
         multiply(a, b, out, adds=adds)
+
+    def products_of_rows(
+        self, left: Any, rows: Any, right: Any, columns: Any, left_factors: Any = None, right_factors: Any = None
+    ) -> None:
+        return None
+
+    def products_with(self, array: Any, vector: Any, factors: Any) -> None:
+        return None
+
+    def sum_of_rows(self, array: Any, factors: Any) -> None:
+        return None
 
     def cuts(self, rows: int, row_bytes: int) -> list[tuple[int, int]]:
         step = max(1, BLOCK_BYTES // max(row_bytes, 1))

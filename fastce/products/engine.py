@@ -101,10 +101,27 @@ class Engine(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Numbers, of anything."""
 
+    def room(self, size: int, dtype: np.dtype[Any]) -> Any:
+        """The same, for as long as the call lasts."""
+
     # --- work
 
     def multiply(self, a: Any, b: Any, out: Any, *, adds: bool = False) -> None:
         """Out = a @ b, or out += a @ b."""
+
+    def products_of_rows(
+        self, left: Any, rows: Any, right: Any, columns: Any, left_factors: Any = None, right_factors: Any = None
+    ) -> Any:
+        """The products left[rows[k]] @ right[columns[k]] of arrays, in float64; None if there is no kernel for that.
+
+        All rows of an array have factors, or none has.
+        """
+
+    def products_with(self, array: Any, vector: Any, factors: Any) -> Any:
+        """Every row, times its factor, times a vector of float64, likewise."""
+
+    def sum_of_rows(self, array: Any, factors: Any) -> Any:
+        """The sum of all rows, each times its factor, likewise."""
 
     def cuts(self, rows: int, row_bytes: int) -> list[tuple[int, int]]:
         """The blocks of rows that work is done in."""

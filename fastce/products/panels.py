@@ -3,6 +3,7 @@
 What a row has come to is known as soon as its panel is, so that one sweep does for the value and the gradients.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,8 @@ class Panels(Products):
         everything = slice(0, self.columns)
         self.places: list[Place] = [Place(k, rows, everything) for k, rows in enumerate(left.cuts(most_rows))]
         self.column_cuts: list[slice] = right.cuts(most_columns)
-        self.room: Any = self.engine.empty((min(most_rows, left.rows), self.columns), left.dtype)
+        of_panel = min(most_rows, left.rows), self.columns
+        self.room: Any = self.engine.room(math.prod(of_panel), left.dtype).reshape(of_panel)
         self.is_kept: bool = False
         self.left_panel: ReadyPanel = ReadyPanel(left, min(most_rows, left.rows))
         self.right_panel: ReadyPanel = ReadyPanel(right, min(most_columns, right.rows))

@@ -107,16 +107,7 @@ class Pairs:
 
     def __init__(self, products: Products, rows: Array, columns: Array) -> None:
         places, xp = products.places, products.engine.xp
-        row_starts = np.unique([place.rows.start for place in places])
-        column_starts = np.unique([place.columns.start for place in places])
-        numbers = np.full((row_starts.size + 1, column_starts.size + 1), -1)
-        for place in places:
-            i, j = np.searchsorted(row_starts, place.rows.start), np.searchsorted(column_starts, place.columns.start)
-            numbers[i, j] = place.number
-        of_pairs = numbers[
-            np.searchsorted(row_starts, rows, side="right") - 1,
-            np.searchsorted(column_starts, columns, side="right") - 1,
-        ]
+        of_pairs = np.zeros(rows.size, np.int64) if len(places) == 1 else _places_of(places, rows, columns)
         order = np.argsort(of_pairs, kind="stable")
         self.part_of = products
         self.first: list[int] = np.searchsorted(of_pairs[order], np.arange(len(places) + 1)).tolist()
@@ -132,6 +123,21 @@ class Pairs:
     def products(self) -> Any:
         """The products of all pairs, in float64."""
         return self.part_of.left.products_of_pairs(self.rows, self.part_of.right, self.columns)
+
+
+def _places_of(places: list[Place], rows: Array, columns: Array) -> Array:
+    """The number of the place that each pair lies in."""
+    row_starts = np.unique([place.rows.start for place in places])
+    column_starts = np.unique([place.columns.start for place in places])
+    numbers = np.full((row_starts.size + 1, column_starts.size + 1), -1)
+    for place in places:
+        i, j = np.searchsorted(row_starts, place.rows.start), np.searchsorted(column_starts, place.columns.start)
+        numbers[i, j] = place.number
+    of_pairs: Array = numbers[
+        np.searchsorted(row_starts, rows, side="right") - 1,
+        np.searchsorted(column_starts, columns, side="right") - 1,
+    ]
+    return of_pairs
 
 
 class Tiles(Products):
@@ -190,7 +196,7 @@ class Tiles(Products):
         return self._new_room()
 
     def _new_room(self) -> Any:
-        return self.engine.empty((self.shape[0] * self.shape[1],), self.left.dtype)
+        return self.engine.room(self.shape[0] * self.shape[1], self.left.dtype)
 
     def _product(self, place: Place, room: Any) -> Any:
         left = self.left_panels.of(place.rows)

@@ -17,7 +17,7 @@ from fastce.profile.measure import Call, Turn, extra_memory, seconds, times_in_t
 from fastce.profile.peers.dense import dense_bytes, dense_call
 from fastce.profile.problem import Array
 
-SMALLEST_BATCH = 512
+SMALLEST_BATCH = 256
 _LONG = 2.0  # seconds; of what takes longer, the call whose memory is measured is timed, too, and no other
 _SETTLING = 0.005
 

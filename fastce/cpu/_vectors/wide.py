@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastce.cpu._vectors.simd import _fma, _lane, float64_vector
+from fastce.cpu._vectors.simd import _fma, _lane, _splat, float64_vector
 
 
 def _add_by_halves(builder: Any, vector: Any) -> Any:
@@ -78,6 +78,22 @@ def add_products(typingctx, totals, q, x, near):
 
     pair = types.UniTuple(float64_vector, 2)
     return pair(pair, q, q, q), codegen
+
+
+@intrinsic
+def widened(typingctx, x, factor):
+    """The lanes of ``x`` times a factor in float64: two vectors of float32, one of float64 beside zeros."""
+
+    def codegen(context, builder, sig, args):
+        x, factor = args
+        parts = [x] if x.type.element == ir.DoubleType() else [_half(builder, x, half) for half in range(2)]
+        pair = ir.Constant(context.get_value_type(sig.return_type), None)
+        for k, part in enumerate(parts):
+            product = builder.fmul(part, _splat(builder, factor, part.type.count))
+            pair = builder.insert_value(pair, product, k)
+        return pair
+
+    return types.UniTuple(float64_vector, 2)(x, types.float64), codegen
 
 
 @intrinsic
