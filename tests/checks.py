@@ -53,11 +53,11 @@ def spacing(exact, dtype):
     return np.where(np.isfinite(rounded), np.spacing(np.where(np.isfinite(rounded), rounded, 0)), 0).astype(exact.dtype)
 
 
-def rounding_of_x(exact, eps, options):
-    """How far the x of a row may be off: logit_scale and softcap are one rounding each, and tanh is two more."""
+def rounding_of_x(exact, options):
+    """How far the x of a row may be off: scaled and capped in float64, in four roundings, whatever its dtype."""
     if not {"logit_scale", "softcap"} & set(options):
         return 0.0
-    return 4 * eps * np.where(np.isfinite(exact.x), np.abs(exact.x), 0).max(-1, initial=0)
+    return 4 * np.finfo(np.float64).eps * np.where(np.isfinite(exact.x), np.abs(exact.x), 0).max(-1, initial=0)
 
 
 def assert_losses(value, exact, dtype, reduction, options, near_zero=0.0):
@@ -67,7 +67,7 @@ def assert_losses(value, exact, dtype, reduction, options, near_zero=0.0):
     with np.errstate(over="ignore"):
         rows = np.where(np.abs(exact.rows) > np.finfo(wide).max, np.inf, exact.rows)  # what float32 cannot hold
     bound = naive.allowed(4, wide) * spacing(rows, wide)
-    bound = bound + rounding_of_x(exact, eps, options) * exact.v * (exact.mass + 2 * z_loss * lse)
+    bound = bound + rounding_of_x(exact, options) * exact.v * (exact.mass + 2 * z_loss * lse)
     bound = bound + 2 * eps * exact.v * 2 * z_loss * lse  # logsumexp near zero is good to 2 eps absolute
     bound = np.maximum(bound, np.where(np.isfinite(rows), near_zero * eps * exact.v * exact.mass, 0.0))
     if reduction == "none":
@@ -92,7 +92,7 @@ def assert_gradient(grad, exact, dtype, reduction, grad_output, options):
     scale = scale * np.broadcast_to(np.abs(grad_output), exact.row_shape).ravel()
     if reduction == "mean":
         scale = scale / exact.denominator if exact.denominator else 0.0 * scale
-    bound = (exact.mass + 2 * z_loss * lse) * (naive.allowed(4, wide) * eps + rounding_of_x(exact, eps, options))
+    bound = (exact.mass + 2 * z_loss * lse) * (naive.allowed(4, wide) * eps + rounding_of_x(exact, options))
     bound = scale * (bound + 2 * z_loss * 2 * eps)  # logsumexp near zero is good to 2 eps absolute
     bound = np.broadcast_to(bound[:, None], expected.shape)
     if dtype != wide:  # and half a unit for the last rounding to float16 or bfloat16

@@ -8,6 +8,7 @@ import mpmath
 import naive
 import numpy as np
 import pytest
+from checks import NAMES, assert_gradient, check, dtype_of
 from covering import covering
 
 import fastce
@@ -204,6 +205,30 @@ def test_cross_entropy_with_the_logit_scale_of_clip_is_within_4_ulp_per_row(marg
         exact = naive.CrossEntropy(x, y, logit_scale=100.0).rows
         losses = fastce.cross_entropy(x, target(x, y), logit_scale=100.0, reduction="none")
         assert ulp_error(losses, exact) <= 4, f"{classes} classes"
+
+
+@covering(
+    {
+        "name": NAMES,
+        "classes": [1, 2, 4, 64, 65, 256, 257, 1000, 5000],
+        "cap": [0.5, 5.0, 30.0, 50.0, 1e3, 1e10],
+        "axis": [0, 1],
+        "label_smoothing": [0.0, 0.1],
+        "logit_scale": [1.0, 3.0],
+    },
+    quick=1,
+)
+def test_capped_rows_are_within_4_ulp_and_their_gradients_within_4_eps(
+    rng, logit_scale, label_smoothing, axis, cap, classes, name
+):
+    """Logits near the cap are close to each other: what they are rounded to would be seen in their differences."""
+    dtype, options = dtype_of(name), {"softcap": cap, "label_smoothing": label_smoothing, "logit_scale": logit_scale}
+    for size in (1.0, 20.0, 60.0):
+        logits = np.moveaxis(size * rng.normal(size=(20, classes)), -1, axis).astype(dtype)
+        labels = rng.integers(0, classes, 20)
+        check(logits, labels, axis=axis, reductions=["none", "mean"], **options)
+        grad = fastce.cross_entropy_grad_and_hess(logits, labels, axis=axis, **options).grad
+        assert_gradient(grad, naive.CrossEntropy(logits, labels, axis=axis, **options), dtype, "none", 1.0, options)
 
 
 def test_a_confident_row_keeps_its_loss():

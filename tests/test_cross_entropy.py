@@ -48,8 +48,9 @@ def make_targets(kind, rng, row_shape, classes, axis=-1):
     return scipy.sparse.csr_array((rng.random(rows.size), (rows, columns)), shape=(row_shape[0], classes))
 
 
-def rounding_of_x(exact, eps, options):
-    """How far x itself may be off: logit_scale and softcap are one rounding each, and tanh is two more."""
+def rounding_of_x(exact, options):
+    """How far x itself may be off: scaled and capped in float64, in four roundings, whatever its dtype."""
+    eps = np.finfo(np.float64).eps
     return 4 * eps * np.abs(exact.x).max(initial=0) if {"logit_scale", "softcap"} & set(options) else 0.0
 
 
@@ -62,7 +63,7 @@ def assert_value(value, logits, targets, reduction="mean", **options):
     z_loss = options.get("z_loss", 0.0)
     sensitivity = exact.v * (exact.mass + 2 * z_loss * np.abs(exact.lse))  # d loss / d x, at most
     bound = naive.allowed(4, dtype) * np.spacing(exact.rows.astype(dtype))
-    bound = bound + rounding_of_x(exact, eps, options) * sensitivity
+    bound = bound + rounding_of_x(exact, options) * sensitivity
     # logsumexp near zero is good to 2 eps absolute, hence the term of z_loss
     bound = bound + 2 * eps * exact.v * 2 * z_loss * np.abs(exact.lse)
     if reduction == "none":
@@ -88,7 +89,7 @@ def assert_gradient(grad, logits, targets, reduction="mean", grad_output=1.0, **
     scale = scale * options.get("logit_scale", 1.0) * np.broadcast_to(np.abs(grad_output), exact.row_shape).ravel()
     scale = scale / (exact.denominator if reduction == "mean" else 1.0)
     eps = np.finfo(wide).eps
-    bound = scale * (naive.allowed(4, wide) * eps + rounding_of_x(exact, eps, options))
+    bound = scale * (naive.allowed(4, wide) * eps + rounding_of_x(exact, options))
     expected = naive.as_rows(expected, exact.axis)[0]
     error = np.abs(naive.as_rows(grad, exact.axis)[0].astype(expected.dtype) - expected)
     if dtype != wide:  # and half a unit for the last rounding to float16 or bfloat16

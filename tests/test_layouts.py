@@ -251,3 +251,63 @@ def test_short_rows_in_many_blocks_are_written_into_any_out(rng, classes):
         ours = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, _half(logits), out=out)
         assert ours.grad is out
         assert same_bits(out, plain.grad)
+
+
+def _in_order(x, order):
+    return x.transpose(order).copy().transpose(np.argsort(order))
+
+
+@covering(
+    {
+        "order": list(permutations(range(3))),
+        "out_order": list(permutations(range(3))),
+        "case": [((30, 188, 128), 2), ((40, 250, 1200), 1), ((9, 64, 3000), 1), ((10, 400, 300), 0), ((7, 5, 301), 2)],
+        "dtype": [np.float32, np.float64, np.float16],
+        "option": ["plain", "smoothing", "probabilities", "weights", "cap", "extreme"],
+    },
+    quick=1,
+)
+def test_values_have_the_same_bits_however_logits_and_out_lie(rng, option, dtype, case, out_order, order):
+    """Losses of up to 256 classes; of more, those of twins. They are summed in parts, which shape alone decides."""
+    shape, axis = case
+    lead = shape[:axis] + shape[axis + 1 :]
+    plain, labels = rng.normal(size=shape).astype(dtype), rng.integers(0, shape[axis], lead)
+    weights = {"weight": rng.random(shape[axis]), "sample_weight": rng.random(lead)}
+    options = {
+        "smoothing": {"label_smoothing": 0.1}, "weights": weights, "cap": {"softcap": 30.0}, "extreme": {"z_loss": 1e10}
+    }.get(option, {})  # fmt: skip
+    targets = rng.random(shape, np.float32) if option == "probabilities" else labels
+    logits, options = _in_order(plain, order), {"axis": axis, "reduction": "sum", **options}
+    expected = fastce.cross_entropy(logits, targets, **options)
+    if shape[axis] <= 256:
+        assert fastce.cross_entropy(plain, targets, **options) == expected
+    for grad_output in (1.0, 1e-300):
+        out = _in_order(np.empty(shape, dtype), out_order)
+        twin = fastce.cross_entropy_value_and_grad(logits, targets, out=out, grad_output=grad_output, **options)
+        assert twin.value == expected
+    for room in (None, out):
+        twin = fastce.cross_entropy_value_and_grad_logit_scale(logits, targets, out=room, **options)
+        assert twin.value == expected
+    replaced = logits.copy(order="K")
+    assert fastce.cross_entropy_value_and_grad(replaced, targets, out=replaced, **options).value == expected
+
+
+@covering(
+    {
+        "order": list(permutations(range(3))),
+        "case": [((30, 188, 128), 2), ((9, 64, 3000), 1), ((188, 1, 17), 1), ((400, 3, 300), 0)],
+        "dtype": [np.float32, np.float64, np.float16],
+        "weighted": [(), ("weight",), ("weight", "sample_weight")],
+    },
+    quick=1,
+)
+def test_nll_loss_has_the_same_bits_however_it_is_computed(rng, weighted, dtype, case, order):
+    shape, axis = case
+    lead = shape[:axis] + shape[axis + 1 :]
+    plain, labels = rng.normal(size=shape).astype(dtype), rng.integers(0, shape[axis], lead)
+    weights = {"weight": rng.random(shape[axis]), "sample_weight": rng.random(lead)}
+    options = {"axis": axis, "reduction": "sum"} | {name: weights[name] for name in weighted}
+    expected, ours = fastce.nll_loss(plain, labels, **options), _in_order(plain, order)
+    assert fastce.nll_loss(ours, labels, **options) == expected
+    assert fastce.nll_loss_value_and_grad(ours, labels, grad_output=1e-300, **options).value == expected
+    assert fastce.nll_loss_value_and_grad(ours, labels, out=ours, **options).value == expected

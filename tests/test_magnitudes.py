@@ -64,7 +64,7 @@ def formula(logits, labels, label_smoothing=0.0, logit_scale=1.0, softcap=None, 
     hess = scale**2 * softmax.p * softmax.remainder
     mass = 1 + np.abs(z_mass)
     x = np.where(np.isfinite(softmax.x), np.abs(softmax.x), 0).max(1)
-    of_cap = 0 if softcap is None else 4 * eps * x  # tanh and its factors are rounded, and so is 1 - tanh^2
+    of_cap = 0 if softcap is None else 4 * np.finfo(np.float64).eps * x  # all of the cap is computed in float64
     of_losses = 4 * magnitudes.ulp(losses, real) + of_cap * mass + 4 * eps * np.abs(z_mass)
     of_grad = scale * (mass * (4 * eps + of_cap) + 4 * eps * z)[:, None] + np.zeros_like(grad)
     some = (softmax.p > 0) & (softmax.remainder > 0)

@@ -82,7 +82,7 @@ def sum_of_terms(terms: Array, exponents: Array | int = 0) -> tuple[float, int]:
     return float(np.add.reduce(np.ldexp(fractions, exponents - unit))), unit
 
 
-def sums_of_parts(terms: Array, exponents: Array | int, starts: list[int]) -> list[tuple[float, int]]:
+def sums_of_parts(terms: Array, exponents: Array | int, starts: Sequence[int]) -> list[tuple[float, int]]:
     """`sum_of_terms` of each part of them, which begins at one of ``starts`` and ends where the next one does."""
     parts = [slice(start, stop) for start, stop in itertools.pairwise([*starts, terms.size])]
     return [sum_of_terms(terms[part], exponents if isinstance(exponents, int) else exponents[part]) for part in parts]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments.arrays import Array, compute_dtype
+from fastce.arguments.silence import silently
 from fastce.cpu._kernels.cross_entropy import CACHED, ROWS_AT_A_TIME, cross_entropy_rows
 from fastce.cpu._kernels.targets import Targets
 from fastce.cpu._vectors.compiler import storage_view
@@ -33,7 +34,7 @@ class AlongRows:
         self.upstream: Array | None = upstream
         self.out: Array | None = out
         self.products: Array | None = products
-        self.gradient: Rows | None = None if out is None else Rows(out, call.axis)
+        self.gradient: Rows | None = None if out is None else Rows(out, call.axis, self.rows.dtype)
         is_written_once = self.gradient is not None and self.gradient.matrix is not None and products is None
         self.past_cache: bool = out is not None and is_written_once and goes_past_cache(out, call.array)
         self.losses: Array = np.empty(self.rows.rows)
@@ -54,8 +55,8 @@ class AlongRows:
             exponents = np.zeros(self.rows.rows, np.int32)
             for numbers, of_these in self.mended:
                 exponents[numbers] = of_these
-        losses = RowLosses(self.rows, self.call.reduction, 1)
-        losses.put(0, slice(None), self.losses, exponents)
+        losses = RowLosses(self.rows, self.call.reduction, self.call.parts)
+        losses.put(slice(None), self.losses, exponents)
         return losses
 
     def _lies_in_memory(self) -> bool:
@@ -77,7 +78,7 @@ class AlongRows:
             self._call(*arguments)
             odd = self._odd(start, stop)  # before what is put back replaces logits
             if self.gradient is not None:
-                self.gradient.put_back(start, stop, arguments[-1])
+                silently(self.gradient.put_back, start, stop, arguments[-1])
             self._mend(*odd)
 
         for_each(cut_rows(self.rows.rows, self.rows.row_bytes), work, n_threads)

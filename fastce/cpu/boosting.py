@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastce.arguments.arrays import Array
+from fastce.arguments.silence import silently
 from fastce.cpu._kernels.boosting import gradient_and_hessian_rows
 from fastce.cpu._kernels.boosting_columns import gradient_and_hessian_columns
 from fastce.cpu._kernels.narrow import Narrow
@@ -69,6 +70,7 @@ def _by_rows(
     n_threads: int | None,
 ) -> None:  # fmt: skip
     rows = call.logits
+    gradients, hessians = gradients.in_dtype(rows.dtype), hessians.in_dtype(rows.dtype)
     past_cache = hessians.matrix is not None and goes_past_cache(hessians.view)
     kernel = gradient_and_hessian_rows.compiled(rows.dtype)
 
@@ -80,8 +82,8 @@ def _by_rows(
         kernel(block, described, call.options, curvature, misfits, of_grad, of_hess, past_cache)
         odd = np.flatnonzero(misfits) + start
         logits = rows.copy(odd) if odd.size else None  # a copied block may replace them
-        gradients.put_back(start, stop, of_grad)
-        hessians.put_back(start, stop, of_hess)
+        silently(gradients.put_back, start, stop, of_grad)
+        silently(hessians.put_back, start, stop, of_hess)
         if logits is not None:
             extremes.losses_of(odd, logits)
 

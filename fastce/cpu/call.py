@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, class_axis, real_array
+from fastce.arguments.arrays import Array, class_axis, kernel_dtype, real_array
 from fastce.arguments.numbers import reduction_of
 from fastce.arguments.options import checked_options
 from fastce.cpu._kernels.targets import Options
 from fastce.cpu.checked_targets import for_mean, target_rows
+from fastce.cpu.columns import parts_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.targets import TargetRows
 
@@ -23,6 +24,16 @@ class CrossEntropyCall(NamedTuple):
     options: Options
     reduction: str
     exponent: int = 0  # of what gradients are multiplied by, as a power of two
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of gradients, whatever kernels compute in."""
+        return kernel_dtype(self.array.dtype)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The rows with which the parts begin whose losses are summed."""
+        return parts_of(self.array.shape, self.axis, self.logits.dtype.itemsize)
 
 
 def cross_entropy_call(
@@ -40,12 +51,19 @@ def cross_entropy_call(
     z_loss: Any,
     reduction: Any,
     n_threads: int | None,
+    are_rounded: bool = False,
 ) -> CrossEntropyCall:
-    """Check the arguments that all forms of cross_entropy share."""
+    """Check the arguments that all forms of cross_entropy share.
+
+    Of capped logits float32 would lose digits, which losses need: differences of numbers near the cap are small. Of
+    logits that ``are_rounded`` themselves, as products are, it does not.
+    """
     array = real_array(logits, "logits")
     axis = class_axis(array, axis, "logits")
     rows = Rows(array, axis)
     options = Options(*checked_options(rows.classes, label_smoothing, smoothing_over, logit_scale, softcap, z_loss))
+    if options.softcap > 0.0 and not are_rounded:
+        rows = Rows(array, axis, np.dtype(np.float64))
     described = target_rows(
         targets,
         rows,

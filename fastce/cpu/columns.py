@@ -1,5 +1,6 @@
 """Arrays as the kernels see them that take a row in each lane: as cubes of (outer, classes, rows)."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -152,8 +153,8 @@ def columns_of(
     array: Array, axis: int, dtype: np.dtype[Any], layout: type[Rows] = Rows
 ) -> Columns | CopiedColumns | None:
     """The array as a cube, if a kernel can read it where it is, its classes are few, or its rows nearer; else None."""
-    before, classes, after = math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :])
-    shape = (1, classes, before) if after == 1 else (before, classes, after)
+    before, classes, after = around(array.shape, axis)
+    shape = shape_of_cube(array.shape, axis)
     cube = as_cube(array, (before, classes, after), dtype)
     if cube is not None:
         if shape[2] > 1 and cube.strides[2] == array.itemsize and classes < LARGEST_NUMBER:
@@ -171,6 +172,17 @@ def columns_of(
     if cube is not None and abs(cube.strides[2]) in (array.itemsize, 2 * array.itemsize):
         source = storage_view(cube)
     return CopiedColumns(rows, shape, narrow=False, source=source)
+
+
+def around(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+    """The shape with all axes before this one made one, and all after it."""
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+
+
+def shape_of_cube(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+    """(outer, classes, rows) of an array with this class axis."""
+    before, classes, after = around(shape, axis)
+    return (1, classes, before) if after == 1 else (before, classes, after)
 
 
 def columns_to_write(
@@ -217,6 +229,17 @@ def cut_columns(shape: tuple[int, ...], itemsize: int, *, in_place: bool = False
     return places
 
 
+@functools.lru_cache(64)
+def parts_of(shape: tuple[int, ...], axis: int, itemsize: int) -> tuple[int, ...]:
+    """The first row of each of the parts in which losses are summed, by shape alone; of many classes there is one.
+
+    Of few they are the blocks of an array in C order. So sums have the same bits however arrays lie in memory.
+    """
+    if shape[axis] > NARROW:
+        return (0,)
+    return tuple(place.start for place in cut_columns(shape_of_cube(shape, axis), itemsize, in_place=True))
+
+
 class Run(NamedTuple):
     """Blocks of a cube that follow each other, as one: how many go before, and which of its rows each begins with."""
 
@@ -227,8 +250,8 @@ class Run(NamedTuple):
 
 def cut_in_runs(
     cube: Columns | CopiedColumns, itemsize: int, n_threads: int | None, *, in_place: bool, in_runs: bool = True
-) -> tuple[list[Run], int]:
-    """(runs, blocks): how many blocks `cut_columns` makes, and in which runs of these they are handed to threads.
+) -> tuple[list[Run], tuple[int, ...]]:
+    """(runs, starts): where the blocks that `cut_columns` makes begin, and in which runs threads are handed these.
 
     Only those of few classes, where nothing is copied, make runs of several, and none if ``in_runs`` is False; see
     `shares`. Sums still belong to blocks, which are cut by shape alone.
@@ -238,7 +261,7 @@ def cut_in_runs(
     whole = in_runs and in_place and cube.narrow and (first.outer == last.outer or first.rows == last.rows)
     size = LARGEST_RUN // max(1, first.stop - first.start) if whole else 1
     numbers = shares(len(places), 1, size, n_threads)
-    return [_joined(places[start:stop], start) for start, stop in numbers], len(places)
+    return [_joined(places[start:stop], start) for start, stop in numbers], tuple(place.start for place in places)
 
 
 def cut_for_threads(

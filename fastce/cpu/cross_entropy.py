@@ -61,14 +61,9 @@ def _as_memory_lies(
     in_order, upstream, out, back = in_memory_order(call, order, upstream, out)
     reduction = "none" if call.reduction == "none" else EACH
     losses = row_losses(in_order._replace(reduction=reduction), upstream, out, n_threads, products)
-    return reduced_losses(in_order, losses, back)
-
-
-def reduced_losses(call: CrossEntropyCall, losses: RowLosses, back: tuple[int, ...]) -> Any:
-    """What the reduction asks for, of losses that are kept in another order: added in that of C."""
     if call.reduction == "none":
         return np.ascontiguousarray(losses.value(0.0).transpose(back))
-    total, exponent = losses.total(back)
+    total, exponent = losses.total(back, call.parts)
     total_weight, more = call.targets.total
     return reduced(total, call.reduction, total_weight, exponent - more)
 
@@ -134,20 +129,20 @@ def one_by_one(
 ) -> RowLosses:
     """A call whose options are beyond the range of the fast kernels."""
     blocks = cut_rows(call.logits.rows, call.logits.row_bytes)
-    losses, extremes = RowLosses(call.logits, call.reduction, len(blocks)), extremes_of(call, upstream, out, products)
+    losses, extremes = RowLosses(call.logits, call.reduction, call.parts), extremes_of(call, upstream, out, products)
 
-    def work(k: int, start: int, stop: int) -> None:
-        losses.put(k, slice(start, stop), *extremes.compute(start, stop))
+    def work(start: int, stop: int) -> None:
+        losses.put(slice(start, stop), *extremes.compute(start, stop))
 
-    for_each([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
+    for_each(blocks, work, n_threads)
     return losses
 
 
 def _by_pieces(
     call: CrossEntropyCall, upstream: Array | None, out: Array | None, n_threads: int | None, products: Array | None
 ) -> RowLosses:
-    losses = RowLosses(call.logits, call.reduction, call.logits.rows)
-    gradient = None if out is None else Rows(out, call.axis)
+    losses = RowLosses(call.logits, call.reduction, call.parts)
+    gradient = None if out is None else Rows(out, call.axis, call.logits.dtype)
     extremes = extremes_of(call, upstream, out, products)
     cross_entropy_of_long_rows(
         call.logits, call.targets, call.options, upstream, gradient, products, extremes, losses.put, n_threads
@@ -169,7 +164,7 @@ def _by_columns(
     in_place = isinstance(cube, Columns) and isinstance(gradient, Columns | None) and products is None
     in_runs = isinstance(of_targets, Columns | None)
     runs, blocks = cut_in_runs(cube, dtype.itemsize, n_threads, in_place=in_place, in_runs=in_runs)
-    losses = RowLosses(rows, call.reduction, blocks)
+    losses = RowLosses(rows, call.reduction, call.parts, blocks)
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
     with_slopes, is_plain = gradient is not None or products is not None, cube.narrow and targets.weigh_alike
     kernel = kernel_of_columns(rows.classes, call.options, of_targets is None, with_slopes, is_plain).compiled(dtype)

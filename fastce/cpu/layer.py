@@ -41,7 +41,9 @@ class Layer:
         arrays = [array for array in (features, weight, bias) if array is not None]
         dtype = np.result_type(*(compute_dtype(kernel_dtype(array.dtype)) for array in arrays))
         logits = np.broadcast_to(np.zeros((), dtype), (*lead, len(weight)))
-        self.described: CrossEntropyCall = cross_entropy_call(logits, axis=-1, n_threads=n_threads, **options)
+        self.described: CrossEntropyCall = cross_entropy_call(
+            logits, axis=-1, n_threads=n_threads, are_rounded=True, **options
+        )
         self.targets: Any = _by_row(options["targets"], self.described.logits)
         self.options: dict[str, Any] = {name: options[name] for name in _OF_ROWS}
         self.counted: Array | None = self.described.targets.counted()

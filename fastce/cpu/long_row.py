@@ -230,7 +230,7 @@ class LongRow:
             self.call.past_cache,
         )  # fmt: skip
         if part.gradient is not None:
-            part.gradient.put_back(*place, room)
+            silently(part.gradient.put_back, *place, room)
 
     def put_product(self) -> None:
         """Add up what the pieces have come to."""

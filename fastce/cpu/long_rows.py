@@ -36,10 +36,10 @@ def cross_entropy_of_long_rows(
     gradient: Rows | None,
     products: Array | None,
     extremes: Extremes,
-    put: Callable[[int, slice, Array, Array | int], None],
+    put: Callable[[slice, Array, Array | int], None],
     n_threads: int | None,
 ) -> None:
-    """Losses, handed to ``put(i, slice(i, i + 1), loss, exponent)`` row by row, and gradients if there is room.
+    """Losses, handed to ``put(slice(i, i + 1), loss, exponent)`` row by row, and gradients if there is room.
 
     ``products`` receives the sum of gradient * logit of each row.
     """
@@ -74,7 +74,7 @@ def cross_entropy_of_long_rows(
         for_each([(row.i, extremes, put) for row in odd], _put_extreme, n_threads)
         rows = [row for row in rows if row not in odd]
         for row in rows:
-            put(row.i, slice(row.i, row.i + 1), row.loss(), 0)
+            put(slice(row.i, row.i + 1), row.loss(), 0)
         if writes:
             assert upstream is not None
             for row in rows:
@@ -85,8 +85,8 @@ def cross_entropy_of_long_rows(
                 row.put_product()
 
 
-def _put_extreme(i: int, extremes: Extremes, put: Callable[[int, slice, Array, Array | int], None]) -> None:
-    put(i, slice(i, i + 1), *extremes.compute(i, i + 1))
+def _put_extreme(i: int, extremes: Extremes, put: Callable[[slice, Array, Array | int], None]) -> None:
+    put(slice(i, i + 1), *extremes.compute(i, i + 1))
 
 
 def _part_of(rows: Rows, place: tuple[slice, ...]) -> Rows:

@@ -1,6 +1,5 @@
 """Negative log likelihood: one entry of each row, by a kernel where that holds all products, else by NumPy in pairs."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from fastce.arguments.reductions import powers_of, product
 from fastce.arguments.silence import silently, store
 from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
 from fastce.cpu.class_indices import as_int64, number_of_ignored
-from fastce.cpu.columns import Place, as_cube, cut_columns
+from fastce.cpu.columns import Place, around, as_cube, cut_columns, shape_of_cube
 from fastce.cpu.layout import Rows
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import RowLosses
@@ -30,6 +29,11 @@ class NllCall(NamedTuple):
     targets: IndexTargets
     reduction: str
 
+    @property
+    def places(self) -> list[Place]:
+        """The blocks of rows whose losses are summed each on their own, whoever computes them."""
+        return cut_columns(shape_of_cube(self.array.shape, self.axis), self.array.itemsize)
+
 
 def run(call: NllCall, upstream: Array, exponent: int, out: Array | None, n_threads: int | None) -> Any:
     """The value of the loss, and its gradient in ``out`` if that is given: that of ``upstream * 2**exponent``."""
@@ -41,9 +45,8 @@ def run(call: NllCall, upstream: Array, exponent: int, out: Array | None, n_thre
 
 def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int | None) -> RowLosses | None:
     """None if an array cannot be read where it lies, or float64 cannot hold all products of large log probabilities."""
-    array, axis, targets = call.array, call.axis, call.targets
-    shape = math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :])
-    cubes = [None if a is None else as_cube(a, shape, array.dtype) for a in (array, out)]
+    array, targets = call.array, call.targets
+    cubes = [None if a is None else as_cube(a, around(array.shape, call.axis), array.dtype) for a in (array, out)]
     cube, gradient = cubes[0], np.empty((0, 0, 0), array.dtype) if out is None else cubes[1]
     is_replaced = out is not None and array.dtype == np.float64 and np.may_share_memory(out, array)
     if array.dtype not in (np.float32, np.float64) or cube is None or gradient is None or is_replaced:
@@ -52,9 +55,10 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
     ignored, exists = number_of_ignored(targets.ignored_class, targets.indices.dtype)
     absent = ignored if exists else -1
     per_class, per_row = (_NONE if weights is None else weights for weights in (targets.per_class, targets.per_row))
-    places, found = cut_columns(cube.shape, array.itemsize), np.zeros(1, np.int64)
+    places, found = call.places, np.zeros(1, np.int64)
+    parts = _starts(places)
     kernel = likelihood_rows.compiled(array.dtype)
-    kept, memory = RowLosses(call.rows, call.reduction, len(places)), Room()
+    kept, memory = RowLosses(call.rows, call.reduction, parts, parts), Room()
 
     def work(k: int, place: Place) -> None:
         here = slice(place.start, place.stop)
@@ -63,7 +67,7 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
         above = upstream[here] if upstream.size > 1 else upstream
         room = gradient if out is None else gradient[place.outer, :, place.rows]
         kernel(cube[place.outer, :, place.rows], described, above, losses, room, found)
-        kept.put(k, here, losses)
+        kept.put_run(k, [0], here, losses)
 
     for_each(list(enumerate(places)), work, n_threads)
     return None if found[0] else kept
@@ -72,7 +76,7 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
 def _by_numpy(call: NllCall, upstream: Array, exponent: int, out: Array | None) -> Any:
     """The same of log probabilities and weights of any size, dtype and strides."""
     entries = entries_of(call.targets, narrowed(call.rows.view, -1).shape[:-1])
-    value = value_of_entries(call.rows, entries, call.reduction, call.targets.total)
+    value = value_of_entries(call, entries)
     if out is not None:
         out[...] = 0
         fractions, more = product(entries.masses, -upstream)
@@ -111,10 +115,14 @@ def narrowed(array: Array, axis: int) -> Array:
     return moved.squeeze(tuple(k for k, n in enumerate(moved.shape[:-1]) if n == 1))
 
 
-def value_of_entries(rows: Rows, entries: Entries, reduction: str, total: tuple[float, int]) -> Any:
-    """What the reduction asks for; a mean is divided by this total weight, a pair."""
-    picked = np.asarray(narrowed(rows.view, -1)[entries.where], dtype=np.float64).ravel()
+def value_of_entries(call: NllCall, entries: Entries) -> Any:
+    """What the reduction asks for."""
+    picked = np.asarray(narrowed(call.rows.view, -1)[entries.where], dtype=np.float64).ravel()
     losses, more = product(entries.masses, -picked)
-    kept = RowLosses(rows, reduction, 1)
-    kept.put(0, slice(None), losses, entries.exponents + more)
-    return kept.value(*total)
+    kept = RowLosses(call.rows, call.reduction, _starts(call.places))
+    kept.put(slice(None), losses, entries.exponents + more)
+    return kept.value(*call.targets.total)
+
+
+def _starts(places: list[Place]) -> tuple[int, ...]:
+    return tuple(place.start for place in places)

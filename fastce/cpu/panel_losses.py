@@ -36,8 +36,9 @@ class PanelLosses:
         """Add the losses of these rows; the logits become their gradient, if there is a ``grad_output``."""
         reduction = "none" if self.reduction == "none" else "sum"
         call = cross_entropy_call(
-            logits, targets, axis=1, reduction=reduction, n_threads=n_threads, **(PLAIN_OPTIONS | options)
-        )
+            logits, targets, axis=1, reduction=reduction, n_threads=n_threads, are_rounded=True,
+            **(PLAIN_OPTIONS | options),
+        )  # fmt: skip
         upstream = None
         if grad_output is not None:
             upstream, _ = upstream_of(grad_output, "none", call.logits.lead, 1.0)  # one, or one for each row

@@ -94,6 +94,8 @@ def _losses_of(dtype: np.dtype[Any], classes: int, options: tuple[Any, ...], wit
     checked, least = asked(_checked, (classes, *options[1:])), -math.log2(SMALL)  # the power of two of 1 / count
     if checked is None or not are_in_range(checked, dtype.itemsize, least, 0.0):
         return None
+    if checked.softcap > 0.0 and dtype.itemsize < 8:  # computed in float64
+        return None
     if classes > NARROW:
         return _losses_along_rows(dtype, classes, checked)
     return _losses_of_columns(dtype, classes, checked, with_gradient)

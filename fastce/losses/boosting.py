@@ -161,7 +161,7 @@ def _checked_pair(out: Any, call: CrossEntropyCall, inputs: list[Any]) -> GradAn
         out = (None, None)
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise TypeError(f"out must be a pair (grad, hess) of arrays or None, got {type(out).__name__}")
-    shape, dtype = call.array.shape, call.logits.dtype
+    shape, dtype = call.array.shape, call.dtype
     grad = checked_out(out[0], shape, dtype, call.array, inputs)
     hess = checked_out(out[1], shape, dtype, call.array, inputs)
     if overlap(hess, call.array) or overlap(hess, grad):

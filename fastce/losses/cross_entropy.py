@@ -87,7 +87,8 @@ def cross_entropy(
     logit_scale : float, default: 1.0
         Positive factor of the logits, an inverse temperature.
     softcap : float, optional
-        Caps the scaled logits: ``softcap * tanh(x / softcap)`` (Gemma 2).
+        Caps the scaled logits: ``softcap * tanh(x / softcap)`` (Gemma 2). On the CPU in float64: differences of numbers
+        near the cap are small.
     z_loss : float, default: 0.0
         Factor of the squared logsumexp that is added to each row's loss (PaLM).
     reduction : {"mean", "sum", "none"}, default: "mean"
@@ -116,7 +117,7 @@ def cross_entropy(
     both signs cancel, of the sum of the absolute terms. A search over a million rows (bench/accuracy.py) finds 2.5 ulp.
     NaN in a row affects that row alone; -inf at the target gives +inf; a masked class (-inf) without target mass costs
     nothing. Strides change no bit, except that more than 256 classes may be summed in another order where the rows, not
-    the classes, are adjacent, and that sums and means of rows of several axes are taken as those lie in memory.
+    the classes, are adjacent.
 
     References
     ----------
@@ -232,7 +233,7 @@ z_loss, reduction, n_threads
     )  # fmt: skip
     rows = call.logits
     upstream, exponent = upstream_of(grad_output, call.reduction, rows.lead, *call.targets.total)
-    out = checked_out(out, call.array.shape, rows.dtype, call.array, [targets, weight, sample_weight, grad_output])
+    out = checked_out(out, call.array.shape, call.dtype, call.array, [targets, weight, sample_weight, grad_output])
     if exponent:
         call = call._replace(exponent=exponent)
     return ValueAndGrad(run(call, of_counted(upstream, call.targets), out, n_threads), out)

@@ -110,7 +110,7 @@ z_loss, reduction, grad_output, n_threads
     rows = call.logits
     upstream, exponent = upstream_of(grad_output, call.reduction, rows.lead, *call.targets.total)
     if out is not None:
-        out = checked_out(out, call.array.shape, rows.dtype, call.array, [targets, weight, sample_weight, grad_output])
+        out = checked_out(out, call.array.shape, call.dtype, call.array, [targets, weight, sample_weight, grad_output])
     if exponent:
         call = call._replace(exponent=exponent)
     upstream = of_counted(upstream, call.targets)

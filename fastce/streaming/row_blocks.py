@@ -119,7 +119,7 @@ class Totals:
             losses = row_losses(call, None, None, self.n_threads)
         else:
             place = block.rows, slice(0, block.logits.shape[1])
-            room = room_for(block.logits, out, *place, call.logits.dtype)
+            room = room_for(block.logits, out, *place, call.dtype)
             call = call._replace(exponent=upstream.exponent)
             losses = row_losses(call, upstream.of_rows(block.rows), room, self.n_threads)
             out.put(*place, room)
