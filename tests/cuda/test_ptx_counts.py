@@ -4,7 +4,9 @@ That decides the speed where memory does not. Bounds are what is reached, rounde
 its bound.
 """
 
+import collections
 import functools
+import re
 import sys
 
 import checks
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 from machine_code import (
     BARRIER,
+    CCTL,
     I2FP,
     LDG,
     LDGSTS,
     LDS,
+    MEMBAR,
     MUFU,
     SHFL,
     STG,
@@ -64,6 +68,21 @@ def test_rows(tmp_path, function, name):
     assert fewest_of_a_turn(code, {LDS: 1, MUFU: lanes}) / lanes <= of_sums
     if of_writing is not None:
         assert fewest_of_a_turn(code, {LDS: 1, MUFU: lanes, (STG, True): 1}) / lanes <= of_writing
+
+
+@pytest.mark.parametrize("function", ["cross_entropy_value_and_grad", "cross_entropy"])
+def test_parts_of_a_row_meet_by_one_release_and_one_acquire(tmp_path, function):
+    """Each part is counted by a release, and who waits for the count reads all states by plain loads."""
+    text = text_of("rows", function, "float32", (2, 9000), True)
+    orders = collections.Counter(re.findall(r"\w+\.(?:release|acquire|acq_rel)\.gpu[^\s;]*|membar\S*|fence\S*", text))
+    assert orders == {
+        "ld.acquire.gpu.global.b32": 2,  # before the loop, and in it
+        "atom.release.gpu.global.add.u32": 2,  # in a stage of its own, and where others wait
+        "atom.acq_rel.gpu.global.add.u32": 2,  # of losses: those of a group, and the sums of groups
+    }
+    kinds = [one.kind for one in assembled(ptxas(), text, tmp_path)]
+    assert kinds.count(MEMBAR) <= 4
+    assert kinds.count(CCTL) <= 4
 
 
 FEW = {  # (function, dtype): of a row of ten classes, by the first warp of a block, which adds up, and by the others

@@ -99,6 +99,26 @@ def load_fresh(typingctx, array, k):
     return array.dtype(array, k), generate
 
 
+def _counted(order):
+    """Add to a counter of all blocks; returns what it was before."""
+
+    @intrinsic
+    def counted(typingctx, counters, k, more):
+        def generate(context, builder, signature, args):
+            address = address_of(context, builder, counters, args[0], int64_arg(context, builder, signature, args, 1))
+            code = f"atom.{order}.gpu.global.add.u32 $0, [$1], $2;"
+            added = context.cast(builder, args[2], more, types.int32)
+            return ptx(builder, ir.IntType(32), code, "=r,l,r,~{memory}", [address, added])
+
+        return types.int32(counters, k, more), generate
+
+    return counted
+
+
+count_released = _counted("release")  # whose thread has written what others know who acquire what the counter is then
+count_both_ways = _counted("acq_rel")  # and knows itself what others had written who counted before
+
+
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 

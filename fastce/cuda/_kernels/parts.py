@@ -2,6 +2,12 @@
 
 Blocks take parts in order of a ticket, not of their number. So whatever part a block waits for has been taken by a
 block that runs already, as long as a row has no more parts than blocks run at once.
+
+A state is written before its part is counted, by a release; and read after all are counted, by an acquire. Who reads
+the last count has read, through the additions between, what each of them released [1]: so loads after that are plain.
+
+[1] PTX ISA, Memory Consistency Model: an acquire synchronizes with a release whose write it observes, also through a
+chain of atomic operations (observation order), and causality order is transitive.
 """
 
 import functools
@@ -10,7 +16,7 @@ import numpy as np
 from numba import cuda
 
 from fastce.cuda._kernels.jobs import KNOWN_STATES, Job
-from fastce.cuda._kernels.primitives import device, from_lane, load_fresh, pause
+from fastce.cuda._kernels.primitives import count_released, device, from_lane, load_fresh, pause
 from fastce.cuda._kernels.scale import merged_by, nothing_by
 from fastce.cuda._kernels.states import WARP
 
@@ -33,15 +39,12 @@ def post(state, states, posted, row, part, parts):
     first = (row * parts + part) * len(state)
     for k in range(len(state)):
         states[first + k] = state[k]
-    cuda.threadfence()
-    is_last = cuda.atomic.add(posted, row, 1) == parts - 1
-    cuda.threadfence()
-    return is_last
+    return count_released(posted, row, 1) == parts - 1
 
 
 @device
 def wait_for_row(posted, row, parts):
-    """Wait until all parts of the row have been posted."""
+    """Wait until all parts of the row have been posted; each thread that is to read their states does."""
     while load_fresh(posted, row) < parts:
         pause()
 
@@ -62,15 +65,10 @@ def merged_parts_by(job: Job):
     merged, nothing, by_scale = merged_by(job), nothing_by(job), job.by_scale
 
     @device
-    def fresh(states, first):
-        state = (
-            load_fresh(states, first),
-            load_fresh(states, first + 1),
-            load_fresh(states, first + 2),
-            load_fresh(states, first + 3),
-        )
+    def posted_state(states, first):
+        state = states[first], states[first + 1], states[first + 2], states[first + 3]
         if by_scale:
-            return state + (load_fresh(states, first + 4), load_fresh(states, first + 5))  # noqa: RUF005  # for Numba
+            return state + (states[first + 4], states[first + 5])  # noqa: RUF005  # for Numba
         return state
 
     @device
@@ -85,7 +83,7 @@ def merged_parts_by(job: Job):
     def merged_parts(states, row, parts, like, options):
         whole, part, step = nothing, cuda.threadIdx.x % WARP, 1
         while part < parts:
-            whole = merged(whole, fresh(states, (row * parts + part) * len(whole)), like, options)
+            whole = merged(whole, posted_state(states, (row * parts + part) * len(whole)), like, options)
             part += WARP
         while step < WARP:
             whole = merged(whole, of_lane(whole, step), like, options)

@@ -13,6 +13,8 @@ if config.ENABLE_CUDASIM:
     from fastce.cuda._kernels.simulated import (
         ROOM_CHUNKS,
         chunk_of,
+        count_both_ways,
+        count_released,
         device,
         exp2,
         fetch,
@@ -65,6 +67,8 @@ else:
         wait_for_fetched,
     )
     from fastce.cuda._kernels.intrinsics import (
+        count_both_ways,
+        count_released,
         device,
         exp2,
         fma,
@@ -87,6 +91,8 @@ else:
 __all__ = [
     "ROOM_CHUNKS",
     "chunk_of",
+    "count_both_ways",
+    "count_released",
     "device",
     "exp2",
     "fetch",

@@ -71,6 +71,13 @@ def load_fresh(array, k):
     return array[k]
 
 
+def count_released(counters, k, more):
+    return cuda.atomic.add(counters, k, more)
+
+
+count_both_ways = count_released
+
+
 # --- chunks ----------------------------------------------------------------------------------------------------------
 
 

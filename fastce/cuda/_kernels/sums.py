@@ -8,7 +8,7 @@ import numpy as np
 from numba import cuda
 
 from fastce.cuda._kernels.jobs import SHARE, TOTAL_LOSS, TOTAL_OF_SCALE, TOTAL_OF_SHARES
-from fastce.cuda._kernels.primitives import device, from_lane, kernel, store_real
+from fastce.cuda._kernels.primitives import count_both_ways, device, from_lane, kernel, store_real
 from fastce.cuda._kernels.states import MOST_WARPS, WARP
 
 THREADS = 256
@@ -93,10 +93,7 @@ def are_last(tickets, at, items, all_items):
     """
     if items == 0:
         return False
-    cuda.threadfence()
-    are_all = cuda.atomic.add(tickets, at, items) + items == all_items
-    cuda.threadfence()
-    return are_all
+    return count_both_ways(tickets, at, items) + items == all_items
 
 
 @device
