@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fastce.cuda._kernels.copies import AXES, THREADS, copy_kernel
+from fastce.cuda._kernels.copies import AXES, THREADS, copy_kernel, fill
 from fastce.cuda._kernels.jobs import Cube
 from fastce.cuda.arrays import DeviceArray, empty
 from fastce.cuda.launching import launch
+from fastce.cuda.libraries import Library
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 MOST_BLOCKS = 1 << 12  # of kernels whose threads go round
@@ -103,6 +104,14 @@ def copy(source: DeviceArray, into: DeviceArray) -> None:
         source.flat(), source.origin, more + source.strides, into.flat(), into.origin, more + into.strides,
         more + source.shape, source.size,
     )  # fmt: skip
+
+
+def filled(library: Library, shape: tuple[int, ...], number: float) -> DeviceArray:
+    """A new array of this number in float64; the host neither copies nor waits."""
+    result = empty(library, shape, "float64")
+    if result.size:
+        launch(fill, blocks_for(result.size), THREADS, result, result.flat(), number)
+    return result
 
 
 def blocks_for(items: int) -> int:

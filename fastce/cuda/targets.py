@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
 from fastce.arguments.arrays import class_index_error
 from fastce.arguments.numbers import number
@@ -33,7 +32,7 @@ from fastce.cuda._kernels.jobs import (
 from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, is_sparse
 from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
-from fastce.cuda.layout import FLOATS, Rows, contiguous, rows_of
+from fastce.cuda.layout import FLOATS, Rows, contiguous, filled, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, limits
 from fastce.cuda.rooms import Rooms, rooms_of
@@ -145,11 +144,10 @@ def described_targets(
 
 def _row_weights(reader: _Reader, value: Any, lead: tuple[int, ...]) -> DeviceArray:
     """One weight per row; a number stands for the same in all."""
-    is_number = not is_on_device(value)
-    array = reader.read(
-        cuda.to_device(np.full(1, number(value, "sample_weight"))) if is_number else value, "sample_weight"
-    )
-    if is_number or array.shape in ((), (1,)):
+    if not is_on_device(value):
+        return filled(reader.library, lead, number(value, "sample_weight"))
+    array = reader.read(value, "sample_weight")
+    if array.shape in ((), (1,)):
         array = reader.keep(replace(array, shape=lead, strides=(0,) * len(lead)))  # of all rows
     if array.shape != lead:
         raise ValueError(f"sample_weight has shape {array.shape}, expected {lead}")

@@ -22,9 +22,10 @@ def host(value):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_the_same_numbers(on_device, shape, reduction):
+@pytest.mark.parametrize("weight", [np.linspace(0.0, 2.0, 40), 0.75], ids=["of rows", "of all"])
+def test_the_same_numbers(on_device, shape, reduction, weight):
     x, axis = SHAPES[shape]
-    options = {"axis": axis, "reduction": reduction, "sample_weight": np.linspace(0.0, 2.0, 40)}
+    options = {"axis": axis, "reduction": reduction, "sample_weight": weight}
     expected = on_device.cross_entropy_value_and_grad(x, Y, **options)
     with fastce.deferred():
         value = on_device.cross_entropy(x, Y, **options)
@@ -108,6 +109,7 @@ def test_a_graph_can_keep_all_that_a_second_call_asks_for(shape):
         calls = [
             lambda: fastce.cross_entropy(x, y, axis=axis),
             lambda: fastce.cross_entropy_value_and_grad(x, y, axis=axis),
+            lambda: fastce.cross_entropy_value_and_grad(x, y, axis=axis, sample_weight=0.75),
             lambda: fastce.cross_entropy_value_and_grad(x, y, axis=axis, reduction="none", sample_weight=weight),
             lambda: fastce.cross_entropy_value_and_grad(x, y, axis=axis, reduction="sum", grad_output=above, out=out),
         ]

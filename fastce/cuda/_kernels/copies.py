@@ -1,4 +1,4 @@
-"""Copies from strides to strides."""
+"""Copies from strides to strides, and of one number."""
 
 import functools
 
@@ -35,3 +35,10 @@ def copy_kernel(from_float: bool, to_float: bool):
                 into[there] = source[here]
 
     return copy
+
+
+@kernel(THREADS, 4)
+def fill(into, number):
+    """Fill an array with a number."""
+    for k in range(cuda.grid(1), into.size, cuda.gridsize(1)):
+        into[k] = number
