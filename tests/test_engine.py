@@ -188,8 +188,8 @@ def test_arrays_on_two_gpus_are_refused(calls):
 
 def test_what_is_computed_on_the_cpu_only_says_so():
     for value in (OfInterface(), OfDLPack(), OfTorch(0), OfNumba(0)):
-        with pytest.raises(TypeError, match=r"^block is on a GPU; this function computes on the CPU only: copy it"):
-            fastce.LogSumExp().update(value)
+        with pytest.raises(TypeError, match=r"^logits is on a GPU; this function computes on the CPU only: copy it"):
+            fastce.streaming.row_stats([value])
 
 
 def test_without_numba_cuda_the_extra_is_named(monkeypatch):

@@ -28,7 +28,7 @@ BELOW = {  # what each room may import, besides itself and what everybody may
     "dask": {"streaming", "losses", "products", "cpu", "arguments"},
     "torch": {"losses", "products", "cpu", "arguments"},
     "jax": {"losses", "products", "arguments"},
-    "streaming": {"losses", "products", "cpu", "arguments"},
+    "streaming": {"losses", "products", "engine", "cpu", "arguments"},
     "objectives": {"losses", "arguments"},
     "losses": {"products", "engine", "cpu", "arguments"},
     "products": {"engine", "cpu", "arguments"},

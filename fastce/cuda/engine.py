@@ -78,7 +78,9 @@ def _called(function: Callable[..., Any], public: Callable[..., Any]) -> Callabl
         if given["n_threads"] is not None:
             checked_num_threads(given["n_threads"], "n_threads")  # of the CPU, which has nothing to do here
         if is_deferred() and public.__name__ not in DEFERRED:
-            raise TypeError(f"{public.__name__} of arrays on a GPU waits for them: call it out of fastce.deferred()")
+            raise TypeError(
+                f"{public.__qualname__} of arrays on a GPU waits for them: call it out of fastce.deferred()"
+            )
         result = function(**given)
         wait_for_readers(given.values())
         return result

@@ -173,5 +173,5 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         try:
             import ml_dtypes  # noqa: F401  (gives NumPy the dtype)
         except ImportError:
-            raise ImportError("new arrays of bfloat16 that are not PyTorch's need the package ml_dtypes") from None
+            raise ImportError("arrays of bfloat16 that are not PyTorch's need the package ml_dtypes") from None
     return np.dtype(name)

@@ -10,7 +10,9 @@ from fastce.arguments.arrays import Array, class_axis, not_integers
 from fastce.arguments.numbers import chosen, integer
 from fastce.arguments.statistics import OUTPUTS, asks_for_targets, checked_top_k, numbers_of_classes
 from fastce.cuda._kernels.jobs import SPARSE, Targets, options_of
-from fastce.cuda._kernels.statistics import NO_CLASS, THREADS, Asked, Statistics, best_points, statistics_kernel
+from fastce.cuda._kernels.states import WARP
+from fastce.cuda._kernels.statistics import Asked, best_points, statistics_kernel
+from fastce.cuda._kernels.statistics_ends import NO_CLASS, OF_KNOWN, THREADS, Statistics, parts_kernel
 from fastce.cuda.arrays import DeviceArray, device_array, empty, is_sparse
 from fastce.cuda.cross_entropy import float_array, readable_rows, real_of
 from fastce.cuda.flat import nothing
@@ -22,9 +24,11 @@ from fastce.cuda.rooms import rooms_of
 from fastce.cuda.run import numbers_of
 from fastce.cuda.targets import INTEGERS, DeviceTargets, check, described_targets, no_targets, verdict
 
-DTYPES = {"argmax": "int64", "target_rank": "int64", "in_top_k": "bool"}  # the others are floats
-OF_SUMS = {"logsumexp", "entropy", "target_log_prob"}
+DTYPES = {"rest": "float64", "argmax": "int64", "target_rank": "int64", "in_top_k": "bool"}  # the others are of reals
+OF_SUMS = {"logsumexp", "rest", "entropy", "target_log_prob"}
 FEWEST_IN_CHUNKS = 128  # classes; of more, a chunk for each thread of a warp
+MOST_OF_BLOCK = 1 << 14  # classes, where rows are so few that parts of them have blocks of their own
+MANY_BLOCKS = 1 << 10  # that keep any GPU busy
 MOST = 1 << 62  # of ranks that count
 
 
@@ -50,6 +54,11 @@ def row_stats(**given: Any) -> dict[str, Any]:
     return {name: results[name].given for name in names}
 
 
+def store_statistics(rows: Rows, results: Mapping[Any, DeviceArray]) -> None:
+    """Store what needs no targets: "max", say, or "rest", by the names of `Statistics`."""
+    _launch(rows, results, None, NO_CLASS, MOST, rooms_of(rows.array.library, 0, 0).report)
+
+
 def _launch(
     rows: Rows, results: Mapping[Any, DeviceArray], classes: Any, ignored: int, top_k: int, report: Any
 ) -> None:
@@ -58,11 +67,29 @@ def _launch(
     in_chunks = rows.is_matrix and rows.classes > FEWEST_IN_CHUNKS
     asked = Asked(real == np.float64, bool(names & OF_SUMS), "entropy" in names, in_chunks)
     rooms = (results[k].flat() if k in results else nothing(DTYPES.get(k, real.name)) for k in Statistics._fields)
-    launch(
-        statistics_kernel(asked), *group_for(rows), logits,
-        logits.flat(), rows.count, rows.classes, rows.inner, rows.cube, rows.phase(lanes_of(logits)),
-        nothing("int64") if classes is None else classes, ignored, top_k, options_of(real), report, Statistics(*rooms),
+    told = (
+        nothing("int64") if classes is None else classes, ignored, top_k, options_of(real), report, Statistics(*rooms)
     )  # fmt: skip
+    blocks, group = group_for(rows)
+    parts = _parts_of(rows, group)
+    found = empty(logits.library, (rows.count * parts * OF_KNOWN if parts > 1 else 0,), "float64").flat()
+    launch(
+        statistics_kernel(asked), blocks * parts, group, logits,
+        logits.flat(), rows.count, rows.classes, rows.inner, rows.cube, rows.phase(lanes_of(logits)),
+        parts, MOST_OF_BLOCK if parts > 1 else rows.classes, found, *told,
+    )  # fmt: skip
+    if parts > 1:
+        of_block = THREADS // WARP
+        launch(
+            parts_kernel(asked.sums), -(-rows.count // of_block), (WARP, of_block), logits,
+            logits.flat(), rows.count, rows.inner, rows.cube, parts, found, *told,
+        )  # fmt: skip
+
+
+def _parts_of(rows: Rows, group: tuple[int, int]) -> int:
+    """How many blocks take a row; by its shape alone, so that bits are the same in every run."""
+    is_cut = group[1] == 1 and rows.count < MANY_BLOCKS
+    return -(-rows.classes // MOST_OF_BLOCK) if is_cut else 1
 
 
 def _targets(given: dict[str, Any], names: Sequence[str], logits: DeviceArray, axis: int) -> DeviceTargets | None:

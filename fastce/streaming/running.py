@@ -6,9 +6,11 @@ import numpy as np
 
 from fastce.arguments.arrays import common_dtype, kernel_dtype, real_array, reduced_axes
 from fastce.arguments.libraries import read, refuse_without_values
+from fastce.arguments.places import is_on_device
 from fastce.arguments.silence import cast
 from fastce.arguments.words import shown
 from fastce.cpu.running import States, states_over
+from fastce.engine import cuda_functions
 from fastce.typing import Axes
 
 
@@ -53,7 +55,8 @@ class LogSumExp:
         Parameters
         ----------
         block : array_like
-            As `a` of `fastce.logsumexp`; complex numbers are not accepted.
+            As `a` of `fastce.logsumexp`; complex numbers are not accepted. An array on a GPU is summed up there; its
+            state, and so the result, are in the memory of the CPU.
         axis : int or tuple of int, optional
             Axes that are summed over; all by default. The shape that is left must be that of the blocks before.
         n_threads : int, optional
@@ -70,6 +73,11 @@ class LogSumExp:
             If the shape that is left is another than before; nothing is added then.
         """
         refuse_without_values(block, "block")
+        if is_on_device(block):
+            on_gpu: Any = cuda_functions().namesake(LogSumExp.update)
+            shape, dtype, tops, rests = on_gpu(self, block, axis, n_threads=n_threads)
+            self._add(shape, dtype, States(tops, rests), "block", block)
+            return self
         array = real_array(read(block, "block"), "block")
         array = array if array.ndim else array[None]
         axes = reduced_axes(array, axis)

@@ -130,7 +130,10 @@ def data_of_its_own(request):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks of 64 threads, which hold 128 chunks: rows of a few hundred classes take all of a block, or several."""
+    """Blocks of 64 threads, which hold 128 chunks: rows of a few hundred classes take all of a block, or several.
+
+    Statistics of 300 classes are those of two parts.
+    """
     threads, chunks = 64, 128
     names = ("_kernels.checks", "_kernels.rows", "_kernels.sums", "binary", "groups", "layout", "nll", "run", "targets")
     modules = [import_module(f"fastce.cuda.{name}") for name in names]
@@ -141,6 +144,7 @@ def small_blocks(monkeypatch):
         if hasattr(module, "ROOM_CHUNKS"):
             monkeypatch.setattr(module, "ROOM_CHUNKS", chunks)
     monkeypatch.setattr(import_module("fastce.cuda.groups"), "CLASSES_OF_WARP", 2 * threads)
+    monkeypatch.setattr(import_module("fastce.cuda.statistics"), "MOST_OF_BLOCK", 250)
     run = import_module("fastce.cuda.run")
     monkeypatch.setattr(run, "CHUNKS_OF_THREAD", chunks // threads)
     monkeypatch.setattr(run, "ROWS_OF_BLOCK", threads)

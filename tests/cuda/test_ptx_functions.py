@@ -173,6 +173,16 @@ def test_row_stats(rng, launched, shape, axis, dtype):
     check_statistics(launched, x, targets, axis)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_row_stats_of_parts_of_rows(rng, launched, monkeypatch, dtype):
+    monkeypatch.setattr("fastce.cuda.statistics.MOST_OF_BLOCK", 1000)
+    x = (4 * rng.normal(size=(2, 3001))).astype(dtype_of(dtype))
+    x[0, 1500:] = -np.inf
+    check_statistics(launched, x, np.array([1700, 2900]), 1)
+    assert [one.kernel.__name__ for one in launched.device.launches][-2:] == ["statistics", "parts_of_statistics"]
+    assert np.prod(launched.device.launches[-2].grid) == 8  # four parts of a row
+
+
 def check_statistics(functions, x, targets, axis=1):
     stats = functions.row_stats(x, targets, outputs=test_statistics.OUTPUTS, axis=axis)
     expected = test_statistics.expected_statistics(x, targets, axis)

@@ -15,18 +15,16 @@ rest and spread are held raised, as in `states`. The rank of the target is count
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda
 
-from fastce.cuda._kernels.groups import first_of_group, sum_of_group
 from fastce.cuda._kernels.jobs import IS_BAD
 from fastce.cuda._kernels.lone_rows import first_of_row
 from fastce.cuda._kernels.primitives import (
     device,
     fma,
-    from_lane,
     kernel,
     lanes_of,
     largest,
@@ -37,19 +35,20 @@ from fastce.cuda._kernels.primitives import (
     smallest,
     to_real,
 )
-from fastce.cuda._kernels.states import (
-    MOST_WARPS,
-    WARP,
-    apart,
-    raised_power_of,
-    raised_term_of,
-    reference_of,
+from fastce.cuda._kernels.states import MOST_WARPS, apart, raised_power_of, reference_of
+from fastce.cuda._kernels.statistics_ends import (
+    NO_CLASS,
+    NOTHING,
+    OF_KNOWN,
+    OF_STATE,
+    THREADS,
+    class_of_row,
+    conclude,
+    known_of_group,
+    merged,
 )
 
-THREADS = 256
 BLOCK = 16  # elements that are added up in the dtype of the reals
-NO_CLASS = -1  # of a row without a target
-OF_STATE = 3
 
 
 class Asked(NamedTuple):
@@ -59,18 +58,6 @@ class Asked(NamedTuple):
     sums: bool
     entropy: bool
     in_chunks: bool  # whether adjacent classes are read 16 bytes at a time
-
-
-class Statistics(NamedTuple):
-    """Where the results go, one for each row; an empty array for what is not asked for."""
-
-    logsumexp: Any
-    argmax: Any  # int64
-    max: Any
-    entropy: Any
-    target_log_prob: Any
-    target_rank: Any  # int64
-    in_top_k: Any  # bool
 
 
 @functools.cache
@@ -92,70 +79,6 @@ def pushed_by(asked: Asked):
         return high, rest, spread
 
     return pushed
-
-
-@device
-def merged(one, other, like, options):
-    """The states (top, rest, spread) of two parts together; in float64."""
-    high, low, lowered = largest(one[0], other[0]), smallest(one[0], other[0]), np.float64(options.lowered)
-    difference, term = raised_term_of(low, reference_of(high, 0.0), like, options)
-    of_high, of_low = (one, other) if one[0] >= other[0] else (other, one)
-    others = 1.0 + of_low[1] * lowered
-    return high, of_high[1] + others * term, of_high[2] + term * (of_low[2] * lowered - difference * others)
-
-
-@device
-def merged_of_group(state, board, like, options):
-    """The state of the row, known to its first thread."""
-    lanes, step = cuda.blockDim.x, 1
-    while step < min(lanes, WARP):
-        other = from_lane(state[0], step), from_lane(state[1], step), from_lane(state[2], step)
-        state = merged(state, other, like, options)
-        step *= 2
-    if lanes > WARP:
-        if cuda.threadIdx.x % WARP == 0:
-            warp = cuda.threadIdx.x // WARP
-            board[0, warp], board[1, warp], board[2, warp] = state
-        cuda.syncthreads()
-        if cuda.threadIdx.x == 0:
-            for warp in range(1, lanes // WARP):
-                state = merged(state, (board[0, warp], board[1, warp], board[2, warp]), like, options)
-        cuda.syncthreads()
-    return state
-
-
-@device
-def class_of_row(i, classes_of_rows, ignore_index):
-    """The target of row i, if it has one."""
-    if classes_of_rows.size == 0 or np.int64(classes_of_rows[i]) == ignore_index:
-        return np.int64(NO_CLASS)
-    return np.int64(classes_of_rows[i])
-
-
-@device
-def store_sums(results, i, state, x_y, y, options):
-    """What follows from the sums of a row; nan where it has no probabilities."""
-    top, rest, spread = state[0], state[1] * np.float64(options.lowered), state[2] * np.float64(options.lowered)
-    is_defined, tail = not math.isinf(top), math.log1p(rest)
-    if results.logsumexp.size > 0:
-        results.logsumexp[i] = top + tail if is_defined else top
-    if results.entropy.size > 0:
-        results.entropy[i] = tail + spread / (1.0 + rest) if is_defined else math.nan
-    if results.target_log_prob.size > 0:
-        results.target_log_prob[i] = 0.0 - (tail + (top - x_y)) if is_defined and y != NO_CLASS else math.nan
-
-
-@device
-def store_ranks(results, i, top, place, rank, top_k):
-    """The largest logit, where it is, and the rank of the target, -1 where nothing can be ranked."""
-    if results.max.size > 0:
-        results.max[i] = top
-    if results.argmax.size > 0:
-        results.argmax[i] = np.int64(place)
-    if results.target_rank.size > 0:
-        results.target_rank[i] = rank
-    if results.in_top_k.size > 0:
-        results.in_top_k[i] = 0 <= rank < top_k
 
 
 @functools.cache
@@ -197,7 +120,7 @@ def known_by(asked: Asked):
     @device
     def of_elements(logits, first, step, classes, phase, x_y, y, options):
         lanes, lowest = cuda.blockDim.x, to_real(logits, -math.inf)
-        state, best, before = (-math.inf, 0.0, 0.0), (lowest, np.int64(classes)), 0
+        state, best, before = NOTHING, (lowest, np.int64(classes)), 0
         for begin in range(cuda.threadIdx.x, classes, lanes * BLOCK):
             sums = lowest, options.zero, options.zero
             for c in range(begin, min(begin + lanes * BLOCK, classes), lanes):
@@ -209,7 +132,7 @@ def known_by(asked: Asked):
     def of_chunks(logits, first, step, classes, phase, x_y, y, options):
         """The next chunk is on its way while one is looked at."""
         lanes, size, lowest = cuda.blockDim.x, lanes_of(logits), to_real(logits, -math.inf)
-        state, best, before = (-math.inf, 0.0, 0.0), (lowest, np.int64(classes)), 0
+        state, best, before = NOTHING, (lowest, np.int64(classes)), 0
         gap, k = (phase + first) & (size - 1), np.int64(cuda.threadIdx.x)
         chunks = (gap + classes + size - 1) // size
         chunk = chunk_of_row(logits, k, gap, first, classes)
@@ -229,32 +152,38 @@ def known_by(asked: Asked):
 
 @functools.cache
 def statistics_kernel(asked: Asked):
-    """The kernel for all that is asked for."""
+    """The kernel for all that is asked for; of parts of rows, what is known goes to ``found``, for `parts_kernel`."""
     known_of, with_sums = known_by(asked), asked.sums
 
     @kernel(THREADS, 2)
-    def statistics(logits, rows, classes, inner, cube, phase, targets, ignore_index, top_k, options, report, results):
+    def statistics(
+        logits, rows, classes, inner, cube, phase, parts, of_part, found, targets, ignore_index, top_k, options, report,
+        results,
+    ):  # fmt: skip
         if report[IS_BAD] > 0.0:
             return
         board = cuda.shared.array((OF_STATE, MOST_WARPS), np.float64)
-        i = np.int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y
-        first, y = first_of_row(i, inner, cube), np.int64(NO_CLASS)
+        i, begin, y = np.int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y, np.int64(0), np.int64(NO_CLASS)
+        if parts > 1:
+            i, begin = np.int64(cuda.blockIdx.x) // parts, np.int64(cuda.blockIdx.x) % parts * of_part
+        first = first_of_row(i, inner, cube)
         if i < rows:
             y = class_of_row(i, targets, ignore_index)
         x_y = load_real(logits, first + y * cube.class_step) if y != NO_CLASS else options.zero
-        end = classes if i < rows else 0
-        state, best, before = known_of(logits, first, cube.class_step, end, phase, x_y, y, options)
-        largest_of_row, where = first_of_group(np.float64(best[0]), np.float64(best[1]), board)
-        if with_sums:
-            state = merged_of_group(state, board, logits, options)
-        rank = np.int64(sum_of_group(np.float64(before), board))
+        length = min(classes - begin, of_part) if i < rows else 0
+        own_y = min(y - begin, length)  # the target as classes of this part are counted: behind all if it comes later
+        state, best, before = known_of(
+            logits, first + begin * cube.class_step, cube.class_step, length, phase, x_y, own_y, options
+        )
+        place = np.float64(begin + best[1])
+        known = known_of_group(state, np.float64(best[0]), place, np.float64(before), with_sums, board, logits, options)
         if cuda.threadIdx.x == 0 and i < rows:
-            if y == NO_CLASS or largest_of_row != largest_of_row:
-                rank = np.int64(-1)
-            if with_sums:
-                store_sums(results, i, state, np.float64(x_y), y, options)
-            is_found = where < classes  # else all are -inf
-            store_ranks(results, i, largest_of_row, where if is_found else 0.0, rank, top_k)
+            if parts > 1:
+                at = np.int64(cuda.blockIdx.x) * OF_KNOWN
+                for k in range(OF_KNOWN):
+                    found[at + k] = known[k]
+            else:
+                conclude(results, i, known, np.float64(x_y), y, top_k, with_sums, options)
 
     return statistics
 
