@@ -8,6 +8,7 @@ from checks import NAMES, REDUCTIONS, dtype_of
 from covering import covering
 
 import fastce
+import fastce.cpu.mates
 from fastce.profile.pairs import load_pairs
 
 SIZES = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 48, 50]  # tiles have 16 rows and columns at most
@@ -225,13 +226,23 @@ def test_integer_features_count_as_float64(rng, dtype):
     dense.check("sup_con", features, rng.integers(0, 4, 20), temperature=2.0, normalize=False)
 
 
-def test_many_rows_of_one_class_are_summed_in_several_blocks(rng, monkeypatch):
-    import fastce.cpu.tile_similarity
+CLASSES = [np.zeros(64, int), np.arange(64) // 32, np.arange(64) % 7, np.maximum(np.arange(64) - 40, 0)]
 
-    monkeypatch.setattr(fastce.cpu.tile_similarity, "BLOCK_BYTES", 8 * 12 * 10)  # ten rows
-    features = views(rng, 64, np.float64)[0]
-    for labels in (np.zeros(64, int), np.arange(64) // 32, np.arange(64) % 7, np.maximum(np.arange(64) - 40, 0)):
-        dense.check("sup_con", features, labels)
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("labels", CLASSES)
+def test_many_rows_of_one_class_are_summed_in_several_blocks(rng, monkeypatch, labels, name):
+    monkeypatch.setattr(fastce.cpu.mates, "BLOCK_BYTES", 8 * 12 * 10)  # ten rows
+    features = views(rng, 64, np.float64)[0].astype(dtype_of(name))
+    dense.check("sup_con", features, labels)
+    plain, *others = (
+        fastce.sup_con_value_and_grad(make(features), labels, n_threads=n_threads)
+        for make in (np.ascontiguousarray, np.asfortranarray)
+        for n_threads in (1, 2)
+    )
+    for found in others:
+        assert found.value == plain.value
+        assert found.grad_features.tobytes() == plain.grad_features.tobytes()
 
 
 # ----------------------------------------------------------------------------------------- hard numbers
@@ -293,7 +304,7 @@ def test_labels_are_integers_even_if_there_are_none():
 @pytest.mark.parametrize("block", [None, 1])
 def test_sup_con_keeps_what_a_large_row_has_to_do_with_small_ones(dtype, block, monkeypatch):
     if block is not None:
-        monkeypatch.setattr("fastce.cpu.tile_similarity.BLOCK_BYTES", block)
+        monkeypatch.setattr("fastce.cpu.mates.BLOCK_BYTES", block)
     features, scale = np.array([[1e20], [1.0], [2.0]], dtype), 1e-20
     ours = fastce.sup_con_value_and_grad(features, [0, 0, 0], temperature=1 / scale, normalize=False, reduction="none")
     x = features.astype(np.longdouble)

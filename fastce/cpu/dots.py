@@ -15,16 +15,16 @@ from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.threads import cut_rows, for_each
 
 COPIED_BYTES = 1 << 18  # at a time, which stay in the cache
-_NO_FACTORS = np.empty(0)
+NO_FACTORS = np.empty(0)
 
 
-class _Rows:
+class FeatureRows:
     """An array as kernels see it, in a dtype that is at least its own, and factors of its rows."""
 
     def __init__(self, array: Array, factors: Array | None, dtype: np.dtype[Any]) -> None:
         self.array = array
         self.dtype = dtype
-        self.factors: Array = _NO_FACTORS if factors is None else factors
+        self.factors: Array = NO_FACTORS if factors is None else factors
         self.row_bytes: int = array.shape[1] * dtype.itemsize
         is_read = array.dtype == dtype and array.flags.aligned and array.strides[1] == array.itemsize
         self.as_read: Array | None = storage_view(array) if is_read else None
@@ -39,7 +39,7 @@ class _Rows:
         """(a matrix, in which of its rows those of these numbers are, factors of its rows)."""
         if self.as_read is not None:
             return self.as_read, numbers, self.factors
-        factors = self.factors[numbers] if self.factors.size else _NO_FACTORS
+        factors = self.factors[numbers] if self.factors.size else NO_FACTORS
         return self._copied(numbers), np.arange(numbers.size), factors
 
     def _copied(self, rows: Any) -> Array:
@@ -57,7 +57,7 @@ def products_of_rows(
 ) -> Array:
     """left[rows[k]] @ right[columns[k]] for every k."""
     dtype = common_dtype(kernel_dtype(left.dtype), kernel_dtype(right.dtype))
-    a, b = _Rows(left, left_factors, dtype), _Rows(right, right_factors, dtype)
+    a, b = FeatureRows(left, left_factors, dtype), FeatureRows(right, right_factors, dtype)
     products, row_bytes = np.empty(rows.size), a.row_bytes + b.row_bytes
     is_copied = a.as_read is None or b.as_read is None
     kernel = pair_products.compiled(dtype)
@@ -72,8 +72,8 @@ def products_of_rows(
 
 def products_with(array: Array, vector: Array, factors: Array | None, n_threads: int | None) -> Array:
     """Every row times a vector of float64."""
-    features = _Rows(array, factors, kernel_dtype(array.dtype))
-    products, numbers = np.empty(len(array)), np.zeros(_padded(vector.size))
+    features = FeatureRows(array, factors, kernel_dtype(array.dtype))
+    products, numbers = np.empty(len(array)), np.zeros(room_for(vector.size))
     numbers[: vector.size] = vector
     kernel = vector_products.compiled(features.dtype)
 
@@ -87,9 +87,9 @@ def products_with(array: Array, vector: Array, factors: Array | None, n_threads:
 
 def sum_of_rows(array: Array, factors: Array | None, n_threads: int | None) -> Array:
     """The sum of all rows."""
-    features = _Rows(array, factors, kernel_dtype(array.dtype))
+    features = FeatureRows(array, factors, kernel_dtype(array.dtype))
     blocks = cut_rows(len(array), features.row_bytes)
-    totals = np.zeros((len(blocks), _padded(array.shape[1])))
+    totals = np.zeros((len(blocks), room_for(array.shape[1])))
     kernel = add_rows.compiled(features.dtype)
 
     def work(k: int, start: int, stop: int) -> None:
@@ -108,5 +108,6 @@ def _parts(start: int, stop: int, row_bytes: int, is_copied: bool) -> Iterator[s
         yield slice(first, min(first + at_a_time, stop))
 
 
-def _padded(width: int) -> int:
+def room_for(width: int) -> int:
+    """How many numbers of float64 vectors need that have one for each element."""
     return -(-width // ROOM) * ROOM

@@ -6,7 +6,6 @@ in the tiles they are masked. The second sweep turns each tile into its gradient
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +14,11 @@ from fastce.arguments.arrays import Array
 from fastce.arguments.labels import Classes
 from fastce.arguments.positives import Positives, no_positives, pairs
 from fastce.cpu.layout import Rows
+from fastce.cpu.mates import Mates
 from fastce.cpu.sides import Factors, Side, gradient_factors, shares, sides_of, slopes_of_points, value_of
 from fastce.cpu.similarity import SimilarityCall, sums_of_negatives, write_gradient
 from fastce.cpu.sums import Means, Sums, half_difference
-from fastce.cpu.threads import BLOCK_BYTES, for_each
 
-UNEVEN = 2.0**10  # times the least row of a class is the largest
 _NOTHING = np.empty(0)
 
 
@@ -156,17 +154,12 @@ class LabelSimilarity(TileSimilarity):
         rows = products.left.rows
         couples = pairs(*classes.couples(), (rows, rows))
         super().__init__(products, couples, within, 0.0, reduction, of_losses, n_threads)
+        self.mates: Mates = Mates(products.left, classes, n_threads)
 
     @functools.cached_property
     def sides(self) -> tuple[Side, Side]:
         sides = super().sides
-        mean = np.zeros(self.classes.others.size)
-        number = np.maximum(self.classes.others, 1)
-
-        def work(rows: Array, of_rows: Array, mates: Array) -> None:
-            mean[rows] = np.einsum("ij,ij->i", of_rows, mates) / number[rows]
-
-        self._for_each_class(work)
+        mean = self.mates.products() / np.maximum(self.classes.others, 1)
         for side in sides:
             unit = 2.0**-side.shift
             half = 0.5 * unit * np.log(side.total) + half_difference(side.tops, mean, self.within.scale * unit)
@@ -182,46 +175,4 @@ class LabelSimilarity(TileSimilarity):
         others, gradient = self.classes.others, self.products.of_left.total
         share = -2.0 * self.within.factor * self.sides[0].share
         slopes = np.where(others > 1, share / np.maximum(others, 1), 0.0)
-
-        def work(rows: Array, of_rows: Array, mates: Array) -> None:
-            gradient[rows] += slopes[rows, None] * mates
-
-        self._for_each_class(work)
-
-    def _for_each_class(self, work: Callable[[Array, Array, Array], None]) -> None:
-        """work(numbers, rows, the sum of all other rows with the same label), in float64, for some rows at a time."""
-        features = self.products.left
-        at_a_time = max(1, BLOCK_BYTES // (8 * max(features.width, 1)))
-
-        def of_group(numbers: Array, first: Array) -> None:
-            blocks = [slice(k, k + at_a_time) for k in range(0, numbers.size, at_a_time)]
-            if len(blocks) == 1:
-                rows = features.gathered(numbers)
-                work(numbers, rows, _others_of_classes(rows, first))
-                return
-            sums = [features.gathered(numbers[block]).sum(axis=0) for block in blocks]  # of a single class
-            for k, block in enumerate(blocks):
-                rows = features.gathered(numbers[block])
-                elsewhere = sum(sums[:k], np.zeros(features.width)) + sum(sums[k + 1 :], np.zeros(features.width))
-                work(numbers[block], rows, elsewhere + _others_of_classes(rows, np.zeros(1, np.int64)))
-
-        for_each(list(self.classes.groups(at_a_time)), of_group, self.n_threads)
-
-
-def _others_of_classes(rows: Array, first: Array) -> Array:
-    """For each row the sum of all others of its class; classes begin at the ``first`` rows.
-
-    That is the sum of all less the row, unless a row is so large that nothing of the others would be left.
-    """
-    sizes = np.abs(rows).max(axis=1, initial=0.0)
-    largest, least = np.maximum.reduceat(sizes, first), np.minimum.reduceat(sizes, first)
-    class_of_row = np.searchsorted(first, np.arange(len(rows)), side="right") - 1
-    others: Array = np.add.reduceat(rows, first, axis=0)[class_of_row] - rows
-    ends = np.append(first[1:], len(rows))
-    for k in np.flatnonzero(largest > UNEVEN * least):
-        x = rows[first[k] : ends[k]]
-        before, after = np.zeros_like(x), np.zeros_like(x)
-        np.cumsum(x[:-1], axis=0, out=before[1:])
-        after[:-1] = np.cumsum(x[:0:-1], axis=0)[::-1]
-        others[first[k] : ends[k]] = before + after
-    return others
+        self.mates.add_to(gradient, slopes)

@@ -36,7 +36,7 @@ class WideRows:
         self.powers: Any = None
 
     @property
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether all rows are there, and have factors at most."""
         return self.numbers is None and self.powers is None
 
@@ -85,7 +85,7 @@ class WideRows:
     def products_of_pairs(self, rows: Any, right: "WideRows", columns: Any) -> Any:
         """self[rows[k]] @ right[columns[k]] for every k."""
         engine = self.engine
-        products = self._products_as_given(rows, right, columns) if self._is_plain and right._is_plain else None
+        products = self._products_as_given(rows, right, columns) if self.is_plain and right.is_plain else None
         if products is not None:
             return products
         products = engine.xp.empty(rows.size)
@@ -123,7 +123,7 @@ class WideRows:
 
     def along(self, others: Any) -> Any:
         """Each row times that of another matrix; None if the engine has no kernel."""
-        if not self._is_plain:
+        if not self.is_plain:
             return None
         products = self.engine.xp.empty(self.rows)
         for array, rows in self._each_array():
@@ -137,7 +137,7 @@ class WideRows:
     def sum(self) -> Any:
         """The sum of all rows."""
         xp = self.engine.xp
-        total = self._sum_as_given() if self._is_plain else None
+        total = self._sum_as_given() if self.is_plain else None
         if total is None:
             total = xp.zeros(self.width)
             for start, stop in self.engine.cuts(self.rows, self.width * 8):
@@ -156,7 +156,7 @@ class WideRows:
     def times(self, vector: Any) -> Any:
         """Every row times a vector."""
         xp = self.engine.xp
-        result = self._times_as_given(vector) if self._is_plain else None
+        result = self._times_as_given(vector) if self.is_plain else None
         if result is not None:
             return result
         result = xp.empty(self.rows)

@@ -154,6 +154,8 @@ def products_floor(problem: FeaturesProblem) -> tuple[Call, float]:
     if problem.loss == "linear_cross_entropy":
         rows, columns = min(problem.rows, PANEL), problem.columns
     a, b = problem.sides[0][:rows], problem.sides[1][:columns]
+    if problem.is_symmetric:
+        b = b.copy()  # an array times itself takes NumPy longer
     tile, of_a, of_b = np.empty((rows, columns), a.dtype), np.empty_like(a), np.empty_like(b)
 
     def products() -> None:

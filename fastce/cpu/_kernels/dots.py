@@ -22,7 +22,10 @@ def factor_of(factors, i):
 @inline
 def wide_elements(row, j, width, factor):
     """A vector of the row from element j on, times the factor; zeros beyond the width."""
-    return widened(elements(row, j, min(lanes_of(row), width - j), to_real(row, 0.0)), factor)
+    first, second = widened(elements(row, j, min(lanes_of(row), width - j), to_real(row, 0.0)))
+    if factor != 1.0:
+        first, second = first * factor, second * factor
+    return first, second
 
 
 @inline

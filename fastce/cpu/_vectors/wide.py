@@ -6,7 +6,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastce.cpu._vectors.simd import _fma, _lane, _splat, float64_vector
+from fastce.cpu._vectors.compiler import real_of
+from fastce.cpu._vectors.simd import _fma, _lane, float64_vector, vector_of
 
 
 def _add_by_halves(builder: Any, vector: Any) -> Any:
@@ -81,19 +82,34 @@ def add_products(typingctx, totals, q, x, near):
 
 
 @intrinsic
-def widened(typingctx, x, factor):
-    """The lanes of ``x`` times a factor in float64: two vectors of float32, one of float64 beside zeros."""
+def widened(typingctx, x):
+    """The lanes of ``x`` in float64: two vectors of float32, one of float64 beside zeros."""
 
     def codegen(context, builder, sig, args):
-        x, factor = args
+        (x,) = args
         parts = [x] if x.type.element == ir.DoubleType() else [_half(builder, x, half) for half in range(2)]
         pair = ir.Constant(context.get_value_type(sig.return_type), None)
         for k, part in enumerate(parts):
-            product = builder.fmul(part, _splat(builder, factor, part.type.count))
-            pair = builder.insert_value(pair, product, k)
+            pair = builder.insert_value(pair, part, k)
         return pair
 
-    return types.UniTuple(float64_vector, 2)(x, types.float64), codegen
+    return types.UniTuple(float64_vector, 2)(x), codegen
+
+
+@intrinsic
+def narrowed(typingctx, row, pair):
+    """What `widened` gives, as one vector of the dtype that the row is computed in."""
+    result = vector_of(real_of(row.dtype))
+
+    def codegen(context, builder, sig, args):
+        first, second = (builder.extract_value(args[1], k) for k in range(2))
+        if result.dtype == types.float64:
+            return first
+        half = ir.VectorType(ir.FloatType(), first.type.count)
+        order = ir.Constant(ir.VectorType(ir.IntType(32), result.lanes), list(range(result.lanes)))
+        return builder.shuffle_vector(builder.fptrunc(first, half), builder.fptrunc(second, half), order)
+
+    return result(row, pair), codegen
 
 
 @intrinsic
