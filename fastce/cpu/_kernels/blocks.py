@@ -9,9 +9,10 @@ from numba import types
 from fastce.cpu._vectors.compiler import by_type, inline, outlined
 from fastce.cpu._vectors.elementary import tanh
 from fastce.cpu._vectors.exponential import scaling
-from fastce.cpu._vectors.lanes import lesser_and_top
+from fastce.cpu._vectors.lanes import lesser_and_top, where_lane
 from fastce.cpu._vectors.memory import (
     elements_ahead,
+    elements_to_boundary,
     lanes_of,
     load,
     load_first,
@@ -26,6 +27,7 @@ from fastce.cpu._vectors.simd import largest_lane, maximum, maximum_of_lanes
 from fastce.cpu._vectors.stretches import next_step
 
 BLOCK = 2048  # elements that are prepared at a time; fits the smallest first-level cache
+NO_CLASS = -1
 SENT_FOR = 65_536  # elements of the next row that are asked for while this row's result is written
 
 scratch_block = real_room(BLOCK)
@@ -80,15 +82,23 @@ def _on_block(
 
 
 @inline
-def end_of_block(start, classes, lanes):
-    """Where the block around ``start`` ends; between two vectors, where the next one starts.
+def end_of_block(start, classes, lanes, first=0):
+    """Where the block around ``start`` ends, if blocks begin at class ``first``; between two vectors, with this one.
 
     After a class that is handled alone, vectors soon lie again where they would have lain without it: a load across
     two cache lines costs two.
     """
-    if start % lanes > 0:
-        return min(start - start % lanes + lanes, classes)
-    return min(start - start % BLOCK + BLOCK, classes)
+    if start < first:
+        return min(first, classes)
+    if (start - first) % lanes > 0:
+        return min(start - (start - first) % lanes + lanes, classes)
+    return min(start - (start - first) % BLOCK + BLOCK, classes)
+
+
+@inline
+def first_block(out, past_cache):
+    """The class at which blocks begin that are written past the cache: there whole lines must be."""
+    return elements_to_boundary(out, 0) if past_cache else 0
 
 
 @inline
@@ -102,29 +112,43 @@ def put_vector(out, i, y, count, past_cache):
 
 @inline
 def row_to_send_for(row, next_row, start):
-    """The next row, as far as it will stay in the cache; this one, which is there already, beyond."""
-    return next_row if start < SENT_FOR else row
+    """(the next row, True) as far as it will stay in the cache; this one, which is there already, beyond."""
+    return next_row if start < SENT_FOR else row, True
+
+
+@inline
+def step_around(out, i, stop, past_cache, alone):
+    """`next_step`, with the vector that class ``alone`` is in by itself."""
+    whole, count = next_step(out, i, stop, past_cache)
+    before = (alone - i) // lanes_of(out)
+    if before < 0 or before >= whole:
+        return whole, count
+    return (before, 0) if before > 0 else (0, lanes_of(out))
 
 
 @inline
 def write_vectors(function, block, first, start, stop, how, rest):
-    """function(x, i, count, past_cache, rest) for every vector x of a block, whose result goes to element i on.
+    """out[i:] = function(x, i, count, past_cache, rest) for every vector x of a block.
 
     Whole vectors, and the partial ones at either end where ``out`` is to be written past the cache. What lies at the
-    same place of ``ahead`` is sent for; see `row_to_send_for`.
+    same place of ``ahead`` is sent for, if it says so: see `row_to_send_for`. ``alone`` is (a class, what becomes of
+    it), or NO_CLASS: what is written to a line later, the line would have to be read for.
     """
-    out, past_cache, ahead = how
+    out, past_cache, (ahead, is_sent_for), alone = how
     lanes = lanes_of(block)
     to_block, i = first - start, start
     while i < stop:
-        whole, count = next_step(out, i, stop, past_cache)
+        whole, count = step_around(out, i, stop, past_cache, alone[0])
         if count > 0:
             x = load_first(block, i + to_block, count, to_real(block, 0.0))
-            function(x, i, count, False, rest)
+            y = function(x, i, count, past_cache, rest)
+            put_vector(out, i, where_lane(y, alone[0] - i, alone[1]), count, past_cache)
             i += count
         for _ in range(whole):
-            prefetch(ahead, i)
-            function(load(block, i + to_block), i, lanes, past_cache, rest)
+            if is_sent_for:
+                prefetch(ahead, i)
+            y = function(load(block, i + to_block), i, lanes, past_cache, rest)
+            store_whole(out, i, y, past_cache)
             i += lanes
 
 

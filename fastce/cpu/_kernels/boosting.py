@@ -18,9 +18,11 @@ import math
 from numba import types
 
 from fastce.cpu._kernels.blocks import (
+    NO_CLASS,
     block_maximum,
     capping,
     end_of_block,
+    first_block,
     on_block,
     put_vector,
     row_maximum,
@@ -133,9 +135,9 @@ def hessian_of_point(row, c, gradient, dominating, state, options, factors, lowe
 
 
 @inline
-def write_derivatives(x, i, count, past_cache, rest):
-    """Gradient and Hessian of a vector of classes that all have at most half of the probability."""
-    dense, (gradient_row, hessian_row), (exponent, offset, to_p), constants, (inverse_cap, bend, one) = rest
+def write_hessian(x, i, count, past_cache, rest):
+    """The gradient of a vector of classes that all have at most half of the probability; their Hessian is written."""
+    dense, hessian_row, (exponent, offset, to_p), constants, (inverse_cap, bend, one) = rest
     of_p, linear, quadratic, lowest = constants
     p = exp(x, exponent, to_p)
     gradient = fma(p, of_p, masses_at(dense, i, count))
@@ -145,15 +147,15 @@ def write_derivatives(x, i, count, past_cache, rest):
         slope = one - t * t
         gradient = gradient * slope
         hessian = slope * slope * hessian - t * gradient * bend
-    put_vector(gradient_row, i, gradient, count, past_cache)
     put_vector(hessian_row, i, where_less(hessian, lowest, lowest, hessian), count, past_cache)
+    return gradient
 
 
 @inline
 def write_derivatives_of_block(block, first, start, stop, rest):
     """The derivatives of the elements from ``start`` to ``stop``, none of which is computed alone."""
     how, rest_of_vector = rest
-    write_vectors(write_derivatives, block, first, start, stop, how, rest_of_vector)
+    write_vectors(write_hessian, block, first, start, stop, how, rest_of_vector)
 
 
 @inline
@@ -193,7 +195,7 @@ def write_derivatives_of_row(
     dense = dense_part(row, targets, options, -factors[0])
     states[UPSTREAM] = factors[0]
     finish_gradients(states, 1, options.softcap)
-    point, end_point, start = targets.first_point, targets.end_point, 0
+    point, end_point, start, first = targets.first_point, targets.end_point, 0, first_block(gradient, past_cache)
     while start < classes:
         alone = next_alone(start, classes, left_out, dominating[0], point, end_point, targets)
         if alone == start:
@@ -207,9 +209,9 @@ def write_derivatives_of_row(
             set_element(hessian, start, h)
             start += 1
             continue
-        stop = min(end_of_block(start, classes, lanes_of(row)), alone)
-        rest = (dense, outputs, reference, constants, of_cap)
-        how = gradient, past_cache, row_to_send_for(row, next_row, start)
+        stop = min(end_of_block(start, classes, lanes_of(row), first), alone)
+        rest = (dense, hessian, reference, constants, of_cap)
+        how = gradient, past_cache, row_to_send_for(row, next_row, start), (NO_CLASS, to_real(row, 0.0))
         on_block(write_derivatives_of_block, row, start, stop, (ratio, cap), reference[1], room, (how, rest))
         start = stop
 

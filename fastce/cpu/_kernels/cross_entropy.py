@@ -15,8 +15,8 @@ from numba import types
 from fastce.cpu._kernels.blocks import (
     capping,
     end_of_block,
+    first_block,
     on_block,
-    put_vector,
     row_to_send_for,
     scratch_block,
     wide_scratch_block,
@@ -63,7 +63,7 @@ from fastce.cpu._vectors.memory import (
     load_first,
     pointer,
     row_pointer,
-    set_element,
+    sends_beside_stores,
     store_first,
     to_real,
 )
@@ -77,43 +77,43 @@ LOWEST_FACTOR = -100.0
 
 
 @inline
-def write_vector(x, i, count, past_cache, rest):
+def gradient_of_vector(x, i, count, past_cache, rest):
     """upstream * (p_c * mass - q_c), times the derivative of the cap, 1 - (x / cap)^2."""
-    dense, out, exponent, offset, scaled_by, inverse_cap, one = rest
+    dense, exponent, offset, scaled_by, inverse_cap, one = rest
     gradient = add_exp(masses_at(dense, i, count), x, exponent, scaled_by)
     if inverse_cap > 0:
         capped = (x + offset) * inverse_cap
         gradient = gradient * (one - capped * capped)
-    put_vector(out, i, gradient, count, past_cache)
+    return gradient
 
 
 @inline
-def write_plain_vector(x, i, count, past_cache, rest):
+def plain_gradient_of_vector(x, i, count, past_cache, rest):
     """The same where q is one number and there is no cap.
 
     upstream * mass / sum is a factor of exp's coefficients, so that one fma ends it.
     """
-    minus_q, out, exponent, scaled_by = rest
-    put_vector(out, i, add_exp(minus_q, x, exponent, scaled_by), count, past_cache)
+    minus_q, exponent, scaled_by = rest
+    return add_exp(minus_q, x, exponent, scaled_by)
 
 
 @inline
-def write_kept_vector(e, i, count, past_cache, rest):
+def kept_gradient_of_vector(e, i, count, past_cache, rest):
     """The same from exp, which the first look has kept."""
-    minus_q, out, factor = rest
-    put_vector(out, i, fma(e, factor, minus_q), count, past_cache)
+    minus_q, factor = rest
+    return fma(e, factor, minus_q)
 
 
 @inline
 def write_gradient_of_block(block, first, start, stop, rest):
-    """The gradient of the elements from ``start`` to ``stop``, none of them a point."""
+    """The gradient of the elements from ``start`` to ``stop``."""
     how, of_vector = rest
-    dense, out, exponent, _, scaled_by, inverse_cap, _ = of_vector
+    dense, exponent, _, scaled_by, inverse_cap, _ = of_vector
     if dense[3] or dense[5] or inverse_cap > 0:
-        write_vectors(write_vector, block, first, start, stop, how, of_vector)
+        write_vectors(gradient_of_vector, block, first, start, stop, how, of_vector)
     else:
         minus_q = load_first(block, first, 0, dense[1])
-        write_vectors(write_plain_vector, block, first, start, stop, how, (minus_q, out, exponent, scaled_by))
+        write_vectors(plain_gradient_of_vector, block, first, start, stop, how, (minus_q, exponent, scaled_by))
 
 
 @inline
@@ -132,6 +132,14 @@ def gradient_of_point(row, c, mass, states, k, options, targets):
 
 
 @inline
+def next_alone(start, classes, point, end_point, left_out, targets):
+    """(the next class that is computed alone, the one after it): points, or the class that was left out."""
+    if point < end_point:
+        return targets.classes[point], targets.classes[point + 1] if point + 1 < end_point else classes
+    return left_out if left_out >= start else classes, classes
+
+
+@inline
 def write_gradient_of_row(row, classes, options, targets, states, k, room, kept, out, past_cache, next_row):
     """The gradient of one row from its state: from the exps that were kept, or exp again, of logits still in cache.
 
@@ -142,7 +150,6 @@ def write_gradient_of_row(row, classes, options, targets, states, k, room, kept,
     offset = to_real(row, states[OFFSET + k])
     rest = (
         dense_part(row, targets, options, -states[UPSTREAM + k]),
-        out,
         to_real(row, states[FACTOR_EXPONENT + k]),
         offset,
         scaling(row, scale, states[FACTOR + k]),
@@ -150,29 +157,27 @@ def write_gradient_of_row(row, classes, options, targets, states, k, room, kept,
         to_real(row, 1.0),
     )
     exponent_of_factor = states[EXPONENT + k] - states[FACTOR_EXPONENT + k]
-    is_kept = keeps_exps() and states[KEPT + k] > 0.0 and LOWEST_FACTOR < exponent_of_factor < 0.0
+    is_kept = keeps_exps(row) and states[KEPT + k] > 0.0 and LOWEST_FACTOR < exponent_of_factor < 0.0
     of_kept = (
         load_first(kept, 0, 0, to_real(row, -states[UPSTREAM + k] * options.spread)),
-        out,
         to_real(row, math.ldexp(states[FACTOR + k], int(exponent_of_factor)) if is_kept else 0.0),
     )
     left_out = int(states[TARGET + k])
     point, end_point = targets.first_point, targets.end_point
-    start = 0
+    start, first = 0, first_block(out, past_cache)
     while start < classes:
-        stop = end_of_block(start, classes, lanes_of(row))
-        c = targets.classes[point] if point < end_point else (left_out if left_out >= start else classes)
-        if c == start:
+        c, after = next_alone(start, classes, point, end_point, left_out, targets)
+        stop, value = min(end_of_block(start, classes, lanes_of(row), first), after), 0.0
+        if c < stop:
             mass = mass_of_point(targets, options, point) if point < end_point else 0.0
-            set_element(out, c, gradient_of_point(row, c, mass, states, k, options, targets))
+            value = gradient_of_point(row, c, mass, states, k, options, targets)
             point += 1
-            start += 1
-            continue
-        stop = min(stop, c)
-        how = out, past_cache, row_to_send_for(row, next_row, start)
+        ahead, alone = row_to_send_for(row, next_row, start), (c, to_real(row, value))
         if is_kept:
-            write_vectors(write_kept_vector, kept, start, start, stop, how, of_kept)
+            how = out, past_cache, (ahead[0], sends_beside_stores()), alone
+            write_vectors(kept_gradient_of_vector, kept, start, start, stop, how, of_kept)
         else:
+            how = out, past_cache, ahead, alone
             on_block(write_gradient_of_block, row, start, stop, (ratio, cap), offset, room, (how, rest))
         start = stop
 
@@ -256,7 +261,7 @@ def cross_entropy_rows(
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
     lanes = lanes_of(room)
     group, stride = min(ROWS_AT_A_TIME, CACHED // classes), 0
-    if keeps_exps() and room_for_exps.shape[0] > 0:
+    if keeps_exps(row_pointer(logits, 0)) and room_for_exps.shape[0] > 0:
         stride = (classes + lanes - 1) // lanes * lanes
         group = min(ROWS_AT_A_TIME, room_for_exps.shape[0] // stride)
     kept = pointer(room_for_exps), stride

@@ -75,8 +75,8 @@ def look_at_row(row, classes, options, targets, left_out, at_least, states, k, r
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     dense = dense_part(row, targets, options, 1.0)
     varies = dense[3] or dense[5]
-    is_kept = keeps_exps() and kept[1] and not varies and not options.softcap > 0.0
-    kept = kept[0], is_kept, keeps_exps()
+    is_kept = keeps_exps(row) and kept[1] and not varies and not options.softcap > 0.0
+    kept = kept[0], is_kept, keeps_exps(row)
     largest = max(guessed_maximum(row, classes, (ratio, cap), room), at_least)
     x_target, mass = -math.inf, 0.0
     if left_out >= 0:

@@ -10,7 +10,15 @@ import math
 
 from numba import types
 
-from fastce.cpu._kernels.blocks import BLOCK, on_block, put_vector, scratch_block, wide_scratch_block, write_vectors
+from fastce.cpu._kernels.blocks import (
+    NO_CLASS,
+    end_of_block,
+    first_block,
+    on_block,
+    scratch_block,
+    wide_scratch_block,
+    write_vectors,
+)
 from fastce.cpu._kernels.cross_entropy import fill_row
 from fastce.cpu._kernels.rows import reference_near
 from fastce.cpu._kernels.softmax import look_at_row, mend_small, write_row
@@ -76,10 +84,10 @@ def softmax_from_states(logits, tops, rests, out, logarithm, past_cache):
 
 
 @inline
-def write_vector(x, i, count, past_cache, rest):
+def gradient_of_vector(x, i, count, past_cache, rest):
     """The product factor exp(scale x) / 2**exponent, and a number added to it, by one fma."""
-    added, out, exponent, scaled_by = rest
-    put_vector(out, i, add_exp(added, x, exponent, scaled_by), count, past_cache)
+    added, exponent, scaled_by = rest
+    return add_exp(added, x, exponent, scaled_by)
 
 
 @inline
@@ -87,7 +95,7 @@ def write_block(block, first, start, stop, rest):
     """The result of the elements from ``start`` to ``stop``."""
     how, added, of_vector = rest
     vector = load_first(block, first, 0, added)
-    write_vectors(write_vector, block, first, start, stop, how, (vector, *of_vector))
+    write_vectors(gradient_of_vector, block, first, start, stop, how, (vector, *of_vector))
 
 
 @inline
@@ -96,11 +104,13 @@ def write_gradient(row, classes, scale, top, factor, added, out, ahead, room, pa
     zero = to_real(row, 0.0)
     offset, exponent = reference_near(row, top, scale)
     fraction, power = math.frexp(factor / exp_in_float64(top - offset, exponent, scale))
-    of_vector = out, to_real(row, exponent - power), scaling(row, scale, fraction)
-    for start in range(0, classes, BLOCK):
-        stop = min(start + BLOCK, classes)
-        rest = (out, past_cache, ahead), to_real(row, added), of_vector
+    of_vector = to_real(row, exponent - power), scaling(row, scale, fraction)
+    start, first = 0, first_block(out, past_cache)
+    while start < classes:
+        stop = end_of_block(start, classes, lanes_of(row), first)
+        rest = (out, past_cache, (ahead, True), (NO_CLASS, zero)), to_real(row, added), of_vector
         on_block(write_block, row, start, stop, (zero, zero), to_real(row, offset), room, rest)
+        start = stop
 
 
 @kernel(

@@ -5,10 +5,11 @@ import math
 from numba import types
 
 from fastce.cpu._kernels.blocks import (
-    BLOCK,
+    NO_CLASS,
+    end_of_block,
+    first_block,
     guessed_maximum,
     on_block,
-    put_vector,
     row_to_send_for,
     scratch_block,
     wide_scratch_block,
@@ -136,18 +137,17 @@ def probability(x, exponent, factor, scaled_by):
 
 
 @inline
-def write_vector(x, i, count, past_cache, rest):
+def result_of_vector(x, i, count, past_cache, rest):
     """Either factor * exp(x) / 2**exponent or (x - largest) - log(sum / exp(largest))."""
-    out, (exponent, factor, scaled_by), (largest, log_sum), logarithm = rest
-    y = (x - largest) - log_sum if logarithm else probability(x, exponent, factor, scaled_by)
-    put_vector(out, i, y, count, past_cache)
+    (exponent, factor, scaled_by), (largest, log_sum), logarithm = rest
+    return (x - largest) - log_sum if logarithm else probability(x, exponent, factor, scaled_by)
 
 
 @inline
 def write_block(block, first, start, stop, rest):
     """The result of the elements from ``start`` to ``stop``."""
     how, rest_of_vector = rest
-    write_vectors(write_vector, block, first, start, stop, how, rest_of_vector)
+    write_vectors(result_of_vector, block, first, start, stop, how, rest_of_vector)
 
 
 @inline
@@ -177,10 +177,13 @@ def write_row(row, classes, out, next_row, found, logarithm, room, past_cache):
         if not math.isfinite(found[0]):
             offset, factor = zero, to_real(row, math.nan)
     reference = exponent, factor, scaling(row, 1.0, 1.0)
-    for start in range(0, classes, BLOCK):
-        how = out, past_cache, row_to_send_for(row, next_row, start)
-        rest = how, (out, reference, shifts, logarithm)
-        on_block(write_block, row, start, min(start + BLOCK, classes), (zero, zero), offset, room, rest)
+    start, first = 0, first_block(out, past_cache)
+    while start < classes:
+        stop = end_of_block(start, classes, lanes_of(row), first)
+        how = out, past_cache, row_to_send_for(row, next_row, start), (NO_CLASS, zero)
+        rest = how, (reference, shifts, logarithm)
+        on_block(write_block, row, start, stop, (zero, zero), offset, room, rest)
+        start = stop
 
 
 @kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean, types.boolean))

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from fastce.cpu._vectors.compiler import inline, real_of
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
 from fastce.cpu._vectors.simd import Vector, _call_llvm, _llvm_name, _splat, vector_of
-from fastce.cpu._vectors.target import bytes_ahead
+from fastce.cpu._vectors.target import bytes_ahead, reads_while_writing
 
 _INDEX = ir.IntType(64)
 
@@ -239,6 +239,13 @@ def elements_ahead(typingctx, row):
         return ir.Constant(_INDEX, 8 * bytes_ahead() // row.dtype.bitwidth)
 
     return types.int64(row), codegen
+
+
+@intrinsic
+def sends_beside_stores(typingctx):
+    """Whether memory is asked for where little else is done than to write: see `target.reads_while_writing`."""
+    value = ir.Constant(ir.IntType(1), int(reads_while_writing()))
+    return types.boolean(), lambda context, builder, sig, args: value
 
 
 @intrinsic
