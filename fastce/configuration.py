@@ -131,6 +131,7 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
         "sup_con": [(few, labels)],
         "linear_cross_entropy": [(few, np.zeros((classes, 2), dtype), labels) for classes in (2, 1000)],
     }
+    smoothed = {"clip_loss_from_features": {"label_smoothing": 0.1}}  # which takes more kernels, and all others
     alone = {name: getattr(fastce, name) for name in (contrastive, f"{contrastive}_value_and_grad", "row_stats")}
     return (
         {name: [partial(function, x, axis=1) for x in (few, many)] for name, function in along_axis.items()}
@@ -145,7 +146,7 @@ def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
         | {name: [partial(function, few, few)] for name, function in of_itself.items()}
         | {name: [partial(function, few)] for name, function in alone.items()}
         | {
-            function: [partial(getattr(fastce, function), *arguments) for arguments in calls]
+            function: [partial(getattr(fastce, function), *arguments, **smoothed.get(name, {})) for arguments in calls]
             for name, calls in from_features.items()
             for function in (name, f"{name}_value_and_grad", f"{name}_value_and_grad_logit_scale")
             if function in fastce.__all__

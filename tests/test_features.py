@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from checks import NAMES, REDUCTIONS, dtype_of
 from covering import covering
+from scripts import run_script
 
 import fastce
 
@@ -433,3 +434,24 @@ def test_what_linear_cross_entropy_refuses_and_why(error, words, make):
     for function in (fastce.linear_cross_entropy, fastce.linear_cross_entropy_value_and_grad):
         with pytest.raises(error, match=words):
             make(function)
+
+
+def test_nothing_is_compiled_after_warmup(tmp_path):
+    source = """
+import numpy as np
+import fastce
+from fastce.cpu._vectors.compiler import Kernel
+
+fastce.warmup(functions=["clip_loss_from_features_value_and_grad", "sup_con_value_and_grad"])
+
+def refuse(self, dtype):
+    raise AssertionError(self.function.__name__)
+
+Kernel._compile = refuse
+x = np.eye(9, 4, dtype=np.float32) + 1
+for smoothing in (0.0, 0.1):
+    fastce.clip_loss_from_features_value_and_grad(x, x, 2.0, label_smoothing=smoothing, normalize=True)
+fastce.sup_con_value_and_grad(x, np.arange(9) // 3)
+print("nothing")
+"""
+    assert run_script(source, tmp_path, timeout=500)[0].strip() == "nothing"
