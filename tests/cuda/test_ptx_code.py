@@ -114,7 +114,7 @@ def test_code(kernel, job, name, cc):
     assert re.search(rf"\.minnctapersm {blocks}\b", text)
     assert threads >= np.prod(found.block)
     if kernel != "lone_rows":
-        assert re.search(r"cp\.async\.cg\.shared\.global \[[^\]]*\], \[[^\]]*\], 16;", text)
+        assert re.search(r"cp\.async\.cg\.shared\.global \[[^\]]*\], \[[^\]]*\], 16[;,]", text)
         assert ("st.global.v4" in text) == writes
         matrix = logits_of(kernel, name, 5)[0].nbytes
         loads = found.report.executed("cp.async.cg") + found.report.executed("ld.global.v4")

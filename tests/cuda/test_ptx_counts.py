@@ -86,10 +86,10 @@ def test_parts_of_a_row_meet_by_one_release_and_one_acquire(tmp_path, function):
 
 
 FEW = {  # (function, dtype): of a row of ten classes, by the first warp of a block, which adds up, and by the others
-    ("cross_entropy_value_and_grad", "float32"): (440, 400),
-    ("cross_entropy", "float32"): (330, 295),
-    ("logsumexp", "float32"): (235, 235),
-    ("cross_entropy_value_and_grad", "bfloat16"): (455, 420),
+    ("cross_entropy_value_and_grad", "float32"): (385, 345),
+    ("cross_entropy", "float32"): (310, 270),
+    ("logsumexp", "float32"): (215, 215),
+    ("cross_entropy_value_and_grad", "bfloat16"): (405, 365),
 }
 
 
@@ -102,7 +102,7 @@ def test_few_classes(tmp_path, function, name):
     needs = {LDGSTS: turns, MUFU: 10, LDG: 1 + is_loss + writes}
     needs |= {(STG, True): turns} if writes else {}
     if is_loss:  # log1p takes an exponent as a number; losses are put together in shared memory, and added up
-        needs |= {I2FP: 1, BARRIER: 3 + writes, STS: 2 + 5 * writes}
+        needs |= {I2FP: 1, BARRIER: 3, STS: 2 + 5 * writes}
     of_first, of_others = FEW[function, name]
     assert fewest(code, needs) <= of_others
     assert fewest(code, needs | ({SHFL: 10} if is_loss else {})) <= of_first

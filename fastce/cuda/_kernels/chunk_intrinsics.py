@@ -32,6 +32,7 @@ from fastce.cuda._kernels.emit import (
 )
 
 ROOM_CHUNKS = 2048  # of a block: 32 KiB of shared memory
+COPY = "cp.async.cg.shared.global"
 
 FOUR_WORDS = ir.LiteralStructType([WORD] * WORDS)
 MINUS_INFINITY = {
@@ -199,10 +200,10 @@ def room_for(chunks: int):
     return chunk_room
 
 
-def _slot(context, builder, signature, args):
-    """The address of a slot, from the first two arguments."""
-    slot = builder.trunc(int64_arg(context, builder, signature, args, 1), WORD)
-    return builder.add(args[0], builder.mul(slot, ir.Constant(WORD, CHUNK_BYTES)))
+def _slot(context, builder, signature, args, first=0):
+    """The address of a slot, from two arguments: a room and the slot's number."""
+    slot = builder.trunc(int64_arg(context, builder, signature, args, first + 1), WORD)
+    return builder.add(args[first], builder.mul(slot, ir.Constant(WORD, CHUNK_BYTES)))
 
 
 @intrinsic
@@ -212,10 +213,24 @@ def fetch(typingctx, room, slot, array, k):
     def generate(context, builder, signature, args):
         source = address_of(context, builder, array, args[2], int64_arg(context, builder, signature, args, 3))
         into = _slot(context, builder, signature, args)
-        ptx(builder, VOID, "cp.async.cg.shared.global [$0], [$1], 16;", "r,l,~{memory}", [into, source])
+        ptx(builder, VOID, f"{COPY} [$0], [$1], 16;", "r,l,~{memory}", [into, source])
         return context.get_dummy_value()
 
     return types.void(room, slot, array, k), generate
+
+
+@intrinsic
+def fetch_if(typingctx, is_there, room, slot, array, k):
+    """`fetch` of what is there, without a branch, which would cost more than the copy."""
+
+    def generate(context, builder, signature, args):
+        source = address_of(context, builder, array, args[3], int64_arg(context, builder, signature, args, 4))
+        into = _slot(context, builder, signature, args, 1)
+        size = builder.select(builder.trunc(args[0], ir.IntType(1)), *(ir.Constant(WORD, n) for n in (CHUNK_BYTES, 0)))
+        ptx(builder, VOID, f"{COPY} [$0], [$1], 16, $2;", "r,l,r,~{memory}", [into, source, size])
+        return context.get_dummy_value()
+
+    return types.void(is_there, room, slot, array, k), generate
 
 
 @intrinsic

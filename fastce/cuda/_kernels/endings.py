@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.cuda._kernels.jobs import BEYOND, CROSS_ENTROPY, FACTOR, PROBABILITIES, SHARE, Job
-from fastce.cuda._kernels.primitives import device, fma, store_real, to_real
+from fastce.cuda._kernels.primitives import device, fma, rough_reciprocal, store_real, to_real
 from fastce.cuda._kernels.states import raised_by, reference_of
 
 ALONE = 2.0**-64  # log1p(x) is x below
@@ -34,16 +34,16 @@ def weight_of_row(i, targets):
 
 @functools.cache
 def weighed_row_by(job: Job):
-    """(whether row i counts, its sample weight)."""
+    """(whether row i, if there is one, counts; its sample weight)."""
 
     @device
-    def weighed_row(i, rows, targets):
-        weight = weight_of_row(i, targets) if i < rows else 0.0
+    def weighed_row(i, is_there, targets):
+        weight = weight_of_row(i, targets) if is_there else 0.0
         return weight != 0.0, weight
 
     @device
-    def plain_row(i, rows, targets):
-        return i < rows and targets.classes[i] != targets.ignore_index, 1.0
+    def plain_row(i, is_there, targets):
+        return is_there and targets.classes[i] != targets.ignore_index, 1.0
 
     return plain_row if job.is_plain else weighed_row
 
@@ -145,6 +145,14 @@ def is_moderate(size, like):
     return to_real(like, MODERATE[0]) <= size <= to_real(like, MODERATE[1])
 
 
+@device
+def ratio(a, b):
+    """a / b of moderate numbers of float32, b near 1: a division has as many instructions again for all others."""
+    reciprocal = rough_reciprocal(b)
+    quotient = a * reciprocal
+    return fma(fma(-b, quotient, a), reciprocal, quotient)
+
+
 @functools.cache
 def plain_ending_by(job: Job):
     """`ending_by` for a loss whose target is one class, with the element y, and for which nothing has a weight.
@@ -168,7 +176,7 @@ def plain_ending_by(job: Job):
         is_quick = is_moderate(loss, like)  # whatever the gradient is: a loss and its twin have the same bits
         if is_quick and (not writes or is_moderate(abs(slope), like)):
             result = share = np.float64(loss)
-            return result, share, Row(top, slope / (options.one + rest), slope, tail)
+            return result, share, Row(top, ratio(slope, options.one + rest), slope, tail)
         result, share, row = usual_ending(top, raised_rest, y, upstream, like, options, report)
         if is_quick:
             result = share = np.float64(loss)

@@ -23,7 +23,7 @@ from fastce.cuda._kernels.endings import (
     weighed_row_by,
 )
 from fastce.cuda._kernels.few_rooms import Stand, empty_by, fill_by, get_row_by, place_by, put_row_by
-from fastce.cuda._kernels.jobs import IS_BAD, LOG_SOFTMAX, NO_MASS, Job
+from fastce.cuda._kernels.jobs import CROSS_ENTROPY, IS_BAD, LOG_SOFTMAX, NO_MASS, Job
 from fastce.cuda._kernels.points import distances_by, points_by
 from fastce.cuda._kernels.powers import is_ordinary, split_of, with_power
 from fastce.cuda._kernels.primitives import (
@@ -235,7 +235,7 @@ def few_classes_kernel(job: Job, stand: Stand):
     classes, step, before, rows_of_block = stand.classes, stand.step, stand.before, stand.rows
     by_scale, add_up_board, fields = job.by_scale, add_up_board_by(job.by_scale), 3 if job.by_scale else 2
     real, room_of_block = np.float64 if job.is_float64 else np.float32, room_for(stand.chunks + stand.rows)
-    most = max(classes, 1)
+    most, is_loss = max(classes, 1), job.of == CROSS_ENTROPY
 
     @kernel(rows_of_block, 2 if job.is_float64 else 5 if job.is_capped else 6)
     def few_classes(logits, out, rows, targets, options, upstream, report, results, tally):
@@ -243,14 +243,17 @@ def few_classes_kernel(job: Job, stand: Stand):
             return  # nothing is written
         board = cuda.shared.array((fields, rows_of_block), np.float64)
         flag = cuda.shared.array(1, np.int32)
-        room, ys, exps = room_of_block(), cuda.local.array(most, real), cuda.local.array(most, real)
+        room, ys, exps = found_here(room_of_block()), cuda.local.array(most, real), cuda.local.array(most, real)
         ys[0] = options.lowest  # where there are no classes
-        thread, block = np.int64(np.uint32(cuda.threadIdx.x)), np.int64(np.uint32(cuda.blockIdx.x)) * rows_of_block
-        start, count = block * classes, np.int32(min(rows_of_block, rows - block) * classes)
-        fill(room, logits, start, count)
-        i, first = block + thread, before + thread * step
-        result, share, slope = 0.0, 0.0, 0.0
-        counts, weight = weighed_row(i, rows, targets)
+        thread, block = found_here(np.uint32(cuda.threadIdx.x)), np.uint32(cuda.blockIdx.x)
+        before_block = np.int64(block) * rows_of_block
+        is_full = block < np.uint32(np.uint64(rows) // np.uint64(rows_of_block))
+        own_rows = found_here(np.uint32(rows_of_block if is_full else rows - before_block))
+        start, i = before_block * classes, before_block + thread
+        first = found_here(np.uint32(before + thread * np.uint32(step)))
+        fill(thread, room, logits, start, own_rows)
+        is_there, result, share, slope = thread < own_rows, 0.0, 0.0, 0.0
+        counts, weight = weighed_row(i, is_there, targets)
         if counts:
             points = points_of(i, logits, targets, options)
             get_row(ys, room, logits, first)
@@ -262,22 +265,23 @@ def few_classes_kernel(job: Job, stand: Stand):
             )
             if writes:
                 put_values(ys, exps, rest, room, first, i, row, points, targets, logits, options)
-        elif writes and i < rows:
+        elif writes and is_there:
             for c in range(classes):
                 exps[c] = options.zero
             put_row(exps, room, logits, first)
-        adds_up = tally.tickets.size > 0
-        if by_scale and i < rows:
+        if by_scale and is_there:
             store_beside(tally, i, result)
-        if adds_up:
-            put_on(board, result, share)
+        if is_loss:
+            put_on(board, thread, result, share)
             if by_scale:
                 board[2, thread] = slope
-        elif i < rows:
-            store_real(results, i, result)
+        if writes or is_loss:
+            cuda.syncthreads()
         if writes:
-            empty(room, out, start, count)
-        if adds_up:
-            add_up_board(board, rows_of_block, results, report, tally, flag)
+            empty(thread, room, out, start, own_rows)
+        if is_loss and tally.tickets.size > 0:
+            add_up_board(board, thread, rows_of_block, results, report, tally, flag)
+        elif is_there:
+            store_real(results, i, result)
 
     return few_classes

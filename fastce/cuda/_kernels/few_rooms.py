@@ -14,7 +14,7 @@ from numba import cuda
 
 from fastce.cuda._kernels.primitives import (
     device,
-    fetch,
+    fetch_if,
     get_reals_by,
     held,
     hold,
@@ -153,27 +153,27 @@ def slot_by(stand: Stand):
     return after_gaps if stand.gap else as_it_is
 
 
-def chunks_by(stand: Stand, take, take_part):
-    """Take all chunks of the block's elements, of which ``count`` begin at ``start``; those cut at an end in part.
+def chunks_by(stand: Stand, take_if, take_part):
+    """Take all chunks of a block's first rows, from element ``start`` on; those cut at an end in part.
 
     Nothing but the number of a thread's last chunk is in doubt where a block has all its rows, in whole chunks.
     """
     slot_of, lanes, before, threads, chunks = slot_by(stand), stand.lanes, stand.before, stand.rows, stand.chunks
-    turns, full = -(-chunks // threads), stand.rows * stand.classes
+    turns, classes = -(-chunks // threads), stand.classes
+    is_whole = before == 0 and threads * classes % lanes == 0
 
     @device
-    def take_chunks(room, array, start, count):
-        k = np.int32(cuda.threadIdx.x)
-        at = start - before + np.int64(np.uint32(k)) * lanes
-        if before == 0 and full % lanes == 0 and count == full:
+    def take_chunks(thread, room, array, start, rows):
+        k, at = np.int32(thread), start - before + np.int64(thread) * lanes
+        if is_whole and rows == threads:
             for turn in range(turns):
-                if turn < turns - 1 or np.int32(k + turn * threads) < chunks:
-                    take(room, slot_of(np.int32(k + turn * threads)), array, at + turn * threads * lanes)
+                mine = np.int32(k + turn * threads)
+                take_if(turn < turns - 1 or mine < chunks, room, slot_of(mine), array, at + turn * threads * lanes)
         else:
-            end = start + count
+            end = start + np.int64(rows) * classes
             while at < end:
                 if at >= start and at + lanes <= end:
-                    take(room, slot_of(k), array, at)
+                    take_if(True, room, slot_of(k), array, at)
                 else:
                     take_part(room, slot_of(k), array, at, start, end)
                 k, at = np.int32(k + threads), at + threads * lanes
@@ -188,15 +188,11 @@ def fill_by(stand: Stand):
     def fetch_part(room, slot, logits, at, start, end):
         hold(room, slot, load_part(logits, at, start, end))
 
-    @device
-    def fetch_chunk(room, slot, logits, at):
-        fetch(room, slot, logits, at)
-
-    fetch_chunks = chunks_by(stand, fetch_chunk, fetch_part)
+    fetch_chunks = chunks_by(stand, fetch_if, fetch_part)
 
     @device
-    def fill(room, logits, start, count):
-        fetch_chunks(room, logits, start, count)
+    def fill(thread, room, logits, start, rows):
+        fetch_chunks(thread, room, logits, start, rows)
         wait_for_fetched()
         cuda.syncthreads()
 
@@ -204,21 +200,15 @@ def fill_by(stand: Stand):
 
 
 def empty_by(stand: Stand):
-    """Store the elements that are in shared memory."""
+    """Store the elements that are in shared memory, after a barrier."""
 
     @device
-    def store_from(room, slot, out, at):
-        store_chunk(out, at, held(room, slot))
+    def store_from_if(is_there, room, slot, out, at):
+        if is_there:
+            store_chunk(out, at, held(room, slot))
 
     @device
     def store_part_from(room, slot, out, at, start, end):
         store_part(out, at, start, end, held(room, slot))
 
-    store_chunks = chunks_by(stand, store_from, store_part_from)
-
-    @device
-    def empty(room, out, start, count):
-        cuda.syncthreads()
-        store_chunks(room, out, start, count)
-
-    return empty
+    return chunks_by(stand, store_from_if, store_part_from)

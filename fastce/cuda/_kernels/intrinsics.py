@@ -140,6 +140,16 @@ exp2 = _power_of_two("ex2.approx.f32")  # within 2 ulp; float64 within 1 ulp
 rough_exp2 = _power_of_two("ex2.approx.ftz.f32")  # in one instruction, for which subnormal results are 0
 
 
+@intrinsic
+def rough_reciprocal(typingctx, x):
+    """1 / x within an ulp, of a normal number of float32 that is not huge."""
+
+    def generate(context, builder, signature, args):
+        return ptx(builder, FLOAT, "rcp.approx.ftz.f32 $0, $1;", "=f,f", [args[0]], stays=False)
+
+    return x(x), generate
+
+
 def _extreme(instruction):
     @intrinsic
     def chosen(typingctx, a, b):
@@ -183,8 +193,8 @@ def found_here(typingctx, x):
     """x, computed here: not in each branch below that has use for it."""
 
     def generate(context, builder, signature, args):
-        letter, bits = {types.float32: ("f", 32), types.float64: ("d", 64)}[x]
-        return ptx(builder, args[0].type, f"mov.f{bits} $0, $1;", f"={letter},{letter}", args)
+        letter = {types.float32: "f", types.float64: "d", types.uint32: "r"}[x]
+        return ptx(builder, args[0].type, f"mov.b{x.bitwidth} $0, $1;", f"={letter},{letter}", args)
 
     return x(x), generate
 

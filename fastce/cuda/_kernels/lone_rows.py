@@ -161,10 +161,11 @@ def lone_rows_kernel(job: Job):
             if by_scale:
                 store_beside(tally, i, result)
         if tally.tickets.size > 0:
-            put_on(board, result, share)
+            put_on(board, cuda.threadIdx.x, result, share)
             if by_scale:
                 board[2, cuda.threadIdx.x] = slope
-            add_up_board(board, cuda.blockDim.x, results, report, tally, flag)
+            cuda.syncthreads()
+            add_up_board(board, cuda.threadIdx.x, cuda.blockDim.x, results, report, tally, flag)
         elif i < shape.rows:
             store_real(results, i, result)
 

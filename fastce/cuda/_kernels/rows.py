@@ -155,6 +155,7 @@ def rows_kernel(job: Job):
             cuda.syncthreads()  # results of other threads are stored
             first = i - cuda.threadIdx.y
             items = min(np.int64(cuda.blockDim.y), shape.rows - first) if shape.parts == 1 else np.int64(is_stored)
-            add_up_losses(results, first, items, shape.rows, report, tally, sums[0], ticket)
+            thread = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+            add_up_losses(thread, results, first, items, shape.rows, report, tally, sums[0], ticket)
 
     return rows

@@ -124,6 +124,11 @@ def fetch(room, slot, array, k):
     hold(room, slot, load_chunk(array, k))
 
 
+def fetch_if(is_there, room, slot, array, k):
+    if is_there:
+        fetch(room, slot, array, k)
+
+
 def wait_for_fetched():
     pass
 
@@ -164,6 +169,10 @@ rough_exp2 = exp2
 
 def fma(a, b, c):
     return type(a)(np.longdouble(a) * np.longdouble(b) + np.longdouble(c))
+
+
+def rough_reciprocal(x):
+    return 1 / x
 
 
 def plus(a, b):

@@ -158,15 +158,15 @@ def add_up_losses_by(by_scale: bool):
     """How losses are added up; with ``by_scale`` also what is beside them in a `ScaleTally`."""
 
     @device
-    def add_up(losses, first, items, count, report, tally, board, flag):
+    def add_up(thread, losses, first, items, count, report, tally, board, flag):
         """Count the losses first to first + items as come; who brings the last of a group adds it up, and of all, all.
 
         ``count`` losses are waited for; their shares may stand after them. All threads of a block take part, as for
-        `comes_last`; what the first one says of ``first`` and ``items`` counts, and a block brings losses of one group,
-        or none.
+        `comes_last`; what thread 0 says of ``first`` and ``items`` counts, and a block brings losses of one group, or
+        none.
         """
         sums, tickets, bits, slope = tally.sums, tally.tickets, tally.bits, 0.0
-        if thread_of_block() == 0:  # nobody else needs to know the group, as long as it is not complete
+        if thread == 0:  # nobody else needs to know the group, as long as it is not complete
             group, begin, end = group_of(first, count, bits)
             flag[0] = are_last(tickets, 1 + group, items, end - begin)
         if not known_to_block(flag):
@@ -177,7 +177,7 @@ def add_up_losses_by(by_scale: bool):
             slope = sum_between(tally.slopes, begin, end, board)
         if groups > 1:
             of_slopes = groups + groups
-            if thread_of_block() == 0:
+            if thread == 0:
                 sums[group], sums[groups + group] = total, of_shares
                 if by_scale:
                     sums[of_slopes + group] = slope
@@ -186,7 +186,7 @@ def add_up_losses_by(by_scale: bool):
             total, of_shares = sums_of(sums, 0, groups, groups, report[SHARE], board)
             if by_scale:
                 slope = sum_between(sums, of_slopes, of_slopes + groups, board)
-        if thread_of_block() == 0:
+        if thread == 0:
             report[TOTAL_LOSS], report[TOTAL_OF_SHARES] = total, of_shares
             if by_scale:
                 report[TOTAL_OF_SCALE] += slope  # to that of the launches before
@@ -195,9 +195,8 @@ def add_up_losses_by(by_scale: bool):
 
 
 @device
-def put_on(board, result, share):
+def put_on(board, thread, result, share):
     """Tell the block the result of this thread, and its share; see `add_up_board_by`."""
-    thread = thread_of_block()
     board[0, thread], board[1, thread] = result, share
 
 
@@ -210,10 +209,12 @@ def add_up_board_by(by_scale: bool):
     add_up_losses = add_up_losses_by(by_scale)
 
     @device
-    def add_up_board(board, threads, sums, report, tally, flag):
-        """The others have little to do here. Results that are not finite have shares there, others `SHARE` of them."""
-        cuda.syncthreads()
-        thread, block, blocks = thread_of_block(), cuda.blockIdx.x, cuda.gridDim.x
+    def add_up_board(board, thread, threads, sums, report, tally, flag):
+        """After a barrier; the others have little to do here.
+
+        Results that are not finite have shares there, others `SHARE` of them.
+        """
+        block, blocks = np.uint32(cuda.blockIdx.x), np.uint32(cuda.gridDim.x)
         if thread < WARP:
             total, of_shares, slope = 0.0, 0.0, 0.0
             for k in range(0, threads, WARP):
@@ -232,7 +233,7 @@ def add_up_board_by(by_scale: bool):
                 sums[block], sums[blocks + block] = total, of_shares
                 if by_scale:
                     tally.slopes[block] = slope
-        add_up_losses(sums, np.int64(block), 1, np.int64(blocks), report, tally, board[0], flag)
+        add_up_losses(thread, sums, np.int64(block), 1, np.int64(blocks), report, tally, board[0], flag)
 
     return add_up_board
 
@@ -246,4 +247,5 @@ def add_up_all(losses, count, report, tally):
     board = cuda.shared.array(MOST_WARPS, np.float64)
     flag = cuda.shared.array(1, np.int32)
     first = np.int64(cuda.blockIdx.x) << tally.bits
-    add_up_losses(losses, first, min(np.int64(1) << tally.bits, count - first), count, report, tally, board, flag)
+    items = min(np.int64(1) << tally.bits, count - first)
+    add_up_losses(cuda.threadIdx.x, losses, first, items, count, report, tally, board, flag)
