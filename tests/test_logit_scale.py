@@ -195,3 +195,13 @@ def test_wrong_arguments():
         function(np.zeros((2, 3)), [0, 1], out=np.zeros((3, 2)))
     with pytest.raises(IndexError, match="targets"):
         function(np.zeros((2, 3)), [0, 3])
+
+
+@pytest.mark.parametrize("largest", [1e300, np.finfo(np.float64).max])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}])
+def test_a_z_loss_beyond_float64_has_an_infinite_derivative(options, largest):
+    """Its gradient is infinite at the largest logit, whose distance from itself is 0."""
+    logits = largest * np.array([[1.0, 0.0, 0.0], [1.0, -1.0, 0.0], [-1.0, -1.0, -1.0]])
+    for labels in ([0, 0, 0], [1, 1, 1]):
+        found = fastce.cross_entropy_value_and_grad_logit_scale(logits, labels, logit_scale=1e6, z_loss=1e-3, **options)
+        assert found == (np.inf, np.inf)

@@ -3,6 +3,7 @@
 import naive
 import numpy as np
 import pytest
+from checks import dtype_of
 from covering import covering
 
 import fastce
@@ -494,3 +495,20 @@ def test_targets_of_float64_beside_narrower_logits_keep_their_digits(rng, name, 
         assert total == pytest.approx(float(losses.sum()), rel=1e-6)
         eps = np.finfo(name).eps if name == "float16" else EPS32
         assert np.all(np.abs(ours.grad - grad) <= 4 * eps * size + float(np.finfo(name).tiny) * float(p))
+
+
+@covering({"name": ["float32", "bfloat16"], "in_place": [False, True], "reduction": ["none", "sum"]}, quick=1)
+def test_a_small_weight_makes_a_large_binary_loss_finite(rng, reduction, in_place, name):
+    """The weight of positives alone takes it beyond float32."""
+    logits = (rng.choice([-3e38, 3e38, 1.0], (7, 5)) * rng.random((7, 5))).astype(dtype_of(name))
+    targets, weight, pos_weight = rng.choice([0.0, 0.3, 1.0], (7, 5)), 0.01 * rng.normal(size=(7, 5)), np.full(5, 9.0)
+    x = logits.astype(np.longdouble)
+    losses = (1 - targets) * np.logaddexp(0, x) + pos_weight * targets * np.logaddexp(0, -x)
+    given = {"weight": weight, "pos_weight": pos_weight, "reduction": reduction}
+    value = fastce.binary_cross_entropy_with_logits(logits, targets, **given)
+    out = logits if in_place else None
+    twin = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, targets, out=out, **given)
+    np.testing.assert_array_equal(value, twin.value)
+    exact = weight * losses if reduction == "none" else (weight * losses).sum()
+    bound = 1e-6 * np.abs(weight * losses).astype(np.float64)
+    assert (np.abs(np.asarray(value, np.float64) - exact) <= (bound if reduction == "none" else bound.sum())).all()

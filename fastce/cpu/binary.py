@@ -72,8 +72,8 @@ def _fill(
         is_replaced = outputs[1] is not None and np.may_share_memory(outputs[1], x)
         if math.isfinite(total) or is_replaced or not all(_is_finite(_heard(a, factors[0])) for a in (x, y)):
             return total, 0
-        if real != wide:  # losses beyond float32 have a sum in float64
-            return _fill_by_kernel(x, y, factors, [None, None], wide, n_threads=n_threads), 0
+        if real != wide:  # losses beyond float32 have a sum in float64, and so have products that a weight makes small
+            return _fill_by_kernel(x, y, factors, [outputs[0], None], wide, n_threads=n_threads), 0
         outputs = [outputs[0], None]  # the size of a logit does not matter for its gradient
     return fill_in_pairs(x, y, factors, outputs, n_threads)
 

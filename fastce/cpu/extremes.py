@@ -164,7 +164,8 @@ def slope_products(logits: Array, slopes: Array, options: Options, factor: Array
     """
     near = np.zeros((len(logits), 1)) if options.softcap > 0.0 else logits.max(axis=1, keepdims=True, initial=-np.inf)
     halves = 0.5 * logits - 0.5 * near
-    products: Array = 2.0 * np.add.reduce(np.where(slopes == 0.0, 0.0, slopes * halves), axis=1)
+    is_none = (slopes == 0.0) | (halves == 0.0)  # even of an infinite slope at the largest logit
+    products: Array = 2.0 * np.add.reduce(np.where(is_none, 0.0, slopes * halves), axis=1)
     if options.z_loss > 0.0 and options.softcap == 0.0:
         scale, near = options.logit_scale, near[:, 0]
         log_sums = scale * near + np.log(np.add.reduce(np.exp(2.0 * scale * halves), axis=1))
