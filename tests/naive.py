@@ -106,7 +106,7 @@ def target_distribution(targets, shape, axis, ignore_index):
     """Dense float64 targets (rows, classes), whether each row counts, and whether they were class indices."""
     rows = shape[0]
     if is_sparse(targets):
-        return targets.toarray().astype(float), np.ones(rows, bool), False
+        return targets.astype(float).toarray(), np.ones(rows, bool), False
     targets = np.asarray(targets)
     if targets.dtype.kind == "f" or targets.dtype.name == "bfloat16":
         return as_rows(targets, axis)[0].astype(float), np.ones(rows, bool), False
@@ -269,7 +269,7 @@ def clip_positives(targets, shape):
     if targets is None:
         return np.eye(*shape)
     if is_sparse(targets):
-        return targets.toarray().astype(float)
+        return targets.astype(float).toarray()
     return np.eye(shape[1])[np.asarray(targets)]
 
 

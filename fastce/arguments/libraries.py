@@ -100,7 +100,9 @@ def _of_sparse(tensor: Any, name: str) -> Any:
 
     if tensor.ndim != 2:
         raise TypeError(f"{name} must be a matrix if it is sparse, got a tensor of shape {tuple(tensor.shape)}")
-    points = tensor.to_sparse_coo().coalesce()
+    points = tensor.to_sparse_coo()
+    if not points.is_coalesced():  # sums of duplicates are those of float64
+        points = (points if points.is_complex() else points.double()).coalesce()
     return coo_array((read(points.values(), name), points.indices().numpy()), shape=tuple(points.shape))
 
 

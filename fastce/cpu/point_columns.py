@@ -11,12 +11,20 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.sparse import sparse_points
-from fastce.cpu._kernels.points import ODD, WIDE, Part, Points, check_order, check_points, spread_points
+from fastce.cpu._kernels.points import (
+    MOST_CLASSES,
+    ODD,
+    WIDE,
+    Part,
+    Points,
+    check_order,
+    check_points,
+    spread_points,
+)
 from fastce.cpu.columns import Place
 from fastce.cpu.rooms import Room
 from fastce.cpu.threads import for_each
 
-MOST_CLASSES = 64  # that are worth it
 NARROWEST, WIDEST = 2.0**-100, 2.0**100  # masses, with all their digits, that float32 losses can be computed from
 AT_A_TIME = 1 << 17  # points, or rows
 

@@ -10,7 +10,7 @@ class Csr:
     """A sparse matrix of device arrays, as CuPy's; a SciPy matrix does the rest."""
 
     def __init__(self, device, matrix):
-        self.device, self.matrix, self.shape = device, matrix, matrix.shape
+        self.device, self.matrix, self.shape, self.dtype = device, matrix, matrix.shape, matrix.dtype
         self.data, self.indices, self.indptr = map(device.to_device, (matrix.data, matrix.indices, matrix.indptr))
 
     def tocsr(self):
@@ -18,6 +18,9 @@ class Csr:
 
     def copy(self):
         return Csr(self.device, self.matrix.copy())
+
+    def astype(self, name):
+        return Csr(self.device, self.matrix.astype(name))
 
     @property
     def has_canonical_format(self):

@@ -9,10 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from fastce.cpu._vectors.compiler import inline, kernel, matrix, structure, vector
-from fastce.cpu._vectors.memory import element, pointer, row_pointer, set_element
+from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, structure, vector
+from fastce.cpu._vectors.memory import element, from_element, pointer, row_pointer, set_element
+from fastce.cpu._vectors.rooms import float64_room
 
+MOST_CLASSES = 64  # that masses are spread out for
 ODD, WIDE = 0, 1  # places in `found`
+
+new_totals = float64_room(MOST_CLASSES)
 
 
 class Points(NamedTuple):
@@ -109,10 +113,24 @@ def check_order(points, part, found):
         found[ODD] = 1
 
 
+@outlined
+def add_up(of_point, of_mass, first, end, n_classes, place, apart):
+    """The masses of one row, whose classes are ``apart``, where one class has several points: summed in float64."""
+    totals = new_totals()
+    for c in range(n_classes):
+        totals[c] = 0.0
+    for k in range(first, end):
+        c = of_point[k]
+        if 0 <= c < n_classes:
+            totals[c] += of_mass[k]
+    for c in range(n_classes):
+        set_element(place, c * apart, totals[c])
+
+
 @inline
-def add_masses(first_points, classes, masses, first_row, out):
-    """out[c, i] += the mass of each point of a row; what has changed since it was checked may be anywhere."""
-    n_classes, rows = out.shape
+def put_masses(first_points, classes, masses, first_row, out):
+    """out[c, i], which is 0, becomes the mass of a class; what has changed since it was checked may be anywhere."""
+    n_classes, rows = min(out.shape[0], MOST_CLASSES), out.shape[1]
     place, apart = row_pointer(out, 0), out.strides[0] // out.itemsize
     of_row, of_point, of_mass = pointer(first_points), pointer(classes), pointer(masses)
     size = min(classes.shape[0], masses.shape[0])
@@ -122,11 +140,15 @@ def add_masses(first_points, classes, masses, first_row, out):
     for i in range(rows):
         first = end
         end = max(min(of_row[first_row + i + 1], size), first)
+        has_several = False
         for k in range(first, end):
             c = of_point[k]
             if 0 <= c < n_classes:
                 at = c * apart + i
-                set_element(place, at, element(place, at) + of_mass[k])
+                has_several = has_several or element(place, at) != 0.0
+                set_element(place, at, of_mass[k])
+        if has_several:
+            add_up(of_point, of_mass, first, end, n_classes, from_element(place, i), apart)
 
 
 @kernel(lambda storage: (points_type, types.int64, matrix(storage)))
@@ -137,7 +159,7 @@ def spread_points(points, first_row, out):
     for c in range(n_classes):
         for i in range(rows):
             set_element(place, c * apart + i, 0.0)
-    add_masses(points.first_points, points.classes, points.masses, first_row, out)
-    add_masses(points.first_points, points.classes, points.short_masses, first_row, out)
-    add_masses(points.short_first_points, points.short_classes, points.masses, first_row, out)
-    add_masses(points.short_first_points, points.short_classes, points.short_masses, first_row, out)
+    put_masses(points.first_points, points.classes, points.masses, first_row, out)
+    put_masses(points.first_points, points.classes, points.short_masses, first_row, out)
+    put_masses(points.short_first_points, points.short_classes, points.masses, first_row, out)
+    put_masses(points.short_first_points, points.short_classes, points.short_masses, first_row, out)
