@@ -10,7 +10,7 @@ import scipy.sparse
 import fastce
 
 faulthandler.enable()
-SECONDS = 5
+SECONDS = 10
 sys.setswitchinterval(1e-6)
 rng = np.random.default_rng(3)
 classes = 300
@@ -59,13 +59,16 @@ def linear(features, targets):
     return fastce.linear_cross_entropy(features, features, targets)
 
 
-def with_sparse_of_few(*places):
-    few = np.ascontiguousarray(logits[:, :20])
+def with_sparse_of_few(name, *places):
+    few, pairs = np.ascontiguousarray(logits[:, :20]), np.eye(classes, 20) + np.eye(classes, 20)[::-1]
+    pairs[20:, 3:5] = 0.5  # two classes in nearly every row
     for dtype in (np.int32, np.int64):
-        targets = scipy.sparse.csr_array(dense[:, :20].astype(np.float32))
-        targets.indices, targets.indptr = targets.indices.astype(dtype), targets.indptr.astype(dtype)
-        for place in places:
-            yield fastce.cross_entropy_value_and_grad, (few, targets), getattr(targets, place)
+        for masses in (dense[:, :20], pairs[:, :20]):
+            targets = getattr(scipy.sparse, name)(masses.astype(np.float32))
+            if name != "coo_array":
+                targets.indices, targets.indptr = targets.indices.astype(dtype), targets.indptr.astype(dtype)
+            for place in places:
+                yield fastce.cross_entropy_value_and_grad, (few, targets), getattr(targets, place)
 
 
 def with_sparse(name, *places):
@@ -78,7 +81,9 @@ def with_sparse(name, *places):
 
 calls = [
     *with_labels(),
-    *with_sparse_of_few("indices", "indptr"),
+    *with_sparse_of_few("csr_array", "indices", "indptr"),
+    *with_sparse_of_few("csc_array", "indices", "indptr"),
+    *with_sparse_of_few("coo_array", "row", "col"),
     *with_sparse("csr_array", "indices", "indptr"),
     *with_sparse("csc_array", "indices", "indptr"),
     *with_sparse("bsr_array", "indices", "indptr"),

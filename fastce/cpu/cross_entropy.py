@@ -8,6 +8,7 @@ from fastce.arguments.arrays import Array, compute_dtype
 from fastce.arguments.reductions import reduced
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
+from fastce.cpu._kernels.cross_entropy_columns import point_columns
 from fastce.cpu._kernels.hard_columns import kernel_of_columns
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._vectors.compiler import storage_view
@@ -162,12 +163,14 @@ def _by_columns(
     rows, targets, dtype = call.logits, call.targets, call.logits.dtype
     of_targets = targets.cube if isinstance(targets, MassTargets) else None
     in_place = isinstance(cube, Columns) and isinstance(gradient, Columns | None) and products is None
-    in_runs = isinstance(of_targets, Columns | None)
+    points = of_targets.rows.points if isinstance(of_targets, PointColumns) and call.options.softcap == 0.0 else None
+    in_runs = points is not None or isinstance(of_targets, Columns | None)
     runs, blocks = cut_in_runs(cube, dtype.itemsize, n_threads, in_place=in_place, in_runs=in_runs)
     losses = RowLosses(rows, call.reduction, call.parts, blocks)
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
     with_slopes, is_plain = gradient is not None or products is not None, cube.narrow and targets.weigh_alike
-    kernel = kernel_of_columns(rows.classes, call.options, of_targets is None, with_slopes, is_plain).compiled(dtype)
+    of_columns = kernel_of_columns(rows.classes, call.options, of_targets is None, with_slopes, is_plain)
+    kernel = (of_columns if points is None else point_columns).compiled(dtype)
     past_cache = out is not None and isinstance(gradient, Columns) and goes_past_cache(out, call.array)
     none, slopes = storage_view(np.empty((0, 0, 0), dtype)), Room()
 
@@ -179,8 +182,9 @@ def _by_columns(
             of_products = products[place.start : place.stop].reshape(place.shape)
             room = slopes.lines((place.shape[0], rows.classes, place.shape[1]), dtype)
         kernel(
-            *cube.to_read(place), narrow, targets.columns(place), call.options, of_block, misfits,
+            *cube.to_read(place), narrow, targets.columns(place, points is None), call.options, of_block, misfits,
             above.reshape((1, 1) if above.size == 1 else place.shape), of_products, room, past_cache,
+            *(() if points is None else (points, place.start)),
         )  # fmt: skip
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
         logits = None if odd is None else call.logits.copy(odd + place.start)  # a copied block may replace them

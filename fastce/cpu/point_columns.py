@@ -1,7 +1,7 @@
-"""Sparse targets as kernels take them: of few classes spread out block by block, of many as points.
+"""Sparse targets as kernels take them: of few classes spread out where they are used, of many as points.
 
-A matrix of few classes is read where its owner has it, once to check all of it and once more block by block. Another
-thread may change it in between: the second look trusts nothing either.
+A CSR matrix of few classes is read where its owner has it, once to check all of it and once more tile by tile. Another
+thread may change it in between: the second look trusts nothing either. COO and CSC are sorted into arrays of our own.
 """
 
 import functools
@@ -12,6 +12,7 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.arguments.sparse import sparse_points
 from fastce.cpu._kernels.points import (
+    LARGEST_SHORT,
     MOST_CLASSES,
     ODD,
     WIDE,
@@ -19,6 +20,7 @@ from fastce.cpu._kernels.points import (
     Points,
     check_order,
     check_points,
+    sort_by_row,
     spread_points,
 )
 from fastce.cpu.columns import Place
@@ -88,7 +90,7 @@ def read_points(
     The probabilities are float64 where float32 has not all digits of masses.
     """
     if shape[1] <= MOST_CLASSES:
-        points = _given(targets, shape)
+        points = _given(targets, shape) or _sorted(targets, shape)
         if points is None or (found := _found(points, shape[1], n_threads))[ODD]:
             points = _as_points(*sparse_points(targets, shape))
             found = _found(points, shape[1], n_threads)
@@ -113,6 +115,37 @@ def _given(targets: Any, shape: tuple[int, int]) -> Points | None:
     if first.size != shape[0] + 1 or classes.size != masses.size:
         return None
     return _as_points(classes, masses, first)
+
+
+def _sorted(targets: Any, shape: tuple[int, int]) -> Points | None:
+    """The points of a COO or CSC matrix, row by row in arrays of our own, if its arrays say what they ought to."""
+    if targets.format not in ("coo", "csc") or targets.ndim != 2 or targets.shape != shape:
+        return None
+    masses, size = targets.data, np.size(targets.data)
+    rows, classes = (targets.row, targets.col) if targets.format == "coo" else _places_of_columns(targets, size)
+    if not all(isinstance(array, np.ndarray) and array.shape == (size,) for array in (rows, classes, masses)):
+        return None
+    if any(array.dtype.kind not in "iu" or array.dtype.itemsize > 8 for array in (rows, classes)):
+        return None
+    if masses.dtype.kind not in "fiub" or masses.dtype.itemsize > 8 or max(size, shape[0]) >= LARGEST_SHORT:
+        return None
+    if rows.dtype != classes.dtype:
+        rows, classes = rows.astype(np.int64), classes.astype(np.int64)
+    given, found = _as_points(classes, masses, rows), np.zeros(2, np.int64)
+    ends, placed = np.zeros(shape[0] + 2, np.int32), np.zeros(size, np.int32)
+    of_long, of_short = np.zeros(given.masses.size), np.zeros(given.short_masses.size, np.float32)
+    sort_by_row.compiled(_ANY)(given, shape[1], ends, placed, of_long, of_short, found)
+    return None if found[ODD] else _as_points(placed, of_long if of_long.size else of_short, ends[:-1])
+
+
+def _places_of_columns(targets: Any, size: int) -> tuple[Any, Any]:
+    """The rows and columns of all points of a CSC matrix; None for these if its arrays do not fit."""
+    ends = np.array(targets.indptr)
+    if ends.shape != (targets.shape[1] + 1,) or ends.dtype.kind not in "iu" or ends[0] != 0 or ends[-1] != size:
+        return targets.indices, None
+    counts: Array = np.diff(ends.astype(np.int64))
+    columns = np.arange(targets.shape[1], dtype=targets.indices.dtype)
+    return targets.indices, np.repeat(columns, counts) if (counts >= 0).all() else None
 
 
 def _as_points(classes: Array, masses: Array, first: Array) -> Points:

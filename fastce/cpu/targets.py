@@ -29,6 +29,7 @@ _NO_POINTS = (_NO_INTEGERS, _NO_FLOATS, _NO_INTEGERS)
 _NO_INDICES = np.empty((0, 0), np.int64)
 _NO_ROW_WEIGHT = np.empty((0, 0))
 _NO_CUBE = {np.dtype(name): np.empty((0, 0, 0), name) for name in ("float32", "float64")}
+_CUBE_ELSEWHERE = {np.dtype(name): np.empty((0, 1, 0), name) for name in ("float32", "float64")}
 _NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32", "float64")}
 
 
@@ -202,7 +203,7 @@ class IndexTargets(_Total):
         """The targets of rows ``start`` to ``stop``."""
         return self.of(slice(start, stop))
 
-    def columns(self, place: Place) -> ColumnTargets:
+    def columns(self, place: Place, spread: bool = True) -> ColumnTargets:
         """The targets of a block of a cube; its kernel checks them itself, so that they need not be copied."""
         rows = slice(place.start, place.stop)
         classes, row_weight = self.indices[rows], _NO_FLOATS
@@ -302,12 +303,13 @@ class MassTargets(_Total):
         classes, masses, first_points = points
         return Targets(first_points, classes, masses, probabilities, self.class_weight, row_weight)
 
-    def columns(self, place: Place) -> ColumnTargets:
-        """The targets of a block of a cube."""
+    def columns(self, place: Place, spread: bool = True) -> ColumnTargets:
+        """The targets of a block of a cube; unless ``spread``, for a kernel that is given points of a matrix beside."""
         assert self.cube is not None
         weight = self.row_weight[place.start : place.stop]
         of_rows = weight.reshape(place.shape) if weight.size else _NO_ROW_WEIGHT
-        return ColumnTargets(_NO_INDICES, self.cube.block(place), self.class_weight, of_rows)
+        probabilities = self.cube.block(place) if spread else _CUBE_ELSEWHERE[self.class_weight.dtype]
+        return ColumnTargets(_NO_INDICES, probabilities, self.class_weight, of_rows)
 
 
 TargetRows = IndexTargets | MassTargets

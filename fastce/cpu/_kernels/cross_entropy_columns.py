@@ -24,7 +24,9 @@ from fastce.cpu._kernels.narrow import (
     tile_width,
     write_through,
 )
+from fastce.cpu._kernels.points import points_type, put_points
 from fastce.cpu._kernels.slope_products import keep_common_slopes, put_products_of_tile
+from fastce.cpu._kernels.soft import find_heaviest, look_at_soft_rows, sum_soft
 from fastce.cpu._kernels.states import (
     AT_TARGET,
     GROUP,
@@ -166,16 +168,14 @@ def types_of_call(storage):
     return cube, cube, narrow, targets, options_type, *outputs, per_row, per_row, cube, types.boolean
 
 
-@kernel(types_of_call)
-def cross_entropy_columns(
-    source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache
-):
-    """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
+@inline
+def over_tiles(soft, points, source, logits, narrow, targets, options, losses, misfits, slopes):
+    """`cross_entropy_columns`, or what is the same with the sums of soft.py if ``soft`` is not None.
 
-    Any targets will do; where all mass is on one class of few, the kernels of hard_columns.py are faster.
-    If there are products, products[o, i] = sum_c gradient_c x_c of the row; the gradient is only room then, and not
-    narrow. Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
+    Unless they are None, the points are those of a sparse matrix, and the row of it that is the first of the logits:
+    they are the probabilities.
     """
+    upstream, products, gradient, past_cache = slopes
     outer, classes, rows = logits.shape
     with_gradient, with_products = gradient.shape[1] > 0, products.shape[1] > 0
     has_probabilities = targets.probabilities.shape[1] > 0
@@ -197,18 +197,28 @@ def cross_entropy_columns(
             tile = tile_of(logits, narrow.logits, o, first, count, room, width)
             origin = source_of(source, o, first, tile)
             probabilities = (other_room, 0, 0, 0)
-            if has_probabilities:
+            if points is not None:
+                put_points(points[0], points[1] + o * rows + first, classes, count, other_room, width)
+                probabilities = (other_room, 0, width, 0)
+            elif has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
             of_rows = row_pointer(targets.classes, o)
-            choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
-            choose_references(running, tile, origin, classes, count, cap, scale)
-            sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
+            if soft is None:
+                choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
+                choose_references(running, tile, origin, classes, count, cap, scale)
+                sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
+            else:
+                find_heaviest(running, tile, origin, classes, count, scale, masses, probabilities)
+                sum_soft(running, sums, tile, classes, count, scaled_by, masses, probabilities)
             all_fit = True
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
-                fit = look_at_group(
-                    states, running, sums, tile, group, here, classes, options, of_logits, masses, probabilities
-                )
+                if soft is None:
+                    fit = look_at_group(
+                        states, running, sums, tile, group, here, classes, options, of_logits, masses, probabilities
+                    )
+                else:
+                    fit = look_at_soft_rows(states, running, sums, tile, group, here, options, scaled_by)
                 put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
                 row_weights = row_weight, has_row_weight
                 if not (mark_by_masses(states, here, at, classes, masses, row_weights, lanes == LANES) and fit):
@@ -233,3 +243,34 @@ def cross_entropy_columns(
                 weights = row_weight, has_row_weight
                 of_rows = row_pointer(products, o)
                 put_products_of_tile(sums, tile, slopes, first, count, classes, capped_at > 0, weights, of_rows)
+
+
+@kernel(types_of_call)
+def cross_entropy_columns(
+    source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache
+):
+    """losses[o, i] = v_i times the loss of row i, and its gradient if there is room for one.
+
+    Any targets will do; where all mass is on one class of few, the kernels of hard_columns.py are faster.
+    If there are products, products[o, i] = sum_c gradient_c x_c of the row; the gradient is only room then, and not
+    narrow. Rows where ``misfits`` becomes 1 have no gradient written: they are for `cross_entropy_rows`.
+    """
+    slopes = upstream, products, gradient, past_cache
+    over_tiles(None, None, source, logits, narrow, targets, options, losses, misfits, slopes)
+
+
+@kernel(types_of_call)
+def soft_columns(source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache):
+    """The same of few classes with probabilities, without a cap."""
+    slopes = upstream, products, gradient, past_cache
+    over_tiles(True, None, source, logits, narrow, targets, options, losses, misfits, slopes)
+
+
+@kernel(lambda storage: (*types_of_call(storage), points_type, types.int64))
+def point_columns(
+    source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache, points,
+    first_row,
+):  # fmt: skip
+    """The same of a sparse matrix of up to 64 classes, from a row on; the targets say that there are probabilities."""
+    slopes = upstream, products, gradient, past_cache
+    over_tiles(True, (points, first_row), source, logits, narrow, targets, options, losses, misfits, slopes)

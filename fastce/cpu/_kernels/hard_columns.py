@@ -11,6 +11,7 @@ from fastce.cpu._kernels.cross_entropy_columns import (
     masses_of,
     put_losses,
     set_upstream,
+    soft_columns,
     types_of_call,
     write_classes,
 )
@@ -146,6 +147,8 @@ def kernel_of_columns(classes, options, has_indices, with_gradient, is_plain) ->
 
     Plain are rows whose classes are adjacent, without weights and without ignored ones among them.
     """
-    if has_indices and classes <= NARROW and not (options.softcap > 0.0 or options.spread > 0.0):
-        return hard_gradients if with_gradient else plain_losses if is_plain else hard_losses
-    return cross_entropy_columns
+    if classes > NARROW or options.softcap > 0.0 or (has_indices and options.spread > 0.0):
+        return cross_entropy_columns
+    if not has_indices:
+        return soft_columns
+    return hard_gradients if with_gradient else plain_losses if is_plain else hard_losses

@@ -3,11 +3,14 @@
 from fastce.cpu._kernels.column_targets import weigh_by_class
 from fastce.cpu._kernels.lines import EXPS, HELD, HIGHEST, MASS_SUM, REFERENCE, X_CHOSEN, store_sum, whole_sum
 from fastce.cpu._kernels.states import (
+    DISTANCES,
     EXP_TARGET,
     EXPONENT,
     FITS,
     LANES,
+    NEAR,
     REST,
+    REST_MASS,
     TARGET_MASS,
     TOP,
     X_TARGET,
@@ -51,16 +54,22 @@ def weigh_hard_targets(states, running, first, classes, count, masses, keep):
 
 
 @outlined
-def finish_hard(states, count, scale, z_loss):
-    """As `finish_states` and `mark_fitting`, of rows that have mass on their target alone; whether all fit."""
+def finish_hard(states, count, scale, z_loss, soft):
+    """As `finish_states` and `mark_fitting`; whether all fit. Mass is on the target alone unless ``soft`` is not None.
+
+    Distances are those from NEAR then.
+    """
     zero = load_first(states, 0, 0, 0.0)
     all_fit = True
     for k in range(0, count, LANES):
         exponent, rest, x = load(states, EXPONENT + k), load(states, REST + k), load(states, X_TARGET + k)
         exp_target = load(states, EXP_TARGET + k)
-        _, of_target = of_others_and_target(x, x, rest, exp_target, exponent, scale, zero)
+        near = x if soft is None else load(states, NEAR + k)
+        of_others, of_target = of_others_and_target(x, near, rest, exp_target, exponent, scale, zero)
         mass = load(states, TARGET_MASS + k)
         loss = where_zero(mass, zero, mass * of_target)
+        if soft is not None:
+            loss += load(states, REST_MASS + k) * of_others - load(states, DISTANCES + k) * scale
         total, lse = rest + exp_target, zero
         if z_loss > 0.0:  # of a likely target, from what is exact: its logit
             lse = log_times_power(total, exponent)
@@ -77,7 +86,7 @@ def look_at_hard_rows(states, running, sums, tile, first, count, classes, option
     """The states of a group of rows of a tile, with all that is known of their losses; whether all fit."""
     put_hard_rows(states, running, sums, lanes_of(tile[0]), first, count, scaled_by)
     weigh_hard_targets(states, running, first, classes, count, masses, options.keep)
-    return finish_hard(states, count, scale_of(options), options.z_loss)
+    return finish_hard(states, count, scale_of(options), options.z_loss, None)
 
 
 @inline

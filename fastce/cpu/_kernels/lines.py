@@ -31,6 +31,7 @@ LINE = WIDTH + 16  # lines a power of two apart would push each other out of the
 # in `running`, while rows are summed up
 REFERENCE, BESIDE, HIGHEST, CHOSEN = 0 * LINE, 1 * LINE, 2 * LINE, 3 * LINE  # exponent, near, largest x, target class
 X_CHOSEN, LARGEST_OTHER = BESIDE, 4 * LINE  # of rows that need no near: the target's x, the largest exp of the others
+MASS_CHOSEN = LARGEST_OTHER  # of rows of probabilities: the target's
 # and while they are written
 SHARE, AT_CHOSEN, ABOVE, FITTING = 1 * LINE, 4 * LINE, 5 * LINE, 6 * LINE  # factor, target's gradient, -upstream, FITS
 # in `sums`, each with a second line for what its roundings lost

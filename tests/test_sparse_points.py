@@ -1,4 +1,4 @@
-"""Sparse targets that name a class of a row many times: its mass is the sum in float64, whatever holds the masses."""
+"""Sparse targets that name a class of a row many times, in any order: its mass is the sum in float64."""
 
 import numpy as np
 import pytest
@@ -47,6 +47,24 @@ def test_many_float32_masses_of_one_class_keep_their_digits(form, number):
     check(np.arange(10, dtype=np.float32)[None], targets)
 
 
+@pytest.mark.parametrize("classes", [1, 2, 10, 64])
+@pytest.mark.parametrize("name", ["float32", "float64"])
+@pytest.mark.parametrize("integers", ["int32", "int64"])
+def test_two_points_in_every_row_are_the_dense_probabilities_bit_for_bit(rng, classes, name, integers):
+    """Mixup: rows with two points are read a vector at a time, the one with three and its neighbours are not."""
+    logits, columns = rng.normal(size=(1000, classes)).astype(name), rng.integers(0, classes, 2001)
+    rows = np.insert(np.repeat(np.arange(1000), 2), 801, 400)
+    targets = as_given("csr_array", rng.random(2001).astype(np.float32), rows, columns, logits.shape)
+    targets.indices, targets.indptr = targets.indices.astype(integers), targets.indptr.astype(integers)
+    dense = targets.astype(float).toarray().astype(name)
+    for options in ({"reduction": "none"}, {"weight": rng.random(classes) + 0.5}, {"z_loss": 0.1}):
+        expected = fastce.cross_entropy_value_and_grad(logits, dense, **options)
+        found = fastce.cross_entropy_value_and_grad(logits, targets, **options)
+        assert same_bits(found.value, expected.value)
+        assert same_bits(found.grad, expected.grad)
+        assert same_bits(fastce.cross_entropy(logits, targets, **options), expected.value)
+
+
 def test_rows_beside_one_with_duplicates_keep_their_bits(rng):
     logits, columns = rng.normal(size=(40, 7)).astype(np.float32), rng.integers(0, 7, (40, 2)) // 2
     columns[:, 1] += 3
@@ -60,6 +78,25 @@ def test_rows_beside_one_with_duplicates_keep_their_bits(rng):
     found = fastce.cross_entropy_value_and_grad(np.concatenate([logits, logits[:1]]), mixed, reduction="none")
     assert same_bits(found.value[:-1], expected.value)
     assert same_bits(found.grad[:-1], expected.grad)
+
+
+@pytest.mark.parametrize(("form", "name"), [("csr_array", "indptr"), ("csc_array", "indptr"), ("coo_array", "row")])
+@pytest.mark.parametrize("classes", [3, 100])
+def test_places_beyond_the_matrix_are_refused_before_memory_is_asked_for(form, name, classes):
+    zeros = np.zeros(4, np.int64)
+    targets = as_given(form, np.ones(4), zeros, zeros + 1, (5, classes))
+    getattr(targets, name)[1:] = 10**15
+    with pytest.raises(ValueError, match="sparse targets are inconsistent"):
+        fastce.cross_entropy(np.zeros((5, classes)), targets)
+
+
+@pytest.mark.parametrize("form", ["csr_array", "csc_array", "coo_array"])
+def test_indices_that_32_bits_would_take_for_others_are_refused(form):
+    zeros = np.zeros(4, np.int64)
+    targets = as_given(form, np.ones(4), zeros, zeros + 1, (5, 3))
+    getattr(targets, "col" if form == "coo_array" else "indices")[2] += 2**32
+    with pytest.raises((IndexError, ValueError), match="targets"):
+        fastce.cross_entropy(np.zeros((5, 3)), targets)
 
 
 @pytest.mark.parametrize("kind", ["bool", "uint8", "float32"])
