@@ -136,6 +136,46 @@ def test_nll_loss_of_many_rows_is_that_of_the_formula(rng, option, shape, axis):
         np.testing.assert_allclose(grad, expected_grad, rtol=4 * EPS32, atol=0)
 
 
+IMAGES = {
+    "Fortran": np.asfortranarray,
+    "reversed": lambda x: x[..., ::-1].copy()[..., ::-1],
+    "every second": lambda x: np.repeat(x, 2, -1)[..., ::2],
+    "last axis first": lambda x: np.moveaxis(np.moveaxis(x, -1, 0).copy(), 0, -1),
+}
+
+
+@covering(
+    {
+        "layout": IMAGES,
+        "shape": [(3, 5, 40, 50), (2, 5, 3, 40, 30), (33, 5, 35), (40, 5, 3, 2)],
+        "dtype": [np.float32, np.float64, np.float16],
+        "large": [False, True],
+    },
+    quick=1,
+)
+def test_nll_losses_of_images_in_any_layout_have_the_bits_of_a_plain_copy(rng, layout, shape, dtype, large):
+    plain = -rng.random(shape).astype(dtype)
+    labels = rng.integers(0, 5, (shape[0], *shape[2:]))
+    labels[rng.random(labels.shape) < 0.2] = -100
+    options = {"weight": rng.random(5), "sample_weight": rng.random(labels.shape) * (1e200 if large else 1.0)}
+    if large:
+        options["weight"][1] = 1e300
+    log_probs = IMAGES[layout](plain)
+    expected = fastce.nll_loss(plain, labels, reduction="none", **options)
+    assert np.array_equal(fastce.nll_loss(log_probs, labels, reduction="none", **options), expected)
+    for reduction in REDUCTIONS:
+        twin = fastce.nll_loss_value_and_grad(log_probs, labels, reduction=reduction, **options)
+        same = fastce.nll_loss_value_and_grad(plain, labels, reduction=reduction, **options)
+        value = fastce.nll_loss(log_probs, labels, reduction=reduction, **options)
+        assert np.array_equal(value, twin.value)
+        assert np.array_equal(value, same.value)
+        assert np.array_equal(twin.grad, same.grad)
+        of_copy = log_probs.copy(order="K")
+        in_place = fastce.nll_loss_value_and_grad(of_copy, labels, out=of_copy, reduction=reduction, **options)
+        assert np.array_equal(in_place.value, value)
+        assert np.array_equal(of_copy, same.grad)
+
+
 @pytest.mark.parametrize("unit", [1e-200, 1e200])
 def test_nll_losses_beyond_float64_take_the_way_of_pairs(unit):
     log_probs = np.array([[-1.0, -3.0 * unit], [-2.0 * unit, -1.0]])

@@ -17,6 +17,7 @@ from fastce.cpu.targets import IndexTargets
 from fastce.cpu.threads import for_each
 
 ORDINARY = 250.0  # powers of two of weights, and of what is above, whose products float64 has all digits of
+SLICE = 1024  # rows that are worth a kernel's call
 _NONE = np.empty(0)
 
 
@@ -40,7 +41,9 @@ def run(call: NllCall, upstream: Array, exponent: int, out: Array | None, n_thre
     factors = [call.targets.per_class, call.targets.per_row, upstream]
     is_ordinary = exponent == 0 and all(max(map(abs, powers_of(factor))) < ORDINARY for factor in factors)
     losses = _by_kernel(call, upstream, out, n_threads) if is_ordinary else None
-    return _by_numpy(call, upstream, exponent, out) if losses is None else losses.value(*call.targets.total)
+    if losses is not None:
+        return losses.value(*call.targets.total)
+    return _by_numpy(call, upstream, exponent, out, _in_slices(call, n_threads) if is_ordinary else None)
 
 
 def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int | None) -> RowLosses | None:
@@ -51,11 +54,8 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
     is_replaced = out is not None and array.dtype == np.float64 and np.may_share_memory(out, array)
     if array.dtype not in (np.float32, np.float64) or cube is None or gradient is None or is_replaced:
         return None
-    indices = as_int64(targets.indices)
-    ignored, exists = number_of_ignored(targets.ignored_class, targets.indices.dtype)
-    absent = ignored if exists else -1
-    per_class, per_row = (_NONE if weights is None else weights for weights in (targets.per_class, targets.per_row))
-    places, found = call.places, np.zeros(1, np.int64)
+    described, found = _described(targets), np.zeros(1, np.int64)
+    places = call.places
     parts = _starts(places)
     kernel = likelihood_rows.compiled(array.dtype)
     kept, memory = RowLosses(call.rows, call.reduction, parts, parts), Room()
@@ -63,26 +63,66 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
     def work(k: int, place: Place) -> None:
         here = slice(place.start, place.stop)
         losses = memory.of((place.stop - place.start,), np.dtype(np.float64))
-        described = LikelihoodTargets(indices[here], absent, per_class, per_row[here] if per_row.size else per_row)
         above = upstream[here] if upstream.size > 1 else upstream
         room = gradient if out is None else gradient[place.outer, :, place.rows]
-        kernel(cube[place.outer, :, place.rows], described, above, losses, room, found)
+        kernel(cube[place.outer, :, place.rows], _of_rows(described, here), above, losses, room, found)
         kept.put_run(k, [0], here, losses)
 
     for_each(list(enumerate(places)), work, n_threads)
     return None if found[0] else kept
 
 
-def _by_numpy(call: NllCall, upstream: Array, exponent: int, out: Array | None) -> Any:
-    """The same of log probabilities and weights of any size, dtype and strides."""
+def _described(targets: IndexTargets) -> LikelihoodTargets:
+    """The targets of all rows as a kernel takes them."""
+    ignored, exists = number_of_ignored(targets.ignored_class, targets.indices.dtype)
+    per_class, per_row = (_NONE if weights is None else weights for weights in (targets.per_class, targets.per_row))
+    return LikelihoodTargets(as_int64(targets.indices), ignored if exists else -1, per_class, per_row)
+
+
+def _of_rows(targets: LikelihoodTargets, rows: slice | Array) -> LikelihoodTargets:
+    per_row = targets.row_weight
+    return targets._replace(classes=targets.classes[rows], row_weight=per_row[rows] if per_row.size else per_row)
+
+
+def _in_slices(call: NllCall, n_threads: int | None) -> RowLosses | None:
+    """The same of what is no single cube, in cubes of its two longest axes of rows; None if these are small, too."""
+    view, lead = call.rows.view, call.rows.lead
+    if len(lead) < 2 or view.dtype not in (np.float32, np.float64) or not view.flags.aligned:
+        return None
+    by_length = sorted(range(len(lead)), key=lead.__getitem__)
+    others, (outer, rows) = by_length[:-2], sorted(by_length[-2:], key=lambda k: -abs(view.strides[k]))
+    size = lead[outer] * lead[rows]
+    if size < SLICE:
+        return None
+    cubes = view.transpose(*others, outer, len(lead), rows)
+    numbers = np.arange(call.rows.rows).reshape(lead).transpose(*others, outer, rows)
+    described, found, losses = _described(call.targets), np.zeros(1, np.int64), np.empty(call.rows.rows)
+    kernel, memory, no_gradient = likelihood_rows.compiled(view.dtype), Room(), np.empty((0, 0, 0), view.dtype)
+
+    def work(*place: int) -> None:
+        here, of_slice = numbers[place].ravel(), memory.of((size,), losses.dtype)
+        kernel(cubes[place], _of_rows(described, here), np.ones(1), of_slice, no_gradient, found)
+        losses[here] = of_slice
+
+    for_each(list(np.ndindex(cubes.shape[: len(others)])), work, n_threads)
+    kept = RowLosses(call.rows, call.reduction, _starts(call.places))
+    kept.put(slice(None), losses)
+    return None if found[0] else kept
+
+
+def _by_numpy(call: NllCall, upstream: Array, exponent: int, out: Array | None, losses: RowLosses | None) -> Any:
+    """The same of log probabilities and weights of any size, dtype and strides; without losses that are known."""
+    if losses is not None and out is None:
+        return losses.value(*call.targets.total)
     entries = entries_of(call.targets, narrowed(call.rows.view, -1).shape[:-1])
-    value = value_of_entries(call, entries)
+    if losses is None:
+        losses = losses_of_entries(call, entries)
+    value = losses.value(*call.targets.total)
     if out is not None:
         out[...] = 0
         fractions, more = product(entries.masses, -upstream)
         slopes = silently(np.ldexp, fractions, entries.exponents + more + exponent)
-        view = narrowed(out, call.axis)
-        store(view, entries.where, slopes if view.ndim > 1 else slopes[0])
+        store(narrowed(out, call.axis), entries.where, slopes.reshape(np.shape(entries.where[-1])))
     return value
 
 
@@ -105,7 +145,7 @@ class Entries(NamedTuple):
 def entries_of(described: IndexTargets, lead: tuple[int, ...]) -> Entries:
     """The entries of these targets, of rows of this shape."""
     classes = described.picked(slice(0, described.indices.size))[0]
-    where = (*np.unravel_index(np.arange(classes.size), lead), classes) if lead else (classes[0],)
+    where = (*np.indices(lead, sparse=True), classes.reshape(lead)[()])
     return Entries(where, *described.weights())
 
 
@@ -115,13 +155,13 @@ def narrowed(array: Array, axis: int) -> Array:
     return moved.squeeze(tuple(k for k, n in enumerate(moved.shape[:-1]) if n == 1))
 
 
-def value_of_entries(call: NllCall, entries: Entries) -> Any:
-    """What the reduction asks for."""
+def losses_of_entries(call: NllCall, entries: Entries) -> RowLosses:
+    """The losses of all rows."""
     picked = np.asarray(narrowed(call.rows.view, -1)[entries.where], dtype=np.float64).ravel()
     losses, more = product(entries.masses, -picked)
     kept = RowLosses(call.rows, call.reduction, _starts(call.places))
     kept.put(slice(None), losses, entries.exponents + more)
-    return kept.value(*call.targets.total)
+    return kept
 
 
 def _starts(places: list[Place]) -> tuple[int, ...]:
