@@ -62,9 +62,10 @@ def test_stacks_of_matrices(rng):
     for order in itertools.permutations(range(4)):
         source = values.transpose(order).copy().transpose(np.argsort(order))
         for back in itertools.permutations(range(4)):
-            target = np.zeros([values.shape[k] for k in back], np.float32).transpose(np.argsort(back))
-            copy_rows(source, target)
-            assert (target == values).all()
+            for past_cache in (None, False, True):
+                target = np.zeros([values.shape[k] for k in back], np.float32).transpose(np.argsort(back))
+                copy_rows(source, target, past_cache=past_cache)
+                assert (target == values).all()
 
 
 def test_stacks_of_stacks_with_steps(rng):

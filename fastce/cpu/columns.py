@@ -15,12 +15,13 @@ from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.copying import copy_rows
 from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.rooms import Room
-from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, LARGEST_BLOCK_BYTES, inline_bytes, shares
+from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, LARGEST_BLOCK_BYTES, inline_bytes, number_of, shares
 
 SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory; twice as many are read in 7/8 of the time
 FEW_BLOCKS = 8  # are left, so that there is work for as many threads
 LARGEST_BYTES_IN_PLACE = 1 << 27  # of a block that is not copied; a fortieth of a second on one slow core
 SIDE_BY_SIDE_BYTES = 4096  # of a row; so many longer ones are too much for a cache, where they are to be read twice
+OUTERS, OUTERS_BYTES = 16, 1 << 22  # of what is nearest in an array that is written by copies: a line of the cache
 LARGEST_RUN = 1 << 17  # rows, whose losses are summed while they are in the cache
 LARGEST_NUMBER = 1 << 24  # class numbers below are exact in float32
 
@@ -203,16 +204,21 @@ def as_cube(array: Array, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> 
     return cube.transpose(2, 1, 0) if shape[2] == 1 else cube
 
 
-def cut_columns(shape: tuple[int, ...], itemsize: int, *, in_place: bool = False) -> list[Place]:
+def cut_columns(
+    shape: tuple[int, ...], itemsize: int, *, in_place: bool = False, in_lines: bool = False
+) -> list[Place]:
     """Blocks of a megabyte or so, cut by shape alone: several outers, or whole groups of rows of one.
 
     Those of many classes are larger, so that stretches of memory are read; most where nothing is copied (``in_place``).
+    Where outers may be what is nearest in memory (``in_lines``), they make whole lines of the cache.
     """
     outer, classes, rows = shape
     if outer * rows * classes * itemsize <= inline_bytes(in_columns=True):
         return [Place(slice(0, outer), slice(0, rows), 0, outer * rows, (outer, rows))]
     wanted = max(BLOCK_BYTES // (classes * itemsize), outer * rows // BLOCKS, 1)
     at_once = max(1, wanted // rows)
+    if in_lines and rows <= wanted and OUTERS * rows * classes * itemsize <= OUTERS_BYTES:
+        at_once = max(1, at_once // OUTERS) * OUTERS
     stretch, largest = SIDE_BY_SIDE, LARGEST_BLOCK_BYTES
     if in_place:
         stretch, largest = min(WIDTH, max(SIDE_BY_SIDE, outer * rows // FEW_BLOCKS)), LARGEST_BYTES_IN_PLACE
@@ -254,9 +260,10 @@ def cut_in_runs(
     """(runs, starts): where the blocks that `cut_columns` makes begin, and in which runs threads are handed these.
 
     Only those of few classes, where nothing is copied, make runs of several, and none if ``in_runs`` is False; see
-    `shares`. Sums still belong to blocks, which are cut by shape alone.
+    `shares`. Sums belong to `parts_of` the array, wherever it is cut.
     """
-    places = cut_columns(cube.shape, itemsize, in_place=in_place)
+    in_lines = not in_place and cube.shape[0] >= OUTERS * number_of(n_threads)
+    places = cut_columns(cube.shape, itemsize, in_place=in_place, in_lines=in_lines)
     first, last = places[0], places[-1]
     whole = in_runs and in_place and cube.narrow and (first.outer == last.outer or first.rows == last.rows)
     size = LARGEST_RUN // max(1, first.stop - first.start) if whole else 1
@@ -268,7 +275,8 @@ def cut_for_threads(
     cube: Columns | CopiedColumns, itemsize: int, n_threads: int | None, *, in_place: bool, in_runs: bool = True
 ) -> list[tuple[Place]]:
     """The places of these runs alone, each as a task, for work that sums nothing."""
-    return [(run.place,) for run in cut_in_runs(cube, itemsize, n_threads, in_place=in_place, in_runs=in_runs)[0]]
+    runs = cut_in_runs(cube, itemsize, n_threads, in_place=in_place, in_runs=in_runs)[0]
+    return [(run.place,) for run in runs]
 
 
 def _joined(places: list[Place], before: int) -> Run:

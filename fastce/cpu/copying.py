@@ -94,11 +94,24 @@ def _spread(array: Array) -> int:
 
 
 def _with_matrices_last(source: Array, target: Array) -> tuple[Array, Array]:
-    """Both with the axis that makes matrices together with the classes as the last but one."""
+    """Both with the axis that makes matrices together with the classes as the last but one.
+
+    Where the classes are nearest on neither side, those that are make the matrices.
+    """
     last = source.ndim - 1
+    of_source, of_target = _nearest(source), _nearest(target)
+    if of_source != of_target and last not in (of_source, of_target):
+        others = sorted({*range(last + 1)} - {of_source, of_target}, key=source.shape.__getitem__)
+        return source.transpose(*others, of_target, of_source), target.transpose(*others, of_target, of_source)
     rows = _axis_of_rows(source if _spread(source) >= _spread(target) else target)
     others = sorted({*range(last)} - {rows}, key=source.shape.__getitem__)
     return source.transpose(*others, rows, last), target.transpose(*others, rows, last)
+
+
+def _nearest(array: Array) -> int:
+    """The axis of what is nearest in memory, if that is not short."""
+    axes = [k for k in range(array.ndim) if array.strides[k] != 0 and array.shape[k] >= EDGE]
+    return min(axes, key=lambda k: abs(array.strides[k]), default=array.ndim - 1)
 
 
 def _axis_of_rows(array: Array) -> int:

@@ -142,7 +142,7 @@ def shares(count: int, least: int, most: int, n_threads: int | None) -> list[tup
     Each is a thread's share of what is left: few calls do most of it, and small ones at the end let all threads end
     together, however late a thread has been woken.
     """
-    number, runs, start = _number_of(n_threads), [], 0
+    number, runs, start = number_of(n_threads), [], 0
     while start < count:
         stop = min(start + max(1, min(max((count - start) // number, least), most)), count)
         runs.append((start, stop))
@@ -150,7 +150,8 @@ def shares(count: int, least: int, most: int, n_threads: int | None) -> list[tup
     return runs
 
 
-def _number_of(n_threads: int | None) -> int:
+def number_of(n_threads: int | None) -> int:
+    """How many threads a call uses that was given this ``n_threads``."""
     return get_num_threads() if n_threads is None else checked_num_threads(n_threads)
 
 
@@ -163,7 +164,7 @@ def for_each(tasks: Sequence[tuple[Any, ...]], work: Callable[..., object], n_th
     if len(tasks) == 1 and n_threads is None:
         work(*tasks[0])
         return
-    number = _number_of(n_threads)
+    number = number_of(n_threads)
     if len(tasks) <= 1 or number == 1:
         for task in tasks:
             work(*task)
