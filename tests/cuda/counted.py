@@ -95,8 +95,8 @@ class Counted:
         for owner, name, stand_in in ((driver, "api", Api(self)), (Kernel, "ptx", compiled)):
             self.patches.enter_context(mock.patch.object(owner, name, stand_in))
         # not by patch.dict, which would forget all that is imported meanwhile
-        known, sys.modules["torch"] = sys.modules.get("torch"), self._torch()
-        self.patches.callback(lambda: sys.modules.pop("torch") if known is None else sys.modules.update(torch=known))
+        real, sys.modules["torch"] = sys.modules.get("torch"), self._torch()
+        self.patches.callback(lambda: sys.modules.pop("torch") if real is None else sys.modules.update(torch=real))
         self.patches.enter_context(mock.patch.dict(launching._loaded, clear=True))
         if not self.keeps:
             self.patches.enter_context(mock.patch.dict(os.environ, {"FASTCE_CACHE": "0"}))
