@@ -6,9 +6,10 @@ A thread whose stack is too small for kernels leaves the call to one that has ro
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from fastce.arguments.places import HOST_TYPES, UNKNOWN_DEVICE, device_of, is_on
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Plainly: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 # Options that are numbers: they may be anywhere, as arrays of one element too.
 _NUMBERS = frozenset({
@@ -69,9 +71,29 @@ def by_engine(function: Callable[P, R]) -> Callable[P, R]:
     return _by_place(function, _on_cuda)
 
 
-def _by_place(function: Callable[P, R], on_gpu: Callable[[Callable[P, R]], Callable[P, R]]) -> Callable[P, R]:
+def plain_first(plainly: Plainly) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """As `by_device`, for functions whose plain calls are computed at once: see `fastce.cpu.plain`.
+
+    Parameters
+    ----------
+    plainly : callable
+        Takes the arguments of a call, a tuple and a dictionary; returns the result, or None if the call is not plain.
+
+    Returns
+    -------
+    callable
+        The decorator of the function for arrays in the memory of the CPU.
+    """
+    return lambda function: _by_place(function, _cuda_function, partial(_tried, plainly))
+
+
+def _by_place(
+    function: Callable[P, R],
+    on_gpu: Callable[[Callable[P, R]], Callable[P, R]],
+    after: Callable[[Callable[P, R]], Callable[P, R]] = lambda function: function,
+) -> Callable[P, R]:
     names = tuple(inspect.signature(function).parameters)
-    of_libraries = _with_arrays_of_libraries(function)
+    of_libraries = _with_arrays_of_libraries(after(function))
 
     def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
         if any(map(is_on_device, args)) or any(map(is_on_device, kwargs.values())):
@@ -80,16 +102,27 @@ def _by_place(function: Callable[P, R], on_gpu: Callable[[Callable[P, R]], Calla
                 return on_gpu(function)(*args, **kwargs)
         return of_libraries(*args, **kwargs)
 
-    return _unless_plain(function, chosen)
+    return after(_unless_of_numpy(function, chosen))
 
 
-def _unless_plain(function: Callable[P, R], chosen: Callable[P, R]) -> Callable[P, R]:
+def _tried(plainly: Plainly, function: Callable[P, R]) -> Callable[P, R]:
+    """What ``plainly`` returns, and else the function."""
+
+    @functools.wraps(function)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> R:
+        result = None if here.has_small_stack else plainly(args, kwargs)
+        return function(*args, **kwargs) if result is None else cast(R, result)
+
+    return tried
+
+
+def _unless_of_numpy(function: Callable[P, R], chosen: Callable[P, R]) -> Callable[P, R]:
     """The function itself for arrays of NumPy and what Python has, `chosen` for anything else."""
 
     @functools.wraps(function)
     def on_either(*args: P.args, **kwargs: P.kwargs) -> R:
         if here.has_small_stack:
-            return apart(functools.partial(on_either, *args, **kwargs))
+            return apart(partial(on_either, *args, **kwargs))
         # Plain loops, because nothing else is as quick: this is all that is added to a call for arrays of NumPy.
         for value in args:
             if type(value) not in HOST_TYPES:

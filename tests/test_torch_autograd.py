@@ -13,9 +13,10 @@ from torch_calls import LOSSES, WHOLE  # noqa: E402
 
 import fastce  # noqa: E402
 import fastce.torch  # noqa: E402
+from fastce.cpu import plain  # noqa: E402
 from fastce.cpu.engine import Cpu  # noqa: E402
 from fastce.torch import loss as machinery  # noqa: E402
-from fastce.torch import small  # noqa: E402
+from fastce.torch import plain as plain_calls  # noqa: E402
 
 F = torch.nn.functional
 CALLS = {**LOSSES, **WHOLE}
@@ -33,8 +34,8 @@ def targets(rng):
 
 @pytest.fixture
 def as_usual(monkeypatch):
-    """The way of calls that are not small."""
-    monkeypatch.setattr(small, "SMALL", 0)
+    """The way of calls that are not plain."""
+    monkeypatch.setattr(plain, "LARGEST_PLAIN", 0)
 
 
 @pytest.fixture
@@ -86,15 +87,17 @@ def test_each_tensor_may_be_the_only_one_that_requires_grad(name):
         torch.testing.assert_close(alone[k].grad, expected.grad, rtol=1e-13, atol=1e-15)
 
 
-def test_the_gradient_is_handed_over_without_a_copy(logits, targets, monkeypatch):
-    places, as_gradient = [], machinery.as_gradient
+@pytest.mark.parametrize("largest", [plain.LARGEST_PLAIN, 0])
+def test_the_gradient_is_handed_over_without_a_copy(logits, targets, monkeypatch, largest):
+    places, from_numpy = [], torch.from_numpy
 
-    def spied(gradient, tensor):
-        result = as_gradient(gradient, tensor)
+    def spied(gradient):
+        result = from_numpy(gradient)
         places.append(result.data_ptr())  # not the tensor: autograd copies what somebody else holds
         return result
 
-    monkeypatch.setattr(machinery, "as_gradient", spied)
+    monkeypatch.setattr(plain, "LARGEST_PLAIN", largest)
+    monkeypatch.setattr(torch, "from_numpy", spied)
     fastce.torch.cross_entropy(logits, targets).backward()
     assert logits.grad.data_ptr() == places[0]  # not scaled
     logits.grad = None
@@ -102,14 +105,14 @@ def test_the_gradient_is_handed_over_without_a_copy(logits, targets, monkeypatch
     assert logits.grad.data_ptr() == places[1]  # scaled in place
 
 
-def test_small_calls_go_to_the_kernel_at_once(logits, targets, monkeypatch):
-    read, small_cross_entropy = [], small.small_cross_entropy
+def test_plain_calls_go_to_the_kernel_at_once(logits, targets, monkeypatch):
+    read, plain_cross_entropy = [], plain_calls.plain_cross_entropy
 
-    def spied(logits, targets, *args, with_gradient):
-        read.append((logits.ctypes.data, targets.ctypes.data, with_gradient))
-        return small_cross_entropy(logits, targets, *args, with_gradient=with_gradient)
+    def spied(args, named, *, with_gradient):
+        read.append((*(array.ctypes.data for array in args), with_gradient))
+        return plain_cross_entropy(args, named, with_gradient=with_gradient)
 
-    monkeypatch.setattr(small, "small_cross_entropy", spied)
+    monkeypatch.setattr(plain_calls, "plain_cross_entropy", spied)
     monkeypatch.delattr(machinery, "run")
     fastce.torch.cross_entropy(logits, targets).backward()
     with torch.no_grad():
@@ -120,7 +123,7 @@ def test_small_calls_go_to_the_kernel_at_once(logits, targets, monkeypatch):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("classes", [30, 300])
-def test_small_calls_are_as_usual(rng, monkeypatch, reduction, classes):
+def test_plain_calls_are_as_usual(rng, monkeypatch, reduction, classes):
     def results():
         x = torch.tensor(logits, requires_grad=True)
         losses = [
@@ -132,7 +135,7 @@ def test_small_calls_are_as_usual(rng, monkeypatch, reduction, classes):
 
     logits, targets = rng.normal(size=(40, classes)).astype(np.float32), torch.tensor(rng.integers(0, classes, 40))
     found = results()
-    monkeypatch.setattr(small, "SMALL", 0)
+    monkeypatch.setattr(plain, "LARGEST_PLAIN", 0)
     torch.testing.assert_close(found, results(), rtol=0.0, atol=0.0)
 
 

@@ -9,7 +9,7 @@ from fastce.arguments.reductions import reduced
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
 from fastce.cpu._kernels.cross_entropy_columns import point_columns
-from fastce.cpu._kernels.hard_columns import kernel_of_columns
+from fastce.cpu._kernels.hard_columns import kernel_of_columns, of_plain, plain_losses
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.along_rows import NO_PRODUCTS, AlongRows, of_rows
@@ -170,7 +170,8 @@ def _by_columns(
     narrow = Narrow(cube.narrow, of_targets is not None and of_targets.narrow, gradient is not None and gradient.narrow)
     with_slopes, is_plain = gradient is not None or products is not None, cube.narrow and targets.weigh_alike
     of_columns = kernel_of_columns(rows.classes, call.options, of_targets is None, with_slopes, is_plain)
-    kernel = (of_columns if points is None else point_columns).compiled(dtype)
+    kernel = of_columns if points is None else point_columns
+    entry_point = kernel.compiled(dtype)
     past_cache = out is not None and isinstance(gradient, Columns) and goes_past_cache(out, call.array)
     none, slopes = storage_view(np.empty((0, 0, 0), dtype)), Room()
 
@@ -181,11 +182,12 @@ def _by_columns(
         if products is not None:
             of_products = products[place.start : place.stop].reshape(place.shape)
             room = slopes.lines((place.shape[0], rows.classes, place.shape[1]), dtype)
-        kernel(
+        arguments = (
             *cube.to_read(place), narrow, targets.columns(place, points is None), call.options, of_block, misfits,
             above.reshape((1, 1) if above.size == 1 else place.shape), of_products, room, past_cache,
             *(() if points is None else (points, place.start)),
         )  # fmt: skip
+        entry_point(*(of_plain(*arguments) if kernel is plain_losses else arguments))
         odd = np.flatnonzero(misfits) if np.count_nonzero(misfits) else None
         logits = None if odd is None else call.logits.copy(odd + place.start)  # a copied block may replace them
         if gradient is not None:

@@ -33,16 +33,14 @@ _CUBE_ELSEWHERE = {np.dtype(name): np.empty((0, 1, 0), name) for name in ("float
 _NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32", "float64")}
 
 
-def row_indices(classes: Array, row_weight: Array | None, dtype: np.dtype[Any]) -> Targets:
-    """Class indices, all of them in range, as kernels of logits of this dtype take them that go along rows."""
-    weight = _NO_FLOATS if row_weight is None else row_weight
-    return Targets(_NO_INTEGERS, classes, _NO_FLOATS, _NO_PROBABILITIES[dtype], _NO_WEIGHT[dtype], weight)
+def no_row_masses(dtype: np.dtype[Any]) -> tuple[Array, Array, Array, Array]:
+    """(first_points, masses, probabilities, class_weight) of `Targets` that are class indices, for this dtype."""
+    return _NO_INTEGERS, _NO_FLOATS, _NO_PROBABILITIES[dtype], _NO_WEIGHT[dtype]
 
 
-def column_indices(classes: Array, row_weight: Array | None, dtype: np.dtype[Any]) -> ColumnTargets:
-    """The same for the kernels that take a row in each lane, which check them; of one outer."""
-    weight = _NO_ROW_WEIGHT if row_weight is None else row_weight[None]
-    return ColumnTargets(classes[None], _NO_CUBE[dtype], _NO_WEIGHT[dtype], weight)
+def no_column_masses(dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
+    """(probabilities, class_weight, row_weight) of `ColumnTargets` that are class indices without weights."""
+    return _NO_CUBE[dtype], _NO_WEIGHT[dtype], _NO_ROW_WEIGHT
 
 
 class _Total:

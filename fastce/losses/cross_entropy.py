@@ -4,12 +4,12 @@ from typing import Any, Literal, Unpack, overload
 
 from numpy.typing import NDArray
 
-from fastce.arguments.out import checked_out, handed_over
+from fastce.arguments.out import checked_out
 from fastce.arguments.reductions import upstream_of
 from fastce.cpu.call import cross_entropy_call, of_counted
 from fastce.cpu.cross_entropy import run
-from fastce.cpu.small_cross_entropy import small_cross_entropy
-from fastce.engine import by_device
+from fastce.cpu.plain_cross_entropy import plain_value, plain_value_and_grad
+from fastce.engine import plain_first
 from fastce.typing import (
     AnyArray,
     CrossEntropyGradOptions,
@@ -39,7 +39,7 @@ def cross_entropy(
 def cross_entropy(
     logits: AnyArray, targets: Targets, *, reduction: Literal["none"], **options: Unpack[CrossEntropyOptions]
 ) -> Any: ...
-@by_device
+@plain_first(plain_value)
 def cross_entropy(
     logits: Any,
     targets: Any,
@@ -133,11 +133,6 @@ def cross_entropy(
     >>> fastce.cross_entropy(logits, [0, 1], reduction="none").round(4)
     array([0.417, 0.623])
     """
-    if weight is None and sample_weight is None:
-        options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
-        small = small_cross_entropy(logits, targets, axis, options, n_threads, with_gradient=False)
-        if small is not None:
-            return small[0]
     call = cross_entropy_call(
         logits, targets, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, smoothing_over=smoothing_over, logit_scale=logit_scale, softcap=softcap,
@@ -162,7 +157,7 @@ def cross_entropy_value_and_grad(
     logits: AnyArray, targets: Targets, *, reduction: Reduction = "mean", **options: Unpack[CrossEntropyGradOptions]
 ) -> ValueAndGrad[Any, Any]: ...
 # fmt: on
-@by_device
+@plain_first(plain_value_and_grad)
 def cross_entropy_value_and_grad(
     logits: Any,
     targets: Any,
@@ -221,11 +216,6 @@ z_loss, reduction, n_threads
     array([[-0.1705,  0.1212,  0.0493],
            [ 0.0987, -0.2318,  0.1332]])
     """
-    if weight is None and sample_weight is None and grad_output is None:
-        options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
-        small = small_cross_entropy(logits, targets, axis, options, n_threads, with_gradient=True, out=out)
-        if small is not None:
-            return ValueAndGrad(small[0], handed_over(small[1], out, logits, [targets]))
     call = cross_entropy_call(
         logits, targets, axis, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, smoothing_over=smoothing_over, logit_scale=logit_scale, softcap=softcap,

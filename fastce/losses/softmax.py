@@ -9,8 +9,8 @@ from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, plain_ar
 from fastce.arguments.numbers import checked_num_threads, flag
 from fastce.arguments.out import checked_out, handed_over
 from fastce.arguments.silence import cast
+from fastce.cpu.plain_softmax import plain_logsumexp, plain_softmax
 from fastce.cpu.signed_logsumexp import signed_logsumexp
-from fastce.cpu.small_softmax import small_logsumexp, small_softmax
 from fastce.cpu.softmax import logsumexp_over, softmax_over
 from fastce.engine import by_device
 from fastce.typing import AnyArray, Axes, Float, FloatArray, RealArray, SoftmaxOptions, Threads
@@ -105,9 +105,9 @@ def logsumexp(
     """
     keepdims, return_sign = flag(keepdims, "keepdims"), flag(return_sign, "return_sign")
     if b is None and not return_sign:
-        small = small_logsumexp(a, axis, keepdims, n_threads)
-        if small is not None:
-            return small
+        plain = plain_logsumexp(a, axis, keepdims, n_threads)
+        if plain is not None:
+            return plain
     array, factors = _readable(a, "a"), None if b is None else _readable(b, "b")
     array = array if array.ndim else array[None]  # as SciPy does
     if n_threads is not None:
@@ -240,9 +240,9 @@ def log_softmax(
 
 
 def _softmax(x: Any, axis: Any, out: Array | None, n_threads: int | None, *, logarithm: bool) -> Any:
-    small = small_softmax(x, axis, out, n_threads, logarithm=logarithm)
-    if small is not None:
-        return handed_over(small, out, x, [])
+    plain = plain_softmax(x, axis, out, n_threads, logarithm=logarithm)
+    if plain is not None:
+        return handed_over(plain, out, x, [])
     array = _readable(x, "x")
     if n_threads is not None:
         checked_num_threads(n_threads)

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastce.losses import twins
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.torch.call import call, known
-from fastce.torch.small import small_loss
+from fastce.torch.plain import plain_first
 from fastce.typing import Reduction, SmoothingOver
 
 _CROSS_ENTROPY = twins.CROSS_ENTROPY
@@ -17,6 +16,7 @@ _LINEAR = known(twins.LINEAR_AND_SCALE)
 _BINARY = known(twins.BINARY)
 
 
+@plain_first
 def cross_entropy(
     input: Tensor,
     target: Any,
@@ -70,11 +70,6 @@ def cross_entropy(
     (0.5967, torch.Size([2, 3]))
     """
     is_learned = isinstance(logit_scale, Tensor)
-    if weight is None and sample_weight is None and not is_learned and not torch.compiler.is_compiling():
-        options = ignore_index, label_smoothing, smoothing_over, logit_scale, softcap, z_loss, reduction
-        small = small_loss(_CROSS_ENTROPY, input, target, options)
-        if small is not None:
-            return small
     numbers: dict[str, Any] = {} if is_learned else {"logit_scale": logit_scale}
     loss, inputs = (_OF_LEARNED_SCALE, (input, logit_scale)) if is_learned else (_CROSS_ENTROPY, (input,))
     return call(

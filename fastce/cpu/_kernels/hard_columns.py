@@ -4,6 +4,8 @@ wait for no more than they need.
 They do what cross_entropy_columns.py does of any targets, with the sums of hard.py.
 """
 
+from numba import types
+
 from fastce.cpu._kernels.column_targets import number_targets
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.cross_entropy_columns import (
@@ -13,6 +15,7 @@ from fastce.cpu._kernels.cross_entropy_columns import (
     set_upstream,
     soft_columns,
     types_of_call,
+    types_of_cube,
     write_classes,
 )
 from fastce.cpu._kernels.hard import counted, sum_from_references, sum_hard, sum_hard_and_keep
@@ -20,6 +23,7 @@ from fastce.cpu._kernels.hard_states import look_at_hard_rows
 from fastce.cpu._kernels.kept_gradients import finish_kept, new_kept, put_kept
 from fastce.cpu._kernels.lines import keep_for_gradient, new_running, new_sums
 from fastce.cpu._kernels.narrow import (
+    Narrow,
     coming_rows,
     fill_tile,
     new_tile,
@@ -39,8 +43,9 @@ from fastce.cpu._kernels.states import (
     without_offset,
 )
 from fastce.cpu._kernels.sunken import mark_by_weights
+from fastce.cpu._kernels.targets import ColumnTargets, options_type
 from fastce.cpu._kernels.written_columns import write_tile
-from fastce.cpu._vectors.compiler import Kernel, inline, kernel, outlined
+from fastce.cpu._vectors.compiler import Kernel, inline, kernel, matrix, outlined
 from fastce.cpu._vectors.exponential import scaling, with_factor_1
 from fastce.cpu._vectors.memory import lanes_of, row_pointer
 
@@ -123,16 +128,26 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
                 )
 
 
+def types_of_plain_call(storage):
+    """Those of the arguments of `plain_losses`."""
+    cube, _, targets = types_of_cube(storage)
+    return cube, targets.types[0], options_type, matrix(types.float64), matrix(types.uint8)
+
+
 @kernel(types_of_call)
 def hard_losses(source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache):
     """`cross_entropy_columns` without gradients."""
     over_tiles(sum_hard, source, logits, narrow, targets, options, losses, misfits, None)
 
 
-@kernel(types_of_call)
-def plain_losses(source, logits, narrow, targets, options, losses, misfits, upstream, products, gradient, past_cache):
-    """The same of adjacent classes, without weights: what most first calls wait for."""
-    over_tiles(sum_hard, None, logits, narrow, targets, options, losses, misfits, None)
+@kernel(types_of_plain_call)
+def plain_losses(logits, classes, options, losses, misfits):
+    """The same of adjacent classes, without weights: what most first calls wait for.
+
+    It is given no more than it needs: a small call would take a third of its time for handing over what is empty.
+    """
+    targets = ColumnTargets(classes, logits[:0], logits[0, 0, :0], losses[:0])
+    over_tiles(sum_hard, None, logits, Narrow(True, False, False), targets, options, losses, misfits, None)
 
 
 @kernel(types_of_call)
@@ -145,10 +160,16 @@ def hard_gradients(source, logits, narrow, targets, options, losses, misfits, up
 def kernel_of_columns(classes, options, has_indices, with_gradient, is_plain) -> Kernel:
     """What computes such rows: these kernels where all mass is on a target, of so few classes that all are counted.
 
-    Plain are rows whose classes are adjacent, without weights and without ignored ones among them.
+    Plain are rows whose classes are adjacent, without weights and without ignored ones among them. Of the arguments of
+    the others, `plain_losses` takes those that `of_plain` leaves.
     """
     if classes > NARROW or options.softcap > 0.0 or (has_indices and options.spread > 0.0):
         return cross_entropy_columns
     if not has_indices:
         return soft_columns
     return hard_gradients if with_gradient else plain_losses if is_plain else hard_losses
+
+
+def of_plain(source, logits, narrow, targets, options, losses, misfits, *of_gradient):
+    """The arguments of `plain_losses`, from those of the other kernels."""
+    return logits, targets.classes, options, losses, misfits

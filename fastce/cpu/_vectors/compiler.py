@@ -93,8 +93,9 @@ class Kernel:
             entry_point = load(partial(self._compile, dtype))
         return entry_point
 
-    def is_compiled(self, dtype: np.dtype[Any]) -> bool:
-        return dtype in self._entry_points
+    def if_compiled(self, dtype: np.dtype[Any]) -> Callable[..., None] | None:
+        """The same if that is done already."""
+        return self._entry_points.get(dtype)
 
     def _compile(self, dtype: np.dtype[Any]) -> Callable[..., None]:
         if dtype in self._entry_points:  # another thread was first

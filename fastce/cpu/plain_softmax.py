@@ -1,4 +1,4 @@
-"""Small calls of logsumexp and softmax; see small.py."""
+"""Plain calls of logsumexp and softmax; see plain.py."""
 
 from typing import Any
 
@@ -9,10 +9,12 @@ from fastce.arguments.silence import cast
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.cpu._kernels.softmax_columns import logsumexp_columns, softmax_columns
-from fastce.cpu.small import any_misfit, cube_of, room_for, rows_of
+from fastce.cpu.layout import goes_past_cache
+from fastce.cpu.plain import any_misfit, cube_of, in_runs, is_one_run, room_for, rows_of
+from fastce.cpu.threads import for_each
 
 
-def small_logsumexp(a: Any, axis: Any, keepdims: bool, n_threads: Any) -> Any:
+def plain_logsumexp(a: Any, axis: Any, keepdims: bool, n_threads: Any) -> Any:
     """Logsumexp over the last axis, or None."""
     rows = rows_of(a, axis, n_threads)
     if rows is None:
@@ -20,7 +22,11 @@ def small_logsumexp(a: Any, axis: Any, keepdims: bool, n_threads: Any) -> Any:
     count, classes = rows.shape
     results = np.empty(count)
     if classes > NARROW:
-        logsumexp_rows.compiled(rows.dtype)(rows, results)
+        kernel = logsumexp_rows.compiled(rows.dtype)
+        if is_one_run(rows):
+            kernel(rows, results)
+        else:
+            for_each(in_runs((rows, results), n_threads), kernel, n_threads)
     else:
         cube, misfits = cube_of(rows), np.zeros((1, count), np.uint8)
         logsumexp_columns.compiled(rows.dtype)(cube, cube, True, results[None], misfits)
@@ -33,15 +39,20 @@ def small_logsumexp(a: Any, axis: Any, keepdims: bool, n_threads: Any) -> Any:
     return results if len(lead) == 1 else results.reshape(lead)[()]
 
 
-def small_softmax(x: Any, axis: Any, out: Any, n_threads: Any, *, logarithm: bool) -> Array | None:
+def plain_softmax(x: Any, axis: Any, out: Any, n_threads: Any, *, logarithm: bool) -> Array | None:
     """Softmax over the last axis, or its logarithm, or None. It may be ``out``."""
     rows = rows_of(x, axis, n_threads)
-    if rows is None:
+    room = None if rows is None else room_for(x, out)
+    if rows is None or room is None:
         return None
-    room = room_for(x, out)
     result = room.reshape(rows.shape)
     if rows.shape[1] > NARROW:
-        softmax_rows.compiled(rows.dtype)(rows, result, logarithm, False)
+        kernel = softmax_rows.compiled(rows.dtype)
+        if is_one_run(rows):
+            kernel(rows, result, logarithm, False)
+        else:
+            runs, past_cache = in_runs((rows, result), n_threads), goes_past_cache(room)
+            for_each([(*run, logarithm, past_cache) for run in runs], kernel, n_threads)
     else:
         cube, misfits = cube_of(rows), np.zeros((1, len(rows)), np.uint8)
         softmax_columns.compiled(rows.dtype)(cube, cube, True, cube_of(result), True, logarithm, misfits, False)

@@ -1,12 +1,13 @@
-"""Small calls of plain arrays skip what there is to decide: results, errors and silence are those of the usual way."""
+"""Plain calls skip what there is to decide: results, errors and silence are those of the usual way."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import fastce
-from fastce.cpu import small
+from fastce.cpu import plain
 
 SHAPES = [
     (32, 10), (1, 2), (3, 1), (1, 1), (17, 256), (5, 257), (7, 1000), (1, 16384), (16, 1025), (200, 3), (0, 4), (4, 0),
@@ -99,12 +100,12 @@ def outcome(function, args, options):
 
 
 def check(monkeypatch, function, prepare):
-    """The same of a call of any kind, and of one whose arrays are too large to be small."""
+    """The same of a call of any kind, and of one that is not taken for plain."""
     args, options = prepare()
     found = outcome(function, args, options)
     args, options = prepare()
     with monkeypatch.context() as patch:
-        patch.setattr(small, "SMALL", 0)
+        patch.setattr(plain, "LARGEST_PLAIN", 0)
         expected = outcome(function, args, options)
     assert found == expected
 
@@ -149,6 +150,35 @@ def test_softmax_is_as_usual(monkeypatch, seed):
         check(monkeypatch, function, prepare)
 
 
+@pytest.fixture
+def many_runs(small_blocks, monkeypatch):
+    """Calls of more than 64 KiB are cut for threads, in runs of 4 KiB at least; their gradients go past the cache."""
+    monkeypatch.setattr("fastce.cpu.threads.SMALLEST_RUN_BYTES", 1 << 12)
+    monkeypatch.setattr("fastce.cpu.layout.PAST_CACHE_BYTES", 1 << 16)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_rows_are_as_usual_on_any_number_of_threads(monkeypatch, many_runs, seed):
+    for number in range(60):
+
+        def prepare(number=number):
+            rng = np.random.default_rng([seed, number])
+            shape = [(300, 300), (64, 1031), (3, 30_000)][rng.integers(3)]
+            logits = rng.normal(0, 4, shape).astype(chosen(rng, [np.float32, np.float64], 0.5))
+            if rng.random() < 0.3:
+                logits[rng.integers(shape[0])] *= chosen(rng, [1e30, np.nan, 1e300])
+            names = "ignore_index", "label_smoothing", "z_loss", "reduction"
+            options = {name: chosen(rng, OPTIONS[name], 0.7) for name in names if rng.random() < 0.5}
+            options["n_threads"] = [None, 1, 2, 3, 16][rng.integers(5)]
+            if number % 2:
+                options["out"] = random_out(rng, logits)
+            return (logits, random_targets(rng, logits)), options
+
+        function = fastce.cross_entropy_value_and_grad if number % 2 else fastce.cross_entropy
+        with np.errstate(all="ignore"):
+            check(monkeypatch, function, prepare)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("classes", [10, 300])
 def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
@@ -165,11 +195,14 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
     fastce.cross_entropy_value_and_grad(x, targets, out=x.copy())
     fastce.cross_entropy_value_and_grad(x, np.where(targets % 3, targets, -100))
     fastce.cross_entropy(x, targets, ignore_index=3)
+    fastce.cross_entropy(targets=targets, logits=x)
     fastce.logsumexp(x, axis=1, n_threads=1)
     fastce.logsumexp(x[0])
     fastce.logsumexp(x.reshape(4, 8, classes), -1, keepdims=True)
     fastce.softmax(x, axis=1, out=x.copy())
     fastce.log_softmax(x[0])
+    if classes > 256:
+        fastce.cross_entropy_value_and_grad(np.tile(x, (100, 1)), np.tile(targets, 100))
     with pytest.raises(AssertionError, match="the usual way"):
         fastce.cross_entropy(x, targets, weight=np.ones(classes))
     with pytest.raises(AssertionError, match="the usual way"):
@@ -188,3 +221,39 @@ def test_up_to_the_largest(monkeypatch, rng, shape, dtype):
             check(monkeypatch, fastce.cross_entropy_value_and_grad, lambda given=(x, some), o=options: (given, o))
     check(monkeypatch, fastce.logsumexp, lambda: ((x, 1), {}))
     check(monkeypatch, fastce.softmax, lambda: ((x, 1), {}))
+
+
+@pytest.mark.parametrize("named", [{"out": None}, {"grad_output": None}, {"n_thread": 1}, {"logits": None}])
+def test_a_name_that_the_function_does_not_have_is_refused(named):
+    with pytest.raises(TypeError, match=next(iter(named))):
+        fastce.cross_entropy(np.zeros((2, 3)), np.array([0, 1]), **named)
+
+
+@pytest.mark.parametrize("named", [{"axis": 1}, {"n_threads": 1}, {"out": None}])
+def test_so_is_one_that_pytorch_does_not_have(named):
+    torch = pytest.importorskip("torch")
+    import fastce.torch
+
+    with pytest.raises(TypeError, match=next(iter(named))):
+        fastce.torch.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]), **named)
+
+
+def test_rows_without_classes_are_refused():
+    with pytest.raises(ValueError, match="no classes"):
+        fastce.cross_entropy(np.zeros((4, 0)), np.zeros(4, int))
+
+
+@pytest.mark.parametrize("classes", [10, 300])
+def test_threads_do_not_share_what_calls_keep(rng, classes):
+    calls = [(rng.normal(size=(32, classes)).astype(np.float32), rng.integers(0, classes, 32)) for _ in range(8)]
+    expected = [fastce.cross_entropy_value_and_grad(*call) for call in calls]
+
+    def agrees(call, one):
+        for _ in range(300):
+            value, grad = fastce.cross_entropy_value_and_grad(*call)
+            if value != one.value or not np.array_equal(grad, one.grad):
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as executor:
+        assert all(executor.map(agrees, calls, expected))

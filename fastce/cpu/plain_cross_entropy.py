@@ -1,0 +1,266 @@
+"""Plain calls of cross_entropy; see plain.py. What is decided about their options is remembered."""
+
+import functools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce.arguments.arrays import Array
+from fastce.arguments.numbers import reduction_of
+from fastce.arguments.options import PLAIN_OPTIONS, checked_options
+from fastce.arguments.out import handed_over
+from fastce.arguments.reductions import mean_factor, reduced, sum_of_terms
+from fastce.arguments.silence import cast, silently
+from fastce.arguments.words import asked
+from fastce.cpu._kernels.columns import NARROW
+from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
+from fastce.cpu._kernels.hard_columns import kernel_of_columns, plain_losses
+from fastce.cpu._kernels.narrow import Narrow
+from fastce.cpu._kernels.targets import Options
+from fastce.cpu.along_rows import exps_kept
+from fastce.cpu.extremes import are_in_range
+from fastce.cpu.layout import goes_past_cache
+from fastce.cpu.plain import (
+    NATIVE,
+    OF_PYTHON,
+    READY,
+    SMALL,
+    Scratch,
+    any_misfit,
+    cube_of,
+    in_runs,
+    is_one_run,
+    lies_plainly,
+    put_back,
+    room_for,
+    scratch_for,
+)
+from fastce.cpu.rooms import Room
+from fastce.cpu.targets import no_column_masses, no_row_masses
+from fastce.cpu.threads import for_each
+from fastce.typing import ValueAndGrad
+
+MANY_ROWS = 2048  # to look for those that are out of range takes less time than to compute them all for nothing
+
+_INT64 = np.dtype(np.int64)
+_DEFAULTS = {**PLAIN_OPTIONS, "axis": None, "reduction": "mean", "n_threads": None}
+_NO_OPTIONS: tuple[tuple[str, ...], tuple[Any, ...], tuple[type, ...]] = (), (), ()
+
+# of rows, targets, weights of rows, what is above, the gradient, and where losses and misfits go; False for misfits
+_Compute = Callable[[Array, Array, Array | None, Array, Array | None, Scratch], bool]
+
+
+class _Plan(NamedTuple):
+    """How calls of the same dtype, classes and options are computed."""
+
+    in_columns: bool
+    compute: _Compute
+    ignored_class: int
+    is_a_class: bool  # what is ignored
+    reduction: str
+
+
+def plain_cross_entropy(args: tuple[Any, ...], named: dict[str, Any], *, with_gradient: bool) -> Any:
+    """What cross_entropy returns for a matrix of logits and class indices, or its twin; or None."""
+    if len(args) != 2:
+        args, named = _logits_and_targets(args, named)
+        if len(args) != 2:
+            return None
+    (logits, targets), out = args, None
+    if type(logits) is not np.ndarray or type(targets) is not np.ndarray or logits.ndim != 2:
+        return None
+    names, options, types = _NO_OPTIONS
+    if named:
+        if with_gradient and "out" in named:
+            out = (named := named.copy()).pop("out")
+        names, options = tuple(named), tuple(named.values())
+        types = tuple(map(type, options))
+        if not OF_PYTHON.issuperset(types):
+            return None
+    count, classes = logits.shape
+    plan = _plan_of(logits.dtype, classes, with_gradient, names, options, types)
+    if plan is None or not lies_plainly(logits, classes) or targets.shape != (count,) or not count:
+        return None
+    if targets.dtype is not _INT64 or targets.flags.num & READY != READY:
+        if targets.dtype.kind not in "iu" or targets.dtype.str[1:] == "u8":  # of which int64 does not hold all
+            return None
+        targets = targets.astype(np.int64)
+    gradient = None
+    if with_gradient:
+        # the kernel of few classes writes before it has seen all indices
+        gradient = np.empty(logits.shape, logits.dtype) if plan.in_columns else room_for(logits, out, targets)
+        if gradient is None:
+            return None
+    found = _losses(plan, logits, targets, gradient)
+    if found is None:
+        return None
+    scratch, counted = found
+    value: Any
+    if plan.reduction == "none":
+        value = cast(scratch.losses, logits.dtype)
+    else:  # a sum of losses of float32 has no reason to warn
+        losses = scratch.losses
+        total, exponent = sum_of_terms(losses) if logits.itemsize == 4 else silently(sum_of_terms, losses)
+        value = reduced(total, plan.reduction, float(counted), exponent)
+        put_back(scratch)
+    if gradient is None:
+        return value
+    return ValueAndGrad(value, gradient if out is None else handed_over(gradient, out, logits, [targets]))
+
+
+plain_value = partial(plain_cross_entropy, with_gradient=False)
+plain_value_and_grad = partial(plain_cross_entropy, with_gradient=True)
+
+
+def _logits_and_targets(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The two in their places, and the options by name; whatever is not understood stays as it is."""
+    rest = named.copy()
+    return (*args, *(rest.pop(name) for name in ("logits", "targets")[len(args) :] if name in rest)), rest
+
+
+def _losses(plan: _Plan, logits: Array, targets: Array, gradient: Array | None) -> tuple[Scratch, int] | None:
+    """The losses of rows, in the scratch, and how many of them count; None if that is left to the usual way."""
+    _, compute, ignored_class, is_a_class, reduction = plan
+    count = len(targets)
+    scratch = scratch_for(count)
+    if not is_a_class and compute(logits, targets, None, _upstream(count, reduction), gradient, scratch):
+        return scratch, count
+    targets, row_weight, counted = _without_ignored(targets, ignored_class)
+    if counted == count and not is_a_class:
+        return None
+    scratch = scratch_for(count)  # a misfit may be in the other
+    is_done = compute(logits, targets, row_weight, _upstream(counted, reduction), gradient, scratch)
+    return (scratch, counted) if is_done else None
+
+
+def _without_ignored(targets: Array, ignored_class: int) -> tuple[Array, Array | None, int]:
+    """Class indices with 0 where a row is ignored, the weights of rows, 0 there, and how many rows are left."""
+    ignored = targets == ignored_class
+    number = int(np.count_nonzero(ignored))
+    if number == 0:
+        return targets, None, len(targets)
+    return np.where(ignored, 0, targets), np.where(ignored, 0.0, 1.0), len(targets) - number
+
+
+@functools.lru_cache(256)
+def _plan_of(
+    dtype: np.dtype[Any], classes: int, with_gradient: bool, names: tuple[str, ...], options: tuple[Any, ...],
+    types: tuple[type, ...],
+) -> _Plan | None:  # fmt: skip
+    """How such rows are computed; None if options are wrong, or leave something to decide.
+
+    The types tell 1 from 1.0, which are equal.
+    """
+    given = _DEFAULTS | dict(zip(names, options, strict=True))
+    if not _are_plain(given, with_gradient) or classes < 2 or dtype not in NATIVE:
+        return None
+    checked, least = asked(_checked, (classes, given)), -math.log2(SMALL)  # the power of two of 1 / count
+    if checked is None or not are_in_range(checked, dtype.itemsize, least, 0.0):
+        return None
+    if checked.softcap > 0.0 and dtype.itemsize < 8:  # computed in float64
+        return None
+    in_columns = classes <= NARROW
+    if not in_columns:
+        compute = _along_rows(dtype, classes, checked, given["n_threads"])
+    else:
+        compute = _of_columns(dtype, classes, checked, with_gradient)
+    ignored_class = given["ignore_index"]
+    return _Plan(in_columns, compute, ignored_class, 0 <= ignored_class < classes, given["reduction"])
+
+
+def _are_plain(given: dict[str, Any], with_gradient: bool) -> bool:
+    """Whether these are names that the function has, without weights, and integers where it wants them."""
+    of_function = _DEFAULTS.keys() | ({"grad_output"} if with_gradient else set())
+    axis, n_threads = given["axis"], given["n_threads"]
+    return (
+        given.keys() <= of_function
+        and all(given.get(name) is None for name in ("weight", "sample_weight", "grad_output"))
+        and type(given["ignore_index"]) is int
+        and (axis is None or (type(axis) is int and axis in (1, -1)))
+        and (n_threads is None or (type(n_threads) is int and n_threads >= 1))
+    )
+
+
+def _checked(about: tuple[int, dict[str, Any]]) -> Options:
+    classes, given = about
+    reduction_of(given["reduction"])
+    names = "label_smoothing", "smoothing_over", "logit_scale", "softcap", "z_loss"
+    return Options(*checked_options(classes, *(given[name] for name in names)))
+
+
+@functools.lru_cache(256)
+def _upstream(count: int, reduction: str) -> Array:
+    """What the gradients of so many rows are multiplied by."""
+    return np.array([[mean_factor(float(count)) if reduction == "mean" else 1.0]])
+
+
+def _is_any_outside(targets: Array, classes: int) -> bool:
+    """Whether any index is no class; negative ones are large without their sign."""
+    return bool(np.maximum.reduce(targets.view(np.uint64)) >= classes)
+
+
+def _of_columns(dtype: np.dtype[Any], classes: int, options: Options, with_gradient: bool) -> _Compute:
+    """For few classes. An index that is out of range makes a misfit."""
+    plain, weighted = (kernel_of_columns(classes, options, True, with_gradient, is_plain) for is_plain in (True, False))
+    none, no_products, narrow = np.empty((0, 0, 0), dtype), np.empty((0, 0)), Narrow(True, False, with_gradient)
+    no_masses, no_class_weight, no_row_weight = no_column_masses(dtype)
+    is_lean = plain is plain_losses
+
+    def compute(
+        rows: Array, targets: Array, row_weight: Array | None, upstream: Array, gradient: Array | None, scratch: Scratch
+    ) -> bool:
+        _, misfits, of_columns = scratch
+        kernel, weight = plain.if_compiled(dtype), no_row_weight
+        if row_weight is not None:
+            kernel, weight = weighted.compiled(dtype), row_weight[None]
+        elif kernel is None or len(rows) >= MANY_ROWS:
+            if _is_any_outside(targets, classes):
+                return False  # not to wait for a kernel that will not do
+            kernel = plain.compiled(dtype)
+        cube, indices = cube_of(rows), targets[None]
+        if is_lean and row_weight is None:
+            kernel(cube, indices, options, *of_columns)
+        else:
+            # A plain tuple of targets: one with names takes time to make, and kernels do not ask for these.
+            points = indices, no_masses, no_class_weight, weight
+            out = none if gradient is None else cube_of(gradient)
+            kernel(cube, cube, narrow, points, options, *of_columns, upstream, no_products, out, False)
+        return not any_misfit(misfits)
+
+    return compute
+
+
+def _along_rows(dtype: np.dtype[Any], classes: int, options: Options, n_threads: int | None) -> _Compute:
+    """For many classes. The kernel reads what an index says: it gets a copy, which no other thread changes."""
+    kernel, kept = cross_entropy_rows.compiled(dtype), exps_kept(classes, dtype)
+    none, no_exps, no_products = np.empty((0, 0), dtype), np.empty(0, dtype), np.empty(0)
+    no_points, no_masses, no_probabilities, no_weight = no_row_masses(dtype)
+
+    def call(
+        room_of: Callable[..., Array], above: Array, past_cache: bool, block: Array, classes: Array, weight: Array,
+        losses: Array, misfits: Array, out: Array,
+    ) -> None:  # fmt: skip
+        points = no_points, classes, no_masses, no_probabilities, no_weight, weight
+        exps = room_of((kept,), dtype) if len(out) else no_exps
+        kernel(block, points, options, losses, misfits, above, no_products, out, exps, past_cache)
+
+    def compute(
+        rows: Array, targets: Array, row_weight: Array | None, upstream: Array, gradient: Array | None, scratch: Scratch
+    ) -> bool:
+        targets, (losses, misfits, _) = targets.copy(), scratch
+        if _is_any_outside(targets, classes):
+            return False
+        out, weight = none if gradient is None else gradient, no_masses if row_weight is None else row_weight
+        given, above = (rows, targets, weight, losses, misfits, out), upstream[0]
+        if is_one_run(rows):
+            call(np.empty, above, False, *given)
+        else:
+            room_of = np.empty if gradient is None else Room().of
+            past_cache = goes_past_cache(out)
+            for_each([(room_of, above, past_cache, *run) for run in in_runs(given, n_threads)], call, n_threads)
+        return not any_misfit(misfits)
+
+    return compute
