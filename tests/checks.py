@@ -13,6 +13,7 @@ import scipy.special
 import fastce
 
 REDUCTIONS = ("none", "sum", "mean")
+EPS64 = np.finfo(np.float64).eps
 NAMES = ["float32", "float64", "float16", "bfloat16"]
 
 
@@ -53,11 +54,11 @@ def spacing(exact, dtype):
     return np.where(np.isfinite(rounded), np.spacing(np.where(np.isfinite(rounded), rounded, 0)), 0).astype(exact.dtype)
 
 
-def rounding_of_x(exact, options):
-    """How far the x of a row may be off: scaled and capped in float64, in four roundings, whatever its dtype."""
+def rounding_of_x(exact, options, eps):
+    """How far the x of a row may be off: scaled and capped in four roundings, on the CPU those of float64."""
     if not {"logit_scale", "softcap"} & set(options):
         return 0.0
-    return 4 * np.finfo(np.float64).eps * np.where(np.isfinite(exact.x), np.abs(exact.x), 0).max(-1, initial=0)
+    return 4 * eps * np.where(np.isfinite(exact.x), np.abs(exact.x), 0).max(-1, initial=0)
 
 
 def assert_losses(value, exact, dtype, reduction, options, near_zero=0.0):
@@ -67,7 +68,8 @@ def assert_losses(value, exact, dtype, reduction, options, near_zero=0.0):
     with np.errstate(over="ignore"):
         rows = np.where(np.abs(exact.rows) > np.finfo(wide).max, np.inf, exact.rows)  # what float32 cannot hold
     bound = naive.allowed(4, wide) * spacing(rows, wide)
-    bound = bound + rounding_of_x(exact, options) * exact.v * (exact.mass + 2 * z_loss * lse)
+    of_x = rounding_of_x(exact, options, eps if near_zero else EPS64)
+    bound = bound + of_x * exact.v * (exact.mass + 2 * z_loss * lse)
     bound = bound + 2 * eps * exact.v * 2 * z_loss * lse  # logsumexp near zero is good to 2 eps absolute
     bound = np.maximum(bound, np.where(np.isfinite(rows), near_zero * eps * exact.v * exact.mass, 0.0))
     if reduction == "none":
@@ -82,7 +84,7 @@ def assert_losses(value, exact, dtype, reduction, options, near_zero=0.0):
 
 
 @np.errstate(invalid="ignore", over="ignore")
-def assert_gradient(grad, exact, dtype, reduction, grad_output, options):
+def assert_gradient(grad, exact, dtype, reduction, grad_output, options, near_zero=0.0):
     """At most 4 eps before scaling: before the row's mass and weight, logit_scale, grad_output and the mean."""
     dtype, wide = native(dtype), computed_in(dtype)
     eps = np.finfo(wide).eps
@@ -92,7 +94,8 @@ def assert_gradient(grad, exact, dtype, reduction, grad_output, options):
     scale = scale * np.broadcast_to(np.abs(grad_output), exact.row_shape).ravel()
     if reduction == "mean":
         scale = scale / exact.denominator if exact.denominator else 0.0 * scale
-    bound = (exact.mass + 2 * z_loss * lse) * (naive.allowed(4, wide) * eps + rounding_of_x(exact, options))
+    of_x = rounding_of_x(exact, options, eps if near_zero else EPS64)
+    bound = (exact.mass + 2 * z_loss * lse) * (naive.allowed(4, wide) * eps + of_x)
     bound = scale * (bound + 2 * z_loss * 2 * eps)  # logsumexp near zero is good to 2 eps absolute
     bound = np.broadcast_to(bound[:, None], expected.shape)
     if dtype != wide:  # and half a unit for the last rounding to float16 or bfloat16
@@ -117,7 +120,7 @@ def check(
         room = None if out is None else out()
         ours = fastce.cross_entropy_value_and_grad(logits, targets, grad_output=upstream, out=room, **call)
         assert_losses(ours.value, exact, dtype, reduction, options, near_zero)
-        assert_gradient(ours.grad, exact, dtype, reduction, upstream, options)
+        assert_gradient(ours.grad, exact, dtype, reduction, upstream, options, near_zero)
         assert ours.grad.shape == logits.shape
         assert room is None or ours.grad is room
     assert np.array(logits, copy=True).tobytes() == before.tobytes(), "the input was written to"
