@@ -14,7 +14,12 @@ from covering import covering
 import fastce
 
 LINE = 64  # bytes, of a vector and of a line of the cache
-SHAPES = {"a row at a time": ((3, 1003), 1), "few classes": ((130, 10), 1), "another axis": ((70, 65), 0)}
+SHAPES = {
+    "a row at a time": ((3, 1003), 1),
+    "few classes": ((130, 10), 1),
+    "another axis": ((70, 65), 0),
+    "few classes on another axis": ((10, 300), 0),
+}
 
 
 @pytest.fixture(params=[True, False], ids=["past the cache", "through the cache"])

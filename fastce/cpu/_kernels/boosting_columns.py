@@ -33,8 +33,10 @@ from fastce.cpu._kernels.lines import (
 )
 from fastce.cpu._kernels.narrow import (
     coming_rows,
+    cut_at,
+    first_cut,
     new_tile,
-    source_of,
+    tile_and_source,
     tile_of,
     tile_width,
     write_through,
@@ -243,23 +245,23 @@ def gradient_and_hessian_columns(
     for o in range(outer):
         row_weights = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
         of_rows = row_pointer(targets.classes, o)
-        for first in range(0, rows, width):
-            count = min(width, rows - first)
-            tile = tile_of(logits, narrow.logits, o, first, count, room, width)
-            origin = source_of(source, o, first, tile)
+        for cut in range(first_cut(gradient, narrow.gradient, o, width), rows, width):
+            first, count = cut_at(cut, width, rows)
+            tile, origin = tile_and_source(source, logits, narrow.logits, o, first, count, room, width)
             probabilities = (other_room, 0, 0, 0)
             if has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
             choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
-            coming = coming_rows(logits, narrow.logits, o, first + width, classes)
+            coming = coming_rows(logits, narrow.logits, o, first + count, classes)
             if hard:
                 in_common = sum_from_references(
                     sum_hard_and_hold, running, sums, tile, origin, classes, count, scale, scaled_by, coming, for_hard,
                     False, in_common,
                 )  # fmt: skip
             else:
-                choose_references(running, tile, origin, classes, count, cap, scale)
-                sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
+                if tile[3] != 0:
+                    choose_references(running, tile, origin, classes, count, cap, scale)
+                sum_tile(running, sums, tile, origin, classes, count, cap, scale, scaled_by, masses, probabilities)
             all_fit = True
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group

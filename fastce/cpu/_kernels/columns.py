@@ -13,6 +13,7 @@ is not mended here: it is left alone and reported, and the kernels that go along
 
 import math
 
+from fastce.cpu._kernels.copied_tiles import bring_first, carry, coming_beside, nothing_comes
 from fastce.cpu._kernels.lines import (
     BESIDE,
     CHOSEN,
@@ -94,10 +95,10 @@ def classes_at_a_time(tile, classes, number):
 
 
 @inline
-def send_for_next(tile, k, first, classes, number):
-    """Ask for the classes that come after this number from ``first`` on, of an array or of the source of a tile."""
-    place, start, stride, step = tile
-    if step != 0:
+def send_for_next(tile, source, k, first, classes, number):
+    """Ask for the classes that come after this number from ``first`` on, unless the tile is a copy."""
+    place, start, stride, step = source
+    if tile[3] != 0:
         at, left = start + k * step + (first + number) * stride, classes - first - number
         if left >= number:  # nearly always: a loop whose length is known
             for c in range(number):
@@ -111,7 +112,7 @@ def send_for_next(tile, k, first, classes, number):
 def bring(tile, source, first, stop, count):
     """Copy these classes into the tile, if they are not there: the arithmetic then hides that memory is waited for."""
     place, start, stride, step = source
-    if step != tile[3]:
+    if tile[3] != 0 and step != tile[3]:
         to = tile[1] + first * tile[2]
         copy_matrix(place, start + first * stride, stride, step, tile[0], to, tile[2], 1, stop - first, count)
 
@@ -127,7 +128,7 @@ def find_largest(running, tile, source, classes, count, cap):
             bring(tile, source, first, stop, count)
         for k in range(0, count, lanes_of(place)):
             if source is not None:
-                send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
+                send_for_next(tile, source, k, first, classes, SUMMED_AT_A_TIME)
             tops = load_first(place, 0, 0, to_real(place, -math.inf))
             if first > 0:
                 tops = load(running, HIGHEST + k)
@@ -135,6 +136,20 @@ def find_largest(running, tile, source, classes, count, cap):
                 x = logits_at(place, start + k + c * stride, readable(tile, k, count), cap)
                 _, tops = lesser_and_top(x, tops)
             store(running, HIGHEST + k, tops)
+
+
+@inline
+def choose_reference(running, tile, k, classes, count, cap, scale):
+    """The reference of one vector of rows of a copy, from all of its classes."""
+    place, start, stride, _ = tile
+    lowest = load_first(place, 0, 0, to_real(place, -math.inf))
+    tops = lowest
+    for c in range(classes):
+        _, tops = lesser_and_top(logits_at(place, start + k + c * stride, count, cap), tops)
+    exponent, near = references_near(place, tops, scale)
+    store(running, REFERENCE + k, exponent)
+    store(running, BESIDE + k, near)
+    store(running, HIGHEST + k, lowest)
 
 
 @inline
@@ -162,14 +177,15 @@ def add_terms(x, tops, exponent, scaled_by):
 
 
 @inline
-def add_classes(running, sums, tile, k, first, stop, count, cap, scaled_by, smoothed):
-    """Add exp (and x - near, if asked to) of these classes to one vector of rows."""
+def add_classes(running, sums, tile, k, first, stop, count, cap, scaled_by, smoothed, coming):
+    """Add exp (and x - near, if asked to) of these classes to one vector of rows; see `copied_tiles.carry`."""
     place, start, stride, _ = tile
     lanes = lanes_of(place)
     exponent, near, tops = load(running, REFERENCE + k), load(running, BESIDE + k), load(running, HIGHEST + k)
     exps, distances = load_sum(sums, lanes, EXPS, k, first), load_sum(sums, lanes, DISTANCE_SUM, k, first)
     end = stop - (stop - first) % ABREAST
     for c in range(first, end, ABREAST):
+        carry(tile, coming, c, ABREAST)
         at = start + k + c * stride
         x = (
             logits_at(place, at, count, cap),
@@ -182,6 +198,7 @@ def add_classes(running, sums, tile, k, first, stop, count, cap, scaled_by, smoo
         if smoothed:
             distances = add_wide(distances, ((x[0] - near) + (x[1] - near)) + ((x[2] - near) + (x[3] - near)))
     for c in range(end, stop):
+        carry(tile, coming, c, 1)
         x = logits_at(place, start + k + c * stride, count, cap)
         lesser, tops = lesser_and_top(x, tops)
         exps = add_wide(exps, exp(lesser, exponent, scaled_by))
@@ -220,8 +237,10 @@ def add_weighted_classes(
 
 
 @outlined
-def sum_tile(running, sums, tile, source, classes, count, cap, scaled_by, masses, probabilities):
-    """The sums of every row of a tile, which holds all of them then; see `narrow.source_of`.
+def sum_tile(running, sums, tile, source, classes, count, cap, scale, scaled_by, masses, probabilities):
+    """The sums of every row of a tile, which holds all of them then; see `narrow.tile_and_source`.
+
+    Those of a copy get their references first.
 
     Without weights and probabilities DISTANCE_SUM is that of x - near over all classes, targets too, and there only if
     q is not 0.
@@ -231,24 +250,28 @@ def sum_tile(running, sums, tile, source, classes, count, cap, scaled_by, masses
     varies, smoothed = masses[2] or masses[4], masses[1] > 0
     asks_nothing = not varies and cap[1] == 0
     whole = count - count % lanes if asks_nothing and tile[3] != 0 else 0  # rows of a loop that need not ask
+    nothing = nothing_comes(tile)
     for first in range(0, classes, step):
         stop = min(first + step, classes)
         bring(tile, source, first, stop, count)
         for k in range(0, whole, lanes):
-            send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
-            add_classes(running, sums, tile, k, first, stop, lanes, no_cap, scaled_by, smoothed)
+            send_for_next(tile, source, k, first, classes, SUMMED_AT_A_TIME)
+            add_classes(running, sums, tile, k, first, stop, lanes, no_cap, scaled_by, smoothed, nothing)
         for k in range(whole, count, lanes):
-            send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
-            here = readable(tile, k, count)
+            send_for_next(tile, source, k, first, classes, SUMMED_AT_A_TIME)
+            here, coming = readable(tile, k, count), coming_beside(tile, source, nothing, k, count)
+            if tile[3] == 0:
+                bring_first(tile, source, k, classes, count, varies)
+                choose_reference(running, tile, k, classes, here, cap, scale)
             if varies:
                 of_probabilities = min(lanes, count - k)
                 add_weighted_classes(
                     running, sums, tile, k, first, stop, here, cap, scaled_by, masses, probabilities, of_probabilities
                 )
             elif asks_nothing and here == lanes:
-                add_classes(running, sums, tile, k, first, stop, lanes, no_cap, scaled_by, smoothed)
+                add_classes(running, sums, tile, k, first, stop, lanes, no_cap, scaled_by, smoothed, coming)
             else:
-                add_classes(running, sums, tile, k, first, stop, here, cap, scaled_by, smoothed)
+                add_classes(running, sums, tile, k, first, stop, here, cap, scaled_by, smoothed, coming)
 
 
 @inline

@@ -17,8 +17,10 @@ from fastce.cpu._kernels.lines import (
 )
 from fastce.cpu._kernels.narrow import (
     Narrow,
+    cut_at,
+    first_cut,
     new_tile,
-    source_of,
+    tile_and_source,
     tile_of,
     tile_to_write,
     tile_width,
@@ -192,10 +194,10 @@ def over_tiles(soft, points, source, logits, narrow, targets, options, losses, m
         row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
         one_for_all = upstream.size == 1
         from_above = row_pointer(upstream, 0 if one_for_all else o)
-        for first in range(0, rows, width):
-            count = min(width, rows - first)
-            tile = tile_of(logits, narrow.logits, o, first, count, room, width)
-            origin = source_of(source, o, first, tile)
+        start = first_cut(gradient, narrow.gradient, o, width) if with_gradient else 0
+        for cut in range(start, rows, width):
+            first, count = cut_at(cut, width, rows)
+            tile, origin = tile_and_source(source, logits, narrow.logits, o, first, count, room, width)
             probabilities = (other_room, 0, 0, 0)
             if points is not None:
                 put_points(points[0], points[1] + o * rows + first, classes, count, other_room, width)
@@ -205,8 +207,9 @@ def over_tiles(soft, points, source, logits, narrow, targets, options, losses, m
             of_rows = row_pointer(targets.classes, o)
             if soft is None:
                 choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
-                choose_references(running, tile, origin, classes, count, cap, scale)
-                sum_tile(running, sums, tile, origin, classes, count, cap, scaled_by, masses, probabilities)
+                if tile[3] != 0:
+                    choose_references(running, tile, origin, classes, count, cap, scale)
+                sum_tile(running, sums, tile, origin, classes, count, cap, scale, scaled_by, masses, probabilities)
             else:
                 find_heaviest(running, tile, origin, classes, count, scale, masses, probabilities)
                 sum_soft(running, sums, tile, classes, count, scaled_by, masses, probabilities)

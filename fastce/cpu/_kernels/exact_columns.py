@@ -2,7 +2,8 @@
 
 import math
 
-from fastce.cpu._kernels.columns import add_classes, choose_references, readable
+from fastce.cpu._kernels.columns import add_classes, choose_reference, readable
+from fastce.cpu._kernels.copied_tiles import bring_first, carry, coming_beside, nothing_comes
 from fastce.cpu._kernels.lines import CHOSEN, EXPS, HIGHEST, REFERENCE, store_sum
 from fastce.cpu._kernels.states import EXPONENT, TARGET
 from fastce.cpu._vectors.compiler import inline, outlined
@@ -43,8 +44,8 @@ def add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by):
 
 
 @inline
-def add_classes_exactly(running, sums, tile, k, classes, count):
-    """Sum exp of all classes, but for the largest, of one vector of rows."""
+def add_classes_exactly(running, sums, tile, k, classes, count, coming):
+    """Sum exp of all classes, but for the largest, of one vector of rows; see `copied_tiles.carry`."""
     place, start, stride, _ = tile
     lanes = lanes_of(place)
     zero = load_first(place, 0, 0, to_real(place, 0.0))
@@ -55,10 +56,14 @@ def add_classes_exactly(running, sums, tile, k, classes, count):
     for first in range(0, classes, EXACT_IN_A_ROW):
         seen = above, zero, tops
         at, left = start + k + first * stride, min(EXACT_IN_A_ROW, classes - first)
+        c = first
         while left >= 4:
+            carry(tile, coming, c, 4)
             seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
             seen = add_pair_exactly(seen, place, at + 2 * stride, stride, count, exponent, scaled_by)
-            at, left = at + 4 * stride, left - 4
+            at, left, c = at + 4 * stride, left - 4, c + 4
+        if left > 0:
+            carry(tile, coming, c, left)
         if left >= 2:
             seen = add_pair_exactly(seen, place, at, stride, count, exponent, scaled_by)
             at, left = at + 2 * stride, left - 2
@@ -70,28 +75,31 @@ def add_classes_exactly(running, sums, tile, k, classes, count):
 
 
 @outlined
-def sum_tile_exactly(running, sums, tile, classes, count):
+def sum_tile_exactly(running, sums, tile, source, classes, count):
     """`look_at_tile`, for a few classes."""
     cap = to_real(tile[0], 0.0), to_real(tile[0], 0.0)
-    choose_references(running, tile, tile, classes, count, cap, 1.0)
     for k in range(0, count, lanes_of(tile[0])):
-        add_classes_exactly(running, sums, tile, k, classes, readable(tile, k, count))
+        here, coming = readable(tile, k, count), coming_beside(tile, source, nothing_comes(tile), k, count)
+        bring_first(tile, source, k, classes, count, False)
+        choose_reference(running, tile, k, classes, here, cap, 1.0)
+        add_classes_exactly(running, sums, tile, k, classes, here, coming)
 
 
 @outlined
-def sum_tile_by_size(running, sums, tile, classes, count):
+def sum_tile_by_size(running, sums, tile, source, classes, count):
     """The same where all rows of a vector are low, which CHOSEN becomes 1 for; else the usual sums, see `where_low`."""
     place, lanes = tile[0], lanes_of(tile[0])
     zero, nothing = load_first(place, 0, 0, to_real(place, 0.0)), to_real(place, 0.0)
     cap, scaled_by = (nothing, nothing), with_factor_1(scaling(place, 1.0, 1.0))
-    choose_references(running, tile, tile, classes, count, cap, 1.0)
     for k in range(0, count, lanes):
-        here = readable(tile, k, count)
+        here, coming = readable(tile, k, count), coming_beside(tile, source, nothing_comes(tile), k, count)
+        bring_first(tile, source, k, classes, count, False)
+        choose_reference(running, tile, k, classes, here, cap, 1.0)
         if any_nan(where_less(load(running, REFERENCE + k), to_real(place, LOW), zero, to_real(place, math.nan))):
-            add_classes(running, sums, tile, k, 0, classes, here, cap, scaled_by, False)
+            add_classes(running, sums, tile, k, 0, classes, here, cap, scaled_by, False, coming)
             store(running, CHOSEN + k, zero)
         else:
-            add_classes_exactly(running, sums, tile, k, classes, here)
+            add_classes_exactly(running, sums, tile, k, classes, here, coming)
             store(running, CHOSEN + k, zero + to_real(place, 1.0))
 
 

@@ -17,6 +17,7 @@ from fastce.cpu._kernels.columns import (
     references_near,
     send_for_next,
 )
+from fastce.cpu._kernels.copied_tiles import bring_all, bring_first, brought, carry, coming_beside
 from fastce.cpu._kernels.lines import (
     CHOSEN,
     EXPS,
@@ -28,7 +29,6 @@ from fastce.cpu._kernels.lines import (
     load_sum,
     store_sum,
 )
-from fastce.cpu._kernels.narrow import send_for_four
 from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import LOG2E, exp, with_factor_1
 from fastce.cpu._vectors.lanes import any_nan, lesser_and_top
@@ -110,7 +110,7 @@ def add_others(running, sums, tile, k, first, stop, count, scaled_by, coming, re
     what is ``coming``.
     """
     place, start, stride, _ = tile
-    (rows, next_one, line), (numbers, kept) = coming, rest
+    numbers, kept = rest
     lanes, c = lanes_of(place), first
     exponent, target = load(running, REFERENCE + k), load(running, CHOSEN + k)
     zero, lowest = load_first(place, 0, 0, to_real(place, 0.0)), load_first(place, 0, 0, to_real(place, -math.inf))
@@ -120,7 +120,7 @@ def add_others(running, sums, tile, k, first, stop, count, scaled_by, coming, re
     exps, at = load_sum(sums, lanes, EXPS, k, first), start + k + first * stride
     held = load_sum(sums, lanes, HELD, k, first)
     for _ in range((stop - first) // ABREAST):
-        send_for_four(rows, next_one, line, c)
+        carry(tile, coming, c, ABREAST)
         ab, lesser_ab, found = two_terms(
             place, at, stride, count, numbers, c, target, exponent, scaled_by, found, kept, keeps
         )
@@ -130,7 +130,7 @@ def add_others(running, sums, tile, k, first, stop, count, scaled_by, coming, re
         exps, held = add_wide(exps, ab + cd), add_wide(held, lesser_ab + lesser_cd)
         at, c = at + ABREAST * stride, c + ABREAST
     if c < stop:
-        send_for_four(rows, next_one, line, c)
+        carry(tile, coming, c, stop - c)
     if stop - c >= 2:
         ab, lesser, found = two_terms(
             place, at, stride, count, numbers, c, target, exponent, scaled_by, found, kept, keeps
@@ -156,7 +156,7 @@ def add_all_others(running, sums, tile, source, classes, count, scaled_by, comin
     lanes = lanes_of(tile[0])
     if source is None:
         for k in range(0, count, lanes):
-            ahead = rows, next_one + k * row_stride, line
+            ahead = rows, next_one + k * row_stride, line, -1
             add_others(running, sums, tile, k, 0, classes, lanes, scaled_by, ahead, rest, keeps, holds)
         return
     step = classes_at_a_time(tile, classes, SUMMED_AT_A_TIME)
@@ -165,18 +165,20 @@ def add_all_others(running, sums, tile, source, classes, count, scaled_by, comin
         stop = min(first + step, classes)
         bring(tile, source, first, stop, count)
         for k in range(0, whole, lanes):
-            send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
-            ahead = rows, next_one + k * row_stride, line
+            send_for_next(tile, source, k, first, classes, SUMMED_AT_A_TIME)
+            if tile[3] == 0:
+                bring_first(tile, source, k, classes, count, False)
+            ahead = coming_beside(tile, source, (rows, next_one + k * row_stride, line, -1), k, count)
             add_others(running, sums, tile, k, first, stop, lanes, scaled_by, ahead, rest, keeps, holds)
         for k in range(whole, count, lanes):
-            send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
-            ahead = rows, next_one, 0
+            send_for_next(tile, source, k, first, classes, SUMMED_AT_A_TIME)
+            ahead = rows, next_one, 0, -1
             add_others(running, sums, tile, k, first, stop, count - k, scaled_by, ahead, rest, keeps, holds)
 
 
 @outlined
 def sum_hard(running, sums, tile, source, classes, count, scaled_by, coming, rest, _):
-    """EXPS, HIGHEST and X_CHOSEN of the rows of a tile, which holds all of them then; see `narrow.source_of`.
+    """EXPS, HIGHEST and X_CHOSEN of the rows of a tile, which holds all of them then; see `narrow.tile_and_source`.
 
     The source is None if the tile is known to hold them, when a kernel is compiled.
     """
@@ -245,6 +247,12 @@ def sum_from_references(
         summed(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps)
         if are_near(running, count, scale):
             return True
-    set_own_references(running, tile, source, classes, count, scale)
-    summed(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps)
+    if source is None:
+        again = None
+    else:
+        if not in_common:
+            bring_all(tile, source, classes, count)
+        again = brought(tile, source)
+    set_own_references(running, tile, again, classes, count, scale)
+    summed(running, sums, tile, again, classes, count, scaled_by, coming, rest, keeps)
     return are_near(running, count, scale)

@@ -20,16 +20,18 @@ from fastce.cpu._kernels.cross_entropy_columns import (
 )
 from fastce.cpu._kernels.hard import counted, sum_from_references, sum_hard, sum_hard_and_keep
 from fastce.cpu._kernels.hard_states import look_at_hard_rows
-from fastce.cpu._kernels.kept_gradients import finish_kept, new_kept, put_kept
+from fastce.cpu._kernels.kept_gradients import finish_kept, new_kept, put_kept, put_kept_columns
 from fastce.cpu._kernels.lines import keep_for_gradient, new_running, new_sums
 from fastce.cpu._kernels.narrow import (
+    COPIED,
     Narrow,
     coming_rows,
+    cut_at,
     fill_tile,
+    first_cut,
     new_tile,
     row_stride_of,
-    source_of,
-    tile_of,
+    tile_and_source,
     tile_width,
     write_through,
 )
@@ -72,22 +74,23 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
     lanes, scale = lanes_of(room), options.logit_scale
     scaled_by, masses = scaling(room, scale, 1.0), masses_of(room, targets, options)
     numbers, kept, keeps, in_common = counted(room, classes), running, False, True
+    written, is_narrow = logits, narrow.logits
     if slopes is not None:
+        written, is_narrow = slopes[2], narrow.gradient
         with_products = slopes[1].shape[1] > 0
-        kept, keeps = new_kept(room), narrow.logits and (narrow.gradient or with_products) and lanes != LANES
+        kept, keeps = new_kept(room), (narrow.logits or classes <= COPIED) and lanes != LANES
     width = tile_width(classes, narrow.logits or narrow.gradient)
     for o in range(outer):
         row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
-        for first in range(0, rows, width):
-            count = min(width, rows - first)
+        for cut in range(first_cut(written, is_narrow, o, width), rows, width):
+            first, count = cut_at(cut, width, rows)
             if source is None:
                 fill_tile(row_pointer(logits, o), row_stride_of(logits), first, count, classes, room, width)
                 tile, origin = (room, 0, width, 0), None
             else:
-                tile = tile_of(logits, narrow.logits, o, first, count, room, width)
-                origin = source_of(source, o, first, tile)
+                tile, origin = tile_and_source(source, logits, narrow.logits, o, first, count, room, width)
             number_targets(running, room, count, row_pointer(targets.classes, o), first)
-            coming = coming_rows(logits, narrow.logits, o, first + width, classes)
+            coming = coming_rows(logits, narrow.logits, o, first + count, classes)
             in_common = sum_from_references(
                 summed, running, sums, tile, origin, classes, count, scale, scaled_by, coming, (numbers, kept), keeps,
                 in_common,
@@ -104,7 +107,7 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
                     all_fit = False
                     report_misfits(states, here, at, row_pointer(misfits, o))
                 if slopes is not None:
-                    upstream, products, gradient, _ = slopes
+                    upstream, products, gradient, past_cache = slopes
                     one_for_all = upstream.size == 1
                     from_above = row_pointer(upstream, 0 if one_for_all else o)
                     set_upstream(states, here, at, from_above, one_for_all, row_weight, has_row_weight, scale)
@@ -113,13 +116,17 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
                         put_hard_products(states, running, sums, tile, exps, group, here, classes, row_weights, at, to)
                         continue
                     if keeps and all_fit and finish_kept(states, running, here):
-                        put_kept(running, numbers, room, kept, width, count, scaled_by, gradient, o, first)
+                        if narrow.gradient:
+                            put_kept(running, numbers, room, kept, width, count, scaled_by, gradient, o, first)
+                        else:
+                            put_kept_columns(
+                                running, numbers, room, kept, width, count, scaled_by, gradient, o, first, past_cache
+                            )
                         is_written = True
                         continue
                     finish_gradients(states, here, 0.0)
                     keep_for_gradient(running, states, lanes, group, here)
             if slopes is not None:
-                _, _, gradient, past_cache = slopes
                 if is_written or with_products:
                     continue
                 place, rest = (o, first, count, classes, width), (scaled_by, masses)

@@ -1,7 +1,7 @@
 """How rows end that have all their mass on a target, which hard.py has left out of their sums."""
 
 from fastce.cpu._kernels.column_targets import weigh_by_class
-from fastce.cpu._kernels.lines import EXPS, HELD, HIGHEST, MASS_SUM, REFERENCE, X_CHOSEN, store_sum, whole_sum
+from fastce.cpu._kernels.lines import EXPS, HELD, HIGHEST, REFERENCE, X_CHOSEN, put_exps, whole_sum
 from fastce.cpu._kernels.states import (
     DISTANCES,
     EXP_TARGET,
@@ -19,29 +19,21 @@ from fastce.cpu._kernels.states import (
 )
 from fastce.cpu._kernels.targets import scale_of
 from fastce.cpu._vectors.compiler import inline, outlined
-from fastce.cpu._vectors.exponential import exp_in_parts, with_factor_1
 from fastce.cpu._vectors.lanes import any_nan, store_real
 from fastce.cpu._vectors.logarithm import log_times_power
-from fastce.cpu._vectors.memory import keep_first, lanes_of, load, load_first, store, to_real
+from fastce.cpu._vectors.memory import keep_first, lanes_of, load, load_first, store
 from fastce.cpu._vectors.simd import fma, where_equal, where_less, where_zero
-from fastce.cpu._vectors.wide import add_products, add_wide, zeros_wide
 
 
 @outlined
 def put_hard_rows(states, running, sums, lanes, first, count, scaled_by):
     """What is known of a group of rows, into the table of states; the target's exp as well."""
-    scaled_by = with_factor_1(scaled_by)
-    nothing = load_first(running, 0, 0, to_real(running, 0.0))
+    put_exps(states, running, sums, lanes, X_CHOSEN, first, count, scaled_by)
     for k in range(0, count, lanes):
-        x, exponent = load(running, X_CHOSEN + first + k), load(running, REFERENCE + first + k)
-        part, power = exp_in_parts(x, exponent, scaled_by)
-        exp_target = add_products(add_wide(zeros_wide(), power), part, power, nothing)
-        store_sum(sums, lanes, MASS_SUM, first + k, exp_target)
-        store_real(states, X_TARGET + k, x)
-        store_real(states, EXPONENT + k, exponent)
+        store_real(states, X_TARGET + k, load(running, X_CHOSEN + first + k))
+        store_real(states, EXPONENT + k, load(running, REFERENCE + first + k))
     for k in range(0, count, LANES):
         store(states, REST + k, whole_sum(sums, lanes, EXPS, first + k))
-        store(states, EXP_TARGET + k, whole_sum(sums, lanes, MASS_SUM, first + k))
 
 
 @inline
@@ -54,7 +46,7 @@ def weigh_hard_targets(states, running, first, classes, count, masses, keep):
 
 
 @outlined
-def finish_hard(states, count, scale, z_loss, soft):
+def finish_hard(states, count, scale, z_loss, soft, row):
     """As `finish_states` and `mark_fitting`; whether all fit. Mass is on the target alone unless ``soft`` is not None.
 
     Distances are those from NEAR then.
@@ -65,7 +57,7 @@ def finish_hard(states, count, scale, z_loss, soft):
         exponent, rest, x = load(states, EXPONENT + k), load(states, REST + k), load(states, X_TARGET + k)
         exp_target = load(states, EXP_TARGET + k)
         near = x if soft is None else load(states, NEAR + k)
-        of_others, of_target = of_others_and_target(x, near, rest, exp_target, exponent, scale, zero)
+        of_others, of_target = of_others_and_target(x, near, rest, exp_target, exponent, scale, zero, row)
         mass = load(states, TARGET_MASS + k)
         loss = where_zero(mass, zero, mass * of_target)
         if soft is not None:
@@ -86,7 +78,7 @@ def look_at_hard_rows(states, running, sums, tile, first, count, classes, option
     """The states of a group of rows of a tile, with all that is known of their losses; whether all fit."""
     put_hard_rows(states, running, sums, lanes_of(tile[0]), first, count, scaled_by)
     weigh_hard_targets(states, running, first, classes, count, masses, options.keep)
-    return finish_hard(states, count, scale_of(options), options.z_loss, None)
+    return finish_hard(states, count, scale_of(options), options.z_loss, None, running)
 
 
 @inline

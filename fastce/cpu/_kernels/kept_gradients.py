@@ -11,17 +11,28 @@ import math
 from fastce.cpu._kernels.hard import number_at
 from fastce.cpu._kernels.lines import AT_CHOSEN, CHOSEN, REFERENCE, SHARE
 from fastce.cpu._kernels.narrow import TILE, put_lanes, row_stride_of
-from fastce.cpu._kernels.states import EXP_TARGET, EXPONENT, LANES, REST, TARGET_MASS, TOTAL, UPSTREAM, Z_MASS
+from fastce.cpu._kernels.states import EXP_TARGET, EXPONENT, GROUP, LANES, REST, TARGET_MASS, TOTAL, UPSTREAM, Z_MASS
 from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import least_argument
 from fastce.cpu._vectors.lanes import any_nan, split, store_rounded
-from fastce.cpu._vectors.memory import elements, lanes_of, load, load_first, row_pointer, to_real
+from fastce.cpu._vectors.memory import (
+    elements,
+    elements_to_boundary,
+    lanes_of,
+    load,
+    load_first,
+    row_pointer,
+    store,
+    store_first,
+    store_whole,
+    to_real,
+)
 from fastce.cpu._vectors.rooms import real_room
 from fastce.cpu._vectors.simd import copysign, where_equal, where_less, where_zero
 
 SMALLEST = 2.0**-126
 
-new_kept = real_room(TILE)
+new_kept = real_room(TILE + GROUP)
 
 
 @outlined
@@ -50,7 +61,7 @@ def finish_kept(states, running, count):
 @inline
 def gradient_at(tile, kept, at, number, rest):
     """That of one class of one vector of rows."""
-    factor, lowest, target, of_target, _ = rest
+    factor, lowest, target, of_target = rest
     x = elements(tile, at, lanes_of(tile), to_real(tile, 0.0))
     gradient = where_less(x, lowest, to_real(tile, 0.0), load(kept, at) * factor)
     return where_equal(target, number, of_target, gradient)
@@ -59,7 +70,7 @@ def gradient_at(tile, kept, at, number, rest):
 @inline
 def gradients_at(tile_and_kept, c, k, width, rest):
     """Those of four classes of one vector of rows, from class c on."""
-    (tile, kept), numbers, at = tile_and_kept, rest[4], c * width + k
+    (tile, kept), (rest, numbers), at = tile_and_kept, rest, c * width + k
     return (
         gradient_at(tile, kept, at, number_at(numbers, c), rest),
         gradient_at(tile, kept, at + width, number_at(numbers, c + 1), rest),
@@ -77,6 +88,42 @@ def put_kept(running, numbers, tile, kept, width, count, scaled_by, gradient, ou
         exponent = load(running, REFERENCE + k)
         lowest = least_argument(exponent, exponent, scaled_by)
         factor, target, of_target = load(running, SHARE + k), load(running, CHOSEN + k), load(running, AT_CHOSEN + k)
-        rest = factor, lowest, target, of_target, numbers
+        rest = (factor, lowest, target, of_target), numbers
         here, place = min(lanes, count - k), (first + k) * row_stride
         put_lanes(gradients_at, (tile, kept), k, width, here, classes, rows, place, row_stride, rest)
+
+
+@inline
+def gradient_of_rows(running, tile, kept, c, k, width, number):
+    """The gradients of one class of one vector of rows, which may begin anywhere."""
+    factor, lowest = load(running, SHARE + k), load(running, REFERENCE + k)
+    rest = factor, lowest, load(running, CHOSEN + k), load(running, AT_CHOSEN + k)
+    return gradient_at(tile, kept, c * width + k, number, rest)
+
+
+@outlined
+def put_kept_columns(running, numbers, tile, kept, width, count, scaled_by, gradient, outer, first, past_cache):
+    """`put_kept` where rows are adjacent: class by class, as far as they lie side by side.
+
+    Vectors are written at multiples of their size if all classes of a row allow that.
+    """
+    rows, stride, classes = row_pointer(gradient, outer), gradient.strides[1] // gradient.itemsize, gradient.shape[1]
+    lanes = lanes_of(rows)
+    for k in range(0, count, lanes):
+        exponent = load(running, REFERENCE + k)
+        store(running, REFERENCE + k, least_argument(exponent, exponent, scaled_by))
+    aligned = stride % lanes == 0
+    before = min(elements_to_boundary(rows, first), count) if aligned else 0
+    end = count - (count - before) % lanes
+    for c in range(classes):
+        number, to = number_at(numbers, c), first + c * stride
+        if before > 0:
+            store_first(rows, to, gradient_of_rows(running, tile, kept, c, 0, width, number), before)
+        if past_cache and aligned:
+            for k in range(before, end, lanes):
+                store_whole(rows, to + k, gradient_of_rows(running, tile, kept, c, k, width, number), True)
+        else:
+            for k in range(before, end, lanes):
+                store_whole(rows, to + k, gradient_of_rows(running, tile, kept, c, k, width, number), False)
+        if end < count:
+            store_first(rows, to + end, gradient_of_rows(running, tile, kept, c, end, width, number), count - end)

@@ -25,7 +25,7 @@ def find_largest_class(running, tile, classes, count):
     for first in range(0, classes, step):
         stop = min(first + step, classes)
         for k in range(0, count, lanes_of(place)):
-            send_for_next(tile, k, first, classes, SUMMED_AT_A_TIME)
+            send_for_next(tile, tile, k, first, classes, SUMMED_AT_A_TIME)
             here = readable(tile, k, count)
             tops, numbers, odd = lowest, nothing, nothing
             if first > 0:

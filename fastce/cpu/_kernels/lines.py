@@ -6,6 +6,7 @@ its gradient, groups of rows go through the table of states.py.
 
 from fastce.cpu._kernels.states import (
     DISTANCES,
+    EXP_TARGET,
     EXPONENT,
     FACTOR,
     FACTOR_EXPONENT,
@@ -20,10 +21,11 @@ from fastce.cpu._kernels.states import (
     UPSTREAM,
 )
 from fastce.cpu._vectors.compiler import inline
+from fastce.cpu._vectors.exponential import exp_in_parts, with_factor_1
 from fastce.cpu._vectors.lanes import load_real, store_real
-from fastce.cpu._vectors.memory import load, store, to_real
+from fastce.cpu._vectors.memory import load, load_first, store, to_real
 from fastce.cpu._vectors.rooms import float64_room, real_room
-from fastce.cpu._vectors.wide import zeros_wide
+from fastce.cpu._vectors.wide import add_products, add_wide, zeros_wide
 
 WIDTH = 1024  # rows of a tile at most
 LINE = WIDTH + 16  # lines a power of two apart would push each other out of the cache
@@ -66,6 +68,19 @@ def store_sum(sums, lanes, field, k, total):
 def whole_sum(sums, lanes, field, k):
     """One vector of sums; of float64, with what their roundings lost."""
     return load(sums, field + k) + load(sums, field + LINE + k) if lanes == LANES else load(sums, field + k)
+
+
+@inline
+def put_exps(states, running, sums, lanes, logits, first, count, scaled_by):
+    """EXP_TARGET becomes exp of a line of logits of a group of rows, in float64 from its two parts."""
+    scaled_by = with_factor_1(scaled_by)
+    nothing = load_first(running, 0, 0, to_real(running, 0.0))
+    for k in range(0, count, lanes):
+        part, power = exp_in_parts(load(running, logits + first + k), load(running, REFERENCE + first + k), scaled_by)
+        total = add_products(add_wide(zeros_wide(), power), part, power, nothing)
+        store_sum(sums, lanes, MASS_SUM, first + k, total)
+    for k in range(0, count, LANES):
+        store(states, EXP_TARGET + k, whole_sum(sums, lanes, MASS_SUM, first + k))
 
 
 @inline

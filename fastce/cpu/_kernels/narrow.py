@@ -8,6 +8,7 @@ places.
 from typing import NamedTuple
 
 from fastce.cpu._kernels.blocks import put_vector
+from fastce.cpu._kernels.copied_tiles import copy_tile
 from fastce.cpu._kernels.lines import FITTING, WIDTH
 from fastce.cpu._kernels.states import GROUP
 from fastce.cpu._vectors.compiler import inline, outlined
@@ -16,6 +17,7 @@ from fastce.cpu._vectors.lanes import interleaved, separated
 from fastce.cpu._vectors.memory import (
     element,
     elements_ahead,
+    elements_to_boundary,
     lanes_of,
     load,
     load_first,
@@ -30,7 +32,7 @@ from fastce.cpu._vectors.rooms import storage_room
 TILE = 4096  # elements of a tile
 COPIED = 64  # classes at most that are copied into a tile where they are not adjacent
 
-new_tile = storage_room(TILE)
+new_tile = storage_room(TILE + GROUP)  # a vector of its last class may begin anywhere
 
 
 class Narrow(NamedTuple):
@@ -142,20 +144,6 @@ def fill_tile(rows, row_stride, first, count, classes, tile, width):
         fill_lanes(rows, place, row_stride, here, classes, tile, k, width)
 
 
-@outlined
-def copy_tile(array, first, count, stride, classes, tile, width):
-    """tile[c * width + k] = class c of row first + k, of an array whose rows are adjacent.
-
-    Classes a power of two apart would push each other out of the cache, where they are wanted twice or three times.
-    """
-    lanes = lanes_of(array)
-    for c in range(classes):
-        for k in range(0, count, lanes):
-            place = c * stride + first + k
-            prefetch(array, place + 2 * width)
-            store(tile, c * width + k, load_first(array, place, min(lanes, count - k), to_real(array, 0.0)))
-
-
 @inline
 def columns_at(tile, c, k, width, _):
     """What `put_columns` has put."""
@@ -249,15 +237,42 @@ def coming_rows(array, is_narrow, outer, first, classes):
 
 
 @inline
-def source_of(array, outer, first, tile):
-    """(place, start, stride, step) of what a tile is filled from while it is first read; itself, unless rows have gaps.
+def tile_and_source(source, logits, is_narrow, outer, first, count, room, width):
+    """`tile_of` the logits, and (place, start, stride, step) of what it is filled from while it is first read.
 
-    Class c of row first + k is at ``place[start + k * step + c * stride]``.
+    Class c of row first + k is at ``place[start + k * step + c * stride]``. The source is the tile itself, unless there
+    are few classes, or gaps between rows.
     """
-    step = row_stride_of(array)
-    if tile[3] == 0 or step == 1:
-        return tile
-    return row_pointer(array, outer), first * step, array.strides[1] // array.itemsize, step
+    if is_narrow:
+        tile = tile_of(logits, True, outer, first, count, room, width)
+        return tile, tile
+    itself = row_pointer(logits, outer), first, logits.strides[1] // logits.itemsize, 1
+    if logits.shape[1] <= COPIED:
+        return (room, 0, width, 0), itself
+    step = row_stride_of(source)
+    if step == 1:
+        return itself, itself
+    return itself, (row_pointer(source, outer), first * step, source.strides[1] // source.itemsize, step)
+
+
+@inline
+def first_cut(array, is_narrow, outer, width):
+    """Where the first tile would begin, so that all others begin at a multiple of a vector's size; see `cut_at`.
+
+    Else two tiles write to the same line of the cache, and to memory that is not in it twice; none is 0.
+    """
+    place, stride = row_pointer(array, outer), array.strides[1] // array.itemsize
+    if is_narrow or stride % lanes_of(place) != 0:
+        return 0
+    before = elements_to_boundary(place, 0)
+    return before - width if before > 0 else 0
+
+
+@inline
+def cut_at(cut, width, rows):
+    """(first, count) of the rows of a tile: the first one may be narrower, and the last."""
+    first = max(cut, 0)
+    return first, min(cut + width, rows) - first
 
 
 @inline

@@ -17,6 +17,7 @@ from fastce.cpu._kernels.columns import (
     references_near,
     send_for_next,
 )
+from fastce.cpu._kernels.copied_tiles import bring_first
 from fastce.cpu._kernels.hard_states import finish_hard, put_hard_rows
 from fastce.cpu._kernels.lines import (
     CHOSEN,
@@ -75,7 +76,9 @@ def find_heaviest(running, tile, source, classes, count, scale, masses, probabil
         stop = min(first + step, classes)
         bring(tile, source, first, stop, count)
         for k in range(0, count, lanes):
-            send_for_next(source, k, first, classes, SUMMED_AT_A_TIME)
+            send_for_next(tile, source, k, first, classes, SUMMED_AT_A_TIME)
+            if tile[3] == 0:
+                bring_first(tile, source, k, classes, count, True)
             find_in_classes(running, tile, k, first, stop, count, masses, probabilities)
     for k in range(0, count, lanes):
         exponent, _ = references_near(tile[0], load(running, HIGHEST + k), scale)
@@ -112,7 +115,7 @@ def sum_soft(running, sums, tile, classes, count, scaled_by, masses, probabiliti
     for first in range(0, classes, step):
         stop = min(first + step, classes)
         for k in range(0, count, lanes_of(tile[0])):
-            send_for_next(tile, k, first, classes, SUMMED_AT_A_TIME)
+            send_for_next(tile, tile, k, first, classes, SUMMED_AT_A_TIME)
             add_soft_classes(running, sums, tile, k, first, stop, count, scaled_by, masses, probabilities)
 
 
@@ -133,4 +136,4 @@ def look_at_soft_rows(states, running, sums, tile, first, count, options, scaled
     lanes = lanes_of(tile[0])
     put_masses(states, running, sums, lanes, first, count)
     put_hard_rows(states, running, sums, lanes, first, count, scaled_by)
-    return finish_hard(states, count, scale_of(options), options.z_loss, True)
+    return finish_hard(states, count, scale_of(options), options.z_loss, True, running)

@@ -9,6 +9,7 @@ from numba import types
 
 from fastce.cpu._kernels.blocks import scratch_block
 from fastce.cpu._kernels.columns import choose_references, readable, sum_tile
+from fastce.cpu._kernels.copied_tiles import nothing_comes
 from fastce.cpu._kernels.exact_columns import (
     EXACT_AT_ONCE,
     EXACT_BY_SIZE,
@@ -26,18 +27,21 @@ from fastce.cpu._kernels.lines import (
     SHARE,
     new_running,
     new_sums,
+    put_exps,
     put_into_states,
     whole_sum,
 )
 from fastce.cpu._kernels.narrow import (
+    cut_at,
+    first_cut,
     new_tile,
-    source_of,
-    tile_of,
+    tile_and_source,
     tile_width,
     write_through,
 )
 from fastce.cpu._kernels.softmax import probability
 from fastce.cpu._kernels.states import (
+    EXP_TARGET,
     FITS,
     GROUP,
     LANES,
@@ -46,7 +50,6 @@ from fastce.cpu._kernels.states import (
     REST,
     TOP,
     TOTAL,
-    finish_logsumexp,
     mark_fitting,
     new_states,
     report_misfits,
@@ -56,6 +59,7 @@ from fastce.cpu._kernels.written_columns import write_tile
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined
 from fastce.cpu._vectors.exponential import headroom, scaling
 from fastce.cpu._vectors.lanes import any_nan, load_real
+from fastce.cpu._vectors.logarithm import log1p_for
 from fastce.cpu._vectors.memory import (
     elements,
     lanes_of,
@@ -85,8 +89,25 @@ def look_at_tile(running, sums, tile, source, classes, count):
     place = tile[0]
     cap = to_real(place, 0.0), to_real(place, 0.0)
     nothing = place, 0, 0, 0
-    choose_references(running, tile, source, classes, count, cap, 1.0)
-    sum_tile(running, sums, tile, source, classes, count, cap, scaling(place, 1.0, 1.0), no_masses(place), nothing)
+    if tile[3] != 0:
+        choose_references(running, tile, source, classes, count, cap, 1.0)
+    scaled_by = scaling(place, 1.0, 1.0)
+    sum_tile(running, sums, tile, source, classes, count, cap, 1.0, scaled_by, no_masses(place), nothing)
+
+
+@outlined
+def put_largest_exps(states, running, sums, first, count):
+    """EXP_TARGET of a group of rows becomes that of the largest element."""
+    put_exps(states, running, sums, lanes_of(running), HIGHEST, first, count, scaling(running, 1.0, 1.0))
+
+
+@outlined
+def finish_log_sums(states, running, count):
+    """LOSS becomes lse - x_max and TOTAL the whole sum, where REST is the sum without x_max."""
+    for k in range(0, count, LANES):
+        rest, exp_largest = load(states, REST + k), load(states, EXP_TARGET + k)
+        store(states, LOSS + k, log1p_for(running, rest / exp_largest))
+        store(states, TOTAL + k, rest + exp_largest)
 
 
 @inline
@@ -120,14 +141,15 @@ def mend_small(running, sums, tile, group, classes, states, count, by_size):
             any_small = any_small or any_nan(where_inexact(states, j, by_size))
         if any_small:
             # all classes at once, in every layout: the same roundings
-            add_classes_exactly(running, sums, tile, group + k, classes, readable(tile, group + k, group + count))
+            here = readable(tile, group + k, group + count)
+            add_classes_exactly(running, sums, tile, group + k, classes, here, nothing_comes(tile))
             for j in range(k, min(k + lanes, count), LANES):
                 exps = whole_sum(sums, lanes, EXPS, group + j)
                 odd = where_inexact(states, j, by_size)
                 store(states, REST + j, where_less(odd, 1.0, load(states, REST + j), exps))
             mended = True
     if mended:
-        finish_logsumexp(states, count)
+        finish_log_sums(states, running, count)
 
 
 @outlined
@@ -191,19 +213,20 @@ def logsumexp_columns(source, logits, narrow, results, misfits):
     by_size = classes <= EXACT_BY_SIZE
     in_full = lanes_of(room) == LANES and not exactly
     for o in range(outer):
-        for first in range(0, rows, width):
-            count = min(width, rows - first)
-            tile = tile_of(logits, narrow, o, first, count, room, width)
+        for cut in range(first_cut(logits, narrow, o, width), rows, width):
+            first, count = cut_at(cut, width, rows)
+            tile, origin = tile_and_source(source, logits, narrow, o, first, count, room, width)
             if exactly:
-                sum_tile_exactly(running, sums, tile, classes, count)
+                sum_tile_exactly(running, sums, tile, origin, classes, count)
             elif by_size:
-                sum_tile_by_size(running, sums, tile, classes, count)
+                sum_tile_by_size(running, sums, tile, origin, classes, count)
             else:
-                look_at_tile(running, sums, tile, source_of(source, o, first, tile), classes, count)
+                look_at_tile(running, sums, tile, origin, classes, count)
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
                 put_into_states(states, running, sums, lanes_of(room), group, here, no_masses(room))
-                finish_logsumexp(states, here)
+                put_largest_exps(states, running, sums, group, here)
+                finish_log_sums(states, running, here)
                 if not exactly:
                     mend_small(running, sums, tile, group, classes, states, here, by_size)
                 if lanes_of(room) > LANES:
@@ -231,15 +254,16 @@ def softmax_columns(source, logits, narrow, out, narrow_out, logarithm, misfits,
     lanes = lanes_of(room)
     width = tile_width(classes, narrow or narrow_out)
     for o in range(outer):
-        for first in range(0, rows, width):
-            count = min(width, rows - first)
-            tile = tile_of(logits, narrow, o, first, count, room, width)
-            look_at_tile(running, sums, tile, source_of(source, o, first, tile), classes, count)
+        for cut in range(first_cut(out, narrow_out, o, width), rows, width):
+            first, count = cut_at(cut, width, rows)
+            tile, origin = tile_and_source(source, logits, narrow, o, first, count, room, width)
+            look_at_tile(running, sums, tile, origin, classes, count)
             all_fit = True
             for group in range(0, count, GROUP):
                 here = min(GROUP, count - group)
                 put_into_states(states, running, sums, lanes, group, here, no_masses(room))
-                finish_logsumexp(states, here)
+                put_largest_exps(states, running, sums, group, here)
+                finish_log_sums(states, running, here)
                 if not mark_fitting(states, here, 1.0, headroom(room)):
                     all_fit = False
                     report_misfits(states, here, first + group, row_pointer(misfits, o))

@@ -16,7 +16,7 @@ import math
 from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import LN2, LN2_LOW, LOG2E, SPARE, exp, exp_in_parts, scaling
 from fastce.cpu._vectors.lanes import any_nan, split
-from fastce.cpu._vectors.logarithm import log1p, log_times_power, sum_with_log1p
+from fastce.cpu._vectors.logarithm import log1p, log1p_for, log_times_power, sum_with_log1p
 from fastce.cpu._vectors.memory import keep_first, load, load_first, store
 from fastce.cpu._vectors.rooms import float64_room
 from fastce.cpu._vectors.simd import copysign, float64_vector, fma, where_equal, where_less, where_zero
@@ -76,12 +76,12 @@ def above(power, scale, x):
 
 
 @inline
-def of_others_and_target(x, near, rest, exp_target, exponent, scale, zero):
-    """(lse - scale near, lse - scale x) of one vector of rows, whose targets are x.
+def of_others_and_target(x, near, rest, exp_target, exponent, scale, zero, row):
+    """(lse - scale near, lse - scale x) of one vector of rows, whose targets are x; for the dtype of ``row``.
 
     Where some target is so unlikely (or missing) that its exp says nothing, both come from the total instead.
     """
-    of_target = log1p(rest / exp_target)
+    of_target = log1p_for(row, rest / exp_target)
     of_others = fma(x - near, scale, of_target)
     bound = exp_target * 1e15
     if any_nan(where_less(rest, bound, zero, math.nan)):
@@ -130,7 +130,7 @@ def finish_states(states, first, stop, scale, z_loss):
         exponent, rest = load(states, EXPONENT + k), load(states, REST + k)
         x, near = load(states, X_TARGET + k), load(states, NEAR + k)
         exp_target = exp(x, exponent, scaled_by)
-        of_others, of_target = of_others_and_target(x, near, rest, exp_target, exponent, scale, zero)
+        of_others, of_target = of_others_and_target(x, near, rest, exp_target, exponent, scale, zero, states)
         loss = load(states, REST_MASS + k) * of_others - load(states, DISTANCES + k) * scale
         mass = load(states, TARGET_MASS + k)
         loss += where_zero(mass, zero, mass * of_target)

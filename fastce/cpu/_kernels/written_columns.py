@@ -60,7 +60,7 @@ def write_tile(function, running, tile, classes, count, out, to_copy, all_fit, p
             here = min(lanes if k > 0 or before == 0 else before, count - k)
             whole = to_copy or (all_fit and here == lanes)
             if waits or not whole or here < lanes:
-                send_for_next(tile, k, first, classes, WRITTEN_AT_A_TIME)
+                send_for_next(tile, tile, k, first, classes, WRITTEN_AT_A_TIME)
                 near = room, -k - first * lanes, lanes
                 function(running, tile, k, first, stop, here, near, False, rest)
                 put_room(running, room, k, first, stop, here, out, whole, past_cache and aligned)
@@ -69,10 +69,10 @@ def write_tile(function, running, tile, classes, count, out, to_copy, all_fit, p
             end = count - (count - k) % lanes  # until there, loops ask nothing
             if past_cache and aligned:
                 for j in range(k, end, lanes):
-                    send_for_next(tile, j, first, classes, WRITTEN_AT_A_TIME)
+                    send_for_next(tile, tile, j, first, classes, WRITTEN_AT_A_TIME)
                     function(running, tile, j, first, stop, lanes, out, True, rest)
             else:
                 for j in range(k, end, lanes):
-                    send_for_next(tile, j, first, classes, WRITTEN_AT_A_TIME)
+                    send_for_next(tile, tile, j, first, classes, WRITTEN_AT_A_TIME)
                     function(running, tile, j, first, stop, lanes, out, False, rest)
             k = end
