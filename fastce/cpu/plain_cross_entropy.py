@@ -111,8 +111,8 @@ def plain_cross_entropy(args: tuple[Any, ...], named: dict[str, Any], *, with_gr
     return ValueAndGrad(value, gradient if out is None else handed_over(gradient, out, logits, [targets]))
 
 
-plain_value = partial(plain_cross_entropy, with_gradient=False)
-plain_value_and_grad = partial(plain_cross_entropy, with_gradient=True)
+plain_value: Callable[..., Any] = partial(plain_cross_entropy, with_gradient=False)
+plain_value_and_grad: Callable[..., Any] = partial(plain_cross_entropy, with_gradient=True)
 
 
 def _logits_and_targets(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -57,7 +57,7 @@ class Features(WideRows):
         if self.normalized:
             self.divide_by_lengths()
         if power:
-            self.factors = engine.xp.full(self.rows, 2.0**-power)
+            self.factors: Any = engine.xp.full(self.rows, 2.0**-power)
         self.narrow_factors: Any = None if self.factors is None else self._narrow_factors()
 
     @property
