@@ -6,6 +6,7 @@ written, `--root` the folder of README.md and bench/README.md.
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 from bench import (
@@ -60,38 +61,14 @@ def errors(path, readme, measured):
     write_between_markers(readme, accuracy_report.sentence(json.loads(path.read_text())), accuracy_report.MARKERS)
 
 
-def orders(path, readme, measured):
-    write_between_markers(measured, layouts_report.text(json.loads(path.read_text())), layouts_report.MARKERS)
-
-
 def cluster(path, readme, measured):
     known = json.loads(path.read_text())
     write_between_markers(measured, cluster_report.text(known), cluster_report.MARKERS)
     cluster_report.draw(known, path.with_suffix(".png"))
 
 
-def pieces(path, readme, measured):
-    write_between_markers(measured, streaming_report.text(json.loads(path.read_text())), streaming_report.MARKERS)
-
-
-def boosters(path, readme, measured):
-    write_between_markers(measured, boosters_report.text(json.loads(path.read_text())), boosters_report.MARKERS)
-
-
-def in_torch(path, readme, measured):
-    write_between_markers(measured, in_torch_report.text(json.loads(path.read_text())), in_torch_report.MARKERS)
-
-
-def small(path, readme, measured):
-    write_between_markers(measured, small_calls.text(json.loads(path.read_text())), small_calls.MARKERS)
-
-
-def counts(path, readme, measured):
-    write_between_markers(measured, instructions.text(json.loads(path.read_text())), instructions.MARKERS)
-
-
-def held_back(path, readme, measured):
-    write_between_markers(measured, limits.text(json.loads(path.read_text())), limits.MARKERS)
+def table(of, path, readme, measured):
+    write_between_markers(measured, of.text(json.loads(path.read_text())), of.MARKERS)
 
 
 def cuda(path, readme, measured):
@@ -104,14 +81,14 @@ RECORDS = {
     "batches.json": batches,
     "scaling.json": growth,
     "accuracy.json": errors,
-    "layouts.json": orders,
-    "streaming.json": pieces,
-    "boosters.json": boosters,
+    "layouts.json": partial(table, layouts_report),
+    "streaming.json": partial(table, streaming_report),
+    "boosters.json": partial(table, boosters_report),
     "cluster.json": cluster,
-    "in_torch.json": in_torch,
-    "small_calls.json": small,
-    "instructions.json": counts,
-    "limits.json": held_back,
+    "in_torch.json": partial(table, in_torch_report),
+    "small_calls.json": partial(table, small_calls),
+    "instructions.json": partial(table, instructions),
+    "limits.json": partial(table, limits),
     "cuda.json": cuda,
 }
 

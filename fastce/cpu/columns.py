@@ -235,6 +235,11 @@ def cut_columns(
     return places
 
 
+def starts_of(places: list[Place]) -> tuple[int, ...]:
+    """The first row of each."""
+    return tuple(place.start for place in places)
+
+
 @functools.lru_cache(64)
 def parts_of(shape: tuple[int, ...], axis: int, itemsize: int) -> tuple[int, ...]:
     """The first row of each of the parts in which losses are summed, by shape alone; of many classes there is one.
@@ -243,7 +248,7 @@ def parts_of(shape: tuple[int, ...], axis: int, itemsize: int) -> tuple[int, ...
     """
     if shape[axis] > NARROW:
         return (0,)
-    return tuple(place.start for place in cut_columns(shape_of_cube(shape, axis), itemsize, in_place=True))
+    return starts_of(cut_columns(shape_of_cube(shape, axis), itemsize, in_place=True))
 
 
 class Run(NamedTuple):
@@ -268,7 +273,7 @@ def cut_in_runs(
     whole = in_runs and in_place and cube.narrow and (first.outer == last.outer or first.rows == last.rows)
     size = LARGEST_RUN // max(1, first.stop - first.start) if whole else 1
     numbers = shares(len(places), 1, size, n_threads)
-    return [_joined(places[start:stop], start) for start, stop in numbers], tuple(place.start for place in places)
+    return [_joined(places[start:stop], start) for start, stop in numbers], starts_of(places)
 
 
 def cut_for_threads(

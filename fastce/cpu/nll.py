@@ -9,7 +9,7 @@ from fastce.arguments.reductions import powers_of, product
 from fastce.arguments.silence import silently, store
 from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
 from fastce.cpu.class_indices import as_int64, number_of_ignored
-from fastce.cpu.columns import Place, around, as_cube, cut_columns, shape_of_cube
+from fastce.cpu.columns import Place, around, as_cube, cut_columns, shape_of_cube, starts_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import RowLosses
@@ -56,7 +56,7 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
         return None
     described, found = _described(targets), np.zeros(1, np.int64)
     places = call.places
-    parts = _starts(places)
+    parts = starts_of(places)
     kernel = likelihood_rows.compiled(array.dtype)
     kept, memory = RowLosses(call.rows, call.reduction, parts, parts), Room()
 
@@ -105,7 +105,7 @@ def _in_slices(call: NllCall, n_threads: int | None) -> RowLosses | None:
         losses[here] = of_slice
 
     for_each(list(np.ndindex(cubes.shape[: len(others)])), work, n_threads)
-    kept = RowLosses(call.rows, call.reduction, _starts(call.places))
+    kept = RowLosses(call.rows, call.reduction, starts_of(call.places))
     kept.put(slice(None), losses)
     return None if found[0] else kept
 
@@ -159,10 +159,6 @@ def losses_of_entries(call: NllCall, entries: Entries) -> RowLosses:
     """The losses of all rows."""
     picked = np.asarray(narrowed(call.rows.view, -1)[entries.where], dtype=np.float64).ravel()
     losses, more = product(entries.masses, -picked)
-    kept = RowLosses(call.rows, call.reduction, _starts(call.places))
+    kept = RowLosses(call.rows, call.reduction, starts_of(call.places))
     kept.put(slice(None), losses, entries.exponents + more)
     return kept
-
-
-def _starts(places: list[Place]) -> tuple[int, ...]:
-    return tuple(place.start for place in places)

@@ -111,9 +111,9 @@ def put_vector(out, i, y, count, past_cache):
 
 
 @inline
-def row_to_send_for(row, next_row, start):
-    """(the next row, True) as far as it will stay in the cache; this one, which is there already, beyond."""
-    return next_row if start < SENT_FOR else row, True
+def row_to_send_for(row, next_row, start, is_sent_for=True):
+    """The next row, as far as it will stay in the cache; this one, which is there already, beyond. And whether to."""
+    return next_row if start < SENT_FOR else row, is_sent_for
 
 
 @inline
@@ -150,6 +150,17 @@ def write_vectors(function, block, first, start, stop, how, rest):
             y = function(load(block, i + to_block), i, lanes, past_cache, rest)
             store_whole(out, i, y, past_cache)
             i += lanes
+
+
+@inline
+def write_in_blocks(function, row, classes, out, past_cache, next_row, offset, room, rest):
+    """function(block, first, start, stop, (how, rest)) for every block of a row without a cap, no class of it alone."""
+    start, first, zero = 0, first_block(out, past_cache), to_real(row, 0.0)
+    while start < classes:
+        stop = end_of_block(start, classes, lanes_of(row), first)
+        how = out, past_cache, row_to_send_for(row, next_row, start), (NO_CLASS, zero)
+        on_block(function, row, start, stop, (zero, zero), offset, room, (how, rest))
+        start = stop
 
 
 @inline

@@ -139,17 +139,22 @@ def find_largest(running, tile, source, classes, count, cap):
 
 
 @inline
-def choose_reference(running, tile, k, classes, count, cap, scale):
-    """The reference of one vector of rows of a copy, from all of its classes."""
-    place, start, stride, _ = tile
-    lowest = load_first(place, 0, 0, to_real(place, -math.inf))
-    tops = lowest
-    for c in range(classes):
-        _, tops = lesser_and_top(logits_at(place, start + k + c * stride, count, cap), tops)
+def put_reference(running, place, k, tops, scale):
+    """The reference of one vector of rows, near these elements; no lane holds any back yet."""
     exponent, near = references_near(place, tops, scale)
     store(running, REFERENCE + k, exponent)
     store(running, BESIDE + k, near)
-    store(running, HIGHEST + k, lowest)
+    store(running, HIGHEST + k, load_first(place, 0, 0, to_real(place, -math.inf)))
+
+
+@inline
+def choose_reference(running, tile, k, classes, count, cap, scale):
+    """The reference of one vector of rows of a copy, from all of its classes."""
+    place, start, stride, _ = tile
+    tops = load_first(place, 0, 0, to_real(place, -math.inf))
+    for c in range(classes):
+        _, tops = lesser_and_top(logits_at(place, start + k + c * stride, count, cap), tops)
+    put_reference(running, place, k, tops, scale)
 
 
 @inline
@@ -157,12 +162,8 @@ def choose_references(running, tile, source, classes, count, cap, scale):
     """The reference of every row of a tile, from all of its classes if they are few."""
     place = tile[0]
     find_largest(running, tile, source, classes if classes <= NARROW else GUESS, count, cap)
-    lowest = load_first(place, 0, 0, to_real(place, -math.inf))
     for k in range(0, count, lanes_of(place)):
-        exponent, near = references_near(place, load(running, HIGHEST + k), scale)
-        store(running, REFERENCE + k, exponent)
-        store(running, BESIDE + k, near)
-        store(running, HIGHEST + k, lowest)
+        put_reference(running, place, k, load(running, HIGHEST + k), scale)
 
 
 @inline

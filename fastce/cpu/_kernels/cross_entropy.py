@@ -172,12 +172,12 @@ def write_gradient_of_row(row, classes, options, targets, states, k, room, kept,
             mass = mass_of_point(targets, options, point) if point < end_point else 0.0
             value = gradient_of_point(row, c, mass, states, k, options, targets)
             point += 1
-        ahead, alone = row_to_send_for(row, next_row, start), (c, to_real(row, value))
+        alone = c, to_real(row, value)
         if is_kept:
-            how = out, past_cache, (ahead[0], sends_beside_stores()), alone
+            how = out, past_cache, row_to_send_for(row, next_row, start, sends_beside_stores()), alone
             write_vectors(kept_gradient_of_vector, kept, start, start, stop, how, of_kept)
         else:
-            how = out, past_cache, ahead, alone
+            how = out, past_cache, row_to_send_for(row, next_row, start), alone
             on_block(write_gradient_of_block, row, start, stop, (ratio, cap), offset, room, (how, rest))
         start = stop
 

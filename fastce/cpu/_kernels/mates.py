@@ -27,12 +27,13 @@ def put_wide(numbers, j, pair, lanes):
         store(numbers, j + WIDE_LANES, pair[1])
 
 
-@kernel(
-    lambda storage: (
-        matrix(storage), vector(types.int64), vector(types.float64), vector(types.int64),
-        types.Array(types.float64, 2, "C"), vector(types.float64), vector(types.float64),
-    )
-)  # fmt: skip
+def types_of_classes(storage):
+    """Those of features, numbers, factors, starts and totals."""
+    integers = vector(types.int64)
+    return matrix(storage), integers, vector(types.float64), integers, types.Array(types.float64, 2, "C")
+
+
+@kernel(lambda storage: (*types_of_classes(storage), vector(types.float64), vector(types.float64)))
 def sum_classes(features, numbers, factors, starts, totals, least, largest):
     """totals[c] += x_k for all rows x_k of class c, and the least and the largest squared length of these so far."""
     width = features.shape[1]
@@ -50,12 +51,7 @@ def sum_classes(features, numbers, factors, starts, totals, least, largest):
             least[c], largest[c] = min(least[c], square), max(largest[c], square)  # NaN is in the total
 
 
-@kernel(
-    lambda storage: (
-        matrix(storage), vector(types.int64), vector(types.float64), vector(types.int64),
-        types.Array(types.float64, 2, "C"), vector(types.boolean), vector(types.float64),
-    )
-)  # fmt: skip
+@kernel(lambda storage: (*types_of_classes(storage), vector(types.boolean), vector(types.float64)))
 def mate_products(features, numbers, factors, starts, totals, even, products):
     """products[k] = x_k @ (totals[c] - x_k)."""
     width = features.shape[1]
@@ -72,8 +68,7 @@ def mate_products(features, numbers, factors, starts, totals, even, products):
 
 @kernel(
     lambda storage: (
-        matrix(storage), vector(types.int64), vector(types.float64), vector(types.int64),
-        types.Array(types.float64, 2, "C"), vector(types.boolean), vector(types.float64), vector(types.int64),
+        *types_of_classes(storage), vector(types.boolean), vector(types.float64), vector(types.int64),
         matrix(real_of(storage)),
     )
 )  # fmt: skip

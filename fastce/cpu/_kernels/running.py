@@ -11,12 +11,9 @@ import math
 from numba import types
 
 from fastce.cpu._kernels.blocks import (
-    NO_CLASS,
-    end_of_block,
-    first_block,
-    on_block,
     scratch_block,
     wide_scratch_block,
+    write_in_blocks,
     write_vectors,
 )
 from fastce.cpu._kernels.cross_entropy import fill_row
@@ -93,24 +90,18 @@ def gradient_of_vector(x, i, count, past_cache, rest):
 @inline
 def write_block(block, first, start, stop, rest):
     """The result of the elements from ``start`` to ``stop``."""
-    how, added, of_vector = rest
+    how, (added, of_vector) = rest
     vector = load_first(block, first, 0, added)
     write_vectors(gradient_of_vector, block, first, start, stop, how, (vector, *of_vector))
 
 
 @inline
-def write_gradient(row, classes, scale, top, factor, added, out, ahead, room, past_cache):
+def write_gradient(row, classes, scale, top, factor, added, out, next_row, room, past_cache):
     """factor * exp(scale (x - top)) + added: the factor's power of two is part of exp's own."""
-    zero = to_real(row, 0.0)
     offset, exponent = reference_near(row, top, scale)
     fraction, power = math.frexp(factor / exp_in_float64(top - offset, exponent, scale))
-    of_vector = to_real(row, exponent - power), scaling(row, scale, fraction)
-    start, first = 0, first_block(out, past_cache)
-    while start < classes:
-        stop = end_of_block(start, classes, lanes_of(row), first)
-        rest = (out, past_cache, (ahead, True), (NO_CLASS, zero)), to_real(row, added), of_vector
-        on_block(write_block, row, start, stop, (zero, zero), to_real(row, offset), room, rest)
-        start = stop
+    rest = to_real(row, added), (to_real(row, exponent - power), scaling(row, scale, fraction))
+    write_in_blocks(write_block, row, classes, out, past_cache, next_row, to_real(row, offset), room, rest)
 
 
 @kernel(
@@ -133,7 +124,7 @@ def gradient_from_tops(logits, scale, tops, factors, added, out, past_cache):
         elif not math.isfinite(tops[i]) or math.isnan(factors[i]):
             fill_row(row, classes, math.nan, of_row)
         else:
-            ahead = row_pointer(logits, min(i + 1, rows - 1))
-            write_gradient(row, classes, scale, tops[i], factors[i], added[i], of_row, ahead, room, past_cache)
+            next_row = row_pointer(logits, min(i + 1, rows - 1))
+            write_gradient(row, classes, scale, tops[i], factors[i], added[i], of_row, next_row, room, past_cache)
     if past_cache:
         finish_stores()

@@ -5,14 +5,10 @@ import math
 from numba import types
 
 from fastce.cpu._kernels.blocks import (
-    NO_CLASS,
-    end_of_block,
-    first_block,
     guessed_maximum,
-    on_block,
-    row_to_send_for,
     scratch_block,
     wide_scratch_block,
+    write_in_blocks,
     write_vectors,
 )
 from fastce.cpu._kernels.rows import add_in_float64, row_state, sum_of_tops, sum_without
@@ -176,14 +172,8 @@ def write_row(row, classes, out, next_row, found, logarithm, room, past_cache):
         offset, exponent, factor = to_real(row, found[0]), to_real(row, found[1]), to_real(row, 1.0 / found[2])
         if not math.isfinite(found[0]):
             offset, factor = zero, to_real(row, math.nan)
-    reference = exponent, factor, scaling(row, 1.0, 1.0)
-    start, first = 0, first_block(out, past_cache)
-    while start < classes:
-        stop = end_of_block(start, classes, lanes_of(row), first)
-        how = out, past_cache, row_to_send_for(row, next_row, start), (NO_CLASS, zero)
-        rest = how, (reference, shifts, logarithm)
-        on_block(write_block, row, start, stop, (zero, zero), offset, room, rest)
-        start = stop
+    rest = (exponent, factor, scaling(row, 1.0, 1.0)), shifts, logarithm
+    write_in_blocks(write_block, row, classes, out, past_cache, next_row, offset, room, rest)
 
 
 @kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean, types.boolean))

@@ -62,15 +62,6 @@ def is_zen() -> bool:
     return bool(cpu_target.target_context.codegen().magic_tuple()[1].startswith("znver"))
 
 
-def reads_while_writing() -> bool:
-    """Whether memory is asked for while results are written past the cache.
-
-    What is on its way to or from memory waits in the same few buffers of a core. On a Xeon writing past the cache takes
-    all of them: a gradient takes 10% longer if the next row is asked for meanwhile.
-    """
-    return is_zen()
-
-
 def bytes_ahead() -> int:
     """How far before it is read memory is asked for: farther than the hardware looks, which stops at a page's end.
 
