@@ -342,6 +342,25 @@ def test_a_special_value_in_any_lane_changes_no_bit_of_another_row(rng, shape, a
         assert same_bits(values, clean.value), f"at {at}"
 
 
+@pytest.mark.parametrize("value", [0.0, NAN, INF, -INF, 3e4])
+@pytest.mark.parametrize("classes", [2, 31, 300])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_without_a_matrix_is_that_of_a_matrix_whatever_it_holds(rng, name, classes, value):
+    logits = rng.normal(size=classes).astype(dtype_of(name))
+    logits[1] = value
+    wide = rng.random(classes)
+    for targets in (1, wide, wide.astype(np.float32), 1e-60 * wide, 0.0 * wide, wide * (wide == wide.max())):
+        of_matrix = np.asarray(targets)[None]
+        ours = fastce.cross_entropy_value_and_grad(logits, targets, reduction="none")
+        theirs = fastce.cross_entropy_value_and_grad(logits[None], of_matrix, reduction="none")
+        assert same_bits(np.asarray(ours.value), theirs.value[0])
+        assert same_bits(ours.grad, theirs.grad[0])
+        ours = fastce.cross_entropy_grad_and_hess(logits, targets)
+        theirs = fastce.cross_entropy_grad_and_hess(logits[None], of_matrix)
+        assert same_bits(ours.grad, theirs.grad[0])
+        assert same_bits(ours.hess, theirs.hess[0])
+
+
 def test_absent_pixels_are_exactly_zero_whatever_they_hold(rng):
     shape = (3, 19, 15, 17)
     logits, labels = case(rng, shape, 1, share=0.4)

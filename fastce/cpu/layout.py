@@ -85,12 +85,17 @@ class Rows:
         """What a kernel reads of a row."""
         return int(self.classes * self.dtype.itemsize)
 
+    @property
+    def _by_row(self) -> Array:
+        """The view; with an axis for the only row of one that has none."""
+        return self.view if self.lead else self.view[None]
+
     def _place(self, rows: slice | Array) -> Any:
-        """The index of these rows in the view."""
-        if len(self.lead) == 1:
+        """The index of these rows in that view."""
+        if len(self.lead) <= 1:
             return rows
         numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        return np.unravel_index(numbers, self.lead) if self.lead else ...
+        return np.unravel_index(numbers, self.lead)
 
     def block(self, start: int, stop: int) -> Array:
         """Rows ``start`` to ``stop`` as a kernel can read them; copies are those of `_room`."""
@@ -106,13 +111,13 @@ class Rows:
             block = np.empty((rows.stop - rows.start, self.classes), self.dtype)
             self.copy_into(rows, block)
             return block
-        picked = self.view[self._place(rows)].reshape(rows.size, self.classes)
+        picked = self._by_row[self._place(rows)].reshape(rows.size, self.classes)
         return np.array(picked, dtype=self.dtype, order="C", copy=True)
 
     def elements(self, rows: Array, classes: Array) -> Array:
         """An element of each of these rows, the one of its class here, as a kernel computes with it."""
         place = self._place(rows)
-        picked = self.view[(*place, classes) if isinstance(place, tuple) else (place, classes)]
+        picked = self._by_row[(*place, classes) if isinstance(place, tuple) else (place, classes)]
         return cast(picked, compute_dtype(self.dtype))
 
     def copy_into(self, rows: slice, block: Array) -> None:
@@ -171,8 +176,8 @@ class Rows:
             for of_view, of_block in self.parts(rows, matrix):
                 copy_rows(of_block, of_view, past_cache=goes_past_cache(self.view))
             return
-        place = self._place(rows)
-        self.view[place] = block.view(self.dtype).reshape(self.view[place].shape)
+        view, place = self._by_row, self._place(rows)
+        view[place] = block.view(self.dtype).reshape(view[place].shape)
 
 
 def write_rows(rows: Rows, written: Rows, work: Callable[[slice, Array, Array], None], n_threads: int | None) -> None:
