@@ -5,7 +5,7 @@ import pytest
 from checks import NAMES, dtype_of
 from test_layouts import LAYOUTS
 
-from fastce.cpu.dots import products_of_rows, products_with, sum_of_rows
+from fastce.cpu.dots import largest_square_of, products_of_rows, products_with, sum_of_rows
 
 LAYOUTS = {"in place": np.ascontiguousarray, **LAYOUTS}
 SHAPES = [(1, 1), (5, 0), (7, 5), (40, 16), (33, 37), (3000, 130)]
@@ -78,3 +78,19 @@ def test_a_product_is_that_with_the_sum_of_a_single_row(rng):
         one = np.zeros(1, np.int64)
         product = products_of_rows(left, one, right, one, factors[0], factors[1], None)
         assert product == products_with(left, sum_of_rows(right, factors[1], None), factors[0], None)
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("power", [0, -10, -50, -70, 35, 70, 120])
+def test_the_largest_square_is_that_of_float64_but_for_roundings(rng, name, shape, power):
+    x = rng.normal(size=shape)
+    x = np.ldexp(x, power if name != "float16" else power // 10).astype(dtype_of(name))
+    x[0, : shape[1] // 9] = np.nan
+    x[-1, : shape[1] // 9] = np.inf
+    squares = (x.astype(np.float64) ** 2).sum(axis=1)
+    exact = squares[np.isfinite(squares)].max(initial=0.0)
+    layouts = [change for layout, change in LAYOUTS.items() if name != "bfloat16" or "swapped" not in layout]
+    found = {largest_square_of(change(x), n_threads) for change in layouts for n_threads in (1, 3)}
+    assert len(found) == 1
+    assert found.pop() == pytest.approx(exact, rel=1e-6, abs=0.0)

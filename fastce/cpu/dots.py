@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments.arrays import Array, common_dtype, kernel_dtype
-from fastce.cpu._kernels.dots import ROOM, add_rows, pair_products, vector_products
+from fastce.arguments.sizes import largest_finite
+from fastce.cpu._kernels.dots import ROOM, add_rows, largest_square, pair_products, vector_products
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.threads import cut_rows, for_each
 
+WELL_WITHIN = 2.0**-60, 2.0**60  # squares of float32 that neither lose what is small nor overflow
 COPIED_BYTES = 1 << 18  # at a time, which stay in the cache
 NO_FACTORS = np.empty(0)
 
@@ -68,6 +70,25 @@ def products_of_rows(
 
     for_each(cut_rows(rows.size, row_bytes), work, n_threads)
     return products
+
+
+def largest_square_of(array: Array, n_threads: int | None) -> float:
+    """The largest squared length of a row, of those that are finite; where it is far from 1, in float64."""
+    features = FeatureRows(array, None, kernel_dtype(array.dtype))
+    blocks = cut_rows(len(array), features.row_bytes)
+    found = np.zeros((len(blocks), 1))
+    kernel = largest_square.compiled(features.dtype)
+
+    def work(k: int, start: int, stop: int) -> None:
+        for _, block, _ in features.parts(start, stop):
+            kernel(block, found[k])
+
+    for_each([(k, *block) for k, block in enumerate(blocks)], work, n_threads)
+    largest = float(found.max(initial=0.0))
+    if WELL_WITHIN[0] < largest < WELL_WITHIN[1]:
+        return largest
+    own = np.arange(len(array))
+    return largest_finite(np, [products_of_rows(array, own, array, own, None, None, n_threads)])
 
 
 def products_with(array: Array, vector: Array, factors: Array | None, n_threads: int | None) -> Array:

@@ -11,10 +11,11 @@ from fastce.arguments.labels import Classes
 from fastce.arguments.positives import Positives, positives_of
 from fastce.arguments.silence import quietly
 from fastce.cpu import best_positive
-from fastce.cpu.dots import products_of_rows, products_with, sum_of_rows
+from fastce.cpu.dots import largest_square_of, products_of_rows, products_with, sum_of_rows
 from fastce.cpu.layer import Layer
 from fastce.cpu.layout import Rows
 from fastce.cpu.matrix_similarity import MatrixSimilarity
+from fastce.cpu.one_tile import OneTile, fits_one_tile, is_one_tile
 from fastce.cpu.panel_losses import ClassLosses
 from fastce.cpu.rooms import Room
 from fastce.cpu.sigmoid import sigmoid_losses
@@ -139,6 +140,13 @@ class Cpu:
     def sum_of_rows(self, array: Array, factors: Array | None) -> Array:
         return sum_of_rows(array, factors, self.n_threads)
 
+    def largest_square(self, array: Array) -> float:
+        return largest_square_of(array, self.n_threads)
+
+    def joined(self, arrays: list[Array]) -> list[Array]:
+        rows, dtypes = sum(map(len, arrays)), {kernel_dtype(array.dtype) for array in arrays}
+        return [np.concatenate(arrays)] if len(dtypes) == 1 and fits_one_tile(rows, rows) else arrays
+
     def cuts(self, rows: int, row_bytes: int) -> list[tuple[int, int]]:
         return cut_rows(rows, row_bytes)
 
@@ -177,12 +185,14 @@ class Cpu:
         self, products: Any, targets: Any, within: Any, smoothing: float, reduction: str, of_losses: np.dtype[Any]
     ) -> TileSimilarity:
         points = positives_of(targets, (products.left.rows, products.right.rows))
-        return TileSimilarity(products, points, within, smoothing, reduction, of_losses, self.n_threads)
+        of_tiles = OneTile if is_one_tile(products, points, within) else TileSimilarity
+        return of_tiles(products, points, within, smoothing, reduction, of_losses, self.n_threads)
 
     def partner_losses(self, products: Any, within: Any, reduction: str, of_losses: np.dtype[Any]) -> TileSimilarity:
         rows = products.left.rows
         partners = positives_of(np.roll(np.arange(rows), rows // 2), (rows, rows))
-        return TileSimilarity(products, partners, within, 0.0, reduction, of_losses, self.n_threads)
+        of_tiles = OneTile if is_one_tile(products, partners, within) else TileSimilarity
+        return of_tiles(products, partners, within, 0.0, reduction, of_losses, self.n_threads)
 
     def label_losses(
         self, products: Any, classes: Classes, within: Any, reduction: str, of_losses: np.dtype[Any]

@@ -68,10 +68,15 @@ class TileSimilarity:
         self.n_threads = n_threads
         self.is_wide: bool = products.left.dtype == np.float64
         self.itself: Array = np.arange(products.left.rows if products.symmetric else 0)
-        rows, columns = (np.concatenate([numbers, self.itself]) for numbers in (positives.rows, positives.columns))
-        self.apart: Any = products.pairs(rows, columns)
         self.by_row: Sums = Sums.of_nothing(products.left.rows)
         self.by_column: Sums = self.by_row if products.symmetric else Sums.of_nothing(products.right.rows)
+
+    @functools.cached_property
+    def apart(self) -> Any:
+        """The pairs that are masked in tiles."""
+        points = self.positives
+        rows, columns = (np.concatenate([numbers, self.itself]) for numbers in (points.rows, points.columns))
+        return self.products.pairs(rows, columns)
 
     @functools.cached_property
     def x(self) -> Array:

@@ -203,6 +203,12 @@ class Gpu:
     def sum_of_rows(self, array: Any, factors: Any) -> None:
         return None
 
+    def largest_square(self, array: Any) -> None:
+        return None
+
+    def joined(self, arrays: list[Any]) -> list[Any]:
+        return arrays
+
     def cuts(self, rows: int, row_bytes: int) -> list[tuple[int, int]]:
         step = max(1, BLOCK_BYTES // max(row_bytes, 1))
         return [(start, min(start + step, rows)) for start in range(0, rows, step)]

@@ -159,7 +159,8 @@ def nt_xent_value_and_grad(
         call = _checked_call(
             engine, first_views, second_views, temperature, normalize, reduction, memory_budget, progress
         )
-        value, (first, second), _, along = call.value_and_gradients()
+        value, gradients, _, along = call.value_and_gradients()
+        first, second = gradients if len(gradients) == 2 else _halves(engine, *gradients)
         of_temperature = call.range.of_temperature(0.5 * along)  # every product counts twice
         return NtXentValueAndGrad(value, engine.given(first), engine.given(second), of_temperature)
 
@@ -177,9 +178,16 @@ def _checked_call(
     arrays = feature_arrays(engine, [first_views, second_views], ["first_views", "second_views"])
     if arrays[0].shape[0] != arrays[1].shape[0]:
         raise ValueError(f"first_views and second_views differ in shape: {arrays[0].shape} and {arrays[1].shape}")
+    arrays = engine.joined(arrays)
     scale, reduction = inverse_temperature(temperature), reduction_of(reduction)
     within = range_of(engine, arrays, arrays, scale, normalize=normalize)
     views = Features(engine, arrays, within.dtype, normalize, power=within.left_power)
     products = products_of(views, views, memory_budget)
     loss = engine.partner_losses(products, within, reduction, dtype_of_products(engine, arrays))
     return LossCall("nt_xent", engine, within, products, loss, progress)
+
+
+def _halves(engine: Engine, gradient: Any) -> tuple[Any, Any]:
+    """Those of the first views and of the second ones."""
+    views = gradient.shape[0] // 2
+    return engine.part(gradient, 0, views), engine.part(gradient, views, 2 * views)

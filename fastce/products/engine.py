@@ -123,6 +123,12 @@ class Engine(Protocol):
     def sum_of_rows(self, array: Any, factors: Any) -> Any:
         """The sum of all rows, each times its factor, likewise."""
 
+    def largest_square(self, array: Any) -> float | None:
+        """The largest squared length of a row, of those that are finite; None if there is no kernel for that."""
+
+    def joined(self, arrays: list[Any]) -> list[Any]:
+        """The arrays, or a single one that holds their rows, where products of all of these are computed faster."""
+
     def cuts(self, rows: int, row_bytes: int) -> list[tuple[int, int]]:
         """The blocks of rows that work is done in."""
 

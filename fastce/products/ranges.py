@@ -16,7 +16,6 @@ from fastce.arguments.silence import quietly
 from fastce.arguments.sizes import NOTHING, largest_finite, power_of_largest
 from fastce.products.engine import Engine
 from fastce.products.features import NO_REST
-from fastce.products.wide_rows import squares_of_rows
 
 LARGEST_LOGIT, LARGEST_PRODUCT = 2.0**20, 2.0**100  # that are computed in float32
 LEAST_SCALE = 2.0**-60  # by which gradients of float32 are multiplied
@@ -150,9 +149,9 @@ def _dtype_of_sizes(sizes: Sequence[Size], scale: float, bias: float) -> np.dtyp
 
 def _largest_square(engine: Engine, array: Any) -> float:
     """The largest squared length of a row, of those that have one: no product is larger."""
-    squares = squares_of_rows(engine, array)
-    if squares is not None:
-        return largest_finite(engine.xp, [squares])
+    largest = engine.largest_square(array)
+    if largest is not None:
+        return largest
     blocks = engine.cuts(array.shape[0], array.shape[1] * 8)
     rows = (engine.reals(array, slice(*block), np.dtype(np.float64)) for block in blocks)
     with quietly():

@@ -5,6 +5,7 @@ on a GPU, they are gathered, a few at a time.
 """
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class WideRows:
 
     def _array_of(self, rows: slice) -> tuple[Any, int]:
         """The array that these rows are of, and where it begins."""
-        k = int(np.searchsorted(self.starts[1:-1], rows.start, side="right"))
+        k = bisect_right(self.starts, rows.start, 1, len(self.arrays)) - 1
         return self.arrays[k], self.starts[k]
 
     def _given(self, rows: slice, dtype: np.dtype[Any]) -> Any:
@@ -187,7 +188,8 @@ class WideRows:
         """1 / |row|, or 0 for rows of length 0, NaN for infinite ones; None if the engine has no kernel."""
         xp, inverse = self.engine.xp, self.engine.xp.empty(self.rows)
         for array, rows in self._each_array():
-            squares = squares_of_rows(self.engine, array)
+            own = xp.arange(array.shape[0])
+            squares = self.engine.products_of_rows(array, own, array, own)
             if squares is None:
                 return None
             inverse[rows] = xp.where(
@@ -219,9 +221,3 @@ class WideRows:
     def _times_powers(self, x: Any, numbers: Any) -> Any:
         """These rows times the powers of two that rows need whose length has no inverse in float64: hardly ever any."""
         return x if self.powers is None else self.engine.xp.ldexp(x, self.powers[numbers, None])
-
-
-def squares_of_rows(engine: Engine, array: Any) -> Any:
-    """The squared length of each row; None if the engine has no kernel."""
-    own = engine.xp.arange(array.shape[0])
-    return engine.products_of_rows(array, own, array, own)

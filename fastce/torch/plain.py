@@ -53,7 +53,7 @@ def plain_loss(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
         return None
     if not wants_gradients:
         return as_value(found, input.dtype, input.device)
-    loss: Tensor = _Computed.apply(input, *found)
+    loss: Tensor = _apply(input, *found)
     return loss
 
 
@@ -68,9 +68,17 @@ class _Computed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, value: float, gradient: Any) -> Tensor:
         ctx.save_for_backward(torch.from_numpy(gradient))
-        return as_value(value, input.dtype, input.device)
+        return torch.scalar_tensor(value, dtype=input.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-        refuse_second_derivatives("cross_entropy")
-        return *scaled(ctx.saved_tensors, grad_output), None, None
+        if torch.is_grad_enabled():
+            refuse_second_derivatives("cross_entropy")
+        gradients = ctx.saved_tensors
+        if grad_output.is_cpu and grad_output.item() == 1.0:  # as `scaled` does, without its calls
+            return gradients[0], None, None
+        return *scaled(gradients, grad_output), None, None
+
+
+# Without what PyTorch's own class adds to it for torch.func, of which `plain_loss` knows that it is not at work.
+_apply: Callable[..., Any] = super(torch.autograd.Function, _Computed).apply

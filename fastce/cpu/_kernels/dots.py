@@ -1,14 +1,18 @@
 """Products of rows of features with each other, or with one vector, and the sum of all rows: in float64 from the start.
 
+How large they are, is told in their own dtype.
+
 Each row has a factor, if there are any, which its elements are multiplied with first.
 """
+
+import math
 
 from numba import types
 
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, vector
 from fastce.cpu._vectors.memory import elements, lanes_of, load, load_first, pointer, row_pointer, store, to_real
 from fastce.cpu._vectors.simd import fma
-from fastce.cpu._vectors.wide import sum_wide, widened, zeros_wide
+from fastce.cpu._vectors.wide import add_wide, sum_wide, widened, zeros_wide
 
 WIDE_LANES = 8  # of float64
 ROOM = 16  # by as many numbers vectors of float64 are read and written
@@ -85,3 +89,17 @@ def add_rows(features, factors, totals):
             store(total, j, load(total, j) + first)
             if lanes > WIDE_LANES:
                 store(total, j + WIDE_LANES, load(total, j + WIDE_LANES) + second)
+
+
+@kernel(lambda storage: (matrix(storage), vector(types.float64)))
+def largest_square(features, found):
+    """found[0] = the largest squared length of a row, up to roundings; inf if one is not finite."""
+    rows, width = features.shape
+    for i in range(rows):
+        row = row_pointer(features, i)
+        lanes, total = lanes_of(row), load_first(row, 0, 0, to_real(row, 0.0))
+        for j in range(0, width, lanes):
+            x = elements(row, j, min(lanes, width - j), to_real(row, 0.0))
+            total = fma(x, x, total)
+        square = sum_wide(add_wide(zeros_wide(), total))
+        found[0] = max(found[0], square) if math.isfinite(square) else math.inf
