@@ -16,6 +16,11 @@ from devices import LIBRARIES
 IS_SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"  # Numba reads it when it is imported
 HAS_NUMBA_CUDA = find_spec("numba_cuda") is not None
 
+if IS_SIMULATED and HAS_NUMBA_CUDA:  # before any kernel is imported
+    from turns import take_turns
+
+    take_turns()
+
 
 def _has_device():
     if not HAS_NUMBA_CUDA or IS_SIMULATED:
@@ -38,15 +43,6 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs numba-cuda, and not its simulator"))
         elif not (IS_SIMULATED and HAS_NUMBA_CUDA):
             item.add_marker(pytest.mark.skip(reason="needs numba-cuda and NUMBA_ENABLE_CUDASIM=1"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def turns():
-    """Threads of the simulator take turns, which is quicker."""
-    if IS_SIMULATED and HAS_NUMBA_CUDA:
-        from turns import take_turns
-
-        take_turns()
 
 
 @pytest.fixture

@@ -28,11 +28,11 @@ def kernel(*bounds):
 
 
 def _real(array):
-    return np.float64 if array.dtype == np.float64 else np.float32
+    return np.float64 if array.dtype.char == "d" else np.float32
 
 
 def lanes_of(array):
-    return 16 // array.dtype.itemsize
+    return 16 // array.itemsize
 
 
 def to_real(array, value):
@@ -41,7 +41,7 @@ def to_real(array, value):
 
 def load_real(array, k):
     element = array[k]
-    if array.dtype == np.uint16:  # bfloat16
+    if array.dtype.char == "H":  # bfloat16
         return (np.uint32(element) << np.uint32(16)).view(np.float32)
     return _real(array)(element)
 
@@ -168,6 +168,8 @@ rough_exp2 = exp2
 
 
 def fma(a, b, c):
+    if type(a) is np.float32:  # whose products float64 holds
+        return np.float32(float(a) * float(b) + float(c))
     return type(a)(np.longdouble(a) * np.longdouble(b) + np.longdouble(c))
 
 
