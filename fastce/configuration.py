@@ -108,50 +108,51 @@ def show_config() -> None:
     print(f"CUDA: {about['cuda']}")
 
 
+_VARIANTS = "", "_value_and_grad", "_value_and_grad_logit_scale", "_grad_and_hess"
+
+
 def _small_calls(dtype: str) -> dict[str, list[Callable[[], Any]]]:
     """Calls of every function that compile its kernels: those for few classes, and those that go along a row."""
     if dtype == "bfloat16":
         import ml_dtypes  # noqa: F401  (gives NumPy the dtype)
-    few, many, labels = np.zeros((2, 2), dtype), np.zeros((2, 1000), dtype), np.zeros(2, np.int64)
-    binary, contrastive = "binary_cross_entropy_with_logits", "clip_loss"
-    along_axis = {name: getattr(fastce, name) for name in ("logsumexp", "softmax", "log_softmax")}
-    of_labels = {
-        name: getattr(fastce, name)
-        for name in (
-            "cross_entropy", "cross_entropy_value_and_grad", "cross_entropy_value_and_grad_logit_scale",
-            "cross_entropy_grad_and_hess",
-        )
-    }  # fmt: skip
-    of_itself = {name: getattr(fastce, name) for name in (binary, f"{binary}_value_and_grad")}
-    from_features: dict[str, list[tuple[Any, ...]]] = {
-        "clip_loss_from_features": [(few, few)],
-        "siglip_loss": [(few, few, 1.0, 0.0)],
-        "info_nce": [(few, few), (few, few, np.zeros((1000, 2), dtype))],
-        "nt_xent": [(few, few)],
-        "sup_con": [(few, labels)],
-        "linear_cross_entropy": [(few, np.zeros((classes, 2), dtype), labels) for classes in (2, 1000)],
+    few, many, labels = np.zeros((2, 2), dtype), np.zeros((2, 1000), dtype), np.arange(2)
+    along_rows: list[Callable[..., Any]] = [partial(_applied, x, axis=1) for x in (few, many)]
+    of_logits: list[Callable[..., Any]] = [partial(_applied, x, labels) for x in (few, many)]
+    calls: dict[str, list[Callable[..., Any]]] = {
+        "logsumexp": along_rows,
+        "softmax": along_rows,
+        "log_softmax": along_rows,
+        "cross_entropy": [
+            partial(_applied, few, labels, label_smoothing=0.1),
+            *of_logits,
+            partial(_applied, few, labels, ignore_index=0),
+        ],
+        "calibrate_temperature": of_logits,
+        "nll_loss": [partial(_applied, few, labels)],
+        "row_stats": [partial(_applied, few, labels)],
+        "binary_cross_entropy_with_logits": [partial(_applied, few, few)],
+        "clip_loss": [partial(_applied, few)],
+        # smoothing takes more kernels, and all others
+        "clip_loss_from_features": [partial(_applied, few, few, label_smoothing=0.1)],
+        "siglip_loss": [partial(_applied, few, few, 1.0, 0.0)],
+        "info_nce": [partial(_applied, few, few), partial(_applied, few, few, np.zeros((1000, 2), dtype))],
+        "nt_xent": [partial(_applied, few, few)],
+        "sup_con": [partial(_applied, few, np.zeros(2, np.int64))],
+        "linear_cross_entropy": [
+            partial(_applied, few, np.zeros((classes, 2), dtype), labels) for classes in (2, 1000)
+        ],
+        "recall_at_k": [partial(_applied, few, few)],
     }
-    smoothed = {"clip_loss_from_features": {"label_smoothing": 0.1}}  # which takes more kernels, and all others
-    alone = {name: getattr(fastce, name) for name in (contrastive, f"{contrastive}_value_and_grad", "row_stats")}
-    return (
-        {name: [partial(function, x, axis=1) for x in (few, many)] for name, function in along_axis.items()}
-        | {
-            name: [
-                partial(function, few, labels, label_smoothing=0.1),
-                *(partial(function, x, labels) for x in (few, many)),
-                partial(function, few, labels, ignore_index=0, reduction="sum"),
-            ]
-            for name, function in of_labels.items()
-        }
-        | {name: [partial(function, few, few)] for name, function in of_itself.items()}
-        | {name: [partial(function, few)] for name, function in alone.items()}
-        | {
-            function: [partial(getattr(fastce, function), *arguments, **smoothed.get(name, {})) for arguments in calls]
-            for name, calls in from_features.items()
-            for function in (name, f"{name}_value_and_grad", f"{name}_value_and_grad_logit_scale")
-            if function in fastce.__all__
-        }
-    )
+    return {
+        function: [partial(call, function=getattr(fastce, function)) for call in of_name]
+        for name, of_name in calls.items()
+        for function in (name + variant for variant in _VARIANTS)
+        if function in fastce.__all__
+    }
+
+
+def _applied(*arguments: Any, function: Callable[..., Any], **options: Any) -> Any:
+    return function(*arguments, **options)
 
 
 def warmup(dtypes: FloatName | Iterable[FloatName] = ("float32",), functions: Iterable[str] | None = None) -> None:
