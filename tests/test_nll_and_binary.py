@@ -344,6 +344,49 @@ def test_binary_cross_entropy_of_any_layout_gives_the_bits_of_a_plain_copy(rng):
         np.testing.assert_array_equal(ours.grad, same.grad)
 
 
+LINES = {
+    "plain": np.copy,
+    "gaps": lambda a: np.pad(a, [(0, 0), (0, 5)])[:, :-5],
+    "every second row": lambda a: np.repeat(a, 2, 0)[::2],
+    "every second": lambda a: np.repeat(a, 2, 1)[:, ::2],
+    "every second, backwards": lambda a: np.repeat(a[:, ::-1], 2, 1)[:, ::-2],
+    "every third": lambda a: np.repeat(a, 3, 1)[:, ::3],
+    "across": np.asfortranarray,
+}
+
+
+@covering(
+    {
+        "of_logits": LINES,
+        "of_targets": LINES,
+        "shape": [(700, 1), (900, 3), (1300, 10), (40, 1023), (3, 5000)],
+        "dtype": [np.float16, np.float32, np.float64],
+        "repeated": [None, 0, 1],
+    },
+    quick=1,
+)
+def test_binary_cross_entropy_of_lines_of_any_strides_has_the_bits_of_plain_copies(
+    rng, of_logits, of_targets, shape, dtype, repeated
+):
+    shown = [1 if axis == repeated else n for axis, n in enumerate(shape)]
+    plain, targets = (4.0 * rng.normal(size=shown)).astype(dtype), rng.random(shown).astype(np.float32)
+    given = [np.broadcast_to(a, shape) for a in (plain, targets)]
+    logits, labels = (
+        LINES[way](a) if repeated is None else a for way, a in zip((of_logits, of_targets), given, strict=True)
+    )
+    same = fastce.binary_cross_entropy_with_logits_value_and_grad(*map(np.copy, given))
+    ours = fastce.binary_cross_entropy_with_logits_value_and_grad(logits, labels)
+    assert ours.value == fastce.binary_cross_entropy_with_logits(logits, labels)
+    if of_logits in ("across", "every second, backwards") or repeated is not None:  # sums are in the order of memory
+        assert ours.value == pytest.approx(same.value, rel=1e-7)
+    else:
+        assert ours.value == same.value
+    np.testing.assert_array_equal(ours.grad, same.grad)
+    out = np.full((*shape, 2), 7.0, dtype)[..., 0]
+    fastce.binary_cross_entropy_with_logits_value_and_grad(logits, labels, out=out)
+    np.testing.assert_array_equal(out, same.grad)
+
+
 @pytest.mark.parametrize(
     ("shape", "weight", "pos_weight"),
     [

@@ -9,11 +9,11 @@ import numpy as np
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype
 from fastce.arguments.reductions import powers_of
 from fastce.arguments.silence import cast, silently
-from fastce.cpu._kernels.binary import binary_rows
+from fastce.cpu._kernels.binary import binary_lines, binary_rows
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.binary_extremes import fill_in_pairs
 from fastce.cpu.layout import Rows, goes_past_cache
-from fastce.cpu.merged import Merged, cut_merged, factor_of, first_of, is_one_number, rows_together
+from fastce.cpu.merged import Merged, cut_merged, factor_of, first_of, is_one_number, merged_into, rows_together
 from fastce.cpu.threads import for_each
 
 FLOAT32, FLOAT64 = (30.0, 100.0), (400.0, 900.0)  # powers of two that these may be multiplied by: of one, of all
@@ -162,17 +162,16 @@ def _fill_by_kernel(
     sums = np.empty(len(blocks))
     plain = not varies and outputs[0] is None and all(first_of(a) == 1.0 for a in factors[:2])
     past_cache = any(a is not None and goes_past_cache(a) for a in outputs)
-    kernel = binary_rows.compiled(dtype)
+    kernel = (binary_lines if x.lies_in_lines or y.lies_in_lines else binary_rows).compiled(dtype)
 
     def work(first: int, end: int) -> None:
         for k in range(first, end):
             start, stop = blocks[k]
-            block = x.block(start, stop)
-            row_losses = np.empty(len(block))
+            row_losses = np.empty(merged_into(stop - start, together))
             rooms = [none if a is None else a.room(start, stop) for a, none in zip(written, absent, strict=True)]
             kernel(
-                block,
-                *_labels_and_rest(y.block(start, stop), absent[0]),
+                x.lines(start, stop),
+                *_labels_and_rest(y.block(start, stop) if has_more_digits else y.lines(start, stop), absent[0]),
                 *(a.block(start, stop) for a in by),
                 row_losses,
                 *rooms,

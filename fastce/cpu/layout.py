@@ -20,6 +20,7 @@ from fastce.cpu.rooms import Room
 from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_rows, cut_runs, for_each
 
 STRETCH = 128  # rows of a block at least, where they are copied from adjacent rows; twice as many short ones
+LARGEST_STEP = 2  # elements from one to the next of a line that is copied a vector at a time
 PAST_CACHE_BYTES = 1 << 23
 
 
@@ -53,7 +54,7 @@ class Rows:
     def in_dtype(self, dtype: np.dtype[Any]) -> "Rows":
         """The same rows, for a kernel that takes another dtype."""
         rows = copy.copy(self)
-        for of_dtype in ("matrix", "memory"):
+        for of_dtype in ("matrix", "memory", "_lines"):
             rows.__dict__.pop(of_dtype, None)
         rows.dtype = dtype
         return rows
@@ -104,6 +105,32 @@ class Rows:
         block = self._room(stop - start)
         self.copy_into(slice(start, stop), block)
         return storage_view(block)
+
+    @functools.cached_property
+    def _lines(self) -> Array | None:
+        """The rows where they are, a step apart that a kernel copies fast; None if it can read them, or must not."""
+        size = self.view.itemsize
+        if self.matrix is not None or self.view.dtype != self.dtype or not self.view.flags.aligned:
+            return None
+        try:
+            lines = self.view.reshape(self.rows, self.classes, copy=False)
+        except ValueError:
+            return None
+        step = lines.strides[self.classes > 1]
+        has_elements = not any(stride % size for stride in lines.strides)
+        return storage_view(lines) if has_elements and abs(step) <= LARGEST_STEP * size else None
+
+    @property
+    def lies_in_lines(self) -> bool:
+        """Whether `lines` are where the rows lie, and no kernel can read these there."""
+        return self._lines is not None
+
+    def lines(self, start: int, stop: int) -> Array:
+        """These rows for a kernel that copies lines of any strides into the cache: where they are, or as `block`."""
+        if self._lines is None:
+            return self.block(start, stop)
+        lines = self._lines[start:stop]
+        return lines.T if self.classes == 1 else lines
 
     def copy(self, rows: slice | Array) -> Array:
         """A fresh matrix of these rows."""

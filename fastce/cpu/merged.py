@@ -34,11 +34,11 @@ class Merged(Rows):
 
     def block(self, start: int, stop: int) -> Array:
         """As `Rows.block`, merged."""
-        return super().block(start, stop).reshape(_merged(stop - start, self.together), -1)
+        return super().block(start, stop).reshape(merged_into(stop - start, self.together), -1)
 
     def room(self, start: int, stop: int) -> Array:
         """As `Rows.room`, merged."""
-        return super().room(start, stop).reshape(_merged(stop - start, self.together), -1)
+        return super().room(start, stop).reshape(merged_into(stop - start, self.together), -1)
 
 
 class Number:
@@ -50,7 +50,7 @@ class Number:
 
     def block(self, start: int, stop: int) -> Array:
         """What these rows are multiplied by."""
-        return _for_all(self.vector, _merged(stop - start, self.together))
+        return _for_all(self.vector, merged_into(stop - start, self.together))
 
 
 class NumberOfRow:
@@ -77,7 +77,7 @@ class Repeated:
     def block(self, start: int, stop: int) -> Array:
         """What these rows are multiplied by."""
         width = min(stop - start, self.together) * self.classes
-        return _for_all(self.row[:width], _merged(stop - start, self.together))
+        return _for_all(self.row[:width], merged_into(stop - start, self.together))
 
 
 def factor_of(
@@ -120,7 +120,7 @@ def _for_all(row: Array, rows: int) -> Array:
     return row[None] if rows == 1 else np.broadcast_to(row, (rows, row.size))
 
 
-def _merged(rows: int, together: int | None) -> int:
+def merged_into(rows: int, together: int | None) -> int:
     """How many rows so many are, once they are merged."""
     return 1 if together is None or rows < together else rows // together
 

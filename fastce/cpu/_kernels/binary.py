@@ -15,6 +15,7 @@ from numba import types
 
 from fastce.cpu._kernels.blocks import BLOCK, scratch_block
 from fastce.cpu._kernels.states import LANES
+from fastce.cpu._kernels.transposition import copy_lines_into
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, real_of, vector
 from fastce.cpu._vectors.elementary import log1p
 from fastce.cpu._vectors.exponential import SPARE, exp, scaling
@@ -23,6 +24,7 @@ from fastce.cpu._vectors.memory import (
     elements,
     elements_ahead,
     finish_stores,
+    from_element,
     lanes_of,
     load_first,
     prefetch,
@@ -30,9 +32,12 @@ from fastce.cpu._vectors.memory import (
     store,
     to_real,
 )
+from fastce.cpu._vectors.rooms import storage_room
 from fastce.cpu._vectors.simd import copysign, fma, where_less, where_zero
 from fastce.cpu._vectors.stretches import copy_stretch
 from fastce.cpu._vectors.wide import add_wide, sum_wide, zeros_wide
+
+block_room = storage_room(BLOCK)
 
 TINY = 2.0**-100  # of e: far from the numbers that it loses digits to, and no summand beside 1
 
@@ -124,6 +129,56 @@ def block_losses(rows, start, stop, rooms, plain, has_rest, constants, sums):
     return logs, all_sizes, total
 
 
+@inline
+def row_of(matrix, row, classes, start, stop, room):
+    """A row of so many classes, of which elements from start to stop will be read.
+
+    It is read where it is, or from the ``room``, unless that is None: lines of any strides that make it are copied.
+    """
+    if room is None:
+        return row_pointer(matrix, row)
+    if matrix.shape[1] == classes and matrix.strides[1] == matrix.itemsize:
+        return row_pointer(matrix, row)
+    copy_lines_into(matrix, row * classes + start, row * classes + stop, room)
+    return from_element(room, -start)
+
+
+@inline
+def over_rows(rooms, logits, targets, rest, factors, row_losses, losses, gradient, plain, past_cache):
+    """`binary_rows`, or `binary_lines` if there are ``rooms`` for lines of logits and targets."""
+    weight, positive_weight, upstream = factors
+    count = row_losses.shape[0]
+    classes = logits.size // max(count, 1)
+    room, loss_room = scratch_block(row_pointer(logits, 0)), scratch_block(row_pointer(logits, 0))
+    wants_losses, wants_gradient = losses.shape[0] > 0, gradient.shape[0] > 0
+    outputs = loss_room, wants_losses, room, wants_gradient
+    for i in range(count):
+        x_row = row_pointer(logits, i)
+        constants = constants_of(x_row)
+        is_narrow = lanes_of(x_row) != LANES  # float32: float64 has all digits of any targets
+        of_row = (
+            (row_pointer(weight, i), step_of(weight, classes)),
+            (row_pointer(positive_weight, i), step_of(positive_weight, classes)),
+            (row_pointer(upstream, i), step_of(upstream, classes)),
+        )
+        sums = zeros_wide(), zeros_wide(), zeros_wide()
+        for start in range(0, classes, BLOCK):
+            stop = min(start + BLOCK, classes)
+            y = row_of(targets, i, classes, start, stop, rooms[1]), row_pointer(rest, i)
+            rows = row_of(logits, i, classes, start, stop, rooms[0]), y, *of_row
+            if is_narrow and rest.shape[0] > 0:  # code of its own: one more question would cost a tenth of the time
+                sums = block_losses(rows, start, stop, outputs, plain, True, constants, sums)
+            else:
+                sums = block_losses(rows, start, stop, outputs, plain, False, constants, sums)
+            if wants_losses:
+                copy_stretch(loss_room, -start, row_pointer(losses, i), start, stop, past_cache)
+            if wants_gradient:
+                copy_stretch(room, -start, row_pointer(gradient, i), start, stop, past_cache)
+        row_losses[i] = sum_wide(sums[0]) + sum_wide(sums[1]) * lanes_of(x_row) + sum_wide(sums[2])
+    if past_cache:
+        finish_stores()
+
+
 def _types(storage):
     reals = matrix(real_of(storage))
     outputs = vector(types.float64), reals, matrix(storage)
@@ -141,32 +196,17 @@ def binary_rows(
     asked for. Results go through a block in the first-level cache: sums must not depend on where a result happens to
     lie, and stores past the cache do.
     """
-    classes = logits.shape[1]
-    room, loss_room = scratch_block(row_pointer(logits, 0)), scratch_block(row_pointer(logits, 0))
-    wants_losses, wants_gradient = losses.shape[0] > 0, gradient.shape[0] > 0
-    rooms = loss_room, wants_losses, room, wants_gradient
-    for i in range(logits.shape[0]):
-        x_row = row_pointer(logits, i)
-        constants = constants_of(x_row)
-        is_narrow = lanes_of(x_row) != LANES  # float32: float64 has all digits of any targets
-        rows = (
-            x_row,
-            (row_pointer(targets, i), row_pointer(rest, i)),
-            (row_pointer(weight, i), step_of(weight, classes)),
-            (row_pointer(positive_weight, i), step_of(positive_weight, classes)),
-            (row_pointer(upstream, i), step_of(upstream, classes)),
-        )
-        sums = zeros_wide(), zeros_wide(), zeros_wide()
-        for start in range(0, classes, BLOCK):
-            stop = min(start + BLOCK, classes)
-            if is_narrow and rest.shape[0] > 0:  # code of its own: one more question would cost a tenth of the time
-                sums = block_losses(rows, start, stop, rooms, plain, True, constants, sums)
-            else:
-                sums = block_losses(rows, start, stop, rooms, plain, False, constants, sums)
-            if wants_losses:
-                copy_stretch(loss_room, -start, row_pointer(losses, i), start, stop, past_cache)
-            if wants_gradient:
-                copy_stretch(room, -start, row_pointer(gradient, i), start, stop, past_cache)
-        row_losses[i] = sum_wide(sums[0]) + sum_wide(sums[1]) * lanes_of(x_row) + sum_wide(sums[2])
-    if past_cache:
-        finish_stores()
+    factors = weight, positive_weight, upstream
+    over_rows((None, None), logits, targets, rest, factors, row_losses, losses, gradient, plain, past_cache)
+
+
+@kernel(_types)
+def binary_lines(
+    logits, targets, rest, weight, positive_weight, upstream, row_losses, losses, gradient, plain, past_cache
+):
+    """The same where a row may be made of several lines of logits, or of targets, of any strides.
+
+    They are copied into the cache, a block at a time. What copies them would cost other rows a tenth of the time, too.
+    """
+    rooms, factors = (block_room(logits), block_room(targets)), (weight, positive_weight, upstream)
+    over_rows(rooms, logits, targets, rest, factors, row_losses, losses, gradient, plain, past_cache)

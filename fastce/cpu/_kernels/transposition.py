@@ -10,8 +10,9 @@ from numba import types
 
 from fastce.cpu._vectors.compiler import inline, kernel, outlined
 from fastce.cpu._vectors.memory import finish_stores, row_pointer
-from fastce.cpu._vectors.moves import copy_matrix, edge_of, lines_of_squares, put_line, transpose_square
+from fastce.cpu._vectors.moves import copy_matrix, edge_of, put_line
 from fastce.cpu._vectors.rooms import storage_room
+from fastce.cpu._vectors.squares import lines_of_squares, transpose_square
 
 STRETCH = 256  # elements of a line that are copied together at most
 APART = STRETCH + 16  # lines of the room, for the same reason
@@ -64,6 +65,21 @@ def copy_lines(source, out):
         for o in range(stack):
             at, to = o * apart, o * out_apart
             copy_matrix(line, at, stride, step, place, to, out_stride, out_step, lines, length)
+
+
+@outlined
+def copy_lines_into(matrix, start, stop, room):
+    """room[k] = element start + k of a matrix, line after line, up to element ``stop``."""
+    (stride, step), length, place = steps_of(matrix), matrix.shape[1], row_pointer(matrix, 0)
+    to = 0
+    while start < stop:
+        first, before = start // length, start % length
+        whole = (stop - start) // length
+        lines = whole if before == 0 and whole > 0 else 1
+        count = min(length - before, stop - start)
+        copy_matrix(place, first * stride + before * step, stride, step, room, to, count, 1, lines, count)
+        start += lines * count
+        to += lines * count
 
 
 @outlined

@@ -13,8 +13,9 @@ from numba.extending import intrinsic
 from fastce.cpu._vectors.compiler import real_of
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
 from fastce.cpu._vectors.memory import _element_pointer, _lanes_mask, _load_masked, _store_masked
-from fastce.cpu._vectors.moves import _shuffled, _transposed
+from fastce.cpu._vectors.moves import _shuffled
 from fastce.cpu._vectors.simd import vector_of
+from fastce.cpu._vectors.squares import _transposed
 
 FOUR = 4
 

@@ -218,15 +218,20 @@ def address(typingctx, row, i):
     return types.int64(row, types.int64), codegen
 
 
+def _ask_for(builder: Any, context: Any, pointer_type: types.CPointer, pointer: Any, i: Any) -> None:
+    """Code that asks for the cache line of element ``i``."""
+    place = _element_pointer(builder, context, pointer_type, pointer, i)
+    place = builder.bitcast(place, ir.IntType(8).as_pointer())
+    read, keep, data = (ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))
+    _call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [place, read, keep, data])
+
+
 @intrinsic
 def prefetch(typingctx, row, i):
     """Ask for the cache line of element ``i``; harmless at any address."""
 
     def codegen(context, builder, sig, args):
-        place = _element_pointer(builder, context, sig.args[0], *args)
-        place = builder.bitcast(place, ir.IntType(8).as_pointer())
-        read, keep, data = (ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))
-        _call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [place, read, keep, data])
+        _ask_for(builder, context, sig.args[0], *args)
 
     return types.void(row, types.int64), codegen
 

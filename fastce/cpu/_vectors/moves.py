@@ -1,6 +1,6 @@
-"""Elements moved as they are, bit by bit: lines with gaps or backwards, squares transposed, stores past the cache.
+"""Elements moved as they are, bit by bit: lines with gaps or backwards, stores past the cache.
 
-Vectors have 32 bytes here, so that a square of them fits the registers of AVX2.
+Vectors have 32 bytes here, as those of squares.py.
 """
 
 import functools
@@ -13,11 +13,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastce.cpu._vectors.compiler import inline, outlined
-from fastce.cpu._vectors.memory import _INDEX, _element_pointer, prefetch
+from fastce.cpu._vectors.memory import _INDEX, _ask_for, _element_pointer
 
 VECTOR_BITS = 256
 LINE_BYTES = 64  # of the cache
-AHEAD = 32  # elements of a line between those that are copied and those that memory is asked for
+LINES_AHEAD = 1024  # elements
 
 
 def _edge(storage: Any) -> int:
@@ -84,6 +84,11 @@ def _load_every(builder: Any, context: Any, row: Any, pointer: Any, at: Any, ste
         place = _place(builder, context, row, pointer, i, vector)
         return builder.load(place, align=row.dtype.bitwidth // 8, typ=vector)
 
+    if step == 0:
+        single = _words(row.dtype, 1)
+        place = _place(builder, context, row, pointer, at, single)
+        one = builder.load(place, align=row.dtype.bitwidth // 8, typ=single)
+        return _shuffled(builder, one, one, [0] * number)
     first = loaded(0)
     if step == 1:
         return first
@@ -108,9 +113,14 @@ def _gather(step: int) -> Any:
         def codegen(context, builder, sig, args):
             source, at, stride, out, to, out_stride, lines, length = args
 
+            lines_ahead = builder.udiv(_INDEX(LINES_AHEAD), length)
+            is_long = builder.icmp_signed("==", lines_ahead, _INDEX(0))
+            ahead = builder.select(is_long, _INDEX(LINES_AHEAD // 2 * step), builder.mul(lines_ahead, stride))
+
             def move(number: int, line: Any, place: Any, i: Any) -> None:
                 start = builder.add(line, builder.mul(i, _INDEX(step)))
                 value = _load_every(builder, context, sig.args[0], source, start, step, number)
+                _ask_for(builder, context, sig.args[0], source, builder.add(start, ahead))
                 here = _place(builder, context, sig.args[3], out, builder.add(place, i), value.type)
                 builder.store(value, here, align=storage.bitwidth // 8)
 
@@ -143,7 +153,7 @@ def _gather(step: int) -> Any:
     return gather
 
 
-_forwards, _backwards, _every_second, _every_second_backwards = map(_gather, (1, -1, 2, -2))
+_repeatedly, _forwards, _backwards, _every_second, _every_second_backwards = map(_gather, (0, 1, -1, 2, -2))
 
 
 @inline
@@ -157,8 +167,10 @@ def spread(source, at, stride, step, out, to, out_stride, out_step, lines, lengt
 @outlined
 def copy_matrix(source, at, stride, step, out, to, out_stride, out_step, lines, length):
     """The same, a vector at a time where the steps allow."""
-    if out_step != 1 or abs(step) > 2 or step == 0 or length < _quarter(source):
+    if out_step != 1 or abs(step) > 2 or length < _quarter(source):
         spread(source, at, stride, step, out, to, out_stride, out_step, lines, length)
+    elif step == 0:
+        _repeatedly(source, at, stride, out, to, out_stride, lines, length)
     elif step == 1:
         _forwards(source, at, stride, out, to, out_stride, lines, length)
     elif step == -1:
@@ -201,100 +213,3 @@ def put_line(source, at, out, to, count, past_cache):
         k += line
     for i in range(k, count):
         out[to + i] = source[at + i]
-
-
-# --- squares ---------------------------------------------------------------------------------------------------------
-
-
-def _interleaved(width: int, half: int, distance: int) -> tuple[list[int], list[int]]:
-    """The lanes of two vectors, in units of ``distance``, alternating: of both lower halves, and of both upper.
-
-    Halves are those of parts of ``half`` lanes, which have 128 bits: x86 shuffles within these at once. Units as large
-    as a part change places across parts.
-    """
-    if distance >= half:
-        lower, upper = ([first + part + k for first in (0, width) for k in range(half)] for part in (0, half))
-        return lower, upper
-    lanes: tuple[list[int], list[int]] = [], []
-    for part in range(0, width, half):
-        for which, start in enumerate((part, part + half // 2)):
-            for unit in range(start, start + half // 2, distance):
-                lanes[which].extend(first + unit + k for first in (0, width) for k in range(distance))
-    return lanes
-
-
-def _transposed(builder: Any, vectors: list[Any], half: int) -> list[Any]:
-    """The transpose of a square, or of the squares side by side that vectors of more lanes hold."""
-    width, lanes_of_all, distance, order = len(vectors), vectors[0].type.count, 1, list(range(len(vectors)))
-
-    def of_squares(lanes: list[int]) -> list[int]:
-        return [
-            first + k if k < width else lanes_of_all + first + k - width
-            for first in range(0, lanes_of_all, width)
-            for k in lanes
-        ]
-
-    while distance < width:
-        lower, upper = map(of_squares, _interleaved(width, half, distance))
-        for k in (k for k in range(width) if not k & distance):
-            pair = vectors[k], vectors[k + distance]
-            vectors[k], vectors[k + distance] = (_shuffled(builder, *pair, lanes) for lanes in (lower, upper))
-        distance *= 2
-    for k in range(width):  # within a part the halves have come in the opposite order: that of the bits of k
-        bits = [d for d in (1, 2, 4) if d < half]
-        order[k] = sum(bits[-1 - i] for i, d in enumerate(bits) if k & d) + (k & half)
-    return [vectors[order.index(k)] for k in range(width)]
-
-
-def _square(step: int) -> Any:
-    """An intrinsic: lines of a square, ``stride`` apart, become columns of lines ``out_stride`` apart."""
-
-    @intrinsic
-    def transpose(typingctx, source, at, stride, out, to, out_stride):
-        storage = source.dtype
-        edge = _edge(storage)
-        half = min(edge, 128 // storage.bitwidth)
-
-        def codegen(context, builder, sig, args):
-            source, at, stride, out, to, out_stride = args
-            line, align = _words(storage, edge), storage.bitwidth // 8
-
-            def start(first: Any, distance: Any, k: int) -> Any:
-                return builder.add(first, builder.mul(distance, ir.Constant(distance.type, k)))
-
-            lines = [
-                _load_every(builder, context, sig.args[0], source, start(at, stride, k), step, edge)
-                for k in range(edge)
-            ]
-            for k, column in enumerate(_transposed(builder, lines, half)):
-                place = _place(builder, context, sig.args[3], out, start(to, out_stride, k), line)
-                builder.store(column, place, align=align)
-            return context.get_dummy_value()
-
-        return types.void(source, types.int64, types.int64, out, types.int64, types.int64), codegen
-
-    return transpose
-
-
-transpose_square = _square(1)
-
-
-def lines_of_squares(step: int) -> Any:
-    """Lines whose elements are ``step`` apart transposed square by square."""
-    square = _square(step)
-
-    @inline
-    def transpose(source, at, stride, out, to, out_stride, count):
-        """out[i, j] = source[j, i], of as many lines as a square has; the last square overlaps the one before."""
-        edge, of_line = edge_of(source), max(1, line_of(source) // abs(step))
-        for i in range(0, count, edge):
-            here = min(i, count - edge)
-            if i % of_line < edge:  # once for a line of the cache; at the end, for those of the next square
-                next_one = at + (i + AHEAD) * step
-                if i + AHEAD >= count:
-                    next_one += edge * stride - count * step
-                for k in range(edge):
-                    prefetch(source, next_one + k * stride)
-            square(source, at + here * step, stride, out, to + here * out_stride, out_stride)
-
-    return transpose
