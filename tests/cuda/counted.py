@@ -9,6 +9,7 @@ Kernels are compiled for it, and their arguments packed, as for a GPU; what they
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import math
 import os
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 import numpy as np
-from ptx.numba_kernels import on_capability
+from ptx.numba_kernels import ptx_of
 from ptx.parse import parse
 
 MULTIPROCESSORS = 132
@@ -80,19 +81,16 @@ class Counted:
 
     def __enter__(self):
         from fastce.cuda import driver, launching
-        from fastce.cuda._kernels.entries import Kernel
 
-        self.addresses, ptx = itertools.count(1 << 40, 1 << 32), Kernel.ptx
+        self.addresses, compile_it = itertools.count(1 << 40, 1 << 32), launching.compiled
 
-        def compiled(kernel, kinds, capability):
-            with on_capability(capability):
-                text = ptx(kernel, kinds, capability)
-            (entry,) = (function for function in parse(text).functions.values() if function.entry)
-            self.kernels[entry.name] = kernel.__name__, entry.parameters
-            return text
+        def compiled(kernel, form, capability):
+            code, name, parameters = machine_code(compile_it, kernel, form, capability)
+            self.kernels[name] = kernel.__name__, parameters
+            return code, name
 
         self.patches = contextlib.ExitStack()
-        for owner, name, stand_in in ((driver, "api", Api(self)), (Kernel, "ptx", compiled)):
+        for owner, name, stand_in in ((driver, "api", Api(self)), (launching, "compiled", compiled)):
             self.patches.enter_context(mock.patch.object(owner, name, stand_in))
         # not by patch.dict, which would forget all that is imported meanwhile
         real, sys.modules["torch"] = sys.modules.get("torch"), self._torch()
@@ -125,6 +123,15 @@ class Counted:
         stream = types.SimpleNamespace(cuda_stream=7)
         torch.cuda = types.SimpleNamespace(current_stream=lambda device: stream)
         return torch
+
+
+@functools.cache
+def machine_code(compile_it, kernel, form, capability):
+    """What `fastce.cuda.launching.compiled` gives, and the kernel's parameters: once for all drivers of a process."""
+    text = ptx_of(kernel, form, capability)
+    (entry,) = (function for function in parse(text).functions.values() if function.entry)
+    with mock.patch.object(kernel, "ptx", return_value=text):
+        return *compile_it(kernel, form, capability), entry.parameters
 
 
 class Api:
