@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 from fastce.cpu._vectors import compiler, target
 
@@ -59,19 +60,20 @@ def innermost_loops(assembly: str) -> Iterator[Loop]:
             yield Loop((name, operands) for name, _, operands in body if not name.startswith("."))
 
 
-def loops(name: str, dtype: str) -> list[Loop]:
-    """The innermost loops of a kernel that hold exp."""
+def assembly_of(name: str, dtype: str) -> str:
+    """The machine code of a kernel, as text."""
     kernel = getattr(import_module(f"fastce.cpu._kernels.{HOMES[name]}"), name)
     dispatcher = kernel.dispatcher(dtype)
     dispatcher.compile(kernel.signature(compiler._STORAGE[dtype]))
     (assembly,) = dispatcher.inspect_asm().values()
-    return [loop for loop in innermost_loops(assembly) if loop.exps]
+    return str(assembly)
 
 
-def described(name: str, dtype: str, kinds: list[str]) -> dict[str, dict]:
+def described(name: str, dtype: str, kinds: list[str]) -> dict[str, Any]:
     """Of the leanest loop that sums up and the leanest that writes: instructions, and what should not be there."""
-    widest, found = "%zmm" if target.has_avx512() else "%ymm", loops(name, dtype)
-    result = {}
+    widest, assembly = "%zmm" if target.has_avx512() else "%ymm", assembly_of(name, dtype)
+    found = [loop for loop in innermost_loops(assembly) if loop.exps]
+    result: dict[str, Any] = {"counts references": "NRT_incref" in assembly or "NRT_decref" in assembly}
     for kind in kinds:
         loop = min((loop for loop in found if loop.writes == (kind == "writes")), key=lambda loop: loop.arithmetic)
         narrow = [n for n, operands in loop if (FMA.match(n) or SHIFT.match(n)) and widest not in operands]

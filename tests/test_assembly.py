@@ -41,6 +41,7 @@ def test_the_loops_over_whole_vectors(name, dtype, cpu, limits, tmp_path):
     program = PROGRAM.format(name, dtype, list(limits))
     out, _ = run_script(program, tmp_path, timeout=300, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="")
     found = json.loads(out)
+    assert not found["counts references"], "every count waits for all stores before it"
     for kind, limit in limits.items():
         assert found[kind]["narrow"] == found[kind]["slow"] == []
         assert found[kind]["arithmetic"] <= limit

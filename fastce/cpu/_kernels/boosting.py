@@ -34,6 +34,7 @@ from fastce.cpu._kernels.blocks import (
 from fastce.cpu._kernels.cross_entropy import fill_row, gradient_of_point
 from fastce.cpu._kernels.ranks import first_index
 from fastce.cpu._kernels.row_losses import find_states
+from fastce.cpu._kernels.rows import cleared_states
 from fastce.cpu._kernels.states import (
     EXP_TARGET,
     EXPONENT,
@@ -47,7 +48,6 @@ from fastce.cpu._kernels.states import (
     UPSTREAM,
     Z_MASS,
     finish_gradients,
-    new_states,
 )
 from fastce.cpu._kernels.statistics import reference_of, row_pass
 from fastce.cpu._kernels.targets import (
@@ -229,7 +229,7 @@ def gradient_and_hessian_rows(logits, targets, options, curvature, misfits, grad
     where ``misfits`` becomes 1 are not written: they are for `extreme_rows`.
     """
     rows, classes = logits.shape
-    states = new_states()
+    states = cleared_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
     for i in range(rows):
         row, gradient_row, hessian_row = row_pointer(logits, i), row_pointer(gradient, i), row_pointer(hessian, i)

@@ -23,6 +23,7 @@ from fastce.cpu._kernels.blocks import (
     write_vectors,
 )
 from fastce.cpu._kernels.row_losses import find_states
+from fastce.cpu._kernels.rows import cleared_states
 from fastce.cpu._kernels.slope_products import common_part, sum_of_products, taken_off
 from fastce.cpu._kernels.states import (
     EXPONENT,
@@ -40,7 +41,6 @@ from fastce.cpu._kernels.states import (
     UPSTREAM,
     Z_MASS,
     finish_gradients,
-    new_states,
 )
 from fastce.cpu._kernels.targets import (
     capped_element,
@@ -257,7 +257,7 @@ def cross_entropy_rows(
     until their gradients are written, with their exps if there is room for those of a row.
     """
     rows, classes = logits.shape
-    states = new_states()
+    states = cleared_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
     lanes = lanes_of(room)
     group, stride = min(ROWS_AT_A_TIME, CACHED // classes), 0

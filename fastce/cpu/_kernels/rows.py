@@ -15,7 +15,7 @@ x near it, and at most 0 if it is the maximum. Elements so far below that the di
 import math
 
 from fastce.cpu._kernels.blocks import BLOCK, on_block, row_maximum
-from fastce.cpu._kernels.states import LANES
+from fastce.cpu._kernels.states import FIELDS, GROUP, LANES, new_states
 from fastce.cpu._kernels.targets import masses_at
 from fastce.cpu._vectors.compiler import inline
 from fastce.cpu._vectors.exponential import (
@@ -23,12 +23,10 @@ from fastce.cpu._vectors.exponential import (
     LOG2E,
     SPARE,
     exp,
-    exp_in_float64,
     headroom,
     largest_exponent,
-    scaling,
 )
-from fastce.cpu._vectors.lanes import lanes_in, lesser_and_top, store_real, where_lane
+from fastce.cpu._vectors.lanes import has_32_registers, lesser_and_top, where_lane
 from fastce.cpu._vectors.memory import (
     elements_ahead,
     from_element,
@@ -40,8 +38,22 @@ from fastce.cpu._vectors.memory import (
     store,
     to_real,
 )
-from fastce.cpu._vectors.simd import largest_lane, where_equal, where_less, where_zero
+from fastce.cpu._vectors.simd import largest_lane, where_less, where_zero
 from fastce.cpu._vectors.wide import add_products, add_wide, sum_wide, zeros_wide
+
+
+@inline
+def cleared_states():
+    """A table of states with ordinary numbers in its first columns: rows end as many at a time as a vector has lanes.
+
+    A stack is full of addresses, which as float64 are subnormal: where lanes without a row had such, the end of a
+    single row took 4,500 cycles instead of 900.
+    """
+    states = new_states()
+    for field in range(0, FIELDS * GROUP, GROUP):
+        for k in range(2 * LANES):
+            states[field + k] = 1.0
+    return states
 
 
 @inline
@@ -81,53 +93,64 @@ def add_stretch(block, start, stop, sums, is_smoothed, exponent, near, scaled_by
 
     What a lane holds back is in none of the sums of exp yet: beside a term that dominates, the others would lose their
     digits. As many vectors as a vector has lanes are added in the row's dtype, their sum in float64 (compensated, for
-    float64): the error stays that of a single exp at any length. Distances, which only smoothing asks for, are a loop
-    of their own over what is in the cache by then: there are registers for one of the two.
+    float64): the error stays that of a single exp at any length. Distances, which only smoothing asks for, are added
+    beside them with 32 registers: memory goes on sending meanwhile. With 16 there are enough for one of the two, and
+    distances are a loop of their own over what is in the cache by then.
     """
-    exps, distances, tops = sums
     size = 2 * lanes_of(block) * lanes_of(block)
     for chunk in range(start, stop, size):
         end = min(chunk + size, stop)
-        exps, tops = add_exps(block, chunk, end, exps, tops, exponent, scaled_by, kept)
-        if is_smoothed:
-            distances = add_distances(block, chunk, end, distances, near)
-    return exps, distances, tops
+        if is_smoothed and has_32_registers():
+            sums = add_exps(block, chunk, end, sums, exponent, near, scaled_by, kept, True)
+        else:
+            sums = add_exps(block, chunk, end, sums, exponent, near, scaled_by, kept, False)
+            if is_smoothed:
+                sums = sums[0], add_distances(block, chunk, end, sums[1], near), sums[2]
+    return sums
 
 
 @inline
-def add_exps(block, start, stop, exps, tops, exponent, scaled_by, kept):
-    """``exps`` with those of a chunk, without the lanes' largest elements; all of them are kept, if that is wanted."""
+def add_exps(block, start, stop, sums, exponent, near, scaled_by, kept, with_distances):
+    """``sums`` with those of a chunk, without the lanes' largest elements; all exps are kept, if that is wanted."""
     room, is_kept, in_place = kept
     if is_kept:
-        return add_chunk(block, start, stop, exps, tops, exponent, scaled_by, room, True, in_place)
-    return add_chunk(block, start, stop, exps, tops, exponent, scaled_by, room, False, in_place)
+        return add_chunk(block, start, stop, sums, exponent, near, scaled_by, room, True, in_place, with_distances)
+    return add_chunk(block, start, stop, sums, exponent, near, scaled_by, room, False, in_place, with_distances)
 
 
 @inline
-def add_chunk(block, start, stop, exps, tops, exponent, scaled_by, kept, is_kept, in_place):
+def add_chunk(block, start, stop, sums, exponent, near, scaled_by, kept, is_kept, in_place, with_distances):
     """The same, in a loop that knows which it is."""
+    exps, distances, tops = sums
+    how = exponent, near, scaled_by, kept, is_kept, in_place, with_distances
     lanes = lanes_of(block)
     zero = load_first(block, start, 0, to_real(block, 0.0))
-    exps_a, exps_b = zero, zero
-    exp_tops = exp(tops, exponent, scaled_by)
+    of_a, of_b = (zero, zero), (zero, zero)
+    held_back = tops, exp(tops, exponent, scaled_by)
     pairs_end = stop - (stop - start) % (2 * lanes)
     for i in range(start, pairs_end, 2 * lanes):
         prefetch(block, i + elements_ahead(block))
         prefetch(block, i + lanes + elements_ahead(block))
-        e, lesser, tops, exp_tops = exp_held_back(load(block, i), tops, exp_tops, exponent, scaled_by, in_place)
-        exps_a += lesser
-        if is_kept:
-            store(kept, i, e)
-        e, lesser, tops, exp_tops = exp_held_back(load(block, i + lanes), tops, exp_tops, exponent, scaled_by, in_place)
-        exps_b += lesser
-        if is_kept:
-            store(kept, i + lanes, e)
+        of_a, held_back = add_whole(block, i, of_a, held_back, how)
+        of_b, held_back = add_whole(block, i + lanes, of_b, held_back, how)
     if pairs_end < stop:
-        e, lesser, tops, exp_tops = exp_held_back(load(block, pairs_end), tops, exp_tops, exponent, scaled_by, in_place)
-        exps_a += lesser
-        if is_kept:
-            store(kept, pairs_end, e)
-    return add_wide(exps, exps_a + exps_b), tops
+        of_a, held_back = add_whole(block, pairs_end, of_a, held_back, how)
+    if with_distances:
+        distances = add_wide(distances, of_a[1] + of_b[1])
+    return add_wide(exps, of_a[0] + of_b[0]), distances, held_back[0]
+
+
+@inline
+def add_whole(block, i, sums, held_back, how):
+    """(exps, distances) and (tops, their exps) with a whole vector."""
+    exponent, near, scaled_by, kept, is_kept, in_place, with_distances = how
+    (exps, distances), (tops, exp_tops), x = sums, held_back, load(block, i)
+    e, lesser, tops, exp_tops = exp_held_back(x, tops, exp_tops, exponent, scaled_by, in_place)
+    if is_kept:
+        store(kept, i, e)
+    if with_distances:
+        distances = distances + (x - near)
+    return (exps + lesser, distances), (tops, exp_tops)
 
 
 @inline
@@ -157,38 +180,6 @@ def add_vector(block, i, count, but, sums, exponent, near, scaled_by, kept):
         store(room, i, e)
     distance = where_lane(load_first(block, i, count, near), but, near) - near
     return add_wide(exps, lesser), add_wide(distances, distance), tops
-
-
-@inline
-def add_in_float64(sums, x, but, exponent, scaled_by, wide_room):
-    """(exps, ties) with exp of these lanes added in float64; those that equal ``but`` are only counted."""
-    exps, ties = sums
-    zero = load_first(wide_room, 0, 0, 0.0)
-    store_real(wide_room, 0, x)
-    for k in range(0, lanes_in(x), LANES):
-        lanes = load(wide_room, k)
-        exps += where_equal(lanes, but, zero, exp(lanes, zero + exponent, scaled_by))
-        ties += where_equal(lanes, but, zero + 1.0, zero)
-    return exps, ties
-
-
-@inline
-def sum_without(sums, but, exponent, scale):
-    """The sum that `add_in_float64` has come to, without one of those that equal ``but``.
-
-    Counted, because a difference of sums would leave their rounding where there is no tie.
-    """
-    exps, ties = sums
-    others = sum_wide((ties, zeros_wide()[0])) - 1.0
-    return sum_wide((exps, zeros_wide()[0])) + (others * exp_in_float64(but, exponent, scale) if others > 0.0 else 0.0)
-
-
-@inline
-def sum_of_tops(tops, but, exponent, scale, wide_room):
-    """The sum of the tops' exp, each in float64, without one that equals ``but`` (NaN: without none)."""
-    zero = load_first(wide_room, 0, 0, 0.0)
-    sums = add_in_float64((zero, zero), tops, but, exponent, scaling(wide_room, scale, 1.0), wide_room)
-    return sum_without(sums, but, exponent, scale)
 
 
 @inline
@@ -250,17 +241,28 @@ def add_compensated(total, x):
 
 
 @inline
-def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense, kept):
-    """The row's sums of exp, of q (x - near) and of q, without the class that is left out (-1: none), and its tops.
+def is_left_out(dense, capped_by, offset):
+    """Whether the sums of a row are without its target; else `sum_but_target` takes it off, which is faster.
 
-    Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0).
+    A number that has been prepared for exp need not be what the target's logit comes to in float64.
+    """
+    return dense[3] or dense[5] or capped_by[1] != 0 or offset != 0
+
+
+@inline
+def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense, kept):
+    """The row's sums of exp, of q (x - near) and of q, and its tops, without the class that `is_left_out` (-1: none).
+
+    Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0). q is
+    without it in any case.
     """
     sums = (zeros_wide(), zeros_wide(), load_first(row, 0, 0, to_real(row, -math.inf)))
     mass = zeros_wide()
     varies = dense[3] or dense[5]
+    but = left_out if is_left_out(dense, capped_by, offset) else -1
     for start in range(0, classes, BLOCK):
         stop = min(start + BLOCK, classes)
-        rest = (left_out, sums, mass, dense, exponent, near, scaled_by, kept)
+        rest = (but, sums, mass, dense, exponent, near, scaled_by, kept)
         sums, mass = on_block(add_block, row, start, stop, capped_by, offset, room, rest)
     total_mass = sum_wide(mass) if varies else float(classes - (1 if left_out >= 0 else 0))
     return sum_wide(sums[0]), sum_wide(sums[1]), total_mass, sums[2]

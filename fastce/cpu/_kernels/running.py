@@ -17,9 +17,9 @@ from fastce.cpu._kernels.blocks import (
     write_vectors,
 )
 from fastce.cpu._kernels.cross_entropy import fill_row
-from fastce.cpu._kernels.rows import reference_near
+from fastce.cpu._kernels.rows import cleared_states, reference_near
 from fastce.cpu._kernels.softmax import look_at_row, mend_small, write_row
-from fastce.cpu._kernels.states import EXPONENT, LANES, OFFSET, REST, TOP, finish_logsumexp, new_states
+from fastce.cpu._kernels.states import EXPONENT, LANES, OFFSET, REST, TOP, finish_logsumexp
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, vector
 from fastce.cpu._vectors.exponential import add_exp, exp_in_float64, scaling
 from fastce.cpu._vectors.memory import finish_stores, lanes_of, load_first, row_pointer, to_real
@@ -45,7 +45,7 @@ def state_of(states, k, scale):
 def states_rows(logits, scale, tops, rests):
     """The state of every row."""
     rows, classes = logits.shape
-    states = new_states()
+    states = cleared_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
     is_float32 = lanes_of(row_pointer(logits, 0)) != LANES
     for first in range(0, rows, ROWS_AT_A_TIME):

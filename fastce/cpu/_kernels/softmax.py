@@ -11,7 +11,7 @@ from fastce.cpu._kernels.blocks import (
     write_in_blocks,
     write_vectors,
 )
-from fastce.cpu._kernels.rows import add_in_float64, row_state, sum_of_tops, sum_without
+from fastce.cpu._kernels.rows import cleared_states, row_state
 from fastce.cpu._kernels.states import (
     EXPONENT,
     LANES,
@@ -22,10 +22,10 @@ from fastce.cpu._kernels.states import (
     REST,
     TOP,
     finish_logsumexp,
-    new_states,
     sum_in_full,
 )
 from fastce.cpu._kernels.targets import no_dense_part
+from fastce.cpu._kernels.tops import add_in_float64, sum_of_tops, sum_without
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, vector
 from fastce.cpu._vectors.exponential import exp, exp_in_float64, scaling
 from fastce.cpu._vectors.memory import finish_stores, lanes_of, load_first, row_pointer, to_real
@@ -105,7 +105,7 @@ def logsumexp_rows(logits, results):
     The largest term is left out of its row's sum, so that  x_max + log1p(s / e_max)  keeps its digits near 0.
     """
     rows, classes = logits.shape
-    states = new_states()
+    states = cleared_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
     in_full = lanes_of(row_pointer(logits, 0)) == LANES  # float64
     for first in range(0, rows, ROWS_AT_A_TIME):
@@ -183,7 +183,7 @@ def softmax_rows(logits, out, logarithm, past_cache):
     Rows whose largest element is not finite are NaN; but finite elements beside +inf have the logarithm -inf.
     """
     rows, classes = logits.shape
-    states = new_states()
+    states = cleared_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
     for i in range(rows):
         row, out_row = row_pointer(logits, i), row_pointer(out, i)

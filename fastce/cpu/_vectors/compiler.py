@@ -37,7 +37,10 @@ IN_THE_MIDDLE_OF_LLVM = (
 )
 
 
-_PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+# Kernels own nothing: their caller holds the arrays. Numba would count references to these for every group of rows, by
+# instructions that wait for all stores before them: a third of the gradients of rows that are taken one by one.
+_EVERYWHERE = {"error_model": "numpy", "_nrt": False}
+_PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_EVERYWHERE}
 if is_as_expected():
     _PART["pipeline_class"] = PartCompiler  # in a Numba that is built otherwise: slower to compile
 
@@ -112,7 +115,7 @@ class Kernel:
         """A fresh Numba dispatcher for this dtype, not compiled yet."""
         if config.DISABLE_JIT:
             raise RuntimeError("fastce needs Numba's compiler: unset NUMBA_DISABLE_JIT")
-        return njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(self.function)
+        return njit(nogil=True, no_cfunc_wrapper=True, **_EVERYWHERE)(self.function)
 
 
 def kernel(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[Callable[..., None]], Kernel]:

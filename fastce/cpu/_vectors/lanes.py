@@ -15,6 +15,7 @@ from fastce.cpu._vectors.compiler import inline, real_of
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
 from fastce.cpu._vectors.memory import _element_pointer, _lanes_mask, _load_masked, _store_masked
 from fastce.cpu._vectors.simd import _call_llvm, _llvm_name, _splat, vector_of, where_less
+from fastce.cpu._vectors.target import has_avx512
 
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 
@@ -24,6 +25,13 @@ def lanes_in(typingctx, x):
     """How many lanes a vector has."""
     lanes = x.lanes
     return types.int64(x), lambda context, builder, sig, args: ir.Constant(ir.IntType(64), lanes)
+
+
+@intrinsic
+def has_32_registers(typingctx):
+    """Whether there are twice as many registers for vectors as AVX2 has."""
+    value = ir.Constant(ir.IntType(1), int(has_avx512()))
+    return types.boolean(), lambda context, builder, sig, args: value
 
 
 @intrinsic

@@ -1,0 +1,54 @@
+"""What the lanes of a row have held back: their largest elements, whose exps are added in float64 at its end."""
+
+from fastce.cpu._kernels.states import LANES
+from fastce.cpu._vectors.compiler import inline
+from fastce.cpu._vectors.exponential import exp, exp_in_float64, scaling
+from fastce.cpu._vectors.lanes import lanes_in, store_real
+from fastce.cpu._vectors.memory import load, load_first
+from fastce.cpu._vectors.simd import where_equal
+from fastce.cpu._vectors.wide import sum_wide, zeros_wide
+
+
+@inline
+def add_in_float64(sums, x, but, exponent, scaled_by, wide_room):
+    """(exps, ties) with exp of these lanes added in float64; those that equal ``but`` are only counted."""
+    exps, ties = sums
+    zero = load_first(wide_room, 0, 0, 0.0)
+    store_real(wide_room, 0, x)
+    for k in range(0, lanes_in(x), LANES):
+        lanes = load(wide_room, k)
+        exps += where_equal(lanes, but, zero, exp(lanes, zero + exponent, scaled_by))
+        ties += where_equal(lanes, but, zero + 1.0, zero)
+    return exps, ties
+
+
+@inline
+def sum_without(sums, but, exponent, scale):
+    """The sum that `add_in_float64` has come to, without one of those that equal ``but``.
+
+    Counted, because a difference of sums would leave their rounding where there is no tie.
+    """
+    exps, ties = sums
+    others = sum_wide((ties, zeros_wide()[0])) - 1.0
+    return sum_wide((exps, zeros_wide()[0])) + (others * exp_in_float64(but, exponent, scale) if others > 0.0 else 0.0)
+
+
+@inline
+def sum_of_tops(tops, but, exponent, scale, wide_room):
+    """The sum of the tops' exp, each in float64, without one that equals ``but`` (NaN: without none)."""
+    zero = load_first(wide_room, 0, 0, 0.0)
+    sums = add_in_float64((zero, zero), tops, but, exponent, scaling(wide_room, scale, 1.0), wide_room)
+    return sum_without(sums, but, exponent, scale)
+
+
+@inline
+def sum_but_target(exps, tops, x, exp_x, exponent, scale, wide_room):
+    """The sum of a row without its target x, whose exp is among the terms of ``exps`` or among the tops.
+
+    A lane's top that equals x is left out instead: its own, or that of another lane, whose x is in ``exps``. If none
+    does, the tops make up for what is taken off: one of them is larger, so that no digits are lost.
+    """
+    zero = load_first(wide_room, 0, 0, 0.0)
+    of_tops, ties = add_in_float64((zero, zero), tops, x, exponent, scaling(wide_room, scale, 1.0), wide_room)
+    times = sum_wide((ties, zeros_wide()[0])) - 1.0
+    return (exps + times * exp_x) + sum_wide((of_tops, zeros_wide()[0]))
