@@ -21,6 +21,7 @@ NO_UPSTREAM = np.ones(1)
 NO_PRODUCTS = np.empty(0)
 LANES = 16  # of a vector at most
 EXPS_OF_ROWS, LARGEST_EXPS = 1 << 17, 1 << 18  # bytes of exps that are kept for some rows, or for a single long one
+EXPS_OF_SHORT_ROWS = 1 << 14  # the same of rows two of which the first-level cache has room for: the rest is for logits
 
 
 class AlongRows:
@@ -137,7 +138,8 @@ def exps_kept(classes: int, dtype: np.dtype[Any]) -> int:
     itemsize, row = compute_dtype(dtype).itemsize, -(-classes // LANES) * LANES
     if row * itemsize > LARGEST_EXPS:
         return 0
-    return max(row, min(ROWS_AT_A_TIME * row, EXPS_OF_ROWS // itemsize))
+    room = EXPS_OF_SHORT_ROWS if 2 * row * itemsize <= EXPS_OF_SHORT_ROWS else EXPS_OF_ROWS
+    return max(row, min(ROWS_AT_A_TIME * row, room // itemsize))
 
 
 def of_rows(upstream: Array | None, rows: slice | Array) -> Array:
