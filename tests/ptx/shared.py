@@ -7,6 +7,7 @@ from .syntax import DTYPES, literal
 
 PHASE = 1 << 20  # between two barriers of the block; the meetings of warps count within
 SEVERAL = -2
+WIDEST = 16  # bytes of an access
 
 
 class Shared(Allocation):
@@ -18,9 +19,15 @@ class Shared(Allocation):
         self.written_views = {width: self.written.view(kind) for width, kind in UNSIGNED.items()}
         self.is_checked = unwritten
         self.all_written = not unwritten  # reads need no check then
-        self.phases = None
-        if races:  # for each byte: the phase of the last read or write, the thread and the warp
-            self.phases = {kind: np.full((3, self.bytes.size), -1) for kind in ("read", "written")}
+        self.phases, self.unit = None, WIDEST
+        if races:  # for each unit of bytes: the phase of the last read or write, the thread and the warp
+            self.phases = {kind: np.full((3, self.bytes.size // self.unit), -1) for kind in ("read", "written")}
+
+    def split(self, width):
+        """A unit has as many bytes as the narrowest access so far: each access takes all of it or nothing."""
+        if width < self.unit:
+            self.phases = {kind: np.repeat(known, self.unit // width, axis=1) for kind, known in self.phases.items()}
+            self.unit = width
 
 
 def initial(address, variable, program):
@@ -67,12 +74,14 @@ def races(access, block, allocation, offset, threads, addresses, kind):
     """Two threads touch a byte between two barriers and at least one of them writes."""
     if allocation.phases is None:
         return
+    allocation.split(access.width)
+    first, units = offset // allocation.unit, access.width // allocation.unit
     me = block.threads if threads is None else threads
     ours, others = allocation.phases[kind], allocation.phases["written"]
     checks = (others,) if kind == "read" else (others, allocation.phases["read"])
     now, warp = block.phase, me // 32
-    for byte in range(access.width):
-        at = offset + byte
+    for number in range(units):
+        at = first + number
         for then, thread, of_warp in checks:
             ordered = (then[at] // PHASE != now // PHASE) | (thread[at] == me)
             ordered |= (of_warp[at] == warp) & (then[at] < block.warp_phase[me])

@@ -10,6 +10,7 @@ THREADS = 64
 SUM = "ld.shared.v4.u32 {%a, %b, %c, %d}, [%box]; add.u32 %a, %a, %b; add.u32 %c, %c, %d; add.u32 %a, %a, %c;"
 SHOW = f"{SUM} st.global.u32 [%out], %a;"
 FETCH = "cp.async.cg.shared.global [%box], [%x], 16;"
+OTHER = "xor.b32 %j, %i, 1; mov.u64 %box, box; mad.wide.u32 %box, %j, 16, %box;"  # %box is that of another thread
 
 
 def kernel(body):
@@ -112,12 +113,33 @@ def test_bounds_and_alignment():
 
 
 def test_a_wait_is_no_barrier():
-    other = "xor.b32 %j, %i, 1; mov.u64 %box, box; mad.wide.u32 %box, %j, 16, %box;"
     x = words()
     with pytest.raises(MemoryFault, match="race"):
-        run(f"{FETCH} cp.async.wait_all; {other} {SHOW}", x, races=True)
-    out, _ = run(f"{FETCH} cp.async.wait_all; bar.sync 0; {other} {SHOW}", x, races=True)
+        run(f"{FETCH} cp.async.wait_all; {OTHER} {SHOW}", x, races=True)
+    out, _ = run(f"{FETCH} cp.async.wait_all; bar.sync 0; {OTHER} {SHOW}", x, races=True)
     assert (out == x.reshape(-1, 4).sum(axis=1)[np.arange(THREADS) ^ 1]).all()
+
+
+def touch(kind, width, at):
+    """A load or store of so many bytes of %box."""
+    name = {1: "u8", 2: "u16", 4: "u32", 8: "v2.u32", 16: "v4.u32"}[width]
+    registers = {8: "{%a, %b}", 16: "{%a, %b, %c, %d}"}.get(width, "%a")
+    both = (registers, f"[%box+{at}]") if kind == "ld" else (f"[%box+{at}]", registers)
+    return f"{kind}.shared.{name} {', '.join(both)};"
+
+
+@pytest.mark.parametrize("second", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("first", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("kinds", [("st", "ld"), ("ld", "st"), ("st", "st")], ids="-".join)
+def test_accesses_of_any_widths_race_where_they_share_a_byte(kinds, first, second):
+    one, two = (touch(kind, width, 16 - width) for kind, width in zip(kinds, (first, second), strict=True))
+    for between in ("", touch("ld", 1, 0)):  # an access narrower than both, of a thread's own
+        with pytest.raises(MemoryFault, match="race"):
+            run(f"{one} {between} {OTHER} {two}", races=True, unwritten=False)
+        run(f"{one} {between} bar.sync 0; {OTHER} {two}", races=True, unwritten=False)
+        run(f"{one} {between} {two}", races=True, unwritten=False)
+    if first + second <= 16:
+        run(f"{touch(kinds[0], first, 0)} {OTHER} {two}", races=True, unwritten=False)
 
 
 @pytest.mark.parametrize("wrong", ["cp.async.cg.shared.global [%box], [%x], 8;", "cp.async.bulk.wait_group 0;"])
