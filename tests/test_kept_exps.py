@@ -46,6 +46,20 @@ def test_gradients_of_all_lengths(dtype, kind, classes, rng):
     np.testing.assert_array_equal(in_place, grad)
 
 
+@pytest.mark.parametrize("classes", [257, 2049, 32_768, 65_537])
+@pytest.mark.parametrize("kind", ["normal", "rising", "outgrown", "offset"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_softmax_of_all_lengths(dtype, kind, classes, rng):
+    logits = logits_of(kind, classes, rng).astype(dtype)
+    exact = np.exp(logits.astype(np.longdouble) - logits.max(axis=1, keepdims=True).astype(np.longdouble))
+    exact /= exact.sum(axis=1, keepdims=True)
+    found = fastce.softmax(logits, axis=1)
+    info = np.finfo(dtype)
+    np.testing.assert_allclose(found.astype(np.longdouble), exact, rtol=4 * info.eps, atol=info.smallest_normal)
+    assert found.max() <= 1
+    np.testing.assert_array_equal(fastce.softmax(logits, axis=1, out=logits), found)
+
+
 @pytest.mark.parametrize("size", [1e-37, 1e-30, 1e-20, 1.0, 1e20, 1e30, 1e37])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradients_of_all_sizes(dtype, size, rng):

@@ -9,8 +9,10 @@ from fastce.arguments.silence import cast
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.cpu._kernels.softmax_columns import logsumexp_columns, softmax_columns
+from fastce.cpu.along_rows import exps_kept
 from fastce.cpu.layout import goes_past_cache
 from fastce.cpu.plain import any_misfit, cube_of, in_runs, is_one_run, room_for, rows_of
+from fastce.cpu.rooms import Room
 from fastce.cpu.threads import for_each
 
 
@@ -48,11 +50,16 @@ def plain_softmax(x: Any, axis: Any, out: Any, n_threads: Any, *, logarithm: boo
     result = room.reshape(rows.shape)
     if rows.shape[1] > NARROW:
         kernel = softmax_rows.compiled(rows.dtype)
+        count = 0 if logarithm else exps_kept(rows.shape[1], rows.dtype)
         if is_one_run(rows):
-            kernel(rows, result, logarithm, False)
+            kernel(rows, result, np.empty(count, rows.dtype), logarithm, False)
         else:
-            runs, past_cache = in_runs((rows, result), n_threads), goes_past_cache(room)
-            for_each([(*run, logarithm, past_cache) for run in runs], kernel, n_threads)
+            exps, past_cache = Room(), goes_past_cache(room)
+            for_each(
+                in_runs((rows, result), n_threads),
+                lambda block, out: kernel(block, out, exps.of((count,), rows.dtype), logarithm, past_cache),
+                n_threads,
+            )
     else:
         cube, misfits = cube_of(rows), np.zeros((1, len(rows)), np.uint8)
         softmax_columns.compiled(rows.dtype)(cube, cube, True, cube_of(result), True, logarithm, misfits, False)

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, forwards, kernel_dtype
+from fastce.arguments.arrays import Array, compute_dtype, forwards, kernel_dtype
 from fastce.arguments.numbers import checked_num_threads
 from fastce.cpu._kernels.softmax import logsumexp_rows, softmax_rows
 from fastce.cpu._kernels.softmax_columns import logsumexp_columns, softmax_columns
 from fastce.cpu._vectors.compiler import storage_view
+from fastce.cpu.along_rows import exps_kept
 from fastce.cpu.columns import (
     SIDE_BY_SIDE_BYTES,
     Columns,
@@ -20,6 +21,7 @@ from fastce.cpu.columns import (
 from fastce.cpu.layout import Rows, cut_as_read, goes_past_cache, write_rows
 from fastce.cpu.long_softmax import softmax_of_long_rows
 from fastce.cpu.pieces import is_long, pieces
+from fastce.cpu.rooms import Room
 from fastce.cpu.threads import for_each
 
 LEFT_OF = 64  # elements, at least, that become one: then the rest is a thirty-second of the array's size or less
@@ -117,7 +119,11 @@ def softmax_over(array: Array, axes: tuple[int, ...], out: Array, n_threads: int
     kernel = softmax_rows.compiled(dtype)
     past_cache = written.matrix is not None and goes_past_cache(out, array)
 
-    write_rows(rows, written, lambda here, block, room: kernel(block, room, logarithm, past_cache), n_threads)
+    exps, real, count = Room(), compute_dtype(dtype), 0 if logarithm else exps_kept(rows.classes, dtype)
+    write_rows(
+        rows, written, lambda here, block, room: kernel(block, room, exps.of((count,), real), logarithm, past_cache),
+        n_threads,
+    )  # fmt: skip
 
 
 def _goes_along_rows(cube: Columns | CopiedColumns, rows: Rows) -> bool:
@@ -148,7 +154,9 @@ def _softmax_of_columns(
             block = rows.copy(odd + place.start)
         target.put_back(place, room)
         if odd.size:
-            softmax_rows.compiled(rows.dtype)(storage_view(block), storage_view(block), logarithm, False)
+            softmax_rows.compiled(rows.dtype)(
+                storage_view(block), storage_view(block), np.empty(0, compute_dtype(rows.dtype)), logarithm, False
+            )
             written.put(odd + place.start, block)
 
     for_each(tasks, work, n_threads)

@@ -5,6 +5,7 @@ import math
 from numba import types
 
 from fastce.cpu._kernels.blocks import (
+    NO_CLASS,
     guessed_maximum,
     scratch_block,
     wide_scratch_block,
@@ -26,9 +27,9 @@ from fastce.cpu._kernels.states import (
 )
 from fastce.cpu._kernels.targets import no_dense_part
 from fastce.cpu._kernels.tops import add_in_float64, sum_of_tops, sum_without
-from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, vector
-from fastce.cpu._vectors.exponential import exp, exp_in_float64, scaling
-from fastce.cpu._vectors.memory import finish_stores, lanes_of, load_first, row_pointer, to_real
+from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, real_of, vector
+from fastce.cpu._vectors.exponential import exp, exp_in_float64, keeps_exps, scaling
+from fastce.cpu._vectors.memory import finish_stores, lanes_of, load_first, pointer, row_pointer, to_real
 from fastce.cpu._vectors.simd import largest_lane, where_less
 
 ROWS_AT_A_TIME = 16
@@ -36,6 +37,12 @@ ROWS_AT_A_TIME = 16
 
 @inline
 def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
+    """`look_and_keep`, which keeps nothing."""
+    look_and_keep(row, classes, scale, at_least, states, k, room, wide_room, (room, False, False))
+
+
+@inline
+def look_and_keep(row, classes, scale, at_least, states, k, room, wide_room, kept):
     """Write the reference, the largest element and the sum without it to the states; see `rows.row_state`.
 
     NEAR becomes the lowest of the lanes' largest elements.
@@ -44,7 +51,7 @@ def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
     uncapped = (to_real(row, 0.0), to_real(row, 0.0))
     guess = max(guessed_maximum(row, classes, uncapped, room), at_least)
     offset, exponent, _, sums, tops, top = row_state(
-        row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_dense_part(row), (room, False, False)
+        row, classes, -1, guess, uncapped, scaling(row, scale, 1.0), room, no_dense_part(row), kept
     )
     states[OFFSET + k] = offset
     states[EXPONENT + k] = exponent
@@ -140,6 +147,22 @@ def result_of_vector(x, i, count, past_cache, rest):
 
 
 @inline
+def kept_probability(e, i, count, past_cache, rest):
+    """`probability` from exp, which the first look has kept."""
+    factor, one = rest
+    p = e * factor
+    return where_less(one, p, one, p)
+
+
+@inline
+def write_kept_row(kept, classes, out, total, past_cache):
+    """A row's softmax from its exps and their sum."""
+    factor, one, zero = to_real(kept, 1.0 / total), to_real(kept, 1.0), to_real(kept, 0.0)
+    how = out, past_cache, (out, False), (NO_CLASS, zero)
+    write_vectors(kept_probability, kept, 0, 0, classes, how, (factor, one))
+
+
+@inline
 def write_block(block, first, start, stop, rest):
     """The result of the elements from ``start`` to ``stop``."""
     how, rest_of_vector = rest
@@ -176,19 +199,28 @@ def write_row(row, classes, out, next_row, found, logarithm, room, past_cache):
     write_in_blocks(write_block, row, classes, out, past_cache, next_row, offset, room, rest)
 
 
-@kernel(lambda storage: (matrix(storage), matrix(storage), types.boolean, types.boolean))
-def softmax_rows(logits, out, logarithm, past_cache):
-    """out[i] = softmax(logits[i]), or its logarithm. out may be logits.
+@kernel(lambda storage: (matrix(storage), matrix(storage), vector(real_of(storage)), types.boolean, types.boolean))
+def softmax_rows(logits, out, room_for_exps, logarithm, past_cache):
+    """out[i] = softmax(logits[i]), or its logarithm. out may be logits. The exps of a row are kept if there is room.
 
     Rows whose largest element is not finite are NaN; but finite elements beside +inf have the logarithm -inf.
     """
     rows, classes = logits.shape
     states = cleared_states()
     room, wide_room = scratch_block(row_pointer(logits, 0)), wide_scratch_block()
+    exps = pointer(room_for_exps)
+    keeps = not logarithm and keeps_exps(row_pointer(logits, 0)) and room_for_exps.shape[0] > 0
     for i in range(rows):
         row, out_row = row_pointer(logits, i), row_pointer(out, i)
         next_row = row_pointer(logits, min(i + 1, rows - 1))
-        look_at_row(row, classes, 1.0, -math.inf, states, 0, room, wide_room)
+        if keeps:
+            look_and_keep(row, classes, 1.0, -math.inf, states, 0, room, wide_room, (exps, True, True))
+            found = found_in_row(states, False)
+            if math.isfinite(found[0]):
+                write_kept_row(exps, classes, out_row, found[2], past_cache)
+                continue
+        else:
+            look_at_row(row, classes, 1.0, -math.inf, states, 0, room, wide_room)
         found = found_in_row(states, logarithm)
         write_row(row, classes, out_row, next_row, found, logarithm, room, past_cache)
     if past_cache:
