@@ -67,7 +67,7 @@ def cross_entropy_of_long_rows(
         finish_long_row.compiled(logits.dtype),
         write_gradient_of_piece.compiled(logits.dtype) if writes else None,
     )  # fmt: skip
-    for group in groups(logits.rows, len(parts), n_threads):
+    for group in groups(logits.rows, len(parts), n_threads, read_once=not writes):
         rows = [LongRow(call, i) for i in group]
         _find_losses([row for row in rows if row.weight != 0.0], n_threads)
         odd = [row for row in rows if row.is_extreme()]

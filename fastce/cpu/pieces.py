@@ -17,6 +17,7 @@ from fastce.cpu.threads import get_num_threads
 PIECE = 1 << 20  # elements; a row of more than three times as many is cut: a tenth of a millisecond must not matter
 MOST_PIECES = GROUP // 2  # of a row with one class axis: their states are columns of one table
 PIECES_PER_THREAD = 4  # that are under way between two times that all threads wait for each other
+PIECES_READ_ONCE = 32  # the same where nothing is written, and so nothing read again
 
 
 def is_long(classes: int) -> bool:
@@ -44,10 +45,10 @@ def pieces(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[tuple[slic
         yield tuple(piece)
 
 
-def groups(rows: int, parts: int, n_threads: int | None) -> Iterator[range]:
+def groups(rows: int, parts: int, n_threads: int | None, *, read_once: bool = False) -> Iterator[range]:
     """Rows that are under way together: few, to find in the cache what is read again; enough for all threads."""
     number = get_num_threads() if n_threads is None else checked_num_threads(n_threads)
-    at_a_time = max(1, PIECES_PER_THREAD * number // parts)
+    at_a_time = max(1, (PIECES_READ_ONCE if read_once else PIECES_PER_THREAD) * number // parts)
     for first in range(0, rows, at_a_time):
         yield range(first, min(first + at_a_time, rows))
 
