@@ -87,7 +87,7 @@ def outcome(function, args, options):
 
     def plain(value):
         if isinstance(value, (np.ndarray, np.generic)):
-            return type(value), value.dtype, value.shape, value.tobytes()
+            return type(value), value.dtype, value.shape, value.strides, value.tobytes()
         return (type(value), *map(plain, value)) if isinstance(value, tuple) else (type(value), repr(value))
 
     with warnings.catch_warnings(), np.errstate(all="raise"):
@@ -123,6 +123,63 @@ def test_cross_entropy_is_as_usual(monkeypatch, seed):
             if number % 2:
                 options |= {"out": random_out(rng, logits), "grad_output": chosen(rng, [None, 2.0], 0.9)}
             return (logits, random_targets(rng, logits)), options
+
+        function = fastce.cross_entropy_value_and_grad if number % 2 else fastce.cross_entropy
+        check(monkeypatch, function, prepare)
+
+
+def random_weights(rng, shape):
+    """None, weights of a call, zeros and negative ones among them, or what is refused or far from 1."""
+    weights = np.array(rng.random(shape) * chosen(rng, [1.0, 1e-30, 1e30, 1e-80, 1e300], 0.8))
+    if weights.size and rng.random() < 0.3:
+        weights.flat[rng.integers(weights.size)] = rng.choice([0.0, -0.5, np.nan, np.inf, 1e-300])
+    with np.errstate(all="ignore"):
+        weights = weights.astype(chosen(rng, [np.float32, np.float64, np.float16, np.int64], 0.6))
+    others = [None, weights[..., None], weights[:0], 2.0, *(layout(weights) for layout in LAYOUTS[1:])]
+    return chosen(rng, [weights, *others], 0.8)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_probabilities_and_other_axes_are_as_usual(monkeypatch, seed):
+    shapes = [
+        (32, 10),
+        (10, 32),
+        (2, 10, 4, 4),
+        (3, 5, 7),
+        (2, 3),
+        (1, 4, 1),
+        (3, 2, 1),
+        (1, 5),
+        (5, 1),
+        (200, 3),
+        (2, 300),
+    ]
+    for number in range(200):
+
+        def prepare(number=number):
+            rng = np.random.default_rng([seed, number])
+            shape = tuple(map(int, rng.permutation(shapes[rng.integers(len(shapes))])))
+            axis = int(rng.integers(-len(shape), len(shape)))
+            lead, classes = tuple(np.delete(shape, axis)), shape[axis]
+            x = (rng.normal(size=shape) * chosen(rng, [3.0, 100.0])).astype([np.float32, np.float64][rng.integers(2)])
+            if rng.random() < 0.2:
+                x.flat[rng.integers(x.size)] = rng.choice(ODD_ELEMENTS)
+            x = chosen(
+                rng, [x, x[::-1], np.asfortranarray(x), np.repeat(x, 2, 0)[::2], *(f(x) for f in LAYOUTS[:3])], 0.5
+            )
+            targets = np.asarray(rng.integers(-(rng.random() < 0.1), classes + (rng.random() < 0.1), lead))
+            targets[rng.random(lead) < 0.1 * (rng.random() < 0.5)] = chosen(rng, [-100, 1])
+            if rng.random() < 0.3:
+                targets = np.moveaxis(rng.dirichlet(np.ones(classes), lead), -1, axis)
+                targets = chosen(rng, [targets.astype(x.dtype), targets, np.asfortranarray(targets)], 0.7)
+            options = {name: chosen(rng, values, 0.8) for name, values in OPTIONS.items() if rng.random() < 0.3}
+            options |= {"axis": axis} if axis != 1 or rng.random() < 0.5 else {}
+            options |= {"weight": random_weights(rng, (classes,))} if rng.random() < 0.5 else {}
+            options |= {"sample_weight": random_weights(rng, lead)} if rng.random() < 0.4 else {}
+            if number % 2:
+                options |= {"out": random_out(rng, x)} if rng.random() < 0.4 else {}
+                options |= {"grad_output": 2.0} if rng.random() < 0.1 else {}
+            return (x, targets), options
 
         function = fastce.cross_entropy_value_and_grad if number % 2 else fastce.cross_entropy
         check(monkeypatch, function, prepare)
@@ -190,7 +247,7 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
     x, targets = np.random.default_rng(0).normal(size=(32, classes)).astype(dtype), np.arange(32) % classes
     fastce.cross_entropy(x, targets)
     fastce.cross_entropy(x, targets.astype(np.int32), axis=-1, label_smoothing=0.1, reduction="none")
-    softcap = 30.0 if dtype == np.float64 else None  # which float32 is computed in float64 for
+    softcap = 30.0 if dtype == np.float64 or classes <= 256 else None  # which float32 is computed in float64 for
     fastce.cross_entropy_value_and_grad(x, targets, logit_scale=20, softcap=softcap, z_loss=1e-4, reduction="sum")
     fastce.cross_entropy_value_and_grad(x, targets, out=x.copy())
     fastce.cross_entropy_value_and_grad(x, np.where(targets % 3, targets, -100))
@@ -203,8 +260,23 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
     fastce.log_softmax(x[0])
     if classes > 256:
         fastce.cross_entropy_value_and_grad(np.tile(x, (100, 1)), np.tile(targets, 100))
-    with pytest.raises(AssertionError, match="the usual way"):
-        fastce.cross_entropy(x, targets, weight=np.ones(classes))
+    weight, sample_weight, image = np.ones(classes), np.arange(32.0), x.reshape(2, 4, 4, classes)
+    others = [
+        lambda: fastce.cross_entropy_value_and_grad(x, targets, weight=weight, out=x.copy()),
+        lambda: fastce.cross_entropy(x, targets, sample_weight=sample_weight, ignore_index=3),
+        lambda: fastce.cross_entropy(x, np.full_like(x, 1.0 / classes), label_smoothing=0.1, weight=weight),
+        lambda: fastce.cross_entropy_value_and_grad(image.swapaxes(1, 3).copy(), targets.reshape(2, 4, 4)),
+        lambda: fastce.cross_entropy(image, targets.reshape(2, 4, 4), axis=-1),
+        lambda: fastce.cross_entropy(x.T, targets, axis=0),
+        lambda: fastce.cross_entropy(x.T.copy(), targets, axis=-2, softcap=30.0),
+        lambda: fastce.cross_entropy_value_and_grad(x[::2], targets[::2]),
+    ]
+    for other in others:
+        if classes <= 256:
+            other()
+            continue
+        with pytest.raises(AssertionError, match="the usual way"):
+            other()
     with pytest.raises(AssertionError, match="the usual way"):
         fastce.softmax(x.T, axis=0)
 

@@ -61,5 +61,5 @@ def weight_of_classes(
     else:
         counts = np.zeros((COUNTERS, classes), np.int64)
         count_indices.compiled(_ANY)(*given, counts, found)
-        weight = float(silently(np.dot, counts.sum(axis=0).astype(np.float64), per_class))
+        weight = float(silently(np.dot, np.add.reduce(counts).astype(np.float64), per_class))
     return weight, int(found[WRONG]), int(found[IGNORED])

@@ -83,6 +83,8 @@ def are_extreme(options: Options, targets: TargetRows, itemsize: int, upstream: 
     low, high = of_class[0] + of_row[0], of_class[1] + of_row[1]
     if not _is_within(options, limits, low, high):
         return True, True
+    if upstream is None:
+        return False, False
     above = powers_of(upstream)
     return False, not _is_within(options, limits, low + above[0], high + above[1])
 

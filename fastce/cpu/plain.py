@@ -20,7 +20,7 @@ from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_runs, inli
 
 SMALL = INLINE_BYTES  # at most: computed on one thread, in one block
 LARGEST_PLAIN = LARGEST_BLOCK_BYTES  # bytes; what is decided about more takes no time beside it
-READY = 0x0101  # NumPy's flags of arrays that are C contiguous and aligned
+ALIGNED, READY = 0x0100, 0x0101  # NumPy's flags of arrays that are aligned, and C contiguous too
 OF_PYTHON = frozenset({int, float, str, NoneType})  # options that mean what they say, and always the same
 NATIVE = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -57,10 +57,14 @@ def put_back(scratch: Scratch) -> None:
 
 def lies_plainly(array: Array, classes: int) -> bool:
     """Whether kernels can read rows of so many classes as they lie, in one block if these are few, and not too much."""
-    size = array.nbytes
-    if size > LARGEST_PLAIN or (size > inline_bytes(in_columns=True) if classes <= NARROW else is_long(classes)):
+    if not is_one_block(array) if classes <= NARROW else (array.nbytes > LARGEST_PLAIN or is_long(classes)):
         return False
     return array.flags.num & READY == READY
+
+
+def is_one_block(array: Array) -> bool:
+    """Whether kernels of few classes are given all of it at once."""
+    return array.nbytes <= min(LARGEST_PLAIN, inline_bytes(in_columns=True))
 
 
 def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:

@@ -38,6 +38,7 @@ from fastce.cpu.plain import (
     room_for,
     scratch_for,
 )
+from fastce.cpu.plain_columns import Given, losses_in_columns
 from fastce.cpu.rooms import Room
 from fastce.cpu.targets import no_column_masses, no_row_masses
 from fastce.cpu.threads import for_each
@@ -47,6 +48,7 @@ MANY_ROWS = 2048  # to look for those that are out of range takes less time than
 
 _INT64 = np.dtype(np.int64)
 _DEFAULTS = {**PLAIN_OPTIONS, "axis": None, "reduction": "mean", "n_threads": None}
+_ARRAYS = frozenset({"weight", "sample_weight", "out"})
 _NO_OPTIONS: tuple[tuple[str, ...], tuple[Any, ...], tuple[type, ...]] = (), (), ()
 
 # of rows, targets, weights of rows, what is above, the gradient, and where losses and misfits go; False for misfits
@@ -57,7 +59,8 @@ class _Plan(NamedTuple):
     """How calls of the same dtype, classes and options are computed."""
 
     in_columns: bool
-    compute: _Compute
+    compute: _Compute | None  # of a matrix of rows and class indices without weights; None if they have no such way
+    options: Options
     ignored_class: int
     is_a_class: bool  # what is ignored
     reduction: str
@@ -69,20 +72,35 @@ def plain_cross_entropy(args: tuple[Any, ...], named: dict[str, Any], *, with_gr
         args, named = _logits_and_targets(args, named)
         if len(args) != 2:
             return None
-    (logits, targets), out = args, None
-    if type(logits) is not np.ndarray or type(targets) is not np.ndarray or logits.ndim != 2:
+    (logits, targets), out, weight, sample_weight, axis = args, None, None, None, 1
+    if type(logits) is not np.ndarray or type(targets) is not np.ndarray or logits.ndim < 2 or not logits.size:
         return None
     names, options, types = _NO_OPTIONS
     if named:
-        if with_gradient and "out" in named:
-            out = (named := named.copy()).pop("out")
+        if not named.keys().isdisjoint(_ARRAYS):
+            named = named.copy()
+            weight, sample_weight = named.pop("weight", None), named.pop("sample_weight", None)
+            out = named.pop("out", None) if with_gradient else None
         names, options = tuple(named), tuple(named.values())
         types = tuple(map(type, options))
         if not OF_PYTHON.issuperset(types):
             return None
-    count, classes = logits.shape
+        given_axis = named.get("axis")
+        if given_axis is not None:
+            if type(given_axis) is not int or not -logits.ndim <= given_axis < logits.ndim:
+                return None
+            axis = given_axis % logits.ndim
+    classes = logits.shape[axis]
+    is_usual = weight is None and sample_weight is None and axis == 1 and logits.ndim == 2 and targets.ndim == 1
+    if classes > NARROW and not is_usual:
+        return None
     plan = _plan_of(logits.dtype, classes, with_gradient, names, options, types)
-    if plan is None or not lies_plainly(logits, classes) or targets.shape != (count,) or not count:
+    if plan is None:
+        return None
+    if not is_usual or plan.compute is None or not lies_plainly(logits, classes):
+        given = Given(targets, weight, sample_weight)
+        return _in_columns(plan, logits, axis, given, out, with_gradient=with_gradient) if plan.in_columns else None
+    if targets.shape != logits.shape[:1]:
         return None
     if targets.dtype is not _INT64 or targets.flags.num & READY != READY:
         if targets.dtype.kind not in "iu" or targets.dtype.str[1:] == "u8":  # of which int64 does not hold all
@@ -98,17 +116,34 @@ def plain_cross_entropy(args: tuple[Any, ...], named: dict[str, Any], *, with_gr
     if found is None:
         return None
     scratch, counted = found
-    value: Any
-    if plan.reduction == "none":
-        value = cast(scratch.losses, logits.dtype)
-    else:  # a sum of losses of float32 has no reason to warn
-        losses = scratch.losses
-        total, exponent = sum_of_terms(losses) if logits.itemsize == 4 else silently(sum_of_terms, losses)
-        value = reduced(total, plan.reduction, float(counted), exponent)
-        put_back(scratch)
+    value = _value(scratch, plan.reduction, float(counted), logits, logits.shape[:1])
     if gradient is None:
         return value
     return ValueAndGrad(value, gradient if out is None else handed_over(gradient, out, logits, [targets]))
+
+
+def _in_columns(
+    plan: _Plan, logits: Array, axis: int, given: Given, out: Any, *, with_gradient: bool
+) -> ValueAndGrad | Any:
+    """The same of what else is read as it lies."""
+    _, _, options, ignored_class, _, reduction = plan
+    found = losses_in_columns(logits, axis, given, options, ignored_class, reduction, with_gradient=with_gradient)
+    if found is None:
+        return None
+    scratch, total_weight, gradient = found
+    value = _value(scratch, reduction, total_weight, logits, logits.shape[:axis] + logits.shape[axis + 1 :])
+    return value if gradient is None else ValueAndGrad(value, handed_over(gradient, out, logits, [*given]))
+
+
+def _value(scratch: Scratch, reduction: str, total_weight: float, logits: Array, lead: tuple[int, ...]) -> Any:
+    """What the reduction asks for of these losses."""
+    losses = scratch.losses
+    if reduction == "none":
+        return cast(losses, logits.dtype).reshape(lead)
+    # a sum of losses of float32 has no reason to warn
+    total, exponent = sum_of_terms(losses) if logits.itemsize == 4 else silently(sum_of_terms, losses)
+    put_back(scratch)
+    return reduced(total, reduction, total_weight, exponent)
 
 
 plain_value: Callable[..., Any] = partial(plain_cross_entropy, with_gradient=False)
@@ -123,7 +158,8 @@ def _logits_and_targets(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[t
 
 def _losses(plan: _Plan, logits: Array, targets: Array, gradient: Array | None) -> tuple[Scratch, int] | None:
     """The losses of rows, in the scratch, and how many of them count; None if that is left to the usual way."""
-    _, compute, ignored_class, is_a_class, reduction = plan
+    _, compute, _, ignored_class, is_a_class, reduction = plan
+    assert compute is not None
     count = len(targets)
     scratch = scratch_for(count)
     if not is_a_class and compute(logits, targets, None, _upstream(count, reduction), gradient, scratch):
@@ -160,26 +196,27 @@ def _plan_of(
     checked, least = asked(_checked, (classes, given)), -math.log2(SMALL)  # the power of two of 1 / count
     if checked is None or not are_in_range(checked, dtype.itemsize, least, 0.0):
         return None
-    if checked.softcap > 0.0 and dtype.itemsize < 8:  # computed in float64
-        return None
     in_columns = classes <= NARROW
-    if not in_columns:
+    compute: _Compute | None = None
+    if checked.softcap > 0.0 and dtype.itemsize < 8:  # computed in float64
+        if not in_columns:
+            return None
+    elif not in_columns:
         compute = _along_rows(dtype, classes, checked, given["n_threads"])
     else:
         compute = _of_columns(dtype, classes, checked, with_gradient)
     ignored_class = given["ignore_index"]
-    return _Plan(in_columns, compute, ignored_class, 0 <= ignored_class < classes, given["reduction"])
+    return _Plan(in_columns, compute, checked, ignored_class, 0 <= ignored_class < classes, given["reduction"])
 
 
 def _are_plain(given: dict[str, Any], with_gradient: bool) -> bool:
     """Whether these are names that the function has, without weights, and integers where it wants them."""
     of_function = _DEFAULTS.keys() | ({"grad_output"} if with_gradient else set())
-    axis, n_threads = given["axis"], given["n_threads"]
+    n_threads = given["n_threads"]
     return (
         given.keys() <= of_function
         and all(given.get(name) is None for name in ("weight", "sample_weight", "grad_output"))
         and type(given["ignore_index"]) is int
-        and (axis is None or (type(axis) is int and axis in (1, -1)))
         and (n_threads is None or (type(n_threads) is int and n_threads >= 1))
     )
 
