@@ -24,11 +24,25 @@ MARKERS = ("<!-- small_calls:start -->\n", "<!-- small_calls:end -->")
 SHAPE = (3, 4) if IS_TINY else (32, 10)
 ROUNDS, REPEATS = (3, 2) if IS_TINY else (51, 200)
 ENGINES = ("fastce", "SciPy or NumPy", "PyTorch")
+WEIGHTS, PROBABILITIES, IMAGES = (f"cross_entropy, {what}" for what in ("class weights", "probabilities", "images"))
 STEP = "a step of training: fastce.torch.cross_entropy, backward"
 
 
 def value_of(x, y):
     return (formulas.log_sum_exp(np, x)[:, 0] - formulas.at(np, x, y)).mean()
+
+
+def weighted_value_of(x, y, weight):
+    losses = formulas.log_sum_exp(np, x)[:, 0] - formulas.at(np, x, y)
+    return (weight[y] * losses).sum() / weight[y].sum()
+
+
+def value_of_probabilities(x, p):
+    return (formulas.log_sum_exp(np, x)[:, 0] - (p * x).sum(axis=1)).mean()
+
+
+def value_of_images(x, y):
+    return (formulas.log_sum_exp(np, x, 1)[:, 0] - np.take_along_axis(x, y[:, None], axis=1)[:, 0]).mean()
 
 
 def value_and_grad_of(x, y):
@@ -43,12 +57,17 @@ def calls():
     """What is called, by job and by engine."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal(SHAPE, np.float32), rng.integers(0, SHAPE[1], SHAPE[0])
+    weight, p = rng.random(SHAPE[1], np.float32), formulas.softmax(np, x)
+    images, of_images = np.ascontiguousarray(x.T[None]), y[None]
     ours, _, theirs = ENGINES
     by_row = {"axis": 1}
     found = {
         "logsumexp": [partial(f.logsumexp, x, **by_row) for f in (fastce, special)],
         "softmax": [partial(f.softmax, x, **by_row) for f in (fastce, special)],
         "cross_entropy": [partial(f, x, y) for f in (fastce.cross_entropy, value_of)],
+        WEIGHTS: [partial(fastce.cross_entropy, x, y, weight=weight), partial(weighted_value_of, x, y, weight)],
+        PROBABILITIES: [partial(f, x, p) for f in (fastce.cross_entropy, value_of_probabilities)],
+        IMAGES: [partial(f, images, of_images) for f in (fastce.cross_entropy, value_of_images)],
         "cross_entropy_value_and_grad": [
             partial(f, x, y) for f in (fastce.cross_entropy_value_and_grad, value_and_grad_of)
         ],
@@ -70,6 +89,9 @@ def calls():
         found["logsumexp"][theirs] = partial(torch.logsumexp, logits, dim=1)
         found["softmax"][theirs] = partial(torch.softmax, logits, dim=1)
         found["cross_entropy"][theirs] = partial(cross_entropy, logits, targets)
+        found[WEIGHTS][theirs] = partial(cross_entropy, logits, targets, weight=torch.from_numpy(weight))
+        found[PROBABILITIES][theirs] = partial(cross_entropy, logits, torch.from_numpy(p))
+        found[IMAGES][theirs] = partial(cross_entropy, *map(torch.from_numpy, (images, of_images)))
         found["cross_entropy_value_and_grad"][theirs] = partial(step, cross_entropy)
         found[STEP] = {ours: partial(step, differentiable), theirs: partial(step, cross_entropy)}
     return found
