@@ -19,7 +19,7 @@ import numpy as np
 
 from .machine import launch
 from .memory import Memory, extent
-from .numba_kernels import kind_of_dtype, ptx_of
+from .numba_kernels import kept_ptx_of, kind_of_dtype
 from .report import Report
 
 
@@ -111,7 +111,7 @@ class Device:
             if not memory.holds(array):
                 memory.put(array, extent(array)[0] % 256 // array.itemsize)
         form, values = form_of(tuple(as_flat(arg, memory) for arg in args))
-        text = ptx_of(kernel, form, self.compute_capability)
+        text = kept_ptx_of(kernel, form, self.compute_capability)
         packed = struct_of(form).pack(*values)
         report = launch(text, None, grid, block, (packed,), memory=memory, **self.options)
         self.launches.append(Launched(kernel.py_func, kernel.bounds, grid, block, text, report))

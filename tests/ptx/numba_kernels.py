@@ -44,6 +44,21 @@ def ptx_of(kernel, form, cc):
         return kernel.ptx(kinds_of(form), cc)
 
 
+@cache
+def kept_ptx_of(kernel, form, cc):
+    """The same, on disk for other processes, where fastce keeps machine code and by its rules."""
+    from fastce.cuda.kept import Kept
+
+    if not kernel.py_func.__module__.startswith("fastce."):  # its source is not among those that code is filed under
+        return ptx_of(kernel, form, cc)
+    kept = Kept(kernel, ("PTX", form), cc)
+    if (found := kept.read()) is not None:
+        return found[0].decode()
+    text = ptx_of(kernel, form, cc)
+    kept.write(text.encode(), kernel.__name__)
+    return text
+
+
 def kind_of(argument):
     """The Numba type of an argument: arrays are C-contiguous or have any strides."""
     from numba import types
