@@ -85,3 +85,21 @@ def test_repeated_rows_and_classes(rng):
         target = np.empty(source.shape, order="F")
         copy_rows(source, target)
         assert (target == source).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("few", [2, 4, 8])
+def test_elements_in_groups(rng, dtype, few):
+    values = any_bits(rng, (30, few, 21), dtype)
+    for order, back in itertools.product(itertools.permutations(range(3)), repeat=2):
+        for first in (0, 1):  # element of the memory: a group need not be aligned as one number is
+            memory = np.zeros(values.size + 1, dtype)
+            source, target = (
+                a[first : first + values.size].reshape([values.shape[k] for k in axes]).transpose(np.argsort(axes))
+                for a, axes in ((np.zeros_like(memory), order), (memory, back))
+            )
+            source[...] = values
+            copy_rows(source, target, past_cache=None if first else False)
+            assert (bits(target) == bits(values)).all()
+            assert not bits(memory[:first]).any()
+            assert not bits(memory[first + values.size :]).any()

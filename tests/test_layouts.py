@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 import fastce
 from fastce.arguments.arrays import new_like
 
-SHAPES = [(40, 9), (150, 300), (3, 20, 5, 7), (2, 300, 17, 3)]
+SHAPES = [(40, 9), (150, 300), (3, 20, 5, 7), (4, 21, 9, 7), (2, 300, 17, 3)]
 
 
 def _axes(order):

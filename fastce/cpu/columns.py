@@ -12,12 +12,13 @@ from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.lines import WIDTH
 from fastce.cpu._kernels.states import GROUP, LANES
 from fastce.cpu._vectors.compiler import storage_view
-from fastce.cpu.copying import copy_rows
+from fastce.cpu.copying import copy_rows, group_of
 from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.rooms import Room
 from fastce.cpu.threads import BLOCK_BYTES, BLOCKS, LARGEST_BLOCK_BYTES, inline_bytes, number_of, shares
 
 SIDE_BY_SIDE = 512  # rows of a block at least, to read stretches of memory; twice as many are read in 7/8 of the time
+SOME_LANES = 4 * LANES  # rows that are worth to be side by side, where they lie in groups of a few
 FEW_BLOCKS = 8  # are left, so that there is work for as many threads
 LARGEST_BYTES_IN_PLACE = 1 << 27  # of a block that is not copied; a fortieth of a second on one slow core
 SIDE_BY_SIDE_BYTES = 4096  # of a row; so many longer ones are too much for a cache, where they are to be read twice
@@ -165,9 +166,10 @@ def columns_of(
     if classes > NARROW and array.strides[axis] == array.itemsize:
         return None  # the classes are adjacent: no look at the rows
     rows = layout(array, axis, dtype)
+    in_groups = classes > 1 and rows.rows >= SOME_LANES and array.dtype == dtype and group_of(rows.view) is not None
     if classes <= NARROW:
-        return CopiedColumns(rows, shape)
-    if not rows.is_across or classes >= LARGEST_NUMBER:
+        return CopiedColumns(rows, shape, narrow=not in_groups)
+    if not (rows.is_across or in_groups) or classes >= LARGEST_NUMBER:
         return None
     source = None
     if cube is not None and abs(cube.strides[2]) in (array.itemsize, 2 * array.itemsize):

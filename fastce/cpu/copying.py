@@ -21,6 +21,7 @@ TILE = 1 << 15  # elements of a tile, about
 LINE = 16  # elements of a line of the cache at least: stretches are not shorter
 SMALLEST = 256  # elements of a matrix that is worth a kernel
 LONG_LINE = 64  # elements
+GROUPS = {8: np.dtype(np.float64), 16: np.dtype(np.complex128)}  # by bytes
 EDGE = 8  # rows and classes of what is transposed, at least: a square's
 
 
@@ -57,6 +58,10 @@ def copy_rows(source: Array, target: Array, *, past_cache: bool | None = None) -
     if source.ndim < 2 or source.size < SMALLEST or not _is_of_kernels(target.dtype) or _is_for_numpy(source, target):
         target[...] = source
         return
+    grouped = _in_groups(source, target)
+    if grouped is not None:
+        copy_rows(*grouped, past_cache=past_cache)
+        return
     source, target = (source[None], target[None]) if source.ndim == 2 else _with_matrices_last(source, target)
     across = is_across(source)
     if across == is_across(target):
@@ -64,6 +69,22 @@ def copy_rows(source: Array, target: Array, *, past_cache: bool | None = None) -
         return
     for of_source, of_target in _parts(source, target, 3):
         _transpose(of_source, of_target, past_cache)
+
+
+def group_of(array: Array) -> np.dtype[Any] | None:
+    """What the elements along the last axis but one are moved as, bit by bit, if they are few and adjacent; or None."""
+    if array.ndim < 2 or array.shape[-2] == 1 or array.strides[-2] != array.itemsize:
+        return None
+    return GROUPS.get(array.shape[-2] * array.itemsize)
+
+
+def _in_groups(source: Array, target: Array) -> tuple[Array, Array] | None:
+    """Both with what is a group in both as one element, without its axis; None if there are none."""
+    group = group_of(source)
+    if group is None or source.ndim < 3 or group_of(target) is not group or source.dtype != target.dtype:
+        return None
+    of_source, of_target = (array.swapaxes(-2, -1).view(group)[..., 0] for array in (source, target))
+    return (of_source, of_target) if of_source.flags.aligned and of_target.flags.aligned else None
 
 
 @functools.cache

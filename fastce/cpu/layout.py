@@ -236,6 +236,7 @@ def cut_for(*arrays: Rows, n_threads: int | None) -> list[tuple[int, int]]:
     blocks = cut_as_read(*arrays, n_threads=n_threads)
     of_small, of_large = (size // max(row_bytes, 1) for size in (INLINE_BYTES, LARGEST_BLOCK_BYTES))
     size = min(max(STRETCH, min(2 * STRETCH, of_small)), of_large)
-    if len(blocks) == 1 or blocks[0][1] >= size or not any(array.is_across for array in arrays):
+    if len(blocks) == 1 or not any(array.is_across for array in arrays):
         return blocks
+    size = max(size, blocks[0][1] // STRETCH * STRETCH)  # what is left of a stretch would be read on its own
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
