@@ -1,11 +1,15 @@
-"""Batches whose matrix of products is one small tile: a way of their own, held against the formulas."""
+"""Small matrices, of products or given: a way of their own, held against the formulas."""
 
 import dense
 import numpy as np
 import pytest
+from checks import NAMES, dtype_of
+from clip_checks import assert_clip
 from covering import covering
 
 import fastce
+from fastce.arguments.positives import positives_of
+from fastce.cpu.matrix_similarity import MatrixSimilarity
 from fastce.cpu.one_tile import OneTile
 
 CLIP, NT_XENT = "clip_loss_from_features", "nt_xent"
@@ -85,3 +89,40 @@ def test_a_value_and_its_twin_have_the_same_bits_whatever_is_in_them(rng, bad):
             alone = fastce.clip_loss_from_features(images, texts, 5.0, reduction=reduction)
             twin = fastce.clip_loss_from_features_value_and_grad(images, texts, 5.0, reduction=reduction).value
             assert np.array_equal(alone, twin, equal_nan=True)
+
+
+@covering(
+    {
+        "n": [2, 3, 16, 63, 65, 200],
+        "scale": [0.1, 1.0, 14.3],
+        "smoothing": [0.0, 0.1, 1.0],
+        "name": [name for name in NAMES if name != "float64"],
+        "targets": ["none", "permuted"],
+    }
+)
+def test_small_matrices_are_the_formula(rng, n, scale, smoothing, name, targets):
+    similarity = rng.normal(size=(n, n)).astype(dtype_of(name))
+    chosen = None if targets == "none" else rng.permutation(n)
+    assert MatrixSimilarity(similarity, chosen, scale, smoothing, "mean", None).ends is not None
+    assert_clip(similarity, chosen, logit_scale=scale, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("fill", [-1e9, -3e38, -np.inf])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_masked_pairs_of_small_matrices(rng, fill, smoothing):
+    similarity = rng.normal(size=(30, 30)).astype(np.float32)
+    similarity[rng.random((30, 30)) < 0.2] = fill
+    np.fill_diagonal(similarity, 1.0)
+    found = MatrixSimilarity(similarity, None, 1.0, smoothing, "mean", None)
+    assert (found.ends is None) == (smoothing > 0.0 and fill < -1e18)
+    if np.isfinite(fill) or not smoothing:
+        assert_clip(similarity, label_smoothing=smoothing)
+
+
+def test_only_matrices_with_one_positive_in_each_row_and_column_are_for_kernels_alone(rng):
+    similarity = rng.normal(size=(6, 6)).astype(np.float32)
+    for targets, is_one in ((None, True), (np.arange(6)[::-1], True), ([0, 1, 2, 3, 4, 4], False)):
+        assert (positives_of(targets, (6, 6)).column_mass.min() == 1.0) == is_one
+        assert (MatrixSimilarity(similarity, targets, 1.0, 0.0, "sum", None).ends is not None) == is_one
+    assert MatrixSimilarity(similarity.astype(np.float64), None, 1.0, 0.0, "sum", None).ends is None
+    assert MatrixSimilarity(similarity[:5], np.arange(5), 1.0, 0.0, "sum", None).ends is None

@@ -12,10 +12,11 @@ from fastce.arguments.positives import Positives, positives_of
 from fastce.arguments.silence import quietly
 from fastce.cpu import best_positive
 from fastce.cpu.dots import largest_square_of, products_of_rows, products_with, sum_of_rows
+from fastce.cpu.ends import fits_one_tile
 from fastce.cpu.layer import Layer
 from fastce.cpu.layout import Rows
 from fastce.cpu.matrix_similarity import MatrixSimilarity
-from fastce.cpu.one_tile import OneTile, fits_one_tile, is_one_tile
+from fastce.cpu.one_tile import OneTile, is_one_tile
 from fastce.cpu.panel_losses import ClassLosses
 from fastce.cpu.rooms import Room
 from fastce.cpu.sigmoid import sigmoid_losses

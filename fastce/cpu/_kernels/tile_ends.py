@@ -13,6 +13,7 @@ from fastce.cpu._vectors.exponential import LN2
 TRUSTED = 2.0**-60  # smaller sums, relative to their block's reference, may have lost digits
 LARGEST_SUM = 2.0**99
 FAR = 600.0  # from the reference to a positive; with such sums nothing overflows
+LARGEST_DISTANCES = 2.0**60  # of a row; products of slopes and similarities can be added up in float32 then
 
 
 @inline
@@ -64,6 +65,7 @@ def end_tile(
         losses[i] += 0.5 * math.log1p(of_row / e)
         losses[j] += 0.5 * math.log1p(of_column / e)
         if smoothing > 0.0:  # lse - mean = (lse - x) + (x - mean)
+            trusted = trusted and abs(row_distances[i]) + abs(column_distances[j]) < LARGEST_DISTANCES
             own = x[i] - near
             losses[i] += 0.5 * smoothing * scale * (own - (row_distances[i] + own) / count)
             losses[j] += 0.5 * smoothing * scale * (own - (column_distances[j] + own) / count)
