@@ -101,12 +101,13 @@ def test_log1p_is_within_2_ulp_between_0_and_1(rng, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_tanh_is_within_4_ulp_small_arguments_included(rng, dtype):
+def test_tanh_is_odd_and_within_3_ulp_small_arguments_included(rng, dtype):
     x = np.concatenate([rng.normal(0, 3, 1 << 18), 10.0 ** rng.uniform(-30, 0, 1 << 18), [0.0, 50.0, np.inf]]).astype(
         dtype
     )
     for sign in (1, -1):
-        assert ulp_error(applied(sign * x, 2), np.tanh(sign * x.astype(np.longdouble))) <= 4
+        assert ulp_error(applied(sign * x, 2), np.tanh(sign * x.astype(np.longdouble))) <= 3
+    np.testing.assert_array_equal(applied(-x, 2), -applied(x, 2))
     assert np.isnan(applied(np.array([np.nan], dtype), 2)[0])
 
 
