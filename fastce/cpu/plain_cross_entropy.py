@@ -262,7 +262,7 @@ def _of_columns(dtype: np.dtype[Any], classes: int, options: Options, with_gradi
             kernel(cube, indices, options, *of_columns)
         else:
             # A plain tuple of targets: one with names takes time to make, and kernels do not ask for these.
-            points = indices, no_masses, no_class_weight, weight
+            points = indices, no_masses, no_class_weight, weight, math.nan
             out = none if gradient is None else cube_of(gradient)
             kernel(cube, cube, narrow, points, options, *of_columns, upstream, no_products, out, False)
         return not any_misfit(misfits)

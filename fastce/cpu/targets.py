@@ -5,6 +5,7 @@ block.
 """
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from fastce.arguments.arrays import Array, class_index_error
 from fastce.arguments.reductions import product
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.targets import ColumnTargets, Targets
-from fastce.cpu.class_indices import MOST_COUNTED, is_int64, picked, weight_of_classes
+from fastce.cpu.class_indices import MOST_COUNTED, is_int64, number_of_ignored, picked, weight_of_classes
 from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
@@ -204,14 +205,20 @@ class IndexTargets(_Total):
     def columns(self, place: Place, spread: bool = True) -> ColumnTargets:
         """The targets of a block of a cube; its kernel checks them itself, so that they need not be copied."""
         rows = slice(place.start, place.stop)
-        classes, row_weight = self.indices[rows], _NO_FLOATS
-        if not self.are_plain or self.per_row is not None:
+        per_row, ignored = _NO_FLOATS if self.per_row is None else self.per_row[rows], math.nan
+        if is_int64(self.indices):
+            classes, row_weight = self.indices[rows], per_row
+            if not self.are_plain:
+                number, exists = number_of_ignored(self.ignored_class, self.indices.dtype)
+                ignored = float(number) if exists else math.nan
+        else:
             classes, row_weight = self.picked(rows)
         return ColumnTargets(
             classes.reshape(place.shape),
             _NO_CUBE[self.dtype],
             self._class_weight(),
             row_weight.reshape(place.shape) if row_weight.size else _NO_ROW_WEIGHT,
+            ignored,
         )
 
 
@@ -307,7 +314,7 @@ class MassTargets(_Total):
         weight = self.row_weight[place.start : place.stop]
         of_rows = weight.reshape(place.shape) if weight.size else _NO_ROW_WEIGHT
         probabilities = self.cube.block(place) if spread else _CUBE_ELSEWHERE[self.class_weight.dtype]
-        return ColumnTargets(_NO_INDICES, probabilities, self.class_weight, of_rows)
+        return ColumnTargets(_NO_INDICES, probabilities, self.class_weight, of_rows, math.nan)
 
 
 TargetRows = IndexTargets | MassTargets

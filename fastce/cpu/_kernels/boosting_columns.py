@@ -10,7 +10,7 @@ import math
 from numba import types
 
 from fastce.cpu._kernels.blocks import capping
-from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows
+from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows, new_weights, without_ignored
 from fastce.cpu._kernels.columns import choose_references, masses_of_class, sum_tile
 from fastce.cpu._kernels.cross_entropy_columns import masses_of, set_upstream, types_of_cube
 from fastce.cpu._kernels.hard import (
@@ -231,6 +231,7 @@ def gradient_and_hessian_columns(
     states, running, sums, group_room, lines = (
         new_states(), new_running(room), new_sums(), _new_group(), _new_lines(room)
     )  # fmt: skip
+    weights = new_weights()
     without_offset(states)
     upstream = _new_group()
     upstream[0] = 1.0
@@ -243,7 +244,7 @@ def gradient_and_hessian_columns(
     factor = options.logit_scale * curvature.factor
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient or narrow_hessian)
     for o in range(outer):
-        row_weights = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
+        given_weights = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
         of_rows = row_pointer(targets.classes, o)
         for cut in range(first_cut(gradient, narrow.gradient, o, width), rows, width):
             first, count = cut_at(cut, width, rows)
@@ -252,6 +253,7 @@ def gradient_and_hessian_columns(
             if has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
             choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
+            row_weights = without_ignored(running, room, count, first, targets.ignored, given_weights, weights)
             coming = coming_rows(logits, narrow.logits, o, first + count, classes)
             if hard:
                 in_common = sum_from_references(
@@ -277,7 +279,7 @@ def gradient_and_hessian_columns(
                     leave_targets_out(states, here, scale, X_TARGET)
                     finish_states(states, 0, here, scale, 0.0)
                     fit = mark_fitting(states, here, scale, highest)
-                fit = mark_by_masses(states, here, at, classes, masses, row_weights, lanes == LANES) and fit
+                fit = mark_by_masses(states, here, at, classes, masses, given_weights, lanes == LANES) and fit
                 set_upstream(states, here, at, upstream, True, *row_weights, options.logit_scale)
                 fit = finish_hessians(states, group_room, here, scale, factor) and fit
                 if not fit:

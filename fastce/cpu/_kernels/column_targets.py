@@ -1,7 +1,9 @@
 """Targets of rows that lie in lanes: which class of a row is left out of its sums, its logit and its mass."""
 
+import math
+
 from fastce.cpu._kernels.columns import heaviest_of_lanes
-from fastce.cpu._kernels.lines import CHOSEN, put_into_states
+from fastce.cpu._kernels.lines import CHOSEN, LINE, put_into_states
 from fastce.cpu._kernels.states import (
     AT_TARGET,
     DISTANCES,
@@ -16,9 +18,13 @@ from fastce.cpu._kernels.targets import capped
 from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.elementary import tanh
 from fastce.cpu._vectors.lanes import chosen_elements, load_numbers, store_real
-from fastce.cpu._vectors.memory import lanes_of, load, load_first, prefetch, store
+from fastce.cpu._vectors.memory import from_element, lanes_of, load, load_first, prefetch, store, to_real
+from fastce.cpu._vectors.rooms import float64_room
+from fastce.cpu._vectors.simd import where_equal, where_zero
 
 AHEAD, A_LINE = 512, 8  # indices, of eight bytes
+
+new_weights = float64_room(LINE)
 
 
 @inline
@@ -29,6 +35,29 @@ def number_targets(running, tile, count, targets, first_row):
         for j in range(0, lanes, A_LINE):
             prefetch(targets, first_row + k + j + AHEAD)
         store(running, CHOSEN + k, load_numbers(tile, targets, first_row + k, min(lanes, count - k)))
+
+
+@inline
+def without_ignored(running, tile, count, first_row, ignored, row_weights, room):
+    """The weights of rows, (where they are, whether there are any), 0 where one is ignored, whose class becomes 0.
+
+    They are put into the room, as float64, if there is an ignored class.
+    """
+    if math.isnan(ignored):
+        return row_weights
+    row_weight, has_row_weight = row_weights
+    lanes, ignored = lanes_of(tile), to_real(tile, ignored)
+    zero, one = load_first(tile, 0, 0, to_real(tile, 0.0)), load_first(tile, 0, 0, to_real(tile, 1.0))
+    for k in range(0, count, lanes):
+        number = load(running, CHOSEN + k)
+        store(running, CHOSEN + k, where_equal(number, ignored, zero, number))
+        store_real(room, k, where_equal(number, ignored, zero, one))
+    if has_row_weight:
+        for k in range(0, count, LANES):
+            counts, nothing = load(room, k), load_first(room, 0, 0, 0.0)
+            weight = load_first(row_weight, first_row + k, min(LANES, count - k), 0.0)
+            store(room, k, where_zero(counts, nothing, weight))
+    return from_element(room, -first_row), True
 
 
 @inline

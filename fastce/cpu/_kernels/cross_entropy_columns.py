@@ -3,7 +3,7 @@
 from numba import types
 
 from fastce.cpu._kernels.blocks import capping
-from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows
+from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows, new_weights, without_ignored
 from fastce.cpu._kernels.columns import choose_references, logits_at, masses_of_class, sum_tile
 from fastce.cpu._kernels.lines import (
     ABOVE,
@@ -182,7 +182,7 @@ def over_tiles(soft, points, source, logits, narrow, targets, options, losses, m
     with_gradient, with_products = gradient.shape[1] > 0, products.shape[1] > 0
     has_probabilities = targets.probabilities.shape[1] > 0
     room, other_room = new_tile(logits), new_tile(targets.class_weight)
-    states, running, sums = new_states(), new_running(room), new_sums()
+    states, running, sums, weights = new_states(), new_running(room), new_sums(), new_weights()
     without_offset(states)
     lanes = lanes_of(room)
     ratio, capped_at, scaled_by = capping(room, options.logit_scale, options.softcap)
@@ -191,7 +191,7 @@ def over_tiles(soft, points, source, logits, narrow, targets, options, losses, m
     of_logits = cap, scale
     width = tile_width(classes, narrow.logits or narrow.probabilities or narrow.gradient)
     for o in range(outer):
-        row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
+        given_weights = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
         one_for_all = upstream.size == 1
         from_above = row_pointer(upstream, 0 if one_for_all else o)
         start = first_cut(gradient, narrow.gradient, o, width) if with_gradient else 0
@@ -204,9 +204,10 @@ def over_tiles(soft, points, source, logits, narrow, targets, options, losses, m
                 probabilities = (other_room, 0, width, 0)
             elif has_probabilities:
                 probabilities = tile_of(targets.probabilities, narrow.probabilities, o, first, count, other_room, width)
-            of_rows = row_pointer(targets.classes, o)
+            of_rows, row_weights = row_pointer(targets.classes, o), given_weights
             if soft is None:
                 choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
+                row_weights = without_ignored(running, room, count, first, targets.ignored, given_weights, weights)
                 if tile[3] != 0:
                     choose_references(running, tile, origin, classes, count, cap, scale)
                 sum_tile(running, sums, tile, origin, classes, count, cap, scale, scaled_by, masses, probabilities)
@@ -222,15 +223,12 @@ def over_tiles(soft, points, source, logits, narrow, targets, options, losses, m
                     )
                 else:
                     fit = look_at_soft_rows(states, running, sums, tile, group, here, options, scaled_by)
-                put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
-                row_weights = row_weight, has_row_weight
-                if not (mark_by_masses(states, here, at, classes, masses, row_weights, lanes == LANES) and fit):
+                put_losses(states, here, at, *row_weights, row_pointer(losses, o))
+                if not (mark_by_masses(states, here, at, classes, masses, given_weights, lanes == LANES) and fit):
                     all_fit = False
                     report_misfits(states, here, at, row_pointer(misfits, o))
                 if with_gradient:
-                    set_upstream(
-                        states, here, at, from_above, one_for_all, row_weight, has_row_weight, options.logit_scale
-                    )
+                    set_upstream(states, here, at, from_above, one_for_all, *row_weights, options.logit_scale)
                     finish_gradients(states, here, options.softcap)
                     if with_products:
                         keep_common_slopes(states, here, at, row_pointer(products, o))
@@ -243,9 +241,8 @@ def over_tiles(soft, points, source, logits, narrow, targets, options, losses, m
             )
             if with_products:  # of gradients that no tile has replaced
                 slopes = tile_to_write(gradient, False, o, first, room, width)
-                weights = row_weight, has_row_weight
                 of_rows = row_pointer(products, o)
-                put_products_of_tile(sums, tile, slopes, first, count, classes, capped_at > 0, weights, of_rows)
+                put_products_of_tile(sums, tile, slopes, first, count, classes, capped_at > 0, row_weights, of_rows)
 
 
 @kernel(types_of_call)

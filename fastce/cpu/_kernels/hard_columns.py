@@ -4,9 +4,11 @@ wait for no more than they need.
 They do what cross_entropy_columns.py does of any targets, with the sums of hard.py.
 """
 
+import math
+
 from numba import types
 
-from fastce.cpu._kernels.column_targets import number_targets
+from fastce.cpu._kernels.column_targets import new_weights, number_targets, without_ignored
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.cross_entropy_columns import (
     cross_entropy_columns,
@@ -69,7 +71,7 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
     """
     outer, classes, rows = logits.shape
     room = new_tile(logits)
-    states, running, sums = new_states(), new_running(room), new_sums()
+    states, running, sums, weights = new_states(), new_running(room), new_sums(), new_weights()
     without_offset(states)
     lanes, scale = lanes_of(room), options.logit_scale
     scaled_by, masses = scaling(room, scale, 1.0), masses_of(room, targets, options)
@@ -81,7 +83,7 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
         kept, keeps = new_kept(room), (narrow.logits or classes <= COPIED) and lanes != LANES
     width = tile_width(classes, narrow.logits or narrow.gradient)
     for o in range(outer):
-        row_weight, has_row_weight = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
+        given_weights = row_pointer(targets.row_weight, o), targets.row_weight.shape[0] > 0
         for cut in range(first_cut(written, is_narrow, o, width), rows, width):
             first, count = cut_at(cut, width, rows)
             if source is None:
@@ -90,6 +92,9 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
             else:
                 tile, origin = tile_and_source(source, logits, narrow.logits, o, first, count, room, width)
             number_targets(running, room, count, row_pointer(targets.classes, o), first)
+            row_weights = given_weights
+            if source is not None:
+                row_weights = without_ignored(running, room, count, first, targets.ignored, given_weights, weights)
             coming = coming_rows(logits, narrow.logits, o, first + count, classes)
             in_common = sum_from_references(
                 summed, running, sums, tile, origin, classes, count, scale, scaled_by, coming, (numbers, kept), keeps,
@@ -99,10 +104,9 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
                 fit = look_at_hard_rows(states, running, sums, tile, group, here, classes, options, masses, scaled_by)
-                put_losses(states, here, at, row_weight, has_row_weight, row_pointer(losses, o))
-                row_weights = row_weight, has_row_weight
+                put_losses(states, here, at, *row_weights, row_pointer(losses, o))
                 if source is not None:
-                    fit = mark_by_weights(states, here, at, classes, masses, row_weights, lanes == LANES) and fit
+                    fit = mark_by_weights(states, here, at, classes, masses, given_weights, lanes == LANES) and fit
                 if not fit:
                     all_fit = False
                     report_misfits(states, here, at, row_pointer(misfits, o))
@@ -110,7 +114,7 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
                     upstream, products, gradient, past_cache = slopes
                     one_for_all = upstream.size == 1
                     from_above = row_pointer(upstream, 0 if one_for_all else o)
-                    set_upstream(states, here, at, from_above, one_for_all, row_weight, has_row_weight, scale)
+                    set_upstream(states, here, at, from_above, one_for_all, *row_weights, scale)
                     if with_products:
                         exps, to = (kept, keeps, scaled_by), row_pointer(products, o)
                         put_hard_products(states, running, sums, tile, exps, group, here, classes, row_weights, at, to)
@@ -153,7 +157,7 @@ def plain_losses(logits, classes, options, losses, misfits):
 
     It is given no more than it needs: a small call would take a third of its time for handing over what is empty.
     """
-    targets = ColumnTargets(classes, logits[:0], logits[0, 0, :0], losses[:0])
+    targets = ColumnTargets(classes, logits[:0], logits[0, 0, :0], losses[:0], math.nan)
     over_tiles(sum_hard, None, logits, Narrow(True, False, False), targets, options, losses, misfits, None)
 
 

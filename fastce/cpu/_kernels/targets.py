@@ -78,13 +78,14 @@ class ColumnTargets(NamedTuple):
     probabilities: Any  # (outer, classes, rows) in the compute dtype, or (0, 0, 0)
     class_weight: Any  # (classes,) in the compute dtype, or (0,)
     row_weight: Any  # float64 (outer, rows), or (0, 0)
+    ignored: Any  # float64: the class of rows that are ignored; NaN if there are none, or all have weight 0
 
 
 def column_targets_type(storage):
     """The Numba type of the targets of a cube of logits that are stored so."""
     real = real_of(storage)
     arrays = matrix(types.int64), types.Array(real, 3, "A"), vector(real), matrix(types.float64)
-    return structure(ColumnTargets, *arrays)
+    return structure(ColumnTargets, *arrays, types.float64)
 
 
 class RowTargets(NamedTuple):
