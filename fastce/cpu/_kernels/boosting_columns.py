@@ -268,9 +268,7 @@ def gradient_and_hessian_columns(
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
                 if hard:
-                    fit = look_at_hard_rows(
-                        states, running, sums, tile, group, here, classes, options, masses, scaled_by
-                    )
+                    fit = look_at_hard_rows(states, running, sums, group, here, classes, options, masses, scaled_by)
                     put_largest(states, running, sums, group_room, OTHERS, lanes, group, here)
                 else:
                     of_targets = masses, probabilities, X_TARGET

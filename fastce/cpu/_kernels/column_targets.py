@@ -92,14 +92,12 @@ def look_at_targets(states, running, tile, first, classes, count, options, cap):
 
 
 @outlined
-def weigh_by_class(states, running, first, classes, count, weight):
-    """The mass of each row's target becomes as many times as much as its class weight says."""
+def weigh_by_class(states, field, running, first, classes, count, weight):
+    """A field becomes the class weight of each row's target."""
     lanes = lanes_of(running)
     for k in range(0, count, lanes):
         numbers = load(running, CHOSEN + first + k)
-        store_real(states, LOSS + k, chosen_elements(weight, 0, 0, 1, numbers, classes, count - k))  # room, for now
-    for k in range(0, count, LANES):
-        store(states, TARGET_MASS + k, load(states, TARGET_MASS + k) * load(states, LOSS + k))
+        store_real(states, field + k, chosen_elements(weight, 0, 0, 1, numbers, classes, count - k))
 
 
 @inline
@@ -117,7 +115,9 @@ def weigh_targets(states, running, first, classes, count, probabilities, masses,
         for k in range(0, count, LANES):
             store(states, TARGET_MASS + k, load(states, TARGET_MASS + k) * options.keep + options.spread)
     if has_weight:
-        weigh_by_class(states, running, first, classes, count, weight)
+        weigh_by_class(states, LOSS, running, first, classes, count, weight)  # room, for now
+        for k in range(0, count, LANES):
+            store(states, TARGET_MASS + k, load(states, TARGET_MASS + k) * load(states, LOSS + k))
     elif options.spread > 0.0 and not has_probabilities:
         for k in range(0, count, LANES):
             of_target = load(states, at_target + k) - load(states, NEAR + k)

@@ -22,7 +22,7 @@ from fastce.cpu._kernels.cross_entropy_columns import (
 )
 from fastce.cpu._kernels.hard import counted, sum_from_references, sum_hard, sum_hard_and_keep
 from fastce.cpu._kernels.hard_states import look_at_hard_rows
-from fastce.cpu._kernels.kept_gradients import finish_kept, new_kept, put_kept, put_kept_columns
+from fastce.cpu._kernels.kept_gradients import finish_hard_gradients, finish_kept, new_kept, put_kept, put_kept_columns
 from fastce.cpu._kernels.lines import keep_for_gradient, new_running, new_sums
 from fastce.cpu._kernels.narrow import (
     COPIED,
@@ -41,7 +41,6 @@ from fastce.cpu._kernels.slope_products import put_hard_products
 from fastce.cpu._kernels.states import (
     GROUP,
     LANES,
-    finish_gradients,
     new_states,
     report_misfits,
     without_offset,
@@ -103,7 +102,7 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
             all_fit, is_written = True, False
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
-                fit = look_at_hard_rows(states, running, sums, tile, group, here, classes, options, masses, scaled_by)
+                fit = look_at_hard_rows(states, running, sums, group, here, classes, options, masses, scaled_by)
                 put_losses(states, here, at, *row_weights, row_pointer(losses, o))
                 if source is not None:
                     fit = mark_by_weights(states, here, at, classes, masses, given_weights, lanes == LANES) and fit
@@ -128,7 +127,7 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
                             )
                         is_written = True
                         continue
-                    finish_gradients(states, here, 0.0)
+                    finish_hard_gradients(states, here)
                     keep_for_gradient(running, states, lanes, group, here)
             if slopes is not None:
                 if is_written or with_products:

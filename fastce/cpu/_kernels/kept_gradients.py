@@ -11,7 +11,20 @@ import math
 from fastce.cpu._kernels.hard import number_at
 from fastce.cpu._kernels.lines import AT_CHOSEN, CHOSEN, REFERENCE, SHARE
 from fastce.cpu._kernels.narrow import TILE, put_lanes, row_stride_of
-from fastce.cpu._kernels.states import EXP_TARGET, EXPONENT, GROUP, LANES, REST, TARGET_MASS, TOTAL, UPSTREAM, Z_MASS
+from fastce.cpu._kernels.states import (
+    EXP_TARGET,
+    EXPONENT,
+    FACTOR,
+    FACTOR_EXPONENT,
+    GROUP,
+    LANES,
+    REST,
+    TARGET_GRADIENT,
+    TARGET_MASS,
+    TOTAL,
+    UPSTREAM,
+    Z_MASS,
+)
 from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import least_argument
 from fastce.cpu._vectors.lanes import any_nan, split, store_rounded
@@ -35,27 +48,48 @@ SMALLEST = 2.0**-126
 new_kept = real_room(TILE + GROUP)
 
 
+@inline
+def slopes_of(states, k):
+    """(factor, the target's gradient) of one vector of rows with all mass on their targets, from one division.
+
+    Totals are far from where quotients would lose digits: all rows here are near their references.
+    """
+    of_others, mass = load(states, Z_MASS + k), load(states, TARGET_MASS + k)
+    of_one = load(states, UPSTREAM + k) / load(states, TOTAL + k)
+    of_target = load(states, EXP_TARGET + k) * of_others - mass * load(states, REST + k)
+    return of_one * (of_others + mass), of_target * of_one
+
+
 @outlined
 def finish_kept(states, running, count):
     """SHARE, the factor, and AT_CHOSEN, the target's gradient, for `put_kept`; whether all factors will do.
 
-    REFERENCE becomes that of the exp times the factor's power of two, as in `states.finish_gradients`.
+    REFERENCE becomes that of the exp times the factor's power of two, as in `finish_hard_gradients`.
     """
     zero, one = load_first(states, 0, 0, 0.0), load_first(states, 0, 0, 1.0)
-    will_do = True
+    misfits = zero
     for k in range(0, count, LANES):
-        above, total = load(states, UPSTREAM + k), load(states, TOTAL + k)
-        of_others, mass = load(states, Z_MASS + k), load(states, TARGET_MASS + k)
-        factor = above * (of_others + mass) / total
+        factor, of_target = slopes_of(states, k)
         size = copysign(factor, one)
         odd = where_less(size, SMALLEST, math.nan, where_less(one, size, math.nan, zero))
-        will_do = will_do and not any_nan(where_zero(factor, zero, odd))
-        of_target = load(states, EXP_TARGET + k) * of_others - mass * load(states, REST + k)
+        misfits += where_zero(factor, zero, odd)
         _, power, _ = split(size + 2.0**-1000)  # 0 has no power of two
         store_rounded(running, REFERENCE + k, load(states, EXPONENT + k) - power)
         store_rounded(running, SHARE + k, factor)
-        store_rounded(running, AT_CHOSEN + k, of_target / total * above)
-    return will_do
+        store_rounded(running, AT_CHOSEN + k, of_target)
+    return not any_nan(misfits)
+
+
+@outlined
+def finish_hard_gradients(states, count):
+    """The same numbers as `states.finish_gradients` has them, for gradients whose exps are computed once more."""
+    one = load_first(states, 0, 0, 1.0)
+    for k in range(0, count, LANES):
+        factor, of_target = slopes_of(states, k)
+        _, power, inverse = split(copysign(factor, one) + 2.0**-1000)
+        store(states, FACTOR + k, factor * inverse)
+        store(states, FACTOR_EXPONENT + k, load(states, EXPONENT + k) - power)
+        store(states, TARGET_GRADIENT + k, of_target)
 
 
 @inline

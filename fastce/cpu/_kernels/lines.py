@@ -6,7 +6,6 @@ its gradient, groups of rows go through the table of states.py.
 
 from fastce.cpu._kernels.states import (
     DISTANCES,
-    EXP_TARGET,
     EXPONENT,
     FACTOR,
     FACTOR_EXPONENT,
@@ -21,11 +20,11 @@ from fastce.cpu._kernels.states import (
     UPSTREAM,
 )
 from fastce.cpu._vectors.compiler import inline
-from fastce.cpu._vectors.exponential import exp_in_parts, with_factor_1
+from fastce.cpu._vectors.exponential import exp_in_parts
 from fastce.cpu._vectors.lanes import load_real, store_real
 from fastce.cpu._vectors.memory import load, load_first, store, to_real
 from fastce.cpu._vectors.rooms import float64_room, real_room
-from fastce.cpu._vectors.wide import add_products, add_wide, zeros_wide
+from fastce.cpu._vectors.wide import add_products, widened, zeros_wide
 
 WIDTH = 1024  # rows of a tile at most
 LINE = WIDTH + 16  # lines a power of two apart would push each other out of the cache
@@ -71,16 +70,11 @@ def whole_sum(sums, lanes, field, k):
 
 
 @inline
-def put_exps(states, running, sums, lanes, logits, first, count, scaled_by):
-    """EXP_TARGET becomes exp of a line of logits of a group of rows, in float64 from its two parts."""
-    scaled_by = with_factor_1(scaled_by)
+def put_exps(running, sums, lanes, logits, k, scaled_by):
+    """MASS_SUM becomes exp of a line of logits of one vector of rows, in float64 from its two parts."""
     nothing = load_first(running, 0, 0, to_real(running, 0.0))
-    for k in range(0, count, lanes):
-        part, power = exp_in_parts(load(running, logits + first + k), load(running, REFERENCE + first + k), scaled_by)
-        total = add_products(add_wide(zeros_wide(), power), part, power, nothing)
-        store_sum(sums, lanes, MASS_SUM, first + k, total)
-    for k in range(0, count, LANES):
-        store(states, EXP_TARGET + k, whole_sum(sums, lanes, MASS_SUM, first + k))
+    part, power = exp_in_parts(load(running, logits + k), load(running, REFERENCE + k), scaled_by)
+    store_sum(sums, lanes, MASS_SUM, k, add_products(widened(power), part, power, nothing))
 
 
 @inline

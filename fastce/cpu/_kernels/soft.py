@@ -18,7 +18,7 @@ from fastce.cpu._kernels.columns import (
     send_for_next,
 )
 from fastce.cpu._kernels.copied_tiles import bring_first
-from fastce.cpu._kernels.hard_states import finish_hard, put_hard_rows
+from fastce.cpu._kernels.hard_states import finish_hard
 from fastce.cpu._kernels.lines import (
     CHOSEN,
     DISTANCE_SUM,
@@ -135,5 +135,4 @@ def look_at_soft_rows(states, running, sums, tile, first, count, options, scaled
     """The states of a group of rows of a tile, with all that is known of their losses; whether all fit."""
     lanes = lanes_of(tile[0])
     put_masses(states, running, sums, lanes, first, count)
-    put_hard_rows(states, running, sums, lanes, first, count, scaled_by)
-    return finish_hard(states, count, scale_of(options), options.z_loss, True, running)
+    return finish_hard(states, running, sums, first, count, scale_of(options), options.z_loss, scaled_by, True, True)

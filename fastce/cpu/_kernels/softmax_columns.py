@@ -23,6 +23,7 @@ from fastce.cpu._kernels.lines import (
     EXPS,
     FITTING,
     HIGHEST,
+    MASS_SUM,
     REFERENCE,
     SHARE,
     new_running,
@@ -57,7 +58,7 @@ from fastce.cpu._kernels.states import (
 )
 from fastce.cpu._kernels.written_columns import write_tile
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined
-from fastce.cpu._vectors.exponential import headroom, scaling
+from fastce.cpu._vectors.exponential import headroom, scaling, with_factor_1
 from fastce.cpu._vectors.lanes import any_nan, load_real
 from fastce.cpu._vectors.logarithm import log1p_for
 from fastce.cpu._vectors.memory import (
@@ -98,7 +99,11 @@ def look_at_tile(running, sums, tile, source, classes, count):
 @outlined
 def put_largest_exps(states, running, sums, first, count):
     """EXP_TARGET of a group of rows becomes that of the largest element."""
-    put_exps(states, running, sums, lanes_of(running), HIGHEST, first, count, scaling(running, 1.0, 1.0))
+    lanes, scaled_by = lanes_of(running), with_factor_1(scaling(running, 1.0, 1.0))
+    for k in range(0, count, lanes):
+        put_exps(running, sums, lanes, HIGHEST, first + k, scaled_by)
+    for k in range(0, count, LANES):
+        store(states, EXP_TARGET + k, whole_sum(sums, lanes, MASS_SUM, first + k))
 
 
 @outlined

@@ -46,10 +46,11 @@ new_states = float64_room(FIELDS * GROUP)
 
 @inline
 def without_offset(states):
-    """Rows of a kernel that does without offsets, and what of the others it may leave as it is."""
+    """Rows of a kernel that does without offsets, and what of the others it may leave as it is: all mass on targets."""
     for k in range(GROUP):
-        for field in (OFFSET, DISTANCES, REST_MASS):
+        for field in (OFFSET, DISTANCES, REST_MASS, Z_MASS):
             states[field + k] = 0.0
+        states[TARGET_MASS + k] = 1.0
 
 
 @inline
@@ -81,14 +82,14 @@ def of_others_and_target(x, near, rest, exp_target, exponent, scale, zero, row):
 
     Where some target is so unlikely (or missing) that its exp says nothing, both come from the total instead.
     """
-    of_target = log1p_for(row, rest / exp_target)
+    ratio = rest / exp_target
+    of_target = log1p_for(row, ratio)
     of_others = fma(x - near, scale, of_target)
-    bound = exp_target * 1e15
-    if any_nan(where_less(rest, bound, zero, math.nan)):
+    if any_nan(where_less(ratio, 1e15, zero, math.nan)):
         log_total = log_times_power(rest + exp_target, zero - SPARE)
         power = exponent + SPARE
-        of_target = where_less(rest, bound, of_target, log_total + above(power, scale, x))
-        of_others = where_less(rest, bound, of_others, log_total + above(power, scale, near))
+        of_target = where_less(ratio, 1e15, of_target, log_total + above(power, scale, x))
+        of_others = where_less(ratio, 1e15, of_others, log_total + above(power, scale, near))
     return of_others, of_target
 
 

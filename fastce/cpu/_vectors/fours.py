@@ -14,8 +14,9 @@ from fastce.cpu._vectors.compiler import real_of
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
 from fastce.cpu._vectors.memory import _element_pointer, _lanes_mask, _load_masked, _store_masked
 from fastce.cpu._vectors.moves import _shuffled
-from fastce.cpu._vectors.simd import vector_of
+from fastce.cpu._vectors.simd import VECTOR_BYTES, vector_of
 from fastce.cpu._vectors.squares import _transposed
+from fastce.cpu._vectors.target import vector_bits
 
 FOUR = 4
 
@@ -45,6 +46,20 @@ def _places(builder: Any, context: Any, pointer_type: Any, args: Any, all_there:
 
 def _in_128_bits(storage: Any) -> int:
     return min(FOUR, 128 // real_of(storage).bitwidth)
+
+
+def _as_it_is(builder: Any, vector: Any) -> Any:
+    """The vector, which LLVM knows nothing of: it would take parts of those that are transposed, and transpose these.
+
+    A part goes from a register to memory without arithmetic, but not into another register.
+    """
+    number = VECTOR_BYTES * 8 // vector_bits() if vector_bits() > 128 else 0
+    lanes, registers = vector.type.count // max(number, 1), []
+    for k in range(number):
+        part = _shuffled(builder, vector, vector, list(range(k * lanes, (k + 1) * lanes)))
+        register = ir.FunctionType(part.type, [part.type])
+        registers.append(builder.asm(register, "", "=v,0" if number == 1 else "=x,0", [part], False))
+    return _joined(builder, registers) if number else vector
 
 
 def _joined(builder: Any, parts: list[Any]) -> Any:
@@ -86,7 +101,7 @@ def _fours_at(all_there: bool, whole: bool) -> tuple[Any, Any]:
             storage = sig.args[0].dtype
             of_rows = [builder.extract_value(vectors, k) for k in range(FOUR)]
             of_rows = _transposed(builder, of_rows, _in_128_bits(storage))
-            of_rows = [_narrow(builder, storage, vector) for vector in of_rows]
+            of_rows = [_narrow(builder, storage, _as_it_is(builder, vector)) for vector in of_rows]
             places = _places(builder, context, sig.args[0], where, all_there)
             for k, place in reversed(list(enumerate(places))):  # what the last row is in the end is itself
                 vector, first = of_rows[k % FOUR], k // FOUR * FOUR
