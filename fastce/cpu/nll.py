@@ -10,7 +10,7 @@ from fastce.arguments.silence import silently, store
 from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
 from fastce.cpu.class_indices import as_int64, number_of_ignored
 from fastce.cpu.columns import Place, around, as_cube, cut_columns, shape_of_cube, starts_of
-from fastce.cpu.layout import Rows
+from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import RowLosses
 from fastce.cpu.targets import IndexTargets
@@ -59,13 +59,14 @@ def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int
     parts = starts_of(places)
     kernel = likelihood_rows.compiled(array.dtype)
     kept, memory = RowLosses(call.rows, call.reduction, parts, parts), Room()
+    past_cache = out is not None and goes_past_cache(out, array)
 
     def work(k: int, place: Place) -> None:
         here = slice(place.start, place.stop)
         losses = memory.of((place.stop - place.start,), np.dtype(np.float64))
         above = upstream[here] if upstream.size > 1 else upstream
         room = gradient if out is None else gradient[place.outer, :, place.rows]
-        kernel(cube[place.outer, :, place.rows], _of_rows(described, here), above, losses, room, found)
+        kernel(cube[place.outer, :, place.rows], _of_rows(described, here), above, losses, room, found, past_cache)
         kept.put_run(k, [0], here, losses)
 
     for_each(list(enumerate(places)), work, n_threads)
@@ -101,7 +102,7 @@ def _in_slices(call: NllCall, n_threads: int | None) -> RowLosses | None:
 
     def work(*place: int) -> None:
         here, of_slice = numbers[place].ravel(), memory.of((size,), losses.dtype)
-        kernel(cubes[place], _of_rows(described, here), np.ones(1), of_slice, no_gradient, found)
+        kernel(cubes[place], _of_rows(described, here), np.ones(1), of_slice, no_gradient, found, False)
         losses[here] = of_slice
 
     for_each(list(np.ndindex(cubes.shape[: len(others)])), work, n_threads)

@@ -10,13 +10,15 @@ from numba import types
 
 from fastce.cpu._kernels.states import LANES
 from fastce.cpu._vectors.compiler import inline, kernel, outlined, structure, vector
-from fastce.cpu._vectors.memory import element, from_element, lanes_of, pointer, row_pointer, set_element
-from fastce.cpu._vectors.rooms import float64_room
+from fastce.cpu._vectors.memory import element, finish_stores, from_element, lanes_of, pointer, row_pointer, set_element
+from fastce.cpu._vectors.rooms import float64_room, storage_room
+from fastce.cpu._vectors.stretches import copy_stretch
 
 TINY = 2.0**-1022  # below, numbers have fewer digits
 AT_A_TIME = 512  # rows
+TOGETHER, FEW = 2048, 16  # elements of rows that are put together; the most classes of such, beyond memset is faster
 
-_new_masses = float64_room(AT_A_TIME)
+_new_masses, _new_places, _new_rows = float64_room(AT_A_TIME), storage_room(AT_A_TIME), storage_room(TOGETHER)
 
 
 class LikelihoodTargets(NamedTuple):
@@ -29,26 +31,28 @@ class LikelihoodTargets(NamedTuple):
 
 
 @inline
-def entries_of(targets, first):
-    """What `entry_of` needs to know of rows from here on, as pointers and numbers: see `targets.RowTargets`."""
+def look_up(targets, first, rows, classes, places, masses):
+    """The class and mass of rows from here on, class 0 and mass 0 if one is absent; whether all masses are 1.
+
+    Every index is read once, without branches: another thread may change it, and a CPU would guess them wrong.
+    """
+    given, ignored = from_element(pointer(targets.classes), first), targets.ignored
+    absent = 0
+    for r in range(rows):
+        y = given[r]
+        is_absent = (types.uint64(y) >= types.uint64(classes)) | (y == ignored)  # without its sign, a negative is large
+        places[r] = 0 if is_absent else y
+        masses[r] = 0.0 if is_absent else 1.0
+        absent += 1 if is_absent else 0
     has_class_weight, has_row_weight = targets.class_weight.shape[0] > 0, targets.row_weight.shape[0] > 0
-    row_weight = from_element(pointer(targets.row_weight), first if has_row_weight else 0)
-    weights = pointer(targets.class_weight), has_class_weight, row_weight, has_row_weight
-    return from_element(pointer(targets.classes), first), targets.ignored, weights
-
-
-@inline
-def entry_of(entries, i, classes, are_weighted):
-    """(class, mass) of row i; class 0 and mass 0 if it is absent, without a branch that a CPU would guess wrong."""
-    of_rows, ignored, (class_weight, has_class_weight, row_weight, has_row_weight) = entries
-    y = of_rows[i]
-    is_absent = (types.uint64(y) >= types.uint64(classes)) | (y == ignored)  # without its sign, a negative is large
-    y = 0 if is_absent else y
-    mass = 1.0
-    if are_weighted:
-        mass = class_weight[y] if has_class_weight else 1.0
-        mass = mass * row_weight[i] if has_row_weight else mass
-    return y, 0.0 if is_absent else mass
+    if has_class_weight:
+        for r in range(rows):
+            masses[r] = 0.0 if masses[r] == 0.0 else targets.class_weight[places[r]]
+    if has_row_weight:
+        row_weight = from_element(pointer(targets.row_weight), first)
+        for r in range(rows):
+            masses[r] = 0.0 if masses[r] == 0.0 else masses[r] * row_weight[r]
+    return absent == 0 and not (has_class_weight or has_row_weight)
 
 
 @inline
@@ -74,68 +78,79 @@ def fill_zeros(place, step, stride, rows, classes):
 
 
 @inline
-def put_losses(entries, log_probs, rows, classes, losses, masses, are_weighted):
-    """losses[i] = -m_i x_{i y}, and m_i; whether some have lost digits or are infinite beside finite numbers."""
+def put_losses(places, masses, log_probs, rows, losses, are_ones):
+    """losses[i] = -m_i x_{i y}; whether some have lost digits or are infinite beside finite numbers."""
     place, step, stride = log_probs
     is_odd = False
     for r in range(rows):
-        y, mass = entry_of(entries, r, classes, are_weighted)
-        x = element(place, y * stride + r * step)
-        loss = (mass * -x if are_weighted else -x) + 0.0
-        masses[r] = mass
+        x = element(place, places[r] * stride + r * step)
+        mass = 1.0 if are_ones else masses[r]
+        loss = mass * -x + 0.0
         losses[r] = 0.0 if mass == 0.0 else loss
-        if are_weighted and lanes_of(place) == LANES:  # float32 has no numbers so large or small
-            is_odd = is_odd or (mass != 0.0 and loses_digits(loss, x))
+        if not are_ones and lanes_of(place) == LANES:  # float32 has no numbers so large or small
+            is_odd = is_odd or (mass != 0.0 and mass != 1.0 and loses_digits(loss, x))
     return is_odd
 
 
 @inline
-def put_slopes(entries, gradient, rows, classes, upstream, one_for_all, masses):
+def put_slopes(places, masses, gradient, rows, upstream, one_for_all, are_ones):
     """-m_i upstream_i at the target of each row."""
     place, step, stride = gradient
     for r in range(rows):
-        y, _ = entry_of(entries, r, classes, False)
-        above = upstream[0] if one_for_all else upstream[r]
-        masses[r] = 0.0 if masses[r] == 0.0 else masses[r] * -above + 0.0
-        set_element(place, y * stride + r * step, masses[r])
+        above, mass = upstream[0] if one_for_all else upstream[r], 1.0 if are_ones else masses[r]
+        set_element(place, places[r] * stride + r * step, 0.0 if mass == 0.0 else mass * -above + 0.0)
+
+
+@inline
+def put_gradients(places, masses, gradient, rows, classes, upstream, one_for_all, are_ones):
+    """The gradients of these rows, where it is known when a kernel is compiled what is looked up."""
+    fill_zeros(*gradient, rows, classes)
+    if are_ones and one_for_all:
+        put_slopes(places, masses, gradient, rows, upstream, True, True)
+    elif one_for_all:
+        put_slopes(places, masses, gradient, rows, upstream, True, False)
+    else:
+        put_slopes(places, masses, gradient, rows, upstream, False, False)
 
 
 def _types(storage):
     cube, floats = types.Array(storage, 3, "A"), vector(types.float64)
     targets = structure(LikelihoodTargets, vector(types.int64), types.int64, floats, floats)
-    return cube, targets, floats, floats, cube, vector(types.int64)
+    return cube, targets, floats, floats, cube, vector(types.int64), types.boolean
 
 
 @kernel(_types)
-def likelihood_rows(log_probs, targets, upstream, losses, gradient, found):
+def likelihood_rows(log_probs, targets, upstream, losses, gradient, found, past_cache):
     """losses[i] = -m_i x_{i y}, and the gradient if there is room for one: -m_i upstream_i at the target.
 
     ``found[0]`` becomes 1 if some loss would lose digits or be infinite beside finite numbers. The gradient may take
-    the place of the log probabilities.
+    the place of the log probabilities. Rows of few classes that follow each other are put together in the cache.
     """
     outer, classes, rows = log_probs.shape
     stride, step = log_probs.strides[1] // log_probs.itemsize, log_probs.strides[2] // log_probs.itemsize
     apart, along = gradient.strides[1] // gradient.itemsize, gradient.strides[2] // gradient.itemsize
-    one_for_all, are_weighted = upstream.shape[0] == 1, targets.class_weight.shape[0] + targets.row_weight.shape[0] > 0
-    masses = _new_masses()
-    is_odd = False
+    one_for_all, is_odd = upstream.shape[0] == 1, False
+    masses, places, together = _new_masses(), _new_places(targets.classes), _new_rows(gradient)
+    follow = apart == 1 and along == classes and classes <= FEW
+    at_a_time = min(AT_A_TIME, TOGETHER // classes) if follow and gradient.shape[1] > 0 else AT_A_TIME
     for o in range(outer):
         source, room = row_pointer(log_probs, o), row_pointer(gradient, o)
-        for start in range(0, rows, AT_A_TIME):
-            count, first = min(AT_A_TIME, rows - start), o * rows + start
-            entries, of_losses = entries_of(targets, first), from_element(pointer(losses), first)
-            here = from_element(source, start * step), step, stride
-            if are_weighted:
-                is_odd = put_losses(entries, here, count, classes, of_losses, masses, True) or is_odd
+        for start in range(0, rows, at_a_time):
+            count, first = min(at_a_time, rows - start), o * rows + start
+            of_losses, here = from_element(pointer(losses), first), (from_element(source, start * step), step, stride)
+            are_ones = look_up(targets, first, count, classes, places, masses)
+            if are_ones:
+                put_losses(places, masses, here, count, of_losses, True)
             else:
-                put_losses(entries, here, count, classes, of_losses, masses, False)
+                is_odd = put_losses(places, masses, here, count, of_losses, False) or is_odd
             if gradient.shape[1] > 0:
-                from_above = from_element(pointer(upstream), 0 if one_for_all else first)
-                there = from_element(room, start * along), along, apart
-                fill_zeros(*there, count, classes)
-                if one_for_all:
-                    put_slopes(entries, there, count, classes, from_above, True, masses)
-                else:
-                    put_slopes(entries, there, count, classes, from_above, False, masses)
+                above = from_element(pointer(upstream), 0 if one_for_all else first)
+                there = (together, classes, 1) if follow else (from_element(room, start * along), along, apart)
+                put_gradients(places, masses, there, count, classes, above, one_for_all, are_ones)
+                if follow:
+                    at = start * classes
+                    copy_stretch(together, -at, room, at, at + count * classes, past_cache)
     if is_odd:
         found[0] = 1
+    if past_cache:
+        finish_stores()
