@@ -340,6 +340,36 @@ def test_rows_of_no_weight_are_exactly_zero_whatever_they_hold(rng, name):
             assert np.all(ours.grad[nothing] == 0)
 
 
+@covering({"name": NAMES, "classes": [2, 10, 33, 100], "ignored": [-100, 0, 2**62], "order": "CF"}, quick=1)
+def test_many_rows_are_what_they_are_without_those_that_are_ignored(rng, classes, ignored, order, name):
+    rows, dtype = 600_000 // classes, dtype_of(name)
+    logits = (rng.normal(size=(rows, classes)) * 4).astype(dtype)
+    labels, v = rng.integers(0, classes, rows), rng.normal(size=rows)
+    labels[rng.random(rows) < 0.3] = ignored
+    kept = labels != ignored
+    given = np.asarray(logits, order=order)
+    for options, of_kept in [
+        ({}, {}),
+        ({"weight": np.arange(1.0, classes + 1)}, {"weight": np.arange(1.0, classes + 1)}),
+        ({"sample_weight": v}, {"sample_weight": v[kept]}),
+        ({"label_smoothing": 0.1}, {"label_smoothing": 0.1}),
+    ]:
+        ours = fastce.cross_entropy_value_and_grad(given, labels, ignore_index=ignored, reduction="none", **options)
+        alone = fastce.cross_entropy_value_and_grad(logits[kept], labels[kept], reduction="none", **of_kept)
+        assert np.all(ours.value[~kept] == 0)
+        assert np.all(ours.grad[~kept] == 0)
+        assert same_bits(ours.value[kept], alone.value)
+        assert same_bits(ours.grad[kept], alone.grad)
+        mean = fastce.cross_entropy(given, labels, ignore_index=ignored, **options)
+        assert mean == pytest.approx(fastce.cross_entropy(logits[kept], labels[kept], **of_kept), rel=1e-12)
+        if "label_smoothing" not in options:
+            ours = fastce.cross_entropy_grad_and_hess(given, labels, ignore_index=ignored, **options)
+            alone = fastce.cross_entropy_grad_and_hess(logits[kept], labels[kept], **of_kept)
+            for of_all, of_kept_rows in zip(ours, alone, strict=True):
+                assert np.all(of_all[~kept] == 0)
+                assert same_bits(np.ascontiguousarray(of_all[kept]), of_kept_rows)
+
+
 # -------------------------------------------------------------------------------------------- targets, options
 @covering({"name": NAMES, "of_targets": NAMES}, quick=1)
 def test_probability_targets_of_every_float_dtype(rng, of_targets, name):

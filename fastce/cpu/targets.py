@@ -19,6 +19,7 @@ from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
 from fastce.cpu.point_columns import Canonical, PointColumns, PointRows, canonical, points_of
+from fastce.cpu.rooms import Room
 from fastce.cpu.threads import for_each
 
 CHECKED_AT_A_TIME = 1 << 17  # class indices
@@ -89,9 +90,10 @@ class IndexTargets(_Total):
         self.per_row: Array | None = per_row
         self.dtype = dtype
         self.smoothed = smoothed
-        self.are_plain: bool = True
+        self.may_be_ignored: bool = False  # whether some row is, as far as that is known
         self.total_weight: float = self._checked_weight(n_threads)
-        self.weigh_alike: bool = self.are_plain and per_class is None  # none is ignored, and there are no weights
+        self.weigh_alike: bool = not self.may_be_ignored and per_class is None and per_row is None
+        self._memory = Room()
 
     def _checked_weight(self, n_threads: int | None) -> float:
         """Check all indices; the sum of v_i w_y over the rows that are not ignored."""
@@ -114,10 +116,14 @@ class IndexTargets(_Total):
             weight, wrong, ignored = weight_of_classes(indices, self.n_classes, self.ignored_class, self.per_class)
             if wrong:
                 raise self._first_error()
-            if ignored or not is_int64(indices):
-                self.are_plain = False
+            if ignored:
+                self.may_be_ignored = True
             return weight
-        self.are_plain = False
+        if self.per_class is None and self.per_row is not None:
+            _, wrong, ignored = weight_of_classes(indices, self.n_classes, self.ignored_class, None)
+            if not (wrong or ignored):
+                return float(silently(np.add.reduce, self.per_row[rows]))
+        self.may_be_ignored = True
         return silently(self._sum_of_weights, rows)
 
     def _sum_of_weights(self, rows: slice) -> float:
@@ -173,7 +179,7 @@ class IndexTargets(_Total):
 
     def counted(self) -> Array | None:
         """The numbers of the rows that are not ignored and have some weight; None for all of them."""
-        if self.are_plain:
+        if not self.may_be_ignored and self.per_row is None:
             return None
         row_weight = self.picked(slice(0, self.indices.size))[1]
         return None if row_weight.all() else np.flatnonzero(row_weight)
@@ -205,14 +211,12 @@ class IndexTargets(_Total):
     def columns(self, place: Place, spread: bool = True) -> ColumnTargets:
         """The targets of a block of a cube; its kernel checks them itself, so that they need not be copied."""
         rows = slice(place.start, place.stop)
-        per_row, ignored = _NO_FLOATS if self.per_row is None else self.per_row[rows], math.nan
-        if is_int64(self.indices):
-            classes, row_weight = self.indices[rows], per_row
-            if not self.are_plain:
-                number, exists = number_of_ignored(self.ignored_class, self.indices.dtype)
-                ignored = float(number) if exists else math.nan
-        else:
-            classes, row_weight = self.picked(rows)
+        classes, row_weight = self.indices[rows], _NO_FLOATS if self.per_row is None else self.per_row[rows]
+        if not is_int64(self.indices):
+            given, classes = classes, self._memory.of(classes.shape, np.dtype(np.int64))
+            np.copyto(classes, given, casting="unsafe")  # uint64 that are too large become negative, which are no class
+        number, exists = number_of_ignored(self.ignored_class, self.indices.dtype)
+        ignored = float(number) if exists and self.may_be_ignored else math.nan
         return ColumnTargets(
             classes.reshape(place.shape),
             _NO_CUBE[self.dtype],
