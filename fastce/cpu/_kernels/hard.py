@@ -150,15 +150,27 @@ def add_others(running, sums, tile, k, first, stop, count, scaled_by, coming, re
 
 
 @inline
-def add_all_others(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps, holds):
-    """`sum_hard`, where it is known when a kernel is compiled what is wished, and whether the tile is a full copy."""
+def add_all_of_copy(running, sums, tile, classes, count, scaled_by, coming, rest, keeps, holds):
+    """`add_all_others` of a tile that holds all rows: nothing but what is ``coming`` is asked for."""
     rows, next_one, row_stride, line = coming
     lanes = lanes_of(tile[0])
+    for k in range(0, count, lanes):
+        ahead = rows, next_one + k * row_stride, line, -1
+        add_others(running, sums, tile, k, 0, classes, lanes, scaled_by, ahead, rest, keeps, holds)
+
+
+@inline
+def add_all_others(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps, holds):
+    """`sum_hard`, where it is known when a kernel is compiled what is wished, and whether the tile is a full copy."""
     if source is None:
-        for k in range(0, count, lanes):
-            ahead = rows, next_one + k * row_stride, line, -1
-            add_others(running, sums, tile, k, 0, classes, lanes, scaled_by, ahead, rest, keeps, holds)
+        add_all_of_copy(running, sums, tile, classes, count, scaled_by, coming, rest, keeps, holds)
         return
+    _, _, _, brought_step = source
+    if tile[3] == 0 and brought_step == 0:
+        add_all_of_copy(running, sums, tile, classes, count, scaled_by, coming, rest, keeps, holds)
+        return
+    rows, next_one, row_stride, line = coming
+    lanes = lanes_of(tile[0])
     step = classes_at_a_time(tile, classes, SUMMED_AT_A_TIME)
     whole = count if tile[3] == 0 else count - count % lanes
     for first in range(0, classes, step):
