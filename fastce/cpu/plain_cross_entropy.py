@@ -32,6 +32,7 @@ from fastce.cpu.plain import (
     any_misfit,
     cube_of,
     in_runs,
+    is_any_outside,
     is_one_run,
     lies_plainly,
     put_back,
@@ -234,11 +235,6 @@ def _upstream(count: int, reduction: str) -> Array:
     return np.array([[mean_factor(float(count)) if reduction == "mean" else 1.0]])
 
 
-def _is_any_outside(targets: Array, classes: int) -> bool:
-    """Whether any index is no class; negative ones are large without their sign."""
-    return bool(np.maximum.reduce(targets.view(np.uint64)) >= classes)
-
-
 def _of_columns(dtype: np.dtype[Any], classes: int, options: Options, with_gradient: bool) -> _Compute:
     """For few classes. An index that is out of range makes a misfit."""
     plain, weighted = (kernel_of_columns(classes, options, True, with_gradient, is_plain) for is_plain in (True, False))
@@ -254,7 +250,7 @@ def _of_columns(dtype: np.dtype[Any], classes: int, options: Options, with_gradi
         if row_weight is not None:
             kernel, weight = weighted.compiled(dtype), row_weight[None]
         elif kernel is None or len(rows) >= MANY_ROWS:
-            if _is_any_outside(targets, classes):
+            if is_any_outside(targets, classes):
                 return False  # not to wait for a kernel that will not do
             kernel = plain.compiled(dtype)
         cube, indices = cube_of(rows), targets[None]
@@ -288,7 +284,7 @@ def _along_rows(dtype: np.dtype[Any], classes: int, options: Options, n_threads:
         rows: Array, targets: Array, row_weight: Array | None, upstream: Array, gradient: Array | None, scratch: Scratch
     ) -> bool:
         targets, (losses, misfits, _) = targets.copy(), scratch
-        if _is_any_outside(targets, classes):
+        if is_any_outside(targets, classes):
             return False
         out, weight = none if gradient is None else gradient, no_masses if row_weight is None else row_weight
         given, above = (rows, targets, weight, losses, misfits, out), upstream[0]
