@@ -1,7 +1,7 @@
 """exp on vectors (and scalars) of float32 and float64.
 
-Numba has had no vector mathematics library since 0.62, so this is our own. The polynomials are minimax fits (Remez) of
-the stated relative error; tests/test_vector.py checks exp against every float32.
+Numba has had no vector mathematics library since 0.62, so this is our own. tests/test_vector.py checks exp against
+every float32.
 """
 
 import math
@@ -13,6 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastce.cpu._vectors.compiler import by_type, real_of
+from fastce.cpu._vectors.exp_tables import EXP_FLOAT32, EXP_FLOAT64, EXP_TABLE, SHORT_EXP_TABLE
 from fastce.cpu._vectors.powers import geometric, looked_up_power, low_bits_to_exponent
 from fastce.cpu._vectors.simd import Vector, fma, polynomial, where_less
 from fastce.cpu._vectors.target import has_avx512, is_zen, vector_bits
@@ -21,39 +22,6 @@ LN2 = math.log(2.0)
 LN2_LOW = 2.3190468138462996e-17  # ln 2 - LN2
 LOG2E = 1.0 / LN2
 SPARE = 60.0  # how far below the row's maximum a reference is put; see `rows.reference_near`
-
-# exp(r) = 1 + r + r^2 q(r) for |r| <= ln(2)/2: relative error 3.1e-9 (float32), 3.6e-18 (float64)
-EXP_FLOAT32 = (1.0, 1.0, 0.49999993448816854, 0.1666652063401881, 0.04166838761130942, 0.008368716752120798,
-                0.0013814628324145882)  # fmt: skip
-EXP_FLOAT64 = (1.0, 1.0, 0.5000000000000011, 0.16666666666666413, 0.04166666666653022, 0.008333333333494449,
-                0.0013888888943612337, 0.0001984126950653971, 2.4801493118371442e-05, 2.7557586464408998e-06,
-                2.763024125999839e-07, 2.500001743608508e-08)  # fmt: skip
-
-# exp(r) = T_j 2**-(j/N) (1 + q(r)) for |r| <= ln(2)/(2 N) and a few percent more, where T_j = 2**(j/N) exp(sigma),
-# N = 16 (float32) or 8 (float64), or 4 (float32 of 256-bit vectors): q(r) = exp(r - sigma) - 1. sigma >= 0 was found by
-# trying random numbers below ln(2)/(2 N), such that all T_j lie within 0.2 ulp (0.06, 0.01) of a number of the format:
-# sigma = 0.006260550452281447, 0.016108322847096027 and 0.0028975906525027764. q interpolates at Chebyshev's points:
-# 2e-9, 7e-18 and 3e-9.
-_EXP_TABLE = {
-    types.float32: (
-        (1.0062801837921143, 1.0508320331573486, 1.0973563194274902, 1.1459404230117798, 1.1966755390167236,
-         1.2496569156646729, 1.3049839735031128, 1.3627605438232422, 1.4230951070785522, 1.4861009120941162,
-         1.5518962144851685, 1.6206045150756836, 1.6923547983169556, 1.7672817707061768, 1.8455259799957275,
-         1.927234411239624),
-        (-0.006240995371862257, 0.9937590056945202, 0.4969005162634856, 0.1656307036323318),
-    ),
-    types.float64: (
-        (1.0162387613200745, 1.1082162274537044, 1.2085183655033847, 1.3178986226494191, 1.437178638868084,
-         1.5672544189069755, 1.7091030628718518, 1.8637901059836304),
-        (-0.015979277644340865, 0.9840207223556592, 0.4920103611778806, 0.16400345372594885, 0.04100086330577672,
-         0.008200172672329588, 0.0013667945320104743, 0.00019525321612055233),
-    ),
-}  # fmt: skip
-_SHORT_EXP_TABLE = (
-    (1.0029017925262451, 1.1926579475402832, 1.4183173179626465, 1.6866730451583862),
-    (-0.002893396688482961, 0.9971064385696045, 0.4985532742004, 0.16626717056923912, 0.04155989726495299),
-)
-
 
 # What the binary formats fix: the exponent's bias, how far above the reference exp may rise before the kernels
 # choose a new one, the number whose last mantissa bit is worth 1, and the largest exponent that leaves it room.
@@ -70,8 +38,8 @@ def real_number(x: types.Type) -> Any:
 def _exp_table(real: types.Float) -> Any:
     """The table of T_j and the coefficients of q that this CPU's vectors look up, None if they have no instruction."""
     if has_avx512():
-        return _EXP_TABLE[real]
-    return _SHORT_EXP_TABLE if real == types.float32 and vector_bits() == 256 else None
+        return EXP_TABLE[real]
+    return SHORT_EXP_TABLE if real == types.float32 and vector_bits() == 256 else None
 
 
 def _by_table(x: types.Type) -> bool:

@@ -10,9 +10,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastce.cpu._vectors.addresses import element_pointer, lanes_mask, load_masked, store_masked
 from fastce.cpu._vectors.compiler import real_of
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
-from fastce.cpu._vectors.memory import _element_pointer, _lanes_mask, _load_masked, _store_masked
 from fastce.cpu._vectors.moves import _shuffled
 from fastce.cpu._vectors.simd import VECTOR_BYTES, vector_of
 from fastce.cpu._vectors.squares import _transposed
@@ -34,13 +34,13 @@ def _places(builder: Any, context: Any, pointer_type: Any, args: Any, all_there:
         numbers = [ir.Constant(rows.type, k) for k in range(lanes)]
         numbers = [builder.select(builder.icmp_signed("<", k, rows), k, last) for k in numbers]
         at = [builder.add(i, builder.mul(stride, k)) for k in numbers]
-        return [_element_pointer(builder, context, pointer_type, row, k) for k in at]
+        return [element_pointer(builder, context, pointer_type, row, k) for k in at]
     stride = builder.asm(ir.FunctionType(stride.type, [stride.type]), "", "=r,0", [stride], True)
-    first, places = _element_pointer(builder, context, pointer_type, row, i), []
+    first, places = element_pointer(builder, context, pointer_type, row, i), []
     strides = [builder.mul(stride, ir.Constant(stride.type, k)) for k in range(FOUR + 1)]
     for _ in range(0, lanes, FOUR):
-        places += [_element_pointer(builder, context, pointer_type, first, k) for k in strides[:FOUR]]
-        first = _element_pointer(builder, context, pointer_type, first, strides[FOUR])
+        places += [element_pointer(builder, context, pointer_type, first, k) for k in strides[:FOUR]]
+        first = element_pointer(builder, context, pointer_type, first, strides[FOUR])
     return places
 
 
@@ -87,8 +87,8 @@ def _fours_at(all_there: bool, whole: bool) -> tuple[Any, Any]:
                     place = builder.bitcast(place, stored.as_pointer())
                     parts.append(builder.load(place, align=storage.bitwidth // 8, typ=stored))
                 else:
-                    mask = _lanes_mask(builder, count, FOUR)
-                    parts.append(_load_masked(builder, place, mask, ir.Constant(stored, None)))
+                    mask = lanes_mask(builder, count, FOUR)
+                    parts.append(load_masked(builder, place, mask, ir.Constant(stored, None)))
             vectors = [_widen(builder, storage, _joined(builder, parts[k::FOUR])) for k in range(FOUR)]
             return context.make_tuple(builder, result, _transposed(builder, vectors, _in_128_bits(storage)))
 
@@ -110,7 +110,7 @@ def _fours_at(all_there: bool, whole: bool) -> tuple[Any, Any]:
                     place = builder.bitcast(place, part.type.as_pointer())
                     builder.store(part, place, align=storage.bitwidth // 8)
                 else:
-                    _store_masked(builder, place, _lanes_mask(builder, count, FOUR), part)
+                    store_masked(builder, place, lanes_mask(builder, count, FOUR), part)
 
         return types.void(row, types.int64, types.int64, types.int64, types.int64, vectors), codegen
 

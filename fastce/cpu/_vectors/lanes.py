@@ -11,9 +11,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastce.cpu._vectors.addresses import element_pointer, lanes_mask, load_masked, store_masked
 from fastce.cpu._vectors.compiler import inline, real_of
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
-from fastce.cpu._vectors.memory import _element_pointer, _lanes_mask, _load_masked, _store_masked
 from fastce.cpu._vectors.simd import _call_llvm, _llvm_name, _splat, vector_of, where_less
 from fastce.cpu._vectors.target import has_avx512
 
@@ -69,7 +69,7 @@ def store_where(typingctx, row, i, vector, condition):
         row, i, vector, condition = args
         value = _narrow(builder, sig.args[0].dtype, vector)
         mask = builder.fcmp_ordered(">", condition, ir.Constant(condition.type, None))
-        _store_masked(builder, _element_pointer(builder, context, sig.args[0], row, i), mask, value)
+        store_masked(builder, element_pointer(builder, context, sig.args[0], row, i), mask, value)
 
     return types.void(row, types.int64, vector, vector), codegen
 
@@ -111,7 +111,7 @@ def load_real(typingctx, row, states, i):
 
     def codegen(context, builder, sig, args):
         wide = ir.VectorType(ir.DoubleType(), result.lanes)
-        place = _element_pointer(builder, context, sig.args[1], args[1], args[2])
+        place = element_pointer(builder, context, sig.args[1], args[1], args[2])
         value = builder.load(builder.bitcast(place, wide.as_pointer()), align=8, typ=wide)
         narrow = context.get_value_type(result)
         return value if narrow == wide else builder.fptrunc(value, narrow)
@@ -127,9 +127,9 @@ def load_numbers(typingctx, row, numbers, i, count):
     def codegen(context, builder, sig, args):
         _, numbers, i, count = args
         integers = ir.VectorType(ir.IntType(64), result.lanes)
-        place = _element_pointer(builder, context, sig.args[1], numbers, i)
-        mask = _lanes_mask(builder, count, result.lanes)
-        value = _load_masked(builder, place, mask, ir.Constant(integers, [-1] * result.lanes))
+        place = element_pointer(builder, context, sig.args[1], numbers, i)
+        mask = lanes_mask(builder, count, result.lanes)
+        value = load_masked(builder, place, mask, ir.Constant(integers, [-1] * result.lanes))
         return builder.sitofp(value, context.get_value_type(result))
 
     return result(row, numbers, types.int64, types.int64), codegen
@@ -149,7 +149,7 @@ def chosen_elements(typingctx, row, i, step, apart, numbers, classes, count):
         nothing, integers = ir.Constant(numbers.type, None), ir.VectorType(ir.IntType(64), lanes)
         most = _splat(builder, builder.sitofp(classes, numbers.type.element), lanes)
         exists = builder.and_(builder.fcmp_ordered(">=", numbers, nothing), builder.fcmp_ordered("<", numbers, most))
-        exists = builder.and_(exists, _lanes_mask(builder, count, lanes))
+        exists = builder.and_(exists, lanes_mask(builder, count, lanes))
         short = ir.VectorType(ir.IntType(32), lanes)  # which every processor converts to
         number = builder.zext(builder.fptosi(builder.select(exists, numbers, nothing), short), integers)
         lane = ir.Constant(integers, list(range(lanes)))
@@ -174,7 +174,7 @@ def _gathered(builder: Any, row: Any, place: Any, mask: Any, stored: ir.VectorTy
 
 
 def _store_wide(builder: Any, context: Any, pointer_type: Any, states: Any, i: Any, value: Any) -> None:
-    place = _element_pointer(builder, context, pointer_type, states, i)
+    place = element_pointer(builder, context, pointer_type, states, i)
     builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=pointer_type.dtype.bitwidth // 8)
 
 

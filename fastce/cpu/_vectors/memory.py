@@ -12,46 +12,19 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastce.cpu._vectors.addresses import (
+    INDEX,
+    ask_for,
+    element_pointer,
+    elements_missing,
+    lanes_mask,
+    load_masked,
+    store_masked,
+)
 from fastce.cpu._vectors.compiler import inline, real_of
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
-from fastce.cpu._vectors.simd import Vector, _call_llvm, _llvm_name, _splat, vector_of
+from fastce.cpu._vectors.simd import Vector, _splat, vector_of
 from fastce.cpu._vectors.target import bytes_ahead, is_zen
-
-_INDEX = ir.IntType(64)
-
-
-def _lanes_mask(builder: Any, count: Any, lanes: int) -> Any:
-    """True in the first ``count`` lanes."""
-    most = ir.Constant(count.type, lanes)
-    count = builder.select(builder.icmp_signed("<", count, most), count, most)
-    short = ir.IntType(32)
-    numbers = ir.Constant(ir.VectorType(short, lanes), list(range(lanes)))
-    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, short), lanes))
-
-
-def _element_pointer(builder: Any, context: Any, pointer_type: types.CPointer, pointer: Any, i: Any) -> Any:
-    element = context.get_data_type(pointer_type.dtype)
-    return builder.gep(pointer, [i], source_etype=element)
-
-
-def _alignment(stored: ir.VectorType) -> ir.Constant:
-    """That of a single element, in bytes."""
-    bits = {ir.FloatType(): 32, ir.DoubleType(): 64}.get(stored.element) or stored.element.width
-    return ir.Constant(ir.IntType(32), bits // 8)
-
-
-def _load_masked(builder: Any, place: Any, mask: Any, others: Any) -> Any:
-    """The vector at ``place``, of which only the lanes in the mask are read; ``others`` gives the rest."""
-    place = builder.bitcast(place, others.type.as_pointer())
-    name = f"llvm.masked.load.{_llvm_name(others.type)}.p0"
-    return _call_llvm(builder, name, others.type, [place, _alignment(others.type), mask, others])
-
-
-def _store_masked(builder: Any, place: Any, mask: Any, value: Any) -> None:
-    """Write the lanes in the mask."""
-    place = builder.bitcast(place, value.type.as_pointer())
-    name = f"llvm.masked.store.{_llvm_name(value.type)}.p0"
-    _call_llvm(builder, name, ir.VoidType(), [value, place, _alignment(value.type), mask])
 
 
 @intrinsic
@@ -80,7 +53,7 @@ def pointer(typingctx, array):
 @intrinsic
 def from_element(typingctx, row, i):
     """The pointer to element ``i``, which is anywhere: what lies there need not be the row's."""
-    return row(row, types.int64), lambda context, builder, sig, args: _element_pointer(
+    return row(row, types.int64), lambda context, builder, sig, args: element_pointer(
         builder, context, sig.args[0], *args
     )
 
@@ -92,7 +65,7 @@ def load(typingctx, row, i):
 
     def codegen(context, builder, sig, args):
         storage = sig.args[0].dtype
-        place = _element_pointer(builder, context, sig.args[0], *args)
+        place = element_pointer(builder, context, sig.args[0], *args)
         stored = _stored_vector(context, storage, result.lanes)
         value = builder.load(builder.bitcast(place, stored.as_pointer()), align=storage.bitwidth // 8, typ=stored)
         return _widen(builder, storage, value)
@@ -109,10 +82,10 @@ def load_first(typingctx, row, i, count, fill):
     def codegen(context, builder, sig, args):
         row, i, count, fill = args
         storage = sig.args[0].dtype
-        place = _element_pointer(builder, context, sig.args[0], row, i)
+        place = element_pointer(builder, context, sig.args[0], row, i)
         stored = _stored_vector(context, storage, result.lanes)
-        mask = _lanes_mask(builder, count, result.lanes)
-        value = _widen(builder, storage, _load_masked(builder, place, mask, ir.Constant(stored, None)))
+        mask = lanes_mask(builder, count, result.lanes)
+        value = _widen(builder, storage, load_masked(builder, place, mask, ir.Constant(stored, None)))
         return builder.select(mask, value, _splat(builder, fill, result.lanes))
 
     return result(row, types.int64, types.int64, real), codegen
@@ -124,7 +97,7 @@ def keep_first(typingctx, vector, count):
 
     def codegen(context, builder, sig, args):
         vector, count = args
-        mask = _lanes_mask(builder, count, vector.type.count)
+        mask = lanes_mask(builder, count, vector.type.count)
         return builder.select(mask, vector, ir.Constant(vector.type, None))
 
     return vector(vector, types.int64), codegen
@@ -134,7 +107,7 @@ def _write(context: Any, builder: Any, sig: Any, args: Any, align: int) -> Any:
     """Store a vector, narrowed to the row's dtype, from element ``i`` on; returns the instruction."""
     row, i, vector = args
     value = _narrow(builder, sig.args[0].dtype, vector)
-    place = _element_pointer(builder, context, sig.args[0], row, i)
+    place = element_pointer(builder, context, sig.args[0], row, i)
     return builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=align)
 
 
@@ -181,8 +154,8 @@ def store_first(typingctx, row, i, vector, count):
     def codegen(context, builder, sig, args):
         row, i, vector, count = args
         value = _narrow(builder, sig.args[0].dtype, vector)
-        place = _element_pointer(builder, context, sig.args[0], row, i)
-        _store_masked(builder, place, _lanes_mask(builder, count, value.type.count), value)
+        place = element_pointer(builder, context, sig.args[0], row, i)
+        store_masked(builder, place, lanes_mask(builder, count, value.type.count), value)
 
     return types.void(row, types.int64, vector, types.int64), codegen
 
@@ -191,7 +164,7 @@ def store_first(typingctx, row, i, vector, count):
 def lanes_of(typingctx, row):
     """How many elements of this row make a vector."""
     lanes = vector_of(real_of(row.dtype)).lanes
-    return types.int64(row), lambda context, builder, sig, args: ir.Constant(_INDEX, lanes)
+    return types.int64(row), lambda context, builder, sig, args: ir.Constant(INDEX, lanes)
 
 
 @intrinsic
@@ -199,11 +172,10 @@ def elements_to_boundary(typingctx, row, i):
     """How many elements lie between element ``i`` and the next address that is a multiple of the vector's bytes."""
 
     def codegen(context, builder, sig, args):
-        size = sig.args[0].dtype.bitwidth // 8
-        vector_bytes = size * vector_of(real_of(sig.args[0].dtype)).lanes
-        place = builder.ptrtoint(_element_pointer(builder, context, sig.args[0], *args), _INDEX)
-        missing = builder.and_(builder.neg(place), ir.Constant(_INDEX, vector_bytes - 1))
-        return builder.sdiv(missing, ir.Constant(_INDEX, size))
+        storage = sig.args[0].dtype
+        vector_bytes = storage.bitwidth // 8 * vector_of(real_of(storage)).lanes
+        place = element_pointer(builder, context, sig.args[0], *args)
+        return elements_missing(builder, sig.args[0], place, vector_bytes)
 
     return types.int64(row, types.int64), codegen
 
@@ -213,17 +185,9 @@ def address(typingctx, row, i):
     """Where element ``i`` is, in bytes."""
 
     def codegen(context, builder, sig, args):
-        return builder.ptrtoint(_element_pointer(builder, context, sig.args[0], *args), _INDEX)
+        return builder.ptrtoint(element_pointer(builder, context, sig.args[0], *args), INDEX)
 
     return types.int64(row, types.int64), codegen
-
-
-def _ask_for(builder: Any, context: Any, pointer_type: types.CPointer, pointer: Any, i: Any) -> None:
-    """Code that asks for the cache line of element ``i``."""
-    place = _element_pointer(builder, context, pointer_type, pointer, i)
-    place = builder.bitcast(place, ir.IntType(8).as_pointer())
-    read, keep, data = (ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))
-    _call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [place, read, keep, data])
 
 
 @intrinsic
@@ -231,7 +195,7 @@ def prefetch(typingctx, row, i):
     """Ask for the cache line of element ``i``; harmless at any address."""
 
     def codegen(context, builder, sig, args):
-        _ask_for(builder, context, sig.args[0], *args)
+        ask_for(builder, context, sig.args[0], *args)
 
     return types.void(row, types.int64), codegen
 
@@ -241,7 +205,7 @@ def elements_ahead(typingctx, row):
     """How many elements before they are read memory is asked for those of this row."""
 
     def codegen(context, builder, sig, args):
-        return ir.Constant(_INDEX, 8 * bytes_ahead() // row.dtype.bitwidth)
+        return ir.Constant(INDEX, 8 * bytes_ahead() // row.dtype.bitwidth)
 
     return types.int64(row), codegen
 
@@ -274,7 +238,7 @@ def element(typingctx, row, i):
     def codegen(context, builder, sig, args):
         storage = sig.args[0].dtype
         one = _stored_vector(context, storage, 1)
-        place = _element_pointer(builder, context, sig.args[0], *args)
+        place = element_pointer(builder, context, sig.args[0], *args)
         value = builder.load(builder.bitcast(place, one.as_pointer()), align=storage.bitwidth // 8, typ=one)
         value = builder.extract_element(_widen(builder, storage, value), ir.Constant(ir.IntType(32), 0))
         return context.cast(builder, value, real_of(storage), types.float64)
@@ -290,7 +254,7 @@ def set_element(typingctx, row, i, value):
         storage = sig.args[0].dtype
         value = context.cast(builder, args[2], types.float64, real_of(storage))
         narrow = _narrow(builder, storage, _splat(builder, value, 1))
-        place = _element_pointer(builder, context, sig.args[0], args[0], args[1])
+        place = element_pointer(builder, context, sig.args[0], args[0], args[1])
         builder.store(narrow, builder.bitcast(place, narrow.type.as_pointer()), align=storage.bitwidth // 8)
 
     return types.void(row, types.int64, types.float64), codegen

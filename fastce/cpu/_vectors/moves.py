@@ -12,8 +12,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastce.cpu._vectors.addresses import INDEX, ask_for, element_pointer, elements_missing
 from fastce.cpu._vectors.compiler import inline, outlined
-from fastce.cpu._vectors.memory import _INDEX, _ask_for, _element_pointer
 
 VECTOR_BITS = 256
 LINE_BYTES = 64  # of the cache
@@ -31,7 +31,7 @@ def _words(storage: Any, number: int) -> ir.VectorType:
 
 def _place(builder: Any, context: Any, pointer_type: Any, pointer: Any, i: Any, vector: ir.VectorType) -> Any:
     """Where element ``i`` is, as the place of a vector."""
-    return builder.bitcast(_element_pointer(builder, context, pointer_type, pointer, i), vector.as_pointer())
+    return builder.bitcast(element_pointer(builder, context, pointer_type, pointer, i), vector.as_pointer())
 
 
 def _shuffled(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
@@ -42,7 +42,7 @@ def _constant(function: Callable[[Any], int]) -> Any:
     @intrinsic
     def number(typingctx, row):
         value = function(row.dtype)
-        return types.int64(row), lambda context, builder, sig, args: ir.Constant(_INDEX, value)
+        return types.int64(row), lambda context, builder, sig, args: ir.Constant(INDEX, value)
 
     return number
 
@@ -61,9 +61,7 @@ def elements_to_line(typingctx, row, i):
     """How many elements lie between element ``i`` and the next line of the cache."""
 
     def codegen(context, builder, sig, args):
-        place = builder.ptrtoint(_element_pointer(builder, context, sig.args[0], *args), _INDEX)
-        missing = builder.and_(builder.neg(place), ir.Constant(_INDEX, LINE_BYTES - 1))
-        return builder.sdiv(missing, ir.Constant(_INDEX, sig.args[0].dtype.bitwidth // 8))
+        return elements_missing(builder, sig.args[0], element_pointer(builder, context, sig.args[0], *args), LINE_BYTES)
 
     return types.int64(row, types.int64), codegen
 
@@ -113,23 +111,23 @@ def _gather(step: int) -> Any:
         def codegen(context, builder, sig, args):
             source, at, stride, out, to, out_stride, lines, length = args
 
-            lines_ahead = builder.udiv(_INDEX(LINES_AHEAD), length)
-            is_long = builder.icmp_signed("==", lines_ahead, _INDEX(0))
-            ahead = builder.select(is_long, _INDEX(LINES_AHEAD // 2 * step), builder.mul(lines_ahead, stride))
+            lines_ahead = builder.udiv(INDEX(LINES_AHEAD), length)
+            is_long = builder.icmp_signed("==", lines_ahead, INDEX(0))
+            ahead = builder.select(is_long, INDEX(LINES_AHEAD // 2 * step), builder.mul(lines_ahead, stride))
 
             def move(number: int, line: Any, place: Any, i: Any) -> None:
-                start = builder.add(line, builder.mul(i, _INDEX(step)))
+                start = builder.add(line, builder.mul(i, INDEX(step)))
                 value = _load_every(builder, context, sig.args[0], source, start, step, number)
-                _ask_for(builder, context, sig.args[0], source, builder.add(start, ahead))
+                ask_for(builder, context, sig.args[0], source, builder.add(start, ahead))
                 here = _place(builder, context, sig.args[3], out, builder.add(place, i), value.type)
                 builder.store(value, here, align=storage.bitwidth // 8)
 
             def in_moves_of(number: int) -> None:
-                last = builder.sub(length, _INDEX(number))
+                last = builder.sub(length, INDEX(number))
                 with cgutils.for_range(builder, lines) as loop:
                     line = builder.add(at, builder.mul(loop.index, stride))
                     place = builder.add(to, builder.mul(loop.index, out_stride))
-                    with cgutils.for_range_slice(builder, _INDEX(0), last, _INDEX(number)) as (i, _):
+                    with cgutils.for_range_slice(builder, INDEX(0), last, INDEX(number)) as (i, _):
                         move(number, line, place, i)
                     move(number, line, place, last)
 
@@ -138,7 +136,7 @@ def _gather(step: int) -> Any:
                 if part == 4:
                     in_moves_of(number)
                     return
-                with builder.if_else(builder.icmp_signed(">=", length, _INDEX(number))) as (long, short):
+                with builder.if_else(builder.icmp_signed(">=", length, INDEX(number))) as (long, short):
                     with long:
                         in_moves_of(number)
                     with short:

@@ -6,15 +6,15 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastce.cpu._vectors.addresses import element_pointer
 from fastce.cpu._vectors.compiler import real_of
-from fastce.cpu._vectors.memory import _element_pointer
 from fastce.cpu._vectors.simd import _splat, vector_of
 
 
 def _loaded(builder: Any, context: Any, pointer_type: types.CPointer, pointer: Any, i: Any, count: int) -> Any:
     """So many elements from ``i`` on, as they are."""
     element = context.get_data_type(pointer_type.dtype)
-    place = _element_pointer(builder, context, pointer_type, pointer, i)
+    place = element_pointer(builder, context, pointer_type, pointer, i)
     vector = ir.VectorType(element, count)
     return builder.load(builder.bitcast(place, vector.as_pointer()), align=pointer_type.dtype.bitwidth // 8, typ=vector)
 
@@ -53,7 +53,7 @@ def are_ends_of_pairs(typingctx, row, ends, i):
 
     def codegen(context, builder, sig, args):
         _, ends, i = args
-        first = builder.load(_element_pointer(builder, context, sig.args[1], ends, i))
+        first = builder.load(element_pointer(builder, context, sig.args[1], ends, i))
         behind = _loaded(builder, context, sig.args[1], ends, builder.add(i, ir.Constant(i.type, 1)), lanes)
         steps = ir.Constant(behind.type, list(range(2, 2 * lanes + 1, 2)))
         same = builder.icmp_signed("==", behind, builder.add(_splat(builder, first, lanes), steps))
