@@ -12,13 +12,14 @@ from fastce.arguments.numbers import choice
 from fastce.arguments.places import is_on_device
 from fastce.cuda._kernels.boosting import THREADS, bounded_by, whole_numbers
 from fastce.cuda._kernels.jobs import BAD_TARGET
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty
 from fastce.cuda.broadcasting import together
 from fastce.cuda.cross_entropy import CrossEntropy, float_array, other_inputs
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import FLOATS, blocks_for, contiguous
 from fastce.cuda.precision import with_range
 from fastce.cuda.rooms import rooms_of
+from fastce.cuda.sparse import is_sparse
 from fastce.cuda.targets import number_at
 from fastce.typing import GradAndHess, Hessian
 

@@ -23,13 +23,14 @@ from fastce.cuda._kernels.jobs import (
     Options,
     options_of,
 )
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty
 from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import FLOATS, Rows, blocks_for, contiguous, copy, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, check_factors, fits, with_range
 from fastce.cuda.run import Call, plan_of
+from fastce.cuda.sparse import is_sparse
 from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
 from fastce.typing import Reduction, ValueAndGrad
 

@@ -18,7 +18,7 @@ from fastce.arguments.labels import Classes
 from fastce.arguments.numbers import checked_num_threads
 from fastce.arguments.positives import Positives
 from fastce.arguments.silence import quietly
-from fastce.cuda.arrays import DeviceArray, device_array, empty, is_sparse, library_holding, wait_for_readers, zeros
+from fastce.cuda.arrays import DeviceArray, device_array, empty, library_holding, wait_for_readers, zeros
 from fastce.cuda.layer import Layer
 from fastce.cuda.layout import FLOATS, contiguous, copy
 from fastce.cuda.libraries import Library
@@ -43,6 +43,7 @@ from fastce.cuda.products import (
 from fastce.cuda.self_similarity import LabelLosses, PartnerLosses
 from fastce.cuda.sigmoid import sigmoid_losses, sums_of_points
 from fastce.cuda.similarity import PanelSimilarity
+from fastce.cuda.sparse import is_sparse
 from fastce.cuda.statistics import best_ranks
 
 R = TypeVar("R")

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty, is_sparse
+from fastce.cuda.arrays import DeviceArray, checked_out, device_array, empty
 from fastce.cuda.cross_entropy import real_of
 from fastce.cuda.layout import contiguous, copy
 from fastce.cuda.positives import device_positives
 from fastce.cuda.precision import check_factors, fits
 from fastce.cuda.similarity import Similarity
+from fastce.cuda.sparse import is_sparse
 
 
 class MatrixSimilarity:

@@ -7,10 +7,11 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.positives import Positives, no_indices, positives_of, way_out_of
-from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, empty, is_sparse
+from fastce.cuda.arrays import DeviceArray, device_array, empty
 from fastce.cuda.layout import contiguous
 from fastce.cuda.libraries import Library
 from fastce.cuda.run import numbers_of
+from fastce.cuda.sparse import csr_arrays, is_sparse
 
 
 class Owners(NamedTuple):

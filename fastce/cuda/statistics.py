@@ -13,7 +13,7 @@ from fastce.cuda._kernels.jobs import SPARSE, Targets, options_of
 from fastce.cuda._kernels.states import WARP
 from fastce.cuda._kernels.statistics import Asked, best_points, statistics_kernel
 from fastce.cuda._kernels.statistics_ends import NO_CLASS, OF_KNOWN, THREADS, Statistics, parts_kernel
-from fastce.cuda.arrays import DeviceArray, device_array, empty, is_sparse
+from fastce.cuda.arrays import DeviceArray, device_array, empty
 from fastce.cuda.cross_entropy import float_array, readable_rows, real_of
 from fastce.cuda.flat import nothing
 from fastce.cuda.groups import group_for
@@ -22,6 +22,7 @@ from fastce.cuda.layout import Rows, blocks_for, lanes_of, rows_of
 from fastce.cuda.products import on_device
 from fastce.cuda.rooms import rooms_of
 from fastce.cuda.run import numbers_of
+from fastce.cuda.sparse import is_sparse
 from fastce.cuda.targets import INTEGERS, DeviceTargets, check, described_targets, no_targets, verdict
 
 DTYPES = {"rest": "float64", "argmax": "int64", "target_rank": "int64", "in_top_k": "bool"}  # the others are of reals

@@ -29,13 +29,14 @@ from fastce.cuda._kernels.jobs import (
     SPREAD,
     Targets,
 )
-from fastce.cuda.arrays import DeviceArray, csr_arrays, device_array, is_sparse
+from fastce.cuda.arrays import DeviceArray, device_array
 from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import FLOATS, Rows, contiguous, filled, rows_of
 from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, limits
 from fastce.cuda.rooms import Rooms, rooms_of
+from fastce.cuda.sparse import csr_arrays, is_sparse
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NOT_THERE = -(2**63)  # of ignored classes that no number of 64 bits is

@@ -15,7 +15,7 @@ pytest.importorskip("numba_cuda")  # not numba.cuda, which some versions of Numb
 from numba import cuda
 
 from fastce.arguments.places import device_of
-from fastce.cuda import arrays, driver, libraries
+from fastce.cuda import arrays, driver, libraries, sparse
 from fastce.cuda.arrays import checked_out, device_array, empty, zeros
 
 
@@ -322,9 +322,9 @@ def test_the_parts_of_a_sparse_matrix():
     parts = [on_device(np.arange(3, dtype=dtype)) for dtype in ("float32", "int32", "int64")]
     matrix = types.SimpleNamespace(**dict(zip(("data", "indices", "indptr"), parts, strict=True)))
     matrix.tocsr = lambda: matrix
-    assert arrays.is_sparse(matrix)
-    assert not arrays.is_sparse(parts[0])
-    assert [part.dtype_name for part in arrays.csr_arrays(matrix, "targets")] == ["float32", "int32", "int64"]
+    assert sparse.is_sparse(matrix)
+    assert not sparse.is_sparse(parts[0])
+    assert [part.dtype_name for part in sparse.csr_arrays(matrix, "targets")] == ["float32", "int32", "int64"]
 
 
 # ------------------------------------------------------------------------------------------------ show_config

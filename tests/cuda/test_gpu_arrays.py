@@ -11,8 +11,9 @@ from numba import cuda
 
 from fastce.arguments.places import device_of
 from fastce.cuda._kernels.primitives import kernel
-from fastce.cuda.arrays import checked_out, csr_arrays, device_array, empty, zeros
+from fastce.cuda.arrays import checked_out, device_array, empty, zeros
 from fastce.cuda.launching import launch
+from fastce.cuda.sparse import csr_arrays
 
 pytestmark = pytest.mark.gpu
 
