@@ -14,22 +14,21 @@ from bench.machine_code import described
 from bench.tiny import IS_TINY
 
 MARKERS = ("<!-- instructions:start -->\n", "<!-- instructions:end -->")
-KERNELS = [
-    ("logsumexp_rows", "float32"),
-    ("softmax_rows", "float32"),
-    ("cross_entropy_rows", "float32"),
-    ("cross_entropy_rows", "float64"),
-    ("hard_losses", "float32"),
-    ("hard_gradients", "float32"),
-    ("cross_entropy_columns", "float32"),
-]
+KINDS = ("sums", "writes", "ends")
+KERNELS = {  # and what their loops do
+    ("logsumexp_rows", "float32"): ("sums",),
+    ("softmax_rows", "float32"): ("sums", "writes"),
+    ("cross_entropy_rows", "float32"): ("sums", "writes"),
+    ("cross_entropy_rows", "float64"): ("sums", "writes"),
+    ("plain_losses", "float32"): ("sums", "ends"),
+    ("hard_gradients", "float32"): ("sums", "writes", "ends"),
+    ("cross_entropy_columns", "float32"): ("sums", "writes"),
+}
 TARGETS = {"AVX-512": ("x86-64-v4", 1), "AVX2": ("x86-64-v3", 2)}  # what Numba is told, and registers of 64 bytes
-KINDS = ("sums", "writes")
-SUMS_ALONE = ("logsumexp_rows", "hard_losses")  # what these write are sums
 
 
 def counted(kernel, dtype, target):
-    """The instructions for 64 bytes of logits of the leanest loop of each kind."""
+    """The instructions of the leanest loop of each kind, for 64 bytes of logits, or the ends of 16 rows."""
     name, registers = TARGETS[target]
     env = os.environ | {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""}
     command = [sys.executable, "-m", "bench.instructions", "--one", kernel, dtype]
@@ -39,7 +38,7 @@ def counted(kernel, dtype, target):
 
 def one(kernel, dtype):
     """The same of one register, for the CPU that this process compiles for."""
-    kinds = KINDS[:1] if kernel in SUMS_ALONE else KINDS
+    kinds = KERNELS[kernel, dtype]
     found = described(kernel, dtype, list(kinds))
     return {kind: found[kind]["arithmetic"] for kind in kinds}
 
@@ -63,7 +62,7 @@ def main(argv=None):
     if options.one:
         print(json.dumps(one(*options.one)))
         return
-    kernels, targets = (KERNELS[:1], list(TARGETS)[:1]) if IS_TINY else (KERNELS, list(TARGETS))
+    kernels, targets = (list(KERNELS)[:1], list(TARGETS)[:1]) if IS_TINY else (list(KERNELS), list(TARGETS))
     found = [
         {"kernel": kernel, "dtype": dtype, "counts": {target: counted(kernel, dtype, target) for target in targets}}
         for kernel, dtype in kernels

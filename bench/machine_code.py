@@ -20,6 +20,7 @@ HOMES = {
 
 SCALAR = re.compile(r"v(add|sub|mul|div|max|min|sqrt|fn?m(add|sub)\d+)s[sd]")
 FMA = re.compile(r"vfn?m(add|sub)\d+p[sd]")
+DIVISION = re.compile(r"vdivpd")
 SHIFT = re.compile(r"vpsll[dq]")  # one in every exp
 MOVES = re.compile(r"vp?mov|vp?broadcast|vp?xor")
 
@@ -41,8 +42,12 @@ class Loop(list[tuple[str, str]]):
         return sum(n[0] == "v" and not MOVES.match(n) for n, _ in self) / self.exps
 
     @property
-    def writes(self) -> bool:
-        return any(n.startswith("vmov") and o.endswith(")") and not o.endswith("(%rsp)") for n, o in self)
+    def kind(self) -> str:
+        """Whether it ends rows, writes results, or sums up: only the first divides."""
+        if self.count(DIVISION):
+            return "ends"
+        writes = any(n.startswith("vmov") and o.endswith(")") and not o.endswith("(%rsp)") for n, o in self)
+        return "writes" if writes else "sums"
 
 
 def innermost_loops(assembly: str) -> Iterator[Loop]:
@@ -70,12 +75,12 @@ def assembly_of(name: str, dtype: str) -> str:
 
 
 def described(name: str, dtype: str, kinds: list[str]) -> dict[str, Any]:
-    """Of the leanest loop that sums up and the leanest that writes: instructions, and what should not be there."""
+    """Of the leanest loop of each kind (`Loop.kind`): instructions, and what should not be there."""
     widest, assembly = "%zmm" if target.has_avx512() else "%ymm", assembly_of(name, dtype)
     found = [loop for loop in innermost_loops(assembly) if loop.exps]
     result: dict[str, Any] = {"counts references": "NRT_incref" in assembly or "NRT_decref" in assembly}
     for kind in kinds:
-        loop = min((loop for loop in found if loop.writes == (kind == "writes")), key=lambda loop: loop.arithmetic)
+        loop = min((loop for loop in found if loop.kind == kind), key=lambda loop: loop.arithmetic)
         narrow = [n for n, operands in loop if (FMA.match(n) or SHIFT.match(n)) and widest not in operands]
         slow = [n for n, _ in loop if n.startswith("call") or "gather" in n or SCALAR.match(n)]
         result[kind] = {"arithmetic": loop.arithmetic, "narrow": narrow, "slow": slow}

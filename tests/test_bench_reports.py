@@ -82,9 +82,9 @@ def test_the_table_of_limits():
 
 
 def test_the_table_of_instructions():
-    counts = {"AVX-512": {"sums": 15.0, "writes": 13.0}, "AVX2": {"sums": 36.0}}
+    counts = {"AVX-512": {"sums": 15.0, "writes": 13.0}, "AVX2": {"sums": 36.0, "ends": 99.0}}
     table = instructions.text({"found": [{"kernel": "some_rows", "dtype": "float32", "counts": counts}]})
-    assert "| some_rows | float32 | 15.0 | 13.0 | 36.0 |  |" in table
+    assert "| some_rows | float32 | 15.0 | 13.0 |  | 36.0 |  | 99.0 |" in table
 
 
 def test_the_table_of_layouts():

@@ -51,9 +51,7 @@ from fastce.cpu._vectors.exponential import SPARE, exp_in_float64, keeps_exps
 from fastce.cpu._vectors.logarithm import log_times_power
 from fastce.cpu._vectors.memory import elements_ahead, from_element, lanes_of, row_pointer, sends_beside_stores, to_real
 
-MUCH_LESS = (
-    2.0**-60
-)  # a sum beside its target's exp, from where on `sunken.shows` may ask for the largest of its logits
+MUCH_LESS = 2.0**-60  # a sum beside its target's exp: from there on `sunken.shows` may ask for its largest logit
 LARGEST_PRODUCT = 2.0**200  # of anything in float64
 LARGEST_Z_MASS = 2.0**22  # in float32, whose other factors extremes.py allows up to 2**100
 
