@@ -21,7 +21,7 @@ TILE = 1 << 15  # elements of a tile, about
 LINE = 16  # elements of a line of the cache at least: stretches are not shorter
 SMALLEST = 256  # elements of a matrix that is worth a kernel
 LONG_LINE = 64  # elements
-GROUPS = {8: np.dtype(np.float64), 16: np.dtype(np.complex128)}  # by bytes
+GROUPS: dict[int, np.dtype[Any]] = {8: np.dtype(np.float64), 16: np.dtype(np.complex128)}  # by bytes
 EDGE = 8  # rows and classes of what is transposed, at least: a square's
 
 
