@@ -22,7 +22,7 @@ from fastce.cpu.columns import (
 from fastce.cpu.cross_entropy import row_losses
 from fastce.cpu.extremes import Extremes, is_extreme
 from fastce.cpu.layout import Rows, cut_for, goes_past_cache
-from fastce.cpu.targets import MassTargets
+from fastce.cpu.mass_targets import MassTargets
 from fastce.cpu.threads import cut_rows, for_each
 from fastce.typing import Hessian
 

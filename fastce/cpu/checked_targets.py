@@ -10,10 +10,12 @@ from fastce.arguments.numbers import integer, is_one_number
 from fastce.arguments.reductions import powers_of, sum_of
 from fastce.arguments.sparse import is_sparse
 from fastce.cpu.columns import Columns, CopiedColumns, columns_of
+from fastce.cpu.index_targets import IndexTargets
 from fastce.cpu.layout import Rows
+from fastce.cpu.mass_targets import MassTargets
 from fastce.cpu.masses import Masses
 from fastce.cpu.point_columns import Canonical, PointColumns, PointRows, read_points
-from fastce.cpu.targets import IndexTargets, MassTargets, TargetRows
+from fastce.cpu.targets import TargetRows
 
 ORDINARY = 2.0**64  # a total weight that needs no care
 MOST_OF_WEIGHTS = 900  # the power of two of a row weight beside the total, either way

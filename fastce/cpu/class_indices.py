@@ -32,6 +32,11 @@ def is_int64(indices: Array) -> bool:
     return indices.dtype == np.int64 and indices.flags.aligned and indices.flags.c_contiguous
 
 
+def are_classes(indices: Array, classes: int) -> bool:
+    """Whether all of these, which are int64 and some, are in range; negative ones are large without their sign."""
+    return bool(np.maximum.reduce(indices.view(np.uint64)) < classes)
+
+
 def as_int64(indices: Array) -> Array:
     """The indices as kernels read them; those of uint64 that are too large become negative, and are refused as such."""
     return indices if is_int64(indices) else indices.astype(np.int64)

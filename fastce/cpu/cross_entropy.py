@@ -26,11 +26,11 @@ from fastce.cpu.columns import (
 from fastce.cpu.extremes import are_extreme, extremes_of
 from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.long_rows import cross_entropy_of_long_rows
+from fastce.cpu.mass_targets import MassTargets
 from fastce.cpu.pieces import is_long
 from fastce.cpu.point_columns import PointColumns, PointRows
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import EACH, RowLosses
-from fastce.cpu.targets import MassTargets
 from fastce.cpu.threads import cut_rows, for_each
 
 _NO_EXPONENT: Array | int = 0

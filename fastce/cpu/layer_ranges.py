@@ -15,7 +15,8 @@ from fastce.arguments.reductions import ROOM, powers_of
 from fastce.arguments.silence import quietly, silently
 from fastce.arguments.sizes import NOTHING, power_of_largest
 from fastce.cpu.call import CrossEntropyCall
-from fastce.cpu.targets import IndexTargets, TargetRows
+from fastce.cpu.index_targets import IndexTargets
+from fastce.cpu.targets import TargetRows
 from fastce.cpu.threads import cut_rows, for_each
 
 LARGEST_LOGIT, LEAST_LOGIT = 1000, -500  # as powers of two

@@ -21,10 +21,11 @@ from fastce.cpu._kernels.targets import Options
 from fastce.cpu.extremes import Extremes
 from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.long_row import LongCall, LongRow, Pieces
+from fastce.cpu.mass_targets import MassTargets
 from fastce.cpu.pieces import groups, pieces
 from fastce.cpu.point_columns import PointRows
 from fastce.cpu.rooms import Room
-from fastce.cpu.targets import MassTargets, TargetRows
+from fastce.cpu.targets import TargetRows
 from fastce.cpu.threads import for_each
 
 

@@ -10,10 +10,10 @@ from fastce.arguments.silence import silently, store
 from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
 from fastce.cpu.class_indices import as_int64, number_of_ignored
 from fastce.cpu.columns import Place, around, as_cube, cut_columns, shape_of_cube, starts_of
+from fastce.cpu.index_targets import IndexTargets
 from fastce.cpu.layout import Rows, goes_past_cache
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import RowLosses
-from fastce.cpu.targets import IndexTargets
 from fastce.cpu.threads import for_each
 
 ORDINARY = 250.0  # powers of two of weights, and of what is above, whose products float64 has all digits of

@@ -117,8 +117,3 @@ def room_for(like: Array, out: Any, *inputs: Any) -> Array | None:
 def any_misfit(misfits: Array) -> bool:
     """Whether a kernel has reported a row."""
     return 1 in misfits.tobytes()
-
-
-def is_any_outside(targets: Array, classes: int) -> bool:
-    """Whether any index is no class; negative ones are large without their sign."""
-    return bool(np.maximum.reduce(targets.view(np.uint64)) >= classes)

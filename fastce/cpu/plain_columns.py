@@ -19,8 +19,10 @@ from fastce.cpu._kernels.targets import Options
 from fastce.cpu.checked_targets import for_mean
 from fastce.cpu.columns import Columns, Place
 from fastce.cpu.extremes import are_extreme
+from fastce.cpu.index_targets import IndexTargets
+from fastce.cpu.mass_targets import MassTargets
 from fastce.cpu.plain import ALIGNED, NATIVE, READY, Scratch, any_misfit, is_one_block, scratch_for
-from fastce.cpu.targets import IndexTargets, MassTargets, TargetRows
+from fastce.cpu.targets import TargetRows
 
 _NO_PRODUCTS = np.empty((0, 0))
 _NO_CUBE = {dtype: np.empty((0, 0, 0), dtype) for dtype in NATIVE}

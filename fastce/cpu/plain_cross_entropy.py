@@ -21,6 +21,7 @@ from fastce.cpu._kernels.hard_columns import kernel_of_columns, plain_losses
 from fastce.cpu._kernels.narrow import Narrow
 from fastce.cpu._kernels.targets import Options
 from fastce.cpu.along_rows import exps_kept
+from fastce.cpu.class_indices import are_classes
 from fastce.cpu.extremes import are_in_range
 from fastce.cpu.layout import goes_past_cache
 from fastce.cpu.plain import (
@@ -32,7 +33,6 @@ from fastce.cpu.plain import (
     any_misfit,
     cube_of,
     in_runs,
-    is_any_outside,
     is_one_run,
     lies_plainly,
     put_back,
@@ -250,7 +250,7 @@ def _of_columns(dtype: np.dtype[Any], classes: int, options: Options, with_gradi
         if row_weight is not None:
             kernel, weight = weighted.compiled(dtype), row_weight[None]
         elif kernel is None or len(rows) >= MANY_ROWS:
-            if is_any_outside(targets, classes):
+            if not are_classes(targets, classes):
                 return False  # not to wait for a kernel that will not do
             kernel = plain.compiled(dtype)
         cube, indices = cube_of(rows), targets[None]
@@ -284,7 +284,7 @@ def _along_rows(dtype: np.dtype[Any], classes: int, options: Options, n_threads:
         rows: Array, targets: Array, row_weight: Array | None, upstream: Array, gradient: Array | None, scratch: Scratch
     ) -> bool:
         targets, (losses, misfits, _) = targets.copy(), scratch
-        if is_any_outside(targets, classes):
+        if not are_classes(targets, classes):
             return False
         out, weight = none if gradient is None else gradient, no_masses if row_weight is None else row_weight
         given, above = (rows, targets, weight, losses, misfits, out), upstream[0]

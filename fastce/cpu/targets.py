@@ -1,59 +1,58 @@
-"""The three kinds of targets and the weights, as the kernels take them.
+"""Targets and weights of rows, as the kernels take them: what the kinds have in common.
 
-Class indices and the non-zeros of a sparse matrix are points; a dense matrix of probabilities is read block by
-block.
+Class indices are in index_targets.py. Probabilities, dense or sparse, are in mass_targets.py.
 """
 
-import copy
-import math
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, Self
 
 import numpy as np
 
-from fastce.arguments.arrays import Array, class_index_error
-from fastce.arguments.reductions import product
-from fastce.arguments.silence import cast, silently
+from fastce.arguments.arrays import Array
 from fastce.cpu._kernels.targets import ColumnTargets, Targets
-from fastce.cpu.class_indices import MOST_COUNTED, is_int64, number_of_ignored, picked, weight_of_classes
-from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
-from fastce.cpu.layout import Rows
-from fastce.cpu.masses import Masses
-from fastce.cpu.point_columns import Canonical, PointColumns, PointRows, canonical, points_of
-from fastce.cpu.rooms import Room
-from fastce.cpu.threads import for_each
+from fastce.cpu.columns import Place
 
-CHECKED_AT_A_TIME = 1 << 17  # class indices
-
-_NO_INTEGERS = np.empty(0, np.int64)
-_NO_FLOATS = np.empty(0, np.float64)
-_NO_WEIGHT = {np.dtype(name): np.empty(0, name) for name in ("float32", "float64")}
-_NO_POINTS = (_NO_INTEGERS, _NO_FLOATS, _NO_INTEGERS)
-_NO_INDICES = np.empty((0, 0), np.int64)
-_NO_ROW_WEIGHT = np.empty((0, 0))
-_NO_CUBE = {np.dtype(name): np.empty((0, 0, 0), name) for name in ("float32", "float64")}
-_CUBE_ELSEWHERE = {np.dtype(name): np.empty((0, 1, 0), name) for name in ("float32", "float64")}
-_NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32", "float64")}
+# what kernels are given where there is nothing
+NO_INTEGERS = np.empty(0, np.int64)
+NO_FLOATS = np.empty(0, np.float64)
+NO_WEIGHT = {np.dtype(name): np.empty(0, name) for name in ("float32", "float64")}
+NO_ROW_WEIGHT = np.empty((0, 0))
+NO_CUBE = {np.dtype(name): np.empty((0, 0, 0), name) for name in ("float32", "float64")}
+NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32", "float64")}
 
 
 def no_row_masses(dtype: np.dtype[Any]) -> tuple[Array, Array, Array, Array]:
     """(first_points, masses, probabilities, class_weight) of `Targets` that are class indices, for this dtype."""
-    return _NO_INTEGERS, _NO_FLOATS, _NO_PROBABILITIES[dtype], _NO_WEIGHT[dtype]
+    return NO_INTEGERS, NO_FLOATS, NO_PROBABILITIES[dtype], NO_WEIGHT[dtype]
 
 
 def no_column_masses(dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
     """(probabilities, class_weight, row_weight) of `ColumnTargets` that are class indices without weights."""
-    return _NO_CUBE[dtype], _NO_WEIGHT[dtype], _NO_ROW_WEIGHT
+    return NO_CUBE[dtype], NO_WEIGHT[dtype], NO_ROW_WEIGHT
 
 
-class _Total:
-    """What a mean divides by: total_weight * 2**total_exponent."""
+class TargetRows(ABC):
+    """Targets and weights of all rows of a call.
 
+    Attributes
+    ----------
+    per_class, per_row : ndarray or None
+        The weights w of classes and v of rows.
+    total_weight, total_exponent : float and int
+        What a mean divides by: total_weight * 2**total_exponent.
+    weigh_alike : bool
+        Whether no row is ignored and there are no weights.
+    """
+
+    per_class: Array | None
+    per_row: Array | None
     total_weight: float
     total_exponent: int = 0
+    weigh_alike: bool
 
     @property
     def total(self) -> tuple[float, int]:
-        """The same as a pair."""
+        """What a mean divides by, as a pair."""
         return self.total_weight, self.total_exponent
 
     @property
@@ -71,254 +70,36 @@ class _Total:
         """Whether kernels that go along rows read them without copies of whole blocks."""
         return True
 
-
-class IndexTargets(_Total):
-    """Class indices, one per row. ``total`` is what a mean divides by, as a pair.
-
-    All are checked before anything is computed, and those that a kernel takes for granted once more, in a copy: an
-    index that is out of range would read somebody else's memory, and another thread may change the caller's array.
-    """
-
-    def __init__(
-        self, indices: Array, classes: int, ignored_class: int, per_class: Array | None, per_row: Array | None,
-        dtype: np.dtype[Any], smoothed: bool, n_threads: int | None,
-    ) -> None:  # fmt: skip
-        self.indices: Array = indices
-        self.n_classes: int = classes
-        self.ignored_class: int = ignored_class
-        self.per_class: Array | None = per_class
-        self.per_row: Array | None = per_row
-        self.dtype = dtype
-        self.smoothed = smoothed
-        self.may_be_ignored: bool = False  # whether some row is, as far as that is known
-        self.total_weight: float = self._checked_weight(n_threads)
-        self.weigh_alike: bool = not self.may_be_ignored and per_class is None and per_row is None
-        self._memory = Room()
-
-    def _checked_weight(self, n_threads: int | None) -> float:
-        """Check all indices; the sum of v_i w_y over the rows that are not ignored."""
-        size = self.indices.size
-        if size <= CHECKED_AT_A_TIME:
-            return self._weight_of(slice(0, size))
-        of_blocks = np.zeros(-(-size // CHECKED_AT_A_TIME))
-
-        def work(k: int) -> None:
-            of_blocks[k] = self._weight_of(slice(k * CHECKED_AT_A_TIME, min((k + 1) * CHECKED_AT_A_TIME, size)))
-
-        for_each([(k,) for k in range(of_blocks.size)], work, n_threads)
-        return float(silently(np.add.reduce, of_blocks))
-
-    def _weight_of(self, rows: slice) -> float:
-        indices = self.indices[rows]
-        if self.per_row is None and (self.per_class is None or self.n_classes <= MOST_COUNTED):
-            if self.per_class is None and self._are_plain(indices):
-                return float(indices.size)
-            weight, wrong, ignored = weight_of_classes(indices, self.n_classes, self.ignored_class, self.per_class)
-            if wrong:
-                raise self._first_error()
-            if ignored:
-                self.may_be_ignored = True
-            return weight
-        if self.per_class is None and self.per_row is not None:
-            _, wrong, ignored = weight_of_classes(indices, self.n_classes, self.ignored_class, None)
-            if not (wrong or ignored):
-                return float(silently(np.add.reduce, self.per_row[rows]))
-        self.may_be_ignored = True
-        return silently(self._sum_of_weights, rows)
-
-    def _sum_of_weights(self, rows: slice) -> float:
-        classes, row_weight = self.picked(rows)
-        weight = row_weight if self.per_class is None else self.per_class[classes]
-        return float((weight * row_weight if self.per_class is not None and row_weight.size else weight).sum())
-
+    @abstractmethod
     def weights(self) -> tuple[Array, Array | int]:
-        """v_i w_y of all rows, as pairs."""
-        classes, row_weight = self.picked(slice(0, self.indices.size))
-        if self.per_class is None:
-            return row_weight if row_weight.size else np.ones(classes.size), 0
-        return product(self.per_class[classes], row_weight if row_weight.size else 1.0)
+        """What the rows add to the total, as pairs."""
 
-    def times(self, exponent: int) -> "IndexTargets":
+    @abstractmethod
+    def times(self, exponent: int) -> Self:
         """The same with row weights times 2**exponent."""
-        targets = copy.copy(self)
-        per_row = np.ones(self.indices.size) if self.per_row is None else self.per_row
-        targets.per_row = silently(np.ldexp, per_row, exponent)
-        targets.weigh_alike = False
-        return targets
 
-    def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "IndexTargets":
-        """The targets of the rows with these numbers, which are all of them."""
-        targets = copy.copy(self)
-        targets.indices = self.indices[numbers]
-        targets.per_row = None if self.per_row is None else self.per_row[numbers]
-        return targets
+    @abstractmethod
+    def in_float64(self) -> Self:
+        """The same, for kernels of float64."""
 
-    def _are_plain(self, indices: Array) -> bool:
-        """Whether these are in range and none of them is ignored; negative ones are large without their sign."""
-        return (
-            indices.dtype == np.int64
-            and indices.flags.aligned
-            and not 0 <= self.ignored_class < self.n_classes
-            and (not indices.size or int(np.maximum.reduce(indices.view(np.uint64))) < self.n_classes)
-        )
+    @abstractmethod
+    def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "TargetRows":
+        """The targets of the rows with these numbers, which are all of them: those of logits whose axes, of which this
+        was the class axis, are in another order.
+        """
 
-    def picked(self, rows: slice | Array) -> tuple[Array, Array]:
-        """(classes, row weights) of these rows; no weights if all are 1. Ignored rows have class 0 and weight 0."""
-        per_row = _NO_FLOATS if self.per_row is None else self.per_row[rows]
-        classes, weights, wrong, ignored = picked(self.indices[rows], self.n_classes, self.ignored_class, per_row)
-        if wrong:
-            raise self._first_error()
-        return classes, weights if ignored else per_row
-
-    def _first_error(self) -> IndexError:
-        """The complaint about the first row whose class is out of range."""
-        given = self.indices
-        wrong = ((given < 0) | (given >= self.n_classes)) & (given != self.ignored_class)
-        row = int(wrong.argmax())
-        return class_index_error(row, given[row], self.n_classes)
-
+    @abstractmethod
     def counted(self) -> Array | None:
         """The numbers of the rows that are not ignored and have some weight; None for all of them."""
-        if not self.may_be_ignored and self.per_row is None:
-            return None
-        row_weight = self.picked(slice(0, self.indices.size))[1]
-        return None if row_weight.all() else np.flatnonzero(row_weight)
 
-    def in_float64(self) -> "IndexTargets":
-        """The same, for kernels of float64."""
-        targets = copy.copy(self)
-        targets.dtype = np.dtype(np.float64)
-        return targets
-
-    def _class_weight(self) -> Array:
-        return _NO_WEIGHT[self.dtype] if self.per_class is None else cast(self.per_class, self.dtype)
-
-    def of(self, rows: slice | Array) -> Targets:
-        """The targets of these rows; class weights that concern only the targets are looked up here."""
-        classes, row_weight = self.picked(rows)
-        masses, class_weight = _NO_FLOATS, _NO_WEIGHT[self.dtype]
-        if self.per_class is not None:
-            if self.smoothed:
-                class_weight = self._class_weight()
-            else:
-                masses = self.per_class[classes]
-        return Targets(_NO_INTEGERS, classes, masses, _NO_PROBABILITIES[self.dtype], class_weight, row_weight)
-
-    def block(self, start: int, stop: int) -> Targets:
-        """The targets of rows ``start`` to ``stop``."""
-        return self.of(slice(start, stop))
-
-    def columns(self, place: Place, spread: bool = True) -> ColumnTargets:
-        """The targets of a block of a cube; its kernel checks them itself, so that they need not be copied."""
-        rows = slice(place.start, place.stop)
-        classes, row_weight = self.indices[rows], _NO_FLOATS if self.per_row is None else self.per_row[rows]
-        if not is_int64(self.indices):
-            given, classes = classes, self._memory.of(classes.shape, np.dtype(np.int64))
-            np.copyto(classes, given, casting="unsafe")  # uint64 that are too large become negative, which are no class
-        number, exists = number_of_ignored(self.ignored_class, self.indices.dtype)
-        ignored = float(number) if exists and self.may_be_ignored else math.nan
-        return ColumnTargets(
-            classes.reshape(place.shape),
-            _NO_CUBE[self.dtype],
-            self._class_weight(),
-            row_weight.reshape(place.shape) if row_weight.size else _NO_ROW_WEIGHT,
-            ignored,
-        )
-
-
-class MassTargets(_Total):
-    """Probabilities, or a sparse matrix: as points, or as probabilities too. ``total`` is what a mean divides by."""
-
-    def __init__(
-        self, points: Canonical | PointRows | None, probabilities: Rows | PointRows | None,
-        cube: Columns | CopiedColumns | PointColumns | None, per_class: Array | None, per_row: Array | None,
-        dtype: np.dtype[Any], rows: int,
-    ) -> None:  # fmt: skip
-        self.weigh_alike: bool = False
-        self.points = points
-        self.rows = rows
-        self.probabilities = probabilities
-        self.cube = cube
-        self.per_class = per_class
-        self.class_weight: Array = _NO_WEIGHT[dtype] if per_class is None else cast(per_class, dtype)
-        self.row_weight: Array = _NO_FLOATS if per_row is None else per_row
-        self.per_row = per_row
-        self.total_weight: float = float(rows) if per_row is None else float(silently(np.add.reduce, per_row))
-
-    @property
-    def has_points(self) -> bool:
-        return self.points is not None or isinstance(self.probabilities, PointRows)
-
-    @property
-    def lies_in_rows(self) -> bool:
-        return self.cube is None
-
-    @property
-    def lie_in_memory(self) -> bool:
-        masses = self.probabilities
-        return masses is None or (isinstance(masses, Rows) and masses.matrix is not None)
-
-    def weights(self) -> tuple[Array, Array | int]:
-        """v_i of all rows, as pairs."""
-        return self.row_weight, 0
-
-    def times(self, exponent: int) -> "MassTargets":
-        """The same with row weights times 2**exponent."""
-        targets = copy.copy(self)
-        targets.per_row = targets.row_weight = silently(np.ldexp, self.row_weight, exponent)
-        return targets
-
-    def in_float64(self) -> "MassTargets":
-        """The same, for kernels of float64."""
-        targets, dtype = copy.copy(self), np.dtype(np.float64)
-        targets.class_weight = _NO_WEIGHT[dtype] if self.per_class is None else self.per_class
-        targets.probabilities = None if self.probabilities is None else self.probabilities.in_dtype(dtype)
-        return targets
-
+    @abstractmethod
     def of(self, rows: Array) -> Targets:
-        """The probabilities, or points, of these rows."""
-        weight = self.row_weight[rows] if self.row_weight.size else self.row_weight
-        if self.points is not None:
-            return self._targets(points_of(self.points, rows), _NO_PROBABILITIES[self.class_weight.dtype], weight)
-        assert self.probabilities is not None
-        return self._targets(_NO_POINTS, self.probabilities.copy(rows), weight)
+        """The targets of these rows."""
 
-    def in_order(self, numbers: Array, order: tuple[int, ...], axis: int) -> "MassTargets":
-        """The probabilities with their axes, of which this was the class axis, in another order; rows as they come."""
-        assert isinstance(self.probabilities, Rows)
-        array = np.moveaxis(self.probabilities.view, -1, axis).transpose(order)
-        axis, dtype = order.index(axis), self.class_weight.dtype
-        per_row = None if self.per_row is None else self.per_row[numbers]
-        return MassTargets(
-            None, Masses(array, axis, dtype), columns_of(array, axis, dtype, Masses), self.per_class, per_row, dtype,
-            self.rows,
-        )  # fmt: skip
-
-    def counted(self) -> Array | None:
-        """The numbers of the rows that have some weight; None for all of them."""
-        return None if self.row_weight.all() else np.flatnonzero(self.row_weight)
-
+    @abstractmethod
     def block(self, start: int, stop: int) -> Targets:
         """The targets of rows ``start`` to ``stop``."""
-        weight = self.row_weight[start:stop]
-        if self.points is None:
-            assert self.probabilities is not None
-            return self._targets(_NO_POINTS, self.probabilities.block(start, stop), weight)
-        classes, masses, first_points = canonical(self.points)
-        none = _NO_PROBABILITIES[self.class_weight.dtype]
-        return self._targets((classes, masses, first_points[start : stop + 1]), none, weight)
 
-    def _targets(self, points: Canonical, probabilities: Array, row_weight: Array) -> Targets:
-        classes, masses, first_points = points
-        return Targets(first_points, classes, masses, probabilities, self.class_weight, row_weight)
-
+    @abstractmethod
     def columns(self, place: Place, spread: bool = True) -> ColumnTargets:
         """The targets of a block of a cube; unless ``spread``, for a kernel that is given points of a matrix beside."""
-        assert self.cube is not None
-        weight = self.row_weight[place.start : place.stop]
-        of_rows = weight.reshape(place.shape) if weight.size else _NO_ROW_WEIGHT
-        probabilities = self.cube.block(place) if spread else _CUBE_ELSEWHERE[self.class_weight.dtype]
-        return ColumnTargets(_NO_INDICES, probabilities, self.class_weight, of_rows, math.nan)
-
-
-TargetRows = IndexTargets | MassTargets

@@ -10,9 +10,9 @@ from fastce.arguments.numbers import checked_num_threads, reduction_of
 from fastce.arguments.out import checked_out
 from fastce.arguments.reductions import upstream_of
 from fastce.cpu.checked_targets import for_mean, target_rows
+from fastce.cpu.index_targets import IndexTargets
 from fastce.cpu.layout import Rows
 from fastce.cpu.nll import NllCall, run
-from fastce.cpu.targets import IndexTargets
 from fastce.engine import by_device
 from fastce.typing import (
     AnyArray,

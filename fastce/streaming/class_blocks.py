@@ -12,8 +12,8 @@ from fastce.arguments.numbers import fraction, integer, is_one_number
 from fastce.arguments.options import CheckedOptions, checked_options
 from fastce.arguments.sparse import is_sparse
 from fastce.cpu.checked_targets import not_class_indices
+from fastce.cpu.index_targets import IndexTargets
 from fastce.cpu.shards import Masses, Partial, Shard, Way, check_owned, look, write_gradient
-from fastce.cpu.targets import IndexTargets
 from fastce.streaming.outputs import Receiver, room_for
 from fastce.streaming.sources import Source, ahead
 from fastce.streaming.whole import Probabilities, Whole
