@@ -41,6 +41,7 @@ def plain_loss(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
         type(input) is not Tensor
         or type(target) is not Tensor
         or input.dtype not in _DTYPES
+        or target.requires_grad  # which `numpy` refuses, but not where torch.compile traces it
         or torch._C._are_functorch_transforms_active()
     ):
         return None
