@@ -207,6 +207,29 @@ def test_softmax_is_as_usual(monkeypatch, seed):
         check(monkeypatch, function, prepare)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_binary_cross_entropy_is_as_usual(monkeypatch, seed):
+    for number in range(300):
+
+        def prepare(number=number):
+            rng = np.random.default_rng([seed, number])
+            logits = random_logits(rng)
+            dtype = np.asarray(logits).dtype
+            targets = rng.random(np.shape(logits)).astype(chosen(rng, [dtype, np.float64, np.int64, bool], 0.8))
+            if targets.size and rng.random() < 0.2:
+                targets.flat[rng.integers(targets.size)] = rng.choice([0.0, 1.0, -2.0])
+            targets = chosen(rng, [targets, logits, targets[..., None], *(layout(targets) for layout in LAYOUTS[1:])])
+            options = {name: chosen(rng, OPTIONS[name], 0.6) for name in ("reduction", "n_threads")}
+            options |= {name: chosen(rng, [None, 2.0, 0.0]) for name in ("weight", "pos_weight")}
+            if number % 2:
+                options |= {"out": random_out(rng, logits), "grad_output": chosen(rng, [None, 2.0])}
+                options["out"] = chosen(rng, [options["out"], targets])
+            return (logits, targets), options
+
+        twin = fastce.binary_cross_entropy_with_logits_value_and_grad
+        check(monkeypatch, twin if number % 2 else fastce.binary_cross_entropy_with_logits, prepare)
+
+
 @pytest.fixture
 def many_runs(small_blocks, monkeypatch):
     """Calls of more than 64 KiB are cut for threads, in runs of 4 KiB at least; their gradients go past the cache."""
@@ -242,7 +265,8 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
     def asked(*_, **__):
         raise AssertionError("the usual way")
 
-    for name in ("cross_entropy.cross_entropy_call", "softmax.logsumexp_over", "softmax.softmax_over"):
+    general = "cross_entropy.cross_entropy_call", "softmax.logsumexp_over", "softmax.softmax_over"
+    for name in (*general, "binary.fill_losses_and_gradient"):
         monkeypatch.setattr(f"fastce.losses.{name}", asked)
     x, targets = np.random.default_rng(0).normal(size=(32, classes)).astype(dtype), np.arange(32) % classes
     fastce.cross_entropy(x, targets)
@@ -258,6 +282,8 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
     fastce.logsumexp(x.reshape(4, 8, classes), -1, keepdims=True)
     fastce.softmax(x, axis=1, out=x.copy())
     fastce.log_softmax(x[0])
+    fastce.binary_cross_entropy_with_logits(x, x, n_threads=1)
+    fastce.binary_cross_entropy_with_logits_value_and_grad(x, x, reduction="none", out=x.copy())
     if classes > 256:
         fastce.cross_entropy_value_and_grad(np.tile(x, (100, 1)), np.tile(targets, 100))
     weight, sample_weight, image = np.ones(classes), np.arange(32.0), x.reshape(2, 4, 4, classes)
@@ -293,6 +319,7 @@ def test_up_to_the_largest(monkeypatch, rng, shape, dtype):
             check(monkeypatch, fastce.cross_entropy_value_and_grad, lambda given=(x, some), o=options: (given, o))
     check(monkeypatch, fastce.logsumexp, lambda: ((x, 1), {}))
     check(monkeypatch, fastce.softmax, lambda: ((x, 1), {}))
+    check(monkeypatch, fastce.binary_cross_entropy_with_logits_value_and_grad, lambda: ((x, x), {}))
 
 
 @pytest.mark.parametrize("named", [{"out": None}, {"grad_output": None}, {"n_thread": 1}, {"logits": None}])

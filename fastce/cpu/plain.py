@@ -84,7 +84,7 @@ def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
 
 def is_one_run(rows: Array) -> bool:
     """Whether this thread computes them alone, at once."""
-    return rows.nbytes <= inline_bytes(in_columns=False)
+    return rows.nbytes <= min(LARGEST_PLAIN, inline_bytes(in_columns=False))
 
 
 def in_runs(arrays: tuple[Array, ...], n_threads: int | None) -> list[tuple[Array, ...]]:

@@ -19,6 +19,7 @@ from fastce.arguments.numbers import reduction_of
 from fastce.arguments.out import checked_out
 from fastce.arguments.reductions import reduced, upstream_of
 from fastce.cpu.binary import fill_losses_and_gradient
+from fastce.cpu.plain_binary import plain_binary
 from fastce.engine import by_device
 from fastce.typing import (
     AnyArray,
@@ -155,6 +156,10 @@ def _binary(
     *,
     want_gradient: bool,
 ) -> tuple[Any, Any]:
+    if weight is None and pos_weight is None and grad_output is None:
+        plain = plain_binary(logits, targets, reduction, n_threads, out, want_gradient=want_gradient)
+        if plain is not None:
+            return plain
     array = real_array(logits, "logits")
     labels = real_array(targets, "targets")
     if labels.shape != array.shape:
