@@ -230,6 +230,24 @@ def test_binary_cross_entropy_is_as_usual(monkeypatch, seed):
         check(monkeypatch, twin if number % 2 else fastce.binary_cross_entropy_with_logits, prepare)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_nll_loss_is_as_usual(monkeypatch, seed):
+    for number in range(300):
+
+        def prepare(number=number):
+            rng = np.random.default_rng([seed, number])
+            logits = random_logits(rng)
+            targets = random_targets(rng, logits)
+            names = "ignore_index", "reduction", "n_threads", "weight", "sample_weight"
+            options = {name: chosen(rng, OPTIONS[name], 0.8) for name in names}
+            options["axis"] = chosen(rng, AXES[1:], 0.6)
+            if number % 2:
+                options |= {"out": random_out(rng, logits), "grad_output": chosen(rng, [None, 2.0])}
+            return (logits, targets), options
+
+        check(monkeypatch, fastce.nll_loss_value_and_grad if number % 2 else fastce.nll_loss, prepare)
+
+
 @pytest.fixture
 def many_runs(small_blocks, monkeypatch):
     """Calls of more than 64 KiB are cut for threads, in runs of 4 KiB at least; their gradients go past the cache."""
@@ -266,7 +284,7 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
         raise AssertionError("the usual way")
 
     general = "cross_entropy.cross_entropy_call", "softmax.logsumexp_over", "softmax.softmax_over"
-    for name in (*general, "binary.fill_losses_and_gradient"):
+    for name in (*general, "binary.fill_losses_and_gradient", "nll.run"):
         monkeypatch.setattr(f"fastce.losses.{name}", asked)
     x, targets = np.random.default_rng(0).normal(size=(32, classes)).astype(dtype), np.arange(32) % classes
     fastce.cross_entropy(x, targets)
@@ -284,6 +302,8 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
     fastce.log_softmax(x[0])
     fastce.binary_cross_entropy_with_logits(x, x, n_threads=1)
     fastce.binary_cross_entropy_with_logits_value_and_grad(x, x, reduction="none", out=x.copy())
+    fastce.nll_loss(x, targets, axis=-1, n_threads=1)
+    fastce.nll_loss_value_and_grad(x, targets, reduction="none", out=x.copy())
     if classes > 256:
         fastce.cross_entropy_value_and_grad(np.tile(x, (100, 1)), np.tile(targets, 100))
     weight, sample_weight, image = np.ones(classes), np.arange(32.0), x.reshape(2, 4, 4, classes)

@@ -13,6 +13,7 @@ from fastce.cpu.checked_targets import for_mean, target_rows
 from fastce.cpu.index_targets import IndexTargets
 from fastce.cpu.layout import Rows
 from fastce.cpu.nll import NllCall, run
+from fastce.cpu.plain_nll import plain_nll
 from fastce.engine import by_device
 from fastce.typing import (
     AnyArray,
@@ -103,6 +104,10 @@ def nll_loss(
     >>> round(fastce.nll_loss(log_probs, [0]), 6)
     0.356675
     """
+    if weight is None and sample_weight is None:
+        plain = plain_nll(log_probs, targets, axis, ignore_index, reduction, n_threads, None, want_gradient=False)
+        if plain is not None:
+            return plain[0]
     call = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index, reduction_of(reduction), n_threads)
     return run(call, _NO_UPSTREAM, 0, None, n_threads)
 
@@ -153,6 +158,10 @@ def nll_loss_value_and_grad(
     >>> fastce.nll_loss_value_and_grad(np.log([[0.7, 0.2, 0.1]]), [0]).grad
     array([[-1.,  0.,  0.]])
     """
+    if weight is None and sample_weight is None and grad_output is None:
+        plain = plain_nll(log_probs, targets, axis, ignore_index, reduction, n_threads, out, want_gradient=True)
+        if plain is not None:
+            return ValueAndGrad(*plain)
     reduction = reduction_of(reduction)
     call = _nll_call(log_probs, targets, axis, weight, sample_weight, ignore_index, reduction, n_threads)
     upstream, exponent = upstream_of(grad_output, reduction, call.rows.lead, *call.targets.total)

@@ -1,0 +1,57 @@
+"""Plain calls of nll_loss: a matrix of log probabilities and indices of its classes, no weights; see plain.py."""
+
+from typing import Any
+
+import numpy as np
+
+from fastce.arguments.arrays import Array
+from fastce.arguments.numbers import REDUCTIONS
+from fastce.arguments.out import handed_over
+from fastce.arguments.reductions import mean_factor, reduced, sum_of_terms
+from fastce.arguments.silence import cast, silently
+from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
+from fastce.cpu.class_indices import are_classes
+from fastce.cpu.plain import NATIVE, READY, cube_of, is_one_block, room_for, rows_of
+
+_INT64 = np.dtype(np.int64)
+_NO_WEIGHTS = np.empty(0)
+_NO_CUBE = {dtype: np.empty((0, 0, 0), dtype) for dtype in NATIVE}
+
+
+def plain_nll(
+    log_probs: Any, targets: Any, axis: Any, ignore_index: Any, reduction: Any, n_threads: Any, out: Any,
+    *, want_gradient: bool,
+) -> tuple[Any, Any] | None:  # fmt: skip
+    """Loss and gradient of what is one block, none of it ignored; or None."""
+    if type(log_probs) is not np.ndarray or log_probs.ndim != 2 or type(reduction) is not str:
+        return None
+    rows = rows_of(log_probs, -1 if axis is None else axis, n_threads)
+    if rows is None or not is_one_block(rows) or reduction not in REDUCTIONS:
+        return None
+    count, classes = rows.shape
+    if not _are_plain(targets, count, classes) or type(ignore_index) is not int or ignore_index >= 0:
+        return None
+    gradient = room_for(rows, out, targets) if want_gradient else None
+    if want_gradient and gradient is None:
+        return None
+    above = np.array([mean_factor(float(count)) if want_gradient and reduction == "mean" else 1.0])
+    losses, found = np.empty(count), np.zeros(1, np.int64)
+    room = _NO_CUBE[rows.dtype] if gradient is None else cube_of(gradient)
+    points = LikelihoodTargets(targets, -1, _NO_WEIGHTS, _NO_WEIGHTS)
+    likelihood_rows.compiled(rows.dtype)(cube_of(rows), points, above, losses, room, found, False)
+    if found[0]:
+        return None
+    value = cast(losses, rows.dtype) if reduction == "none" else _reduced(losses, reduction)
+    return value, None if gradient is None else handed_over(gradient, out, log_probs, [targets])
+
+
+def _reduced(losses: Array, reduction: str) -> float:
+    total, exponent = silently(sum_of_terms, losses)
+    return reduced(total, reduction, float(len(losses)), exponent)
+
+
+def _are_plain(targets: Any, count: int, classes: int) -> bool:
+    """Whether a kernel reads them as they lie, and each is a class."""
+    if type(targets) is not np.ndarray or targets.dtype is not _INT64 or targets.shape != (count,):
+        return False
+    return targets.flags.num & READY == READY and are_classes(targets, classes)
