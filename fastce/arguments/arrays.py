@@ -58,7 +58,6 @@ def kind_of(array: Array) -> str:
 
 
 @functools.cache  # a dtype's name costs more than a small loss
-@functools.cache
 def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that a kernel is given: native floats as they are, integers and booleans as float64."""
     native = dtype.newbyteorder("=")

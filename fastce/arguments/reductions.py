@@ -125,8 +125,10 @@ def smoothing(label_smoothing: float, over: str, classes: int) -> tuple[float, f
     return (1.0 - label_smoothing) - spread, spread
 
 
-def mean_factor(total_weight: float) -> float:
-    """What a mean multiplies gradients by: 0 where there is nothing to divide by."""
+def factor_of_rows(reduction: str, total_weight: float) -> float:
+    """What gradients of rows are multiplied by; of a mean 0 where there is nothing to divide by."""
+    if reduction != "mean":
+        return 1.0
     return 1.0 / total_weight if total_weight != 0.0 else 0.0
 
 
@@ -137,8 +139,7 @@ def upstream_of(
 
     A mean is divided by total_weight * 2**total_exponent.
     """
-    is_mean = reduction == "mean"
-    factor, exponent = mean_factor(total_weight) if is_mean else 1.0, -total_exponent if is_mean else 0
+    factor, exponent = factor_of_rows(reduction, total_weight), -total_exponent if reduction == "mean" else 0
     if grad_output is None:
         return np.array([factor]), exponent
     array = real_array(grad_output, "grad_output").astype(np.float64)

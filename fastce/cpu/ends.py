@@ -10,6 +10,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, compute_dtype
 from fastce.arguments.positives import Positives
+from fastce.arguments.reductions import factor_of_rows
 from fastce.cpu._kernels.clip import clip_sums
 from fastce.cpu._kernels.tile_ends import end_tile
 from fastce.cpu._vectors.exponential import LN2, SPARE
@@ -31,17 +32,12 @@ class Ends(NamedTuple):
         """What the reduction asks for."""
         if reduction == "none":
             return self.losses.astype(compute_dtype(dtype))
-        return float(self.losses.sum()) * share_of(reduction, self.losses.size)
+        return float(self.losses.sum()) * factor_of_rows(reduction, self.losses.size)
 
     def factors(self, dtype: np.dtype[Any], smoothing: float) -> Factors:
         """What `clip_gradient` is given."""
         spreads = np.full(2, smoothing / self.losses.size)
         return Factors(dtype, self.of_rows, self.of_columns, True, spreads, 1.0)
-
-
-def share_of(reduction: str, rows: int) -> float:
-    """What the loss of each row is multiplied by in the value."""
-    return 1.0 / rows if reduction == "mean" else 1.0
 
 
 def fits_one_tile(rows: int, columns: int) -> bool:
@@ -90,7 +86,7 @@ def ends_of(
     powers, weight = np.empty(2), 1.0 if is_symmetric else 0.5
     end_tile.compiled(NARROW)(
         row_exps, column_exps, row_distances, column_distances, exponent[0], near, partners, x, scale, smoothing,
-        share_of(reduction, count), weight, *ends, powers,
+        factor_of_rows(reduction, count), weight, *ends, powers,
     )  # fmt: skip
     lowest, highest = powers
     largest = max(-exponent[0] - lowest, exponent[0] + highest)

@@ -191,9 +191,8 @@ class Cpu:
 
     def partner_losses(self, products: Any, within: Any, reduction: str, of_losses: np.dtype[Any]) -> TileSimilarity:
         rows = products.left.rows
-        partners = positives_of(np.roll(np.arange(rows), rows // 2), (rows, rows))
-        of_tiles = OneTile if is_one_tile(products, partners, within) else TileSimilarity
-        return of_tiles(products, partners, within, 0.0, reduction, of_losses, self.n_threads)
+        partners = np.roll(np.arange(rows), rows // 2)
+        return self.pair_losses(products, partners, within, 0.0, reduction, of_losses)
 
     def label_losses(
         self, products: Any, classes: Classes, within: Any, reduction: str, of_losses: np.dtype[Any]

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.options import PLAIN_OPTIONS
-from fastce.arguments.reductions import ROOM, mean_factor, reduced, sum_in_order, upstream_of
+from fastce.arguments.reductions import ROOM, factor_of_rows, reduced, sum_in_order, upstream_of
 from fastce.cpu.call import cross_entropy_call
 from fastce.cpu.cross_entropy import row_losses
 from fastce.cpu.row_losses import RowLosses
@@ -80,7 +80,7 @@ class ClassLosses:
         self.by_scale = by_scale
         self.n_threads = n_threads
         rows = classes.size if whole_rows is None else whole_rows
-        self.factor: float = mean_factor(rows) if reduction == "mean" else 1.0
+        self.factor: float = factor_of_rows(reduction, rows)
         self.losses: PanelLosses = PanelLosses(classes.size, dtype, reduction)
 
     def read(self, place: Any, panel: Array) -> None:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments.arrays import Array
+from fastce.arguments.reductions import reduced, sum_of_terms
+from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu.pieces import is_long
 from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_runs, inline_bytes
@@ -21,6 +23,7 @@ from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_runs, inli
 SMALL = INLINE_BYTES  # at most: computed on one thread, in one block
 LARGEST_PLAIN = LARGEST_BLOCK_BYTES  # bytes; what is decided about more takes no time beside it
 ALIGNED, READY = 0x0100, 0x0101  # NumPy's flags of arrays that are aligned, and C contiguous too
+INT64 = np.dtype(np.int64)
 OF_PYTHON = frozenset({int, float, str, NoneType})  # options that mean what they say, and always the same
 NATIVE = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -71,7 +74,7 @@ def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
     """A matrix of rows that kernels can read as they lie: of more than one class, along the last axis of the array."""
     if type(array) is not np.ndarray or not array.size:
         return None
-    if n_threads is not None and (type(n_threads) is not int or n_threads < 1):
+    if not is_number_of_threads(n_threads):
         return None
     last = array.ndim - 1
     if not ((type(axis) is int and (axis == last or axis == -1)) or (axis is None and last == 0)) or last < 0:
@@ -80,6 +83,20 @@ def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
     if classes == 1 or array.dtype not in NATIVE or not lies_plainly(array, classes):
         return None
     return array if last == 1 else array.reshape(-1, classes)
+
+
+def is_number_of_threads(value: Any) -> bool:
+    """Whether it is one at a glance, or None."""
+    return value is None or (type(value) is int and value >= 1)
+
+
+def value_of(losses: Array, reduction: str, total_weight: float, dtype: np.dtype[Any]) -> Any:
+    """What the reduction asks for of losses of logits of this dtype."""
+    if reduction == "none":
+        return cast(losses, dtype)
+    # a sum of losses of float32 has no reason to warn
+    total, exponent = sum_of_terms(losses) if dtype.itemsize == 4 else silently(sum_of_terms, losses)
+    return reduced(total, reduction, total_weight, exponent)
 
 
 def is_one_run(rows: Array) -> bool:

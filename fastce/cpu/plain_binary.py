@@ -7,24 +7,24 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments.arrays import Array
+from fastce.arguments.numbers import REDUCTIONS
 from fastce.arguments.out import handed_over
-from fastce.arguments.reductions import mean_factor, reduced
+from fastce.arguments.reductions import factor_of_rows, reduced
 from fastce.arguments.silence import silently
 from fastce.cpu._kernels.binary import binary_rows
 from fastce.cpu.merged import Number, rows_together
-from fastce.cpu.plain import NATIVE, READY, is_one_run, room_for
+from fastce.cpu.plain import NATIVE, READY, is_number_of_threads, is_one_run, room_for
 
 _NONE = {dtype: np.empty((0, 0), dtype) for dtype in NATIVE}
-_REDUCTIONS = frozenset({"mean", "sum", "none"})
 
 
 def plain_binary(
     logits: Any, targets: Any, reduction: Any, n_threads: Any, out: Any, *, want_gradient: bool
 ) -> tuple[Any, Array | None] | None:
     """Loss and gradient of what is one block, or None."""
-    if not _lie_alike(logits, targets) or type(reduction) is not str or reduction not in _REDUCTIONS:
+    if not _lie_alike(logits, targets) or type(reduction) is not str or reduction not in REDUCTIONS:
         return None
-    if n_threads is not None and (type(n_threads) is not int or n_threads < 1):
+    if not is_number_of_threads(n_threads):
         return None
     gradient = room_for(logits, out, targets) if want_gradient else None
     if want_gradient and gradient is None:
@@ -33,7 +33,7 @@ def plain_binary(
     together = rows_together(logits.shape, [])
     lines = (1, size) if together is None else (-1, logits.shape[-1])
     x = logits.reshape(lines)
-    above = mean_factor(float(size)) if want_gradient and reduction == "mean" else 1.0
+    above = factor_of_rows(reduction, float(size))
     one, upstream = (_factor(number, dtype, together, len(x)) for number in (1.0, above))
     losses = np.empty(logits.shape, dtype) if reduction == "none" else None
     rooms = [_NONE[dtype] if room is None else room.reshape(lines) for room in (losses, gradient)]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastce.arguments.arrays import Array, new_like
-from fastce.arguments.reductions import mean_factor
+from fastce.arguments.reductions import factor_of_rows
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.hard_columns import kernel_of_columns, of_plain, plain_losses
 from fastce.cpu._kernels.narrow import Narrow
@@ -22,10 +22,9 @@ from fastce.cpu.extremes import are_extreme
 from fastce.cpu.index_targets import IndexTargets
 from fastce.cpu.mass_targets import MassTargets
 from fastce.cpu.plain import ALIGNED, NATIVE, READY, Scratch, any_misfit, is_one_block, scratch_for
-from fastce.cpu.targets import TargetRows
+from fastce.cpu.targets import NO_CUBE, TargetRows
 
 _NO_PRODUCTS = np.empty((0, 0))
-_NO_CUBE = {dtype: np.empty((0, 0, 0), dtype) for dtype in NATIVE}
 
 
 class Given(NamedTuple):
@@ -73,7 +72,7 @@ def losses_in_columns(
     if reduction == "mean":
         targets = for_mean(targets)
     total_weight, exponent = targets.total
-    upstream = np.array([mean_factor(total_weight) if reduction == "mean" else 1.0])
+    upstream = np.array([factor_of_rows(reduction, total_weight)])
     extreme = are_extreme(options, targets, array.itemsize, upstream if with_gradient else None)
     if exponent or any(extreme):
         return None
@@ -141,7 +140,7 @@ def _compute(
     kernel = kernel_of_columns(classes, options, of_masses is None, gradient is not None, is_plain)
     losses, misfits = scratch.losses.reshape(place.shape), scratch.misfits.reshape(place.shape)
     narrow = Narrow(cube.narrow, of_masses is not None and of_masses.narrow, gradient is not None and gradient.narrow)
-    out = _NO_CUBE[logits.dtype] if gradient is None else gradient.cube
+    out = NO_CUBE[logits.dtype] if gradient is None else gradient.cube
     arguments = (
         logits, logits, narrow, targets.columns(place), options, losses, misfits, upstream[None], _NO_PRODUCTS, out,
         False,

@@ -12,8 +12,7 @@ from fastce.arguments.arrays import Array
 from fastce.arguments.numbers import reduction_of
 from fastce.arguments.options import PLAIN_OPTIONS, checked_options
 from fastce.arguments.out import handed_over
-from fastce.arguments.reductions import mean_factor, reduced, sum_of_terms
-from fastce.arguments.silence import cast, silently
+from fastce.arguments.reductions import factor_of_rows
 from fastce.arguments.words import asked
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
@@ -25,6 +24,7 @@ from fastce.cpu.class_indices import are_classes
 from fastce.cpu.extremes import are_in_range
 from fastce.cpu.layout import goes_past_cache
 from fastce.cpu.plain import (
+    INT64,
     NATIVE,
     OF_PYTHON,
     READY,
@@ -33,11 +33,13 @@ from fastce.cpu.plain import (
     any_misfit,
     cube_of,
     in_runs,
+    is_number_of_threads,
     is_one_run,
     lies_plainly,
     put_back,
     room_for,
     scratch_for,
+    value_of,
 )
 from fastce.cpu.plain_columns import Given, losses_in_columns
 from fastce.cpu.rooms import Room
@@ -47,7 +49,6 @@ from fastce.typing import ValueAndGrad
 
 MANY_ROWS = 2048  # to look for those that are out of range takes less time than to compute them all for nothing
 
-_INT64 = np.dtype(np.int64)
 _DEFAULTS = {**PLAIN_OPTIONS, "axis": None, "reduction": "mean", "n_threads": None}
 _ARRAYS = frozenset({"weight", "sample_weight", "out"})
 _NO_OPTIONS: tuple[tuple[str, ...], tuple[Any, ...], tuple[type, ...]] = (), (), ()
@@ -103,7 +104,7 @@ def plain_cross_entropy(args: tuple[Any, ...], named: dict[str, Any], *, with_gr
         return _in_columns(plan, logits, axis, given, out, with_gradient=with_gradient) if plan.in_columns else None
     if targets.shape != logits.shape[:1]:
         return None
-    if targets.dtype is not _INT64 or targets.flags.num & READY != READY:
+    if targets.dtype is not INT64 or targets.flags.num & READY != READY:
         if targets.dtype.kind not in "iu" or targets.dtype.str[1:] == "u8":  # of which int64 does not hold all
             return None
         targets = targets.astype(np.int64)
@@ -138,13 +139,11 @@ def _in_columns(
 
 def _value(scratch: Scratch, reduction: str, total_weight: float, logits: Array, lead: tuple[int, ...]) -> Any:
     """What the reduction asks for of these losses."""
-    losses = scratch.losses
+    value = value_of(scratch.losses, reduction, total_weight, logits.dtype)
     if reduction == "none":
-        return cast(losses, logits.dtype).reshape(lead)
-    # a sum of losses of float32 has no reason to warn
-    total, exponent = sum_of_terms(losses) if logits.itemsize == 4 else silently(sum_of_terms, losses)
+        return value.reshape(lead)
     put_back(scratch)
-    return reduced(total, reduction, total_weight, exponent)
+    return value
 
 
 plain_value: Callable[..., Any] = partial(plain_cross_entropy, with_gradient=False)
@@ -213,12 +212,11 @@ def _plan_of(
 def _are_plain(given: dict[str, Any], with_gradient: bool) -> bool:
     """Whether these are names that the function has, without weights, and integers where it wants them."""
     of_function = _DEFAULTS.keys() | ({"grad_output"} if with_gradient else set())
-    n_threads = given["n_threads"]
     return (
         given.keys() <= of_function
         and all(given.get(name) is None for name in ("weight", "sample_weight", "grad_output"))
         and type(given["ignore_index"]) is int
-        and (n_threads is None or (type(n_threads) is int and n_threads >= 1))
+        and is_number_of_threads(given["n_threads"])
     )
 
 
@@ -232,7 +230,7 @@ def _checked(about: tuple[int, dict[str, Any]]) -> Options:
 @functools.lru_cache(256)
 def _upstream(count: int, reduction: str) -> Array:
     """What the gradients of so many rows are multiplied by."""
-    return np.array([[mean_factor(float(count)) if reduction == "mean" else 1.0]])
+    return np.array([[factor_of_rows(reduction, float(count))]])
 
 
 def _of_columns(dtype: np.dtype[Any], classes: int, options: Options, with_gradient: bool) -> _Compute:

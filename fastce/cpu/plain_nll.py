@@ -4,18 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from fastce.arguments.arrays import Array
 from fastce.arguments.numbers import REDUCTIONS
 from fastce.arguments.out import handed_over
-from fastce.arguments.reductions import mean_factor, reduced, sum_of_terms
-from fastce.arguments.silence import cast, silently
+from fastce.arguments.reductions import factor_of_rows
 from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
 from fastce.cpu.class_indices import are_classes
-from fastce.cpu.plain import NATIVE, READY, cube_of, is_one_block, room_for, rows_of
-
-_INT64 = np.dtype(np.int64)
-_NO_WEIGHTS = np.empty(0)
-_NO_CUBE = {dtype: np.empty((0, 0, 0), dtype) for dtype in NATIVE}
+from fastce.cpu.plain import INT64, READY, cube_of, is_one_block, room_for, rows_of, value_of
+from fastce.cpu.targets import NO_CUBE, NO_FLOATS
 
 
 def plain_nll(
@@ -34,24 +29,19 @@ def plain_nll(
     gradient = room_for(rows, out, targets) if want_gradient else None
     if want_gradient and gradient is None:
         return None
-    above = np.array([mean_factor(float(count)) if want_gradient and reduction == "mean" else 1.0])
+    above = np.array([factor_of_rows(reduction, float(count))])
     losses, found = np.empty(count), np.zeros(1, np.int64)
-    room = _NO_CUBE[rows.dtype] if gradient is None else cube_of(gradient)
-    points = LikelihoodTargets(targets, -1, _NO_WEIGHTS, _NO_WEIGHTS)
+    room = NO_CUBE[rows.dtype] if gradient is None else cube_of(gradient)
+    points = LikelihoodTargets(targets, -1, NO_FLOATS, NO_FLOATS)
     likelihood_rows.compiled(rows.dtype)(cube_of(rows), points, above, losses, room, found, False)
     if found[0]:
         return None
-    value = cast(losses, rows.dtype) if reduction == "none" else _reduced(losses, reduction)
+    value = value_of(losses, reduction, float(count), rows.dtype)
     return value, None if gradient is None else handed_over(gradient, out, log_probs, [targets])
-
-
-def _reduced(losses: Array, reduction: str) -> float:
-    total, exponent = silently(sum_of_terms, losses)
-    return reduced(total, reduction, float(len(losses)), exponent)
 
 
 def _are_plain(targets: Any, count: int, classes: int) -> bool:
     """Whether a kernel reads them as they lie, and each is a class."""
-    if type(targets) is not np.ndarray or targets.dtype is not _INT64 or targets.shape != (count,):
+    if type(targets) is not np.ndarray or targets.dtype is not INT64 or targets.shape != (count,):
         return False
     return targets.flags.num & READY == READY and are_classes(targets, classes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastce.arguments.labels import Classes
-from fastce.arguments.reductions import mean_factor
+from fastce.arguments.reductions import factor_of_rows
 from fastce.cuda._kernels.jobs import PROBABILITIES, options_of
 from fastce.cuda.arrays import DeviceArray
 from fastce.cuda.layout import rows_of
@@ -74,7 +74,7 @@ class LabelLosses(SelfLosses):
         targets = own_targets(library, within.dtype, (rows, rows), reduction, row_weight=has_positives)
         super().__init__(targets, within, reduction, of_losses, (rows, rows))
         counted = int((others > 0).sum())
-        self.factor: float = within.scale * (mean_factor(counted) if reduction == "mean" else 1.0)
+        self.factor: float = within.scale * factor_of_rows(reduction, counted)
         mates = np.full(rows, -1)  # of the rows that have a single positive
         one, other = classes.couples()
         mates[one] = other

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fastce.arguments.numbers import finite, positive, reduction_of
 from fastce.arguments.positives import Positives, checked_shape
+from fastce.arguments.reductions import factor_of_rows
 from fastce.engine import by_engine
 from fastce.products.engine import Engine, engine_for
 from fastce.products.features import Features, feature_arrays
@@ -232,7 +233,7 @@ class Sigmoids:
         self.reduction = reduction
         self.of_losses = of_losses
         rows = products.left.rows
-        self.share: float = share_of_row(rows if whole_rows is None else whole_rows, reduction)
+        self.share: float = factor_of_rows(reduction, rows if whole_rows is None else whole_rows)
         self.factor: float = self.share * within.factor
         self.points: Pairs = products.pairs(points.rows, points.columns)
         logits = within.scale * self.points.products() + bias
@@ -269,16 +270,11 @@ class Sigmoids:
         return self.share * float(self.slopes_of_rows.sum() + self.slopes.sum())
 
 
-def share_of_row(rows: int, reduction: str) -> float:
-    """What the loss of each row is multiplied by."""
-    return 1.0 / max(rows, 1) if reduction == "mean" else 1.0
-
-
 def reduced_value(losses: Any, reduction: str) -> float:
     """The sum or the mean of the losses of rows."""
     if reduction == "mean" and not losses.size:
         return math.nan
-    share = share_of_row(losses.size, reduction)
+    share = factor_of_rows(reduction, losses.size)
     value = share * float(losses.sum())
     return value if math.isfinite(value) else float((share * losses).sum())
 
