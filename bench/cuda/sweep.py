@@ -45,7 +45,7 @@ class Config:
     def apply(self) -> None:
         """Change fastce; before fastce.cuda is imported for anything else."""
         if self.room_chunks is not None:
-            _set("_kernels.chunk_intrinsics", ROOM_CHUNKS=self.room_chunks)
+            _set("_kernels.shared_intrinsics", ROOM_CHUNKS=self.room_chunks)
         if self.threads is not None:
             _set("_kernels.rows", THREADS=self.threads)
         if self.blocks is not None:

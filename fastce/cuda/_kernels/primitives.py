@@ -51,23 +51,14 @@ if config.ENABLE_CUDASIM:
     )
 else:
     from fastce.cuda._kernels.chunk_intrinsics import (
-        ROOM_CHUNKS,
         chunk_of,
-        fetch,
-        fetch_if,
-        get_reals_by,
-        held,
-        hold,
         load_chunk,
         load_part,
         new_reals,
-        put_reals_by,
         reals_of,
-        room_for,
         store_chunk,
         store_part,
         top_of_chunk,
-        wait_for_fetched,
     )
     from fastce.cuda._kernels.intrinsics import (
         count_both_ways,
@@ -90,6 +81,17 @@ else:
         smallest,
         store_real,
         to_real,
+    )
+    from fastce.cuda._kernels.shared_intrinsics import (
+        ROOM_CHUNKS,
+        fetch,
+        fetch_if,
+        get_reals_by,
+        held,
+        hold,
+        put_reals_by,
+        room_for,
+        wait_for_fetched,
     )
 
 __all__ = [
