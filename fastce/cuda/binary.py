@@ -20,7 +20,7 @@ from fastce.cuda.launching import launch
 from fastce.cuda.layout import blocks_for, contiguous
 from fastce.cuda.rooms import rooms_of
 from fastce.cuda.run import add_up_losses
-from fastce.cuda.targets import number_at, weight_error
+from fastce.cuda.verdicts import number_at, weight_error
 from fastce.typing import Reduction, ValueAndGrad
 
 RANGE = 1e-145, 1e145  # of weights, so that float64 holds the product of two

@@ -20,7 +20,7 @@ from fastce.cuda.layout import FLOATS, blocks_for, contiguous
 from fastce.cuda.precision import with_range
 from fastce.cuda.rooms import rooms_of
 from fastce.cuda.sparse import is_sparse
-from fastce.cuda.targets import number_at
+from fastce.cuda.verdicts import number_at
 from fastce.typing import GradAndHess, Hessian
 
 SMALLEST = 1e-16  # that XGBoost takes

@@ -31,7 +31,8 @@ from fastce.cuda.libraries import Library
 from fastce.cuda.precision import BeyondRange, check_factors, fits, with_range
 from fastce.cuda.run import Call, plan_of
 from fastce.cuda.sparse import is_sparse
-from fastce.cuda.targets import DeviceTargets, check, described_targets, verdict
+from fastce.cuda.targets import DeviceTargets, described_targets
+from fastce.cuda.verdicts import check, verdict
 from fastce.typing import Reduction, ValueAndGrad
 
 

@@ -21,7 +21,8 @@ from fastce.cuda.libraries import Library
 from fastce.cuda.panel_losses import PanelLosses, numbers_of_counted, picked, picked_probabilities
 from fastce.cuda.precision import check_factors, fits, limits
 from fastce.cuda.products import array_module, as_reals, of_numbers, on_device, rows_between, seen, seen_flat
-from fastce.cuda.targets import DeviceTargets, check, verdict
+from fastce.cuda.targets import DeviceTargets
+from fastce.cuda.verdicts import check, verdict
 
 BLOCK_BYTES = 1 << 24
 

@@ -19,7 +19,8 @@ from fastce.cuda.flat import nothing
 from fastce.cuda.launching import launch
 from fastce.cuda.layout import blocks_for, copy, is_contiguous
 from fastce.cuda.run import add_up_losses
-from fastce.cuda.targets import DeviceTargets, check, described_targets
+from fastce.cuda.targets import DeviceTargets, described_targets
+from fastce.cuda.verdicts import check
 from fastce.typing import Reduction, ValueAndGrad
 
 

@@ -26,7 +26,8 @@ from fastce.cuda.libraries import Library
 from fastce.cuda.precision import fits
 from fastce.cuda.products import array_module, as_reals, of_numbers, on_device, reshaped, rows_between, seen, seen_flat
 from fastce.cuda.run import Call, add_up_losses, run
-from fastce.cuda.targets import DeviceTargets, check, no_targets
+from fastce.cuda.targets import DeviceTargets, no_targets
+from fastce.cuda.verdicts import check
 
 
 class PanelLosses:

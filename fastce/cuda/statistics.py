@@ -23,7 +23,8 @@ from fastce.cuda.products import on_device
 from fastce.cuda.rooms import rooms_of
 from fastce.cuda.run import numbers_of
 from fastce.cuda.sparse import is_sparse
-from fastce.cuda.targets import INTEGERS, DeviceTargets, check, described_targets, no_targets, verdict
+from fastce.cuda.targets import INTEGERS, DeviceTargets, described_targets, no_targets
+from fastce.cuda.verdicts import check, verdict
 
 DTYPES = {"rest": "float64", "argmax": "int64", "target_rank": "int64", "in_top_k": "bool"}  # the others are of reals
 OF_SUMS = {"logsumexp", "rest", "entropy", "target_log_prob"}

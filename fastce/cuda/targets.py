@@ -1,27 +1,15 @@
-"""The targets and weights of a call, made ready for kernels and checked on the device."""
+"""The targets and weights of a call, made ready for kernels; `fastce.cuda.verdicts` has the device look at them."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fastce.arguments.arrays import class_index_error
 from fastce.arguments.numbers import number
 from fastce.arguments.places import is_on_device
-from fastce.arguments.sparse import mass_error
-from fastce.cuda._kernels.checks import PER_BLOCK, THREADS, Checked, check_kernel
 from fastce.cuda._kernels.jobs import (
-    BAD_CLASS_WEIGHT,
-    BAD_MASS,
-    BAD_ROW_WEIGHT,
-    BAD_STRUCTURE,
-    BAD_TARGET,
-    BAD_TOTAL_WEIGHT,
-    BEYOND,
     CLASS_INDICES,
     CLASS_WEIGHTS,
-    IS_BAD,
     NO_MASS,
     NO_TARGETS,
     PROBABILITIES,
@@ -31,11 +19,8 @@ from fastce.cuda._kernels.jobs import (
 )
 from fastce.cuda.arrays import DeviceArray, device_array
 from fastce.cuda.flat import nothing
-from fastce.cuda.launching import launch
 from fastce.cuda.layout import FLOATS, Rows, contiguous, filled, rows_of
 from fastce.cuda.libraries import Library
-from fastce.cuda.precision import BeyondRange, limits
-from fastce.cuda.rooms import Rooms, rooms_of
 from fastce.cuda.sparse import csr_arrays, is_sparse
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -52,9 +37,13 @@ class DeviceTargets:
     mass_rows: Rows | None
     library: Library
     kept: list[DeviceArray]  # alive while kernels run
-    report: Any = None  # where the verdict of the last `check` will be
+    report: Any = None  # where the verdict of the last check will be
     weights_given: Any = None  # of classes, in float64 if they were that
     masses_given: Any = None  # of sparse targets, in float64 if they were that
+
+    def set(self, **arrays: Any) -> None:
+        """Put these in the place of arrays that do not apply."""
+        self.arrays = self.arrays._replace(**arrays)
 
 
 class _Reader:
@@ -90,57 +79,67 @@ def described_targets(
     real: str,
     name: str = "logits",
 ) -> DeviceTargets:
-    """The targets of logits, whose shapes are checked here; their values `check` looks at."""
-    reader = _Reader(logits)
+    """The targets of logits, whose shapes are checked here; their values `fastce.cuda.verdicts.check` looks at."""
+    reader, none = _Reader(logits), no_targets(real)
     lead, classes = logits.shape[:axis] + logits.shape[axis + 1 :], logits.shape[axis]
-    per_class = weights_given = per_row = None
+    dense = NO_MASS if spread == 0.0 else SPREAD if weight is None else CLASS_WEIGHTS
+    described = DeviceTargets(NO_TARGETS, dense, none, None, logits.library, reader.kept)
+    described.set(ignore_index=ignore_index if NOT_THERE <= ignore_index < -NOT_THERE else NOT_THERE)
     if weight is not None:
-        weights = _class_weights(reader, weight, classes)
-        as_given = weights.dtype_name if weights.dtype_name in ("float32", "float64") else "float64"
-        per_class, weights_given = (reader.keep(contiguous(weights, name)) for name in (real, as_given))
+        _set_class_weights(described, reader, weight, classes, real)
     if sample_weight is not None:
-        per_row = reader.keep(_row_weights(reader, sample_weight, lead))
-    dense = NO_MASS if spread == 0.0 else SPREAD if per_class is None else CLASS_WEIGHTS
-    none = no_targets(real)
-    indices, first_points, masses, probabilities = none[:4]
-    points, mass_rows, masses_given = NO_TARGETS, None, None
+        described.set(row_weight=reader.keep(_row_weights(reader, sample_weight, lead)).flat())
     if is_sparse(targets):
-        points = SPARSE
-        of_masses, of_columns, of_starts = (
-            reader.keep(part) for part in csr_arrays(targets, "targets", reader.library)
-        )
-        _check_sparse_shape(of_starts, tuple(targets.shape), lead, classes)
-        is_wide = of_masses.dtype_name == "float64"
-        masses_given = reader.keep(contiguous(of_masses, "float64" if is_wide else real)).flat()
-        masses = reader.keep(contiguous(of_masses, real)).flat()
-        indices, first_points = reader.keep(contiguous(of_columns)).flat(), reader.keep(contiguous(of_starts)).flat()
+        _set_points(described, reader, targets, lead, classes, real)
     else:
-        given = reader.read(targets, "targets")
-        if given.dtype_name in INTEGERS:
-            points = CLASS_INDICES
-            _check_shape(given.shape, lead, logits.shape, name)
-            indices = reader.keep(contiguous(given)).flat()
-        elif given.dtype_name in FLOATS:
-            dense = PROBABILITIES
-            mass_rows = _probabilities(reader, given, logits, axis, name)
-            probabilities = mass_rows.array.flat()
-        else:
-            raise TypeError(
-                "targets must be class indices (integers), class probabilities (floats) or a sparse array, got dtype "
-                f"{given.dtype_name}"
-            )
-    if points != CLASS_INDICES and ignore_index >= 0:
+        _set_dense(described, reader, reader.read(targets, "targets"), logits, axis, name)
+    if described.points != CLASS_INDICES and ignore_index >= 0:
         raise ValueError(f"ignore_index applies to class indices, got {ignore_index} with targets of probabilities")
-    arrays = Targets(
-        indices, first_points, masses, probabilities,
-        none.class_weight if per_class is None else per_class.flat(),
-        none.row_weight if per_row is None else per_row.flat(),
-        ignore_index if NOT_THERE <= ignore_index < -NOT_THERE else NOT_THERE,
-    )  # fmt: skip
-    return DeviceTargets(
-        points, dense, arrays, mass_rows, logits.library, reader.kept, None,
-        None if weights_given is None else weights_given.flat(), masses_given,
-    )  # fmt: skip
+    return described
+
+
+def _set_class_weights(described: DeviceTargets, reader: _Reader, value: Any, classes: int, real: str) -> None:
+    array = reader.read(value, "weight")
+    if array.shape != (classes,):
+        raise ValueError(f"weight has shape {array.shape}, expected {(classes,)}")
+    as_given = array.dtype_name if array.dtype_name in ("float32", "float64") else "float64"
+    described.set(class_weight=reader.keep(contiguous(array, real)).flat())
+    described.weights_given = reader.keep(contiguous(array, as_given)).flat()
+
+
+def _set_points(
+    described: DeviceTargets, reader: _Reader, targets: Any, lead: tuple[int, ...], classes: int, real: str
+) -> None:
+    """A sparse matrix: its points, and the mass at each."""
+    masses, columns, starts = (reader.keep(part) for part in csr_arrays(targets, "targets", reader.library))
+    _check_sparse_shape(starts, tuple(targets.shape), lead, classes)
+    as_given = "float64" if masses.dtype_name == "float64" else real
+    described.points = SPARSE
+    described.masses_given = reader.keep(contiguous(masses, as_given)).flat()
+    described.set(
+        classes=reader.keep(contiguous(columns)).flat(),
+        first_points=reader.keep(contiguous(starts)).flat(),
+        masses=reader.keep(contiguous(masses, real)).flat(),
+    )
+
+
+def _set_dense(
+    described: DeviceTargets, reader: _Reader, given: DeviceArray, logits: DeviceArray, axis: int, name: str
+) -> None:
+    """An array: class indices, or probabilities."""
+    if given.dtype_name in INTEGERS:
+        _check_shape(given.shape, logits.shape[:axis] + logits.shape[axis + 1 :], logits.shape, name)
+        described.points = CLASS_INDICES
+        described.set(classes=reader.keep(contiguous(given)).flat())
+    elif given.dtype_name in FLOATS:
+        described.dense = PROBABILITIES
+        described.mass_rows = _probabilities(reader, given, logits, axis, name)
+        described.set(probabilities=described.mass_rows.array.flat())
+    else:
+        raise TypeError(
+            "targets must be class indices (integers), class probabilities (floats) or a sparse array, got dtype "
+            f"{given.dtype_name}"
+        )
 
 
 def _row_weights(reader: _Reader, value: Any, lead: tuple[int, ...]) -> DeviceArray:
@@ -153,13 +152,6 @@ def _row_weights(reader: _Reader, value: Any, lead: tuple[int, ...]) -> DeviceAr
     if array.shape != lead:
         raise ValueError(f"sample_weight has shape {array.shape}, expected {lead}")
     return contiguous(array, "float64")
-
-
-def _class_weights(reader: _Reader, value: Any, classes: int) -> DeviceArray:
-    array = reader.read(value, "weight")
-    if array.shape != (classes,):
-        raise ValueError(f"weight has shape {array.shape}, expected {(classes,)}")
-    return array
 
 
 def _probabilities(reader: _Reader, given: DeviceArray, logits: DeviceArray, axis: int, name: str) -> Rows:
@@ -180,118 +172,3 @@ def _check_sparse_shape(starts: DeviceArray, shape: tuple[int, ...], lead: tuple
     rows = int(np.prod(lead, dtype=np.int64))
     if shape != (rows, classes) or starts.size != rows + 1:
         raise ValueError(f"sparse targets have shape {shape}, expected {(rows, classes)}: one row per row of logits")
-
-
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
-def check(
-    described: DeviceTargets,
-    rows: int,
-    classes: int,
-    is_mean: bool,
-    upstream: float,
-    writes: bool = False,
-    above: Any = None,
-    tickets: int = 0,
-    numbers: int = 0,
-) -> Rooms:
-    """Have the device look at all targets and weights, and find the total weight of the rows.
-
-    Class weights and masses must be of the range that elements are computed in. Rows are multiplied by their weights
-    and by ``above`` in float64, but for gradients; these are of ratios to the total weight in means.
-
-    Returns
-    -------
-    Rooms
-        The report that `verdict` reads; and so many tickets and numbers, for the kernels that come after.
-    """
-    arrays, is_wide = described.arrays, is_float64(described)
-    none, (least, most) = nothing("float64"), _limits(arrays)
-    weights = described.weights_given
-    if weights is None:
-        weights = arrays.class_weight
-    masses, above = (none if array is None else array for array in (described.masses_given, above))
-    most_above = 0.0
-    if writes and not is_wide and (above.size or arrays.row_weight.size):
-        most_above = most / max(abs(upstream), 1.0)
-    blocks = max(1, -(-max(rows, weights.size) // PER_BLOCK))
-    rooms = rooms_of(described.library, 1 + tickets, blocks + numbers)
-    described.report = rooms.report
-    launch(
-        check_kernel(described.points), blocks, THREADS, described,
-        arrays, weights, masses, above,
-        Checked(rows, classes, PER_BLOCK, is_mean, is_wide, upstream, least, most, most_above),
-        rooms.report, rooms.numbers[:blocks], rooms.tickets[:1],
-    )  # fmt: skip
-    return Rooms(rooms.report, rooms.tickets[1:], rooms.numbers[blocks:])
-
-
-def verdict(described: DeviceTargets, rows: int, classes: int) -> Any:
-    """The report, or the error of whatever was found wrong: the host waits for the device here.
-
-    Where float32 has not the range for the numbers of a call, that is a `BeyondRange`.
-    """
-    report, limit = described.report.copy_to_host(), _limits(described.arrays)
-    if report[BAD_CLASS_WEIGHT] > 0.0:
-        bad = number_at(described.weights_given, classes - int(report[BAD_CLASS_WEIGHT]))
-        raise weight_error("weight", bad, limit)
-    if report[BAD_ROW_WEIGHT] > 0.0:
-        bad = number_at(described.arrays.row_weight, rows - int(report[BAD_ROW_WEIGHT]))
-        raise weight_error("sample_weight", bad, limit)
-    if report[BAD_TARGET] > 0.0:
-        row = rows - int(report[BAD_TARGET])
-        raise class_index_error(row, _bad_index(described, row, classes), classes)
-    if report[BAD_STRUCTURE] > 0.0:
-        raise ValueError(
-            f"sparse targets are inconsistent, or their indices not sorted and unique, in row "
-            f"{rows - int(report[BAD_STRUCTURE])}"
-        )
-    if report[BAD_MASS] > 0.0:
-        row = rows - int(report[BAD_MASS])
-        raise mass_error(_bad_mass(described, row), row)
-    if report[BEYOND] > 0.0:
-        raise BeyondRange(is_float64(described), is_written=report[IS_BAD] == 0.0)
-    if report[BAD_TOTAL_WEIGHT] > 0.0:
-        raise ValueError("on a GPU, the weights that a mean is divided by must add up to less than 1.8e308 in size")
-    return report
-
-
-def is_float64(described: DeviceTargets) -> bool:
-    """Whether elements are computed in float64."""
-    return bool(described.arrays.class_weight.dtype == np.float64)
-
-
-def _limits(arrays: Targets) -> tuple[float, float]:
-    """The smallest and the largest weight that elements can be multiplied by."""
-    return limits(arrays.class_weight.dtype)
-
-
-def number_at(numbers: Any, k: int) -> float:
-    """Number k of an array on the device."""
-    return float(numbers[k : k + 1].copy_to_host()[0])
-
-
-def weight_error(name: str, weight: float, within: tuple[float, float]) -> ValueError:
-    """What is wrong with a weight, where these sizes are accepted."""
-    low, high = within
-    if not math.isfinite(weight):
-        return ValueError(f"{name} must be finite, got {weight}")
-    return ValueError(f"on a GPU, sizes of {name} must be 0 or between {low} and {high}, got {weight}")
-
-
-def _bad_mass(described: DeviceTargets, row: int) -> float:
-    """The first mass of this row of a sparse matrix that is none."""
-    first, end = (int(k) for k in described.arrays.first_points[row : row + 2].copy_to_host())
-    masses = described.masses_given[first:end].copy_to_host()
-    return next(float(mass) for mass in masses if not 0.0 <= mass < np.inf)
-
-
-def _bad_index(described: DeviceTargets, row: int, classes: int) -> int:
-    """The first class index out of range of this row."""
-    arrays = described.arrays
-    first, end = row, row + 1
-    if described.points == SPARSE:
-        first, end = (int(k) for k in arrays.first_points[row : row + 2].copy_to_host())
-    indices = arrays.classes[first:end].copy_to_host()
-    return next(int(c) for c in indices if not 0 <= int(c) < classes)

@@ -131,7 +131,8 @@ def small_blocks(monkeypatch):
     Statistics of 300 classes are those of two parts.
     """
     threads, chunks = 64, 128
-    names = ("_kernels.checks", "_kernels.rows", "_kernels.sums", "binary", "groups", "layout", "nll", "run", "targets")
+    kernels = ("_kernels.checks", "_kernels.rows", "_kernels.sums")
+    names = (*kernels, "binary", "groups", "layout", "nll", "run", "verdicts")
     modules = [import_module(f"fastce.cuda.{name}") for name in names]
     for module in modules:
         for name in ("THREADS", "SUM_THREADS", "LONE_THREADS"):
