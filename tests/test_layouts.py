@@ -311,3 +311,23 @@ def test_nll_loss_has_the_same_bits_however_it_is_computed(rng, weighted, dtype,
     assert fastce.nll_loss(ours, labels, **options) == expected
     assert fastce.nll_loss_value_and_grad(ours, labels, grad_output=1e-300, **options).value == expected
     assert fastce.nll_loss_value_and_grad(ours, labels, out=ours, **options).value == expected
+
+
+@covering(
+    {
+        "place": [lambda x: x.astype(x.dtype.newbyteorder()), _misaligned],
+        "dtype": [np.float32, np.float64, np.float16],
+        "shape": [(40_000, 10), (9, 700), (7, 5, 300)],
+        "ignored": [-100, 3],
+    }
+)
+def test_nll_loss_of_what_no_kernel_reads_has_the_same_bits(rng, ignored, shape, dtype, place):
+    x, labels = rng.normal(size=shape).astype(dtype), rng.integers(0, shape[1], (shape[0], *shape[2:]))
+    options = {"weight": rng.random(shape[1]), "ignore_index": ignored}
+    for reduction in ("sum", "none"):
+        plain, other = (
+            fastce.nll_loss_value_and_grad(a, labels, reduction=reduction, **options) for a in (x, place(x))
+        )
+        np.testing.assert_array_equal(other.value, plain.value)
+        np.testing.assert_array_equal(other.grad, plain.grad)
+        np.testing.assert_array_equal(fastce.nll_loss(place(x), labels, reduction=reduction, **options), plain.value)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.arguments.arrays import Array
+from fastce.arguments.arrays import Array, compute_dtype
 from fastce.arguments.reductions import powers_of, product
 from fastce.arguments.silence import silently, store
 from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
@@ -43,21 +43,27 @@ def run(call: NllCall, upstream: Array, exponent: int, out: Array | None, n_thre
     losses = _by_kernel(call, upstream, out, n_threads) if is_ordinary else None
     if losses is not None:
         return losses.value(*call.targets.total)
-    return _by_numpy(call, upstream, exponent, out, _in_slices(call, n_threads) if is_ordinary else None)
+    losses = _in_slices(call, n_threads) if is_ordinary and out is not None else None
+    return _by_numpy(call, upstream, exponent, out, losses)
 
 
 def _by_kernel(call: NllCall, upstream: Array, out: Array | None, n_threads: int | None) -> RowLosses | None:
-    """None if an array cannot be read where it lies, or float64 cannot hold all products of large log probabilities."""
+    """None if a gradient cannot be written where it lies, or float64 cannot hold all products of log probabilities."""
     array, targets = call.array, call.targets
-    cubes = [None if a is None else as_cube(a, around(array.shape, call.axis), array.dtype) for a in (array, out)]
-    cube, gradient = cubes[0], np.empty((0, 0, 0), array.dtype) if out is None else cubes[1]
-    is_replaced = out is not None and array.dtype == np.float64 and np.may_share_memory(out, array)
-    if array.dtype not in (np.float32, np.float64) or cube is None or gradient is None or is_replaced:
+    dtype = compute_dtype(call.rows.dtype)
+    is_replaced = out is not None and dtype == np.float64 and np.may_share_memory(out, array)
+    shape = around(array.shape, call.axis)
+    gradient = np.empty((0, 0, 0), dtype) if out is None else as_cube(out, shape, dtype)
+    if gradient is None or is_replaced:
         return None
+    cube = as_cube(array, shape, dtype)
+    if cube is None and out is None and (losses := _in_slices(call, n_threads)) is not None:
+        return losses
+    cube = _of_entries(call, dtype) if cube is None else cube
     described, found = _described(targets), np.zeros(1, np.int64)
     places = call.places
     parts = starts_of(places)
-    kernel = likelihood_rows.compiled(array.dtype)
+    kernel = likelihood_rows.compiled(dtype)
     kept, memory = RowLosses(call.rows, call.reduction, parts, parts), Room()
     past_cache = out is not None and goes_past_cache(out, array)
 
@@ -113,53 +119,40 @@ def _in_slices(call: NllCall, n_threads: int | None) -> RowLosses | None:
 
 def _by_numpy(call: NllCall, upstream: Array, exponent: int, out: Array | None, losses: RowLosses | None) -> Any:
     """The same of log probabilities and weights of any size, dtype and strides; without losses that are known."""
-    if losses is not None and out is None:
-        return losses.value(*call.targets.total)
-    entries = entries_of(call.targets, narrowed(call.rows.view, -1).shape[:-1])
+    where, masses, exponents = _places_of(call), *call.targets.weights()
     if losses is None:
-        losses = losses_of_entries(call, entries)
+        products, more = product(masses, -_picked(call, where, np.dtype(np.float64)))
+        losses = RowLosses(call.rows, call.reduction, starts_of(call.places))
+        losses.put(slice(None), products, exponents + more)
     value = losses.value(*call.targets.total)
     if out is not None:
         out[...] = 0
-        fractions, more = product(entries.masses, -upstream)
-        slopes = silently(np.ldexp, fractions, entries.exponents + more + exponent)
-        store(narrowed(out, call.axis), entries.where, slopes.reshape(np.shape(entries.where[-1])))
+        fractions, more = product(masses, -upstream)
+        slopes = silently(np.ldexp, fractions, exponents + more + exponent)
+        store(_narrowed(out, call.axis), where, slopes.reshape(np.shape(where[-1])))
     return value
 
 
-class Entries(NamedTuple):
-    """The entries of the targets, one a row.
-
-    Attributes
-    ----------
-    where : tuple of ndarray
-        Where they stand in an array whose class axis is last, see `narrowed`.
-    masses, exponents : ndarray
-        ``v_i * w_y`` as pairs.
-    """
-
-    where: tuple[Any, ...]
-    masses: Array
-    exponents: Array | int
+def _of_entries(call: NllCall, dtype: np.dtype[Any]) -> Array:
+    """The targets' entries for a kernel that could not read them where they are: as cube, the same for all classes."""
+    outer, classes, rows = shape_of_cube(call.array.shape, call.axis)
+    entries = _picked(call, _places_of(call), dtype)
+    return np.broadcast_to(entries.reshape(outer, 1, rows), (outer, classes, rows))
 
 
-def entries_of(described: IndexTargets, lead: tuple[int, ...]) -> Entries:
-    """The entries of these targets, of rows of this shape."""
-    classes = described.picked(slice(0, described.indices.size))[0]
-    where = (*np.indices(lead, sparse=True), classes.reshape(lead)[()])
-    return Entries(where, *described.weights())
+def _picked(call: NllCall, where: tuple[Any, ...], dtype: np.dtype[Any]) -> Array:
+    """What stands in these places of the log probabilities, one a row."""
+    return np.asarray(_narrowed(call.rows.view, -1)[where], dtype=dtype).ravel()
 
 
-def narrowed(array: Array, axis: int) -> Array:
+def _places_of(call: NllCall) -> tuple[Any, ...]:
+    """Where the targets' entries stand in an array whose class axis is last, see `_narrowed`."""
+    lead = _narrowed(call.rows.view, -1).shape[:-1]
+    classes = call.targets.picked(slice(0, call.targets.indices.size))[0]
+    return (*np.indices(lead, sparse=True), classes.reshape(lead)[()])
+
+
+def _narrowed(array: Array, axis: int) -> Array:
     """A view whose class axis is last, without axes of length 1: an index may have 63 parts, an array 64 axes."""
     moved = np.moveaxis(array, axis, -1)
     return moved.squeeze(tuple(k for k, n in enumerate(moved.shape[:-1]) if n == 1))
-
-
-def losses_of_entries(call: NllCall, entries: Entries) -> RowLosses:
-    """The losses of all rows."""
-    picked = np.asarray(narrowed(call.rows.view, -1)[entries.where], dtype=np.float64).ravel()
-    losses, more = product(entries.masses, -picked)
-    kept = RowLosses(call.rows, call.reduction, starts_of(call.places))
-    kept.put(slice(None), losses, entries.exponents + more)
-    return kept
