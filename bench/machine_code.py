@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+from llvmlite import binding
+
 from fastce.cpu._vectors import compiler, target
 
 HOMES = {
@@ -65,13 +67,33 @@ def innermost_loops(assembly: str) -> Iterator[Loop]:
             yield Loop((name, operands) for name, _, operands in body if not name.startswith("."))
 
 
-def assembly_of(name: str, dtype: str) -> str:
-    """The machine code of a kernel, as text."""
+def compiled(name: str, dtype: str) -> Any:
+    """The dispatcher of a kernel, compiled for this dtype."""
     kernel = getattr(import_module(f"fastce.cpu._kernels.{HOMES[name]}"), name)
     dispatcher = kernel.dispatcher(dtype)
     dispatcher.compile(kernel.signature(compiler._STORAGE[dtype]))
-    (assembly,) = dispatcher.inspect_asm().values()
+    return dispatcher
+
+
+def assembly_of(name: str, dtype: str) -> str:
+    """The machine code of a kernel, as text."""
+    (assembly,) = compiled(name, dtype).inspect_asm().values()
     return str(assembly)
+
+
+def neon_assembly_of(name: str, dtype: str) -> str:
+    """The same for a 64-bit ARM CPU, on any machine; Numba must be told to compile for one without AVX."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    (code,) = compiled(name, dtype).inspect_llvm().values()
+    code = re.sub(r"target (triple|datalayout) = .*", "", re.sub(r'"target-(cpu|features)"="[^"]*"', "", str(code)))
+    machine = binding.Target.from_triple("aarch64-unknown-linux-gnu").create_target_machine("neoverse-n1", opt=3)
+    return str(machine.emit_assembly(binding.parse_assembly(code)))
+
+
+def lane_loads(assembly: str) -> int:
+    """How many instructions of an ARM CPU put one more lane into a vector that has some, from memory."""
+    return len(re.findall(r"ld1\t\{ v\d+\.[bhsd] \}\[[1-9]", assembly))
 
 
 def described(name: str, dtype: str, kinds: list[str]) -> dict[str, Any]:

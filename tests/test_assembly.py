@@ -49,3 +49,18 @@ def test_the_loops_over_whole_vectors(name, dtype, cpu, limits, tmp_path):
         assert found[kind]["arithmetic"] <= limit
     if name.endswith("rows") and "writes" in limits and dtype == "float32":
         assert found["past the cache"], "large results go through the cache"
+
+
+NEON_PROGRAM = """
+from bench.machine_code import neon_assembly_of, lane_loads
+print(lane_loads(neon_assembly_of({!r}, {!r})))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dtype"), [("logsumexp_columns", "float32"), ("logsumexp_rows", "float16")])
+def test_the_last_vector_of_a_row_is_not_read_lane_by_lane_without_masks(name, dtype, tmp_path):
+    out, _ = run_script(
+        NEON_PROGRAM.format(name, dtype), tmp_path, timeout=300, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES=""
+    )
+    assert int(out) == 0

@@ -37,13 +37,6 @@ def _alignment(stored: ir.VectorType) -> ir.Constant:
     return ir.Constant(ir.IntType(32), bits // 8)
 
 
-def load_masked(builder: Any, place: Any, mask: Any, others: Any) -> Any:
-    """The vector at ``place``, of which only the lanes in the mask are read; ``others`` gives the rest."""
-    place = builder.bitcast(place, others.type.as_pointer())
-    name = f"llvm.masked.load.{_llvm_name(others.type)}.p0"
-    return _call_llvm(builder, name, others.type, [place, _alignment(others.type), mask, others])
-
-
 def store_masked(builder: Any, place: Any, mask: Any, value: Any) -> None:
     """Write the lanes in the mask."""
     place = builder.bitcast(place, value.type.as_pointer())

@@ -10,8 +10,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastce.cpu._vectors.addresses import element_pointer, lanes_mask, load_masked, store_masked
+from fastce.cpu._vectors.addresses import element_pointer
 from fastce.cpu._vectors.compiler import real_of
+from fastce.cpu._vectors.first_lanes import load_first_lanes, store_first_lanes
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
 from fastce.cpu._vectors.moves import _shuffled
 from fastce.cpu._vectors.simd import VECTOR_BYTES, vector_of
@@ -87,8 +88,7 @@ def _fours_at(all_there: bool, whole: bool) -> tuple[Any, Any]:
                     place = builder.bitcast(place, stored.as_pointer())
                     parts.append(builder.load(place, align=storage.bitwidth // 8, typ=stored))
                 else:
-                    mask = lanes_mask(builder, count, FOUR)
-                    parts.append(load_masked(builder, place, mask, ir.Constant(stored, None)))
+                    parts.append(load_first_lanes(builder, place, stored, count))
             vectors = [_widen(builder, storage, _joined(builder, parts[k::FOUR])) for k in range(FOUR)]
             return context.make_tuple(builder, result, _transposed(builder, vectors, _in_128_bits(storage)))
 
@@ -110,7 +110,7 @@ def _fours_at(all_there: bool, whole: bool) -> tuple[Any, Any]:
                     place = builder.bitcast(place, part.type.as_pointer())
                     builder.store(part, place, align=storage.bitwidth // 8)
                 else:
-                    store_masked(builder, place, lanes_mask(builder, count, FOUR), part)
+                    store_first_lanes(builder, place, part, count)
 
         return types.void(row, types.int64, types.int64, types.int64, types.int64, vectors), codegen
 

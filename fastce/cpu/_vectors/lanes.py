@@ -11,8 +11,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastce.cpu._vectors.addresses import element_pointer, lanes_mask, load_masked, store_masked
+from fastce.cpu._vectors.addresses import element_pointer, lanes_mask, store_masked
 from fastce.cpu._vectors.compiler import inline, real_of
+from fastce.cpu._vectors.first_lanes import load_first_lanes
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
 from fastce.cpu._vectors.simd import _call_llvm, _llvm_name, _splat, vector_of, where_less
 from fastce.cpu._vectors.target import has_avx512
@@ -128,8 +129,7 @@ def load_numbers(typingctx, row, numbers, i, count):
         _, numbers, i, count = args
         integers = ir.VectorType(ir.IntType(64), result.lanes)
         place = element_pointer(builder, context, sig.args[1], numbers, i)
-        mask = lanes_mask(builder, count, result.lanes)
-        value = load_masked(builder, place, mask, ir.Constant(integers, [-1] * result.lanes))
+        value = load_first_lanes(builder, place, integers, count, -1)
         return builder.sitofp(value, context.get_value_type(result))
 
     return result(row, numbers, types.int64, types.int64), codegen

@@ -18,10 +18,9 @@ from fastce.cpu._vectors.addresses import (
     element_pointer,
     elements_missing,
     lanes_mask,
-    load_masked,
-    store_masked,
 )
 from fastce.cpu._vectors.compiler import inline, real_of
+from fastce.cpu._vectors.first_lanes import load_first_lanes, store_first_lanes
 from fastce.cpu._vectors.half import _narrow, _stored_vector, _widen
 from fastce.cpu._vectors.simd import Vector, _splat, vector_of
 from fastce.cpu._vectors.target import bytes_ahead, is_zen
@@ -84,9 +83,8 @@ def load_first(typingctx, row, i, count, fill):
         storage = sig.args[0].dtype
         place = element_pointer(builder, context, sig.args[0], row, i)
         stored = _stored_vector(context, storage, result.lanes)
-        mask = lanes_mask(builder, count, result.lanes)
-        value = _widen(builder, storage, load_masked(builder, place, mask, ir.Constant(stored, None)))
-        return builder.select(mask, value, _splat(builder, fill, result.lanes))
+        value = _widen(builder, storage, load_first_lanes(builder, place, stored, count))
+        return builder.select(lanes_mask(builder, count, result.lanes), value, _splat(builder, fill, result.lanes))
 
     return result(row, types.int64, types.int64, real), codegen
 
@@ -155,7 +153,7 @@ def store_first(typingctx, row, i, vector, count):
         row, i, vector, count = args
         value = _narrow(builder, sig.args[0].dtype, vector)
         place = element_pointer(builder, context, sig.args[0], row, i)
-        store_masked(builder, place, lanes_mask(builder, count, value.type.count), value)
+        store_first_lanes(builder, place, value, count)
 
     return types.void(row, types.int64, vector, types.int64), codegen
 
