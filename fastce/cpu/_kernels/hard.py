@@ -209,10 +209,13 @@ def sum_hard_and_keep(running, sums, tile, source, classes, count, scaled_by, co
 
 
 @outlined
-def sum_hard_and_hold(running, sums, tile, source, classes, count, scaled_by, coming, rest, _):
+def sum_hard_and_hold(running, sums, tile, source, classes, count, scaled_by, coming, rest, keeps):
     """The same, and the sums without the largest exp: HELD and LARGEST_OTHER."""
     scaled_by = with_factor_1(scaled_by)
-    add_all_others(running, sums, tile, source, classes, count, scaled_by, coming, rest, False, True)
+    if keeps:
+        add_all_others(running, sums, tile, source, classes, count, scaled_by, coming, rest, True, True)
+    else:
+        add_all_others(running, sums, tile, source, classes, count, scaled_by, coming, rest, False, True)
 
 
 @outlined

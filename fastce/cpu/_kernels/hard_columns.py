@@ -118,13 +118,11 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
                         exps, to = (kept, keeps, scaled_by), row_pointer(products, o)
                         put_hard_products(states, running, sums, tile, exps, group, here, classes, row_weights, at, to)
                         continue
-                    if keeps and all_fit and finish_kept(states, running, here):
+                    if keeps and all_fit and finish_kept(states, running, here, scaled_by):
                         if narrow.gradient:
-                            put_kept(running, numbers, room, kept, width, count, scaled_by, gradient, o, first)
+                            put_kept(running, numbers, room, kept, width, count, gradient, o, first)
                         else:
-                            put_kept_columns(
-                                running, numbers, room, kept, width, count, scaled_by, gradient, o, first, past_cache
-                            )
+                            put_kept_columns(running, numbers, room, kept, width, count, gradient, o, first, past_cache)
                         is_written = True
                         continue
                     finish_hard_gradients(states, here)

@@ -5,7 +5,7 @@ class weights nor a z-loss: what is weighed is left out of a loop of their own.
 """
 
 from fastce.cpu._kernels.column_targets import weigh_by_class
-from fastce.cpu._kernels.lines import EXPS, HELD, HIGHEST, MASS_SUM, REFERENCE, X_CHOSEN, put_exps, whole_sum
+from fastce.cpu._kernels.lines import EXPS, MASS_SUM, REFERENCE, X_CHOSEN, put_exps, whole_sum
 from fastce.cpu._kernels.states import (
     DISTANCES,
     EXP_TARGET,
@@ -17,7 +17,6 @@ from fastce.cpu._kernels.states import (
     REST,
     REST_MASS,
     TARGET_MASS,
-    TOP,
     TOTAL,
     X_TARGET,
     Z_MASS,
@@ -29,7 +28,7 @@ from fastce.cpu._vectors.exponential import with_factor_1
 from fastce.cpu._vectors.lanes import any_nan, store_real
 from fastce.cpu._vectors.logarithm import log_times_power
 from fastce.cpu._vectors.memory import keep_first, lanes_of, load, load_first, store
-from fastce.cpu._vectors.simd import fma, where_equal, where_less, where_zero
+from fastce.cpu._vectors.simd import fma, where_less, where_zero
 
 
 @inline
@@ -124,17 +123,3 @@ def look_at_hard_rows(states, running, sums, first, count, classes, options, mas
         weigh_by_class(states, TARGET_MASS, running, first, classes, count, masses[3])
     scale, z_loss = scale_of(options), options.z_loss
     return finish_hard(states, running, sums, first, count, scale, z_loss, scaled_by, None, has_weight)
-
-
-@inline
-def put_largest(states, running, sums, group, others, lanes, first, count):
-    """The largest x of rows whose largest exp `sum_hard_and_hold` has held back, and the sum of all other terms.
-
-    The latter goes to ``others`` of a table of the group. Where the target is the largest, it is REST.
-    """
-    for k in range(0, count, lanes):
-        store_real(states, TOP + k, load(running, HIGHEST + first + k))
-    for k in range(0, count, LANES):
-        x, top = load(states, X_TARGET + k), load(states, TOP + k)
-        without_both = whole_sum(sums, lanes, HELD, first + k) + load(states, EXP_TARGET + k)
-        store(group, others + k, where_equal(x, top, load(states, REST + k), without_both))

@@ -61,10 +61,11 @@ def slopes_of(states, k):
 
 
 @outlined
-def finish_kept(states, running, count):
+def finish_kept(states, running, count, scaled_by):
     """SHARE, the factor, and AT_CHOSEN, the target's gradient, for `put_kept`; whether all factors will do.
 
-    REFERENCE becomes that of the exp times the factor's power of two, as in `finish_hard_gradients`.
+    REFERENCE then becomes the least logit whose exp, times the factor's power of two as in `finish_hard_gradients`, is
+    not 0.
     """
     zero, one = load_first(states, 0, 0, 0.0), load_first(states, 0, 0, 1.0)
     misfits = zero
@@ -77,7 +78,12 @@ def finish_kept(states, running, count):
         store_rounded(running, REFERENCE + k, load(states, EXPONENT + k) - power)
         store_rounded(running, SHARE + k, factor)
         store_rounded(running, AT_CHOSEN + k, of_target)
-    return not any_nan(misfits)
+    if any_nan(misfits):
+        return False
+    for k in range(0, count, lanes_of(running)):
+        exponent = load(running, REFERENCE + k)
+        store(running, REFERENCE + k, least_argument(exponent, exponent, scaled_by))
+    return True
 
 
 @outlined
@@ -93,71 +99,97 @@ def finish_hard_gradients(states, count):
 
 
 @inline
-def gradient_at(tile, kept, at, number, rest):
+def first_term(tile, x, e, of_exp):
+    """upstream mass p of one class of one vector of rows, from its logit and exp."""
+    factor, lowest = of_exp
+    return where_less(x, lowest, to_real(tile, 0.0), e * factor)
+
+
+@inline
+def parts_of_gradient(running, k, _):
+    """What the gradients of one vector of rows are made of."""
+    of_exp = load(running, SHARE + k), load(running, REFERENCE + k)
+    return of_exp, load(running, CHOSEN + k), load(running, AT_CHOSEN + k)
+
+
+@inline
+def gradient_at(tile, kept, at, number, parts):
     """That of one class of one vector of rows."""
-    factor, lowest, target, of_target = rest
+    of_exp, target, of_target = parts
     x = elements(tile, at, lanes_of(tile), to_real(tile, 0.0))
-    gradient = where_less(x, lowest, to_real(tile, 0.0), load(kept, at) * factor)
-    return where_equal(target, number, of_target, gradient)
+    return where_equal(target, number, of_target, first_term(tile, x, load(kept, at), of_exp))
+
+
+@inline
+def four_at(one_at, tile_and_kept, c, k, width, rest):
+    """Those of four classes of one vector of rows, from class c on."""
+    (tile, kept), (parts, numbers), at = tile_and_kept, rest, c * width + k
+    return (
+        one_at(tile, kept, at, number_at(numbers, c), parts),
+        one_at(tile, kept, at + width, number_at(numbers, c + 1), parts),
+        one_at(tile, kept, at + 2 * width, number_at(numbers, c + 2), parts),
+        one_at(tile, kept, at + 3 * width, number_at(numbers, c + 3), parts),
+    )
 
 
 @inline
 def gradients_at(tile_and_kept, c, k, width, rest):
-    """Those of four classes of one vector of rows, from class c on."""
-    (tile, kept), (rest, numbers), at = tile_and_kept, rest, c * width + k
-    return (
-        gradient_at(tile, kept, at, number_at(numbers, c), rest),
-        gradient_at(tile, kept, at + width, number_at(numbers, c + 1), rest),
-        gradient_at(tile, kept, at + 2 * width, number_at(numbers, c + 2), rest),
-        gradient_at(tile, kept, at + 3 * width, number_at(numbers, c + 3), rest),
-    )
-
-
-@outlined
-def put_kept(running, numbers, tile, kept, width, count, scaled_by, gradient, outer, first):
-    """The gradients of rows that all fit."""
-    rows, row_stride, classes = row_pointer(gradient, outer), row_stride_of(gradient), gradient.shape[1]
-    lanes = lanes_of(rows)
-    for k in range(0, count, lanes):
-        exponent = load(running, REFERENCE + k)
-        lowest = least_argument(exponent, exponent, scaled_by)
-        factor, target, of_target = load(running, SHARE + k), load(running, CHOSEN + k), load(running, AT_CHOSEN + k)
-        rest = (factor, lowest, target, of_target), numbers
-        here, place = min(lanes, count - k), (first + k) * row_stride
-        put_lanes(gradients_at, (tile, kept), k, width, here, classes, rows, place, row_stride, rest)
+    """`gradient_at` of four classes."""
+    return four_at(gradient_at, tile_and_kept, c, k, width, rest)
 
 
 @inline
-def gradient_of_rows(running, tile, kept, c, k, width, number):
-    """The gradients of one class of one vector of rows, which may begin anywhere."""
-    factor, lowest = load(running, SHARE + k), load(running, REFERENCE + k)
-    rest = factor, lowest, load(running, CHOSEN + k), load(running, AT_CHOSEN + k)
-    return gradient_at(tile, kept, c * width + k, number, rest)
+def put_rows(four_of, parts_of, running, numbers, tile, kept, width, count, array, outer, first, constants):
+    """What ``four_of`` makes of each four classes of rows that all fit, where classes are adjacent."""
+    rows, row_stride, classes = row_pointer(array, outer), row_stride_of(array), array.shape[1]
+    lanes = lanes_of(rows)
+    for k in range(0, count, lanes):
+        rest = parts_of(running, k, constants), numbers
+        here, place = min(lanes, count - k), (first + k) * row_stride
+        put_lanes(four_of, (tile, kept), k, width, here, classes, rows, place, row_stride, rest)
 
 
-@outlined
-def put_kept_columns(running, numbers, tile, kept, width, count, scaled_by, gradient, outer, first, past_cache):
-    """`put_kept` where rows are adjacent: class by class, as far as they lie side by side.
+@inline
+def put_columns(
+    one_at, parts_of, running, numbers, tile, kept, width, count, array, outer, first, past_cache, constants
+):
+    """`put_rows` where rows are adjacent: class by class, as far as they lie side by side.
 
     Vectors are written at multiples of their size if all classes of a row allow that.
     """
-    rows, stride, classes = row_pointer(gradient, outer), gradient.strides[1] // gradient.itemsize, gradient.shape[1]
+    rows, stride, classes = row_pointer(array, outer), array.strides[1] // array.itemsize, array.shape[1]
     lanes = lanes_of(rows)
-    for k in range(0, count, lanes):
-        exponent = load(running, REFERENCE + k)
-        store(running, REFERENCE + k, least_argument(exponent, exponent, scaled_by))
     aligned = stride % lanes == 0
     before = min(elements_to_boundary(rows, first), count) if aligned else 0
     end = count - (count - before) % lanes
     for c in range(classes):
-        number, to = number_at(numbers, c), first + c * stride
+        number, to, at = number_at(numbers, c), first + c * stride, c * width
         if before > 0:
-            store_first(rows, to, gradient_of_rows(running, tile, kept, c, 0, width, number), before)
+            y = one_at(tile, kept, at, number, parts_of(running, 0, constants))
+            store_first(rows, to, y, before)
         if past_cache and aligned:
             for k in range(before, end, lanes):
-                store_whole(rows, to + k, gradient_of_rows(running, tile, kept, c, k, width, number), True)
+                y = one_at(tile, kept, at + k, number, parts_of(running, k, constants))
+                store_whole(rows, to + k, y, True)
         else:
             for k in range(before, end, lanes):
-                store_whole(rows, to + k, gradient_of_rows(running, tile, kept, c, k, width, number), False)
+                y = one_at(tile, kept, at + k, number, parts_of(running, k, constants))
+                store_whole(rows, to + k, y, False)
         if end < count:
-            store_first(rows, to + end, gradient_of_rows(running, tile, kept, c, end, width, number), count - end)
+            y = one_at(tile, kept, at + end, number, parts_of(running, end, constants))
+            store_first(rows, to + end, y, count - end)
+
+
+@outlined
+def put_kept(running, numbers, tile, kept, width, count, gradient, outer, first):
+    """The gradients of rows that all fit, where classes are adjacent."""
+    put_rows(gradients_at, parts_of_gradient, running, numbers, tile, kept, width, count, gradient, outer, first, ())
+
+
+@outlined
+def put_kept_columns(running, numbers, tile, kept, width, count, gradient, outer, first, past_cache):
+    """`put_kept` where rows are adjacent."""
+    put_columns(
+        gradient_at, parts_of_gradient, running, numbers, tile, kept, width, count, gradient, outer, first, past_cache,
+        (),
+    )  # fmt: skip
