@@ -10,7 +10,15 @@ from numba import types
 
 from fastce.cpu._kernels.states import LANES
 from fastce.cpu._vectors.compiler import inline, kernel, outlined, structure, vector
-from fastce.cpu._vectors.memory import element, finish_stores, from_element, lanes_of, pointer, row_pointer, set_element
+from fastce.cpu._vectors.memory import (
+    element,
+    finish_stores,
+    from_element,
+    lanes_of,
+    pointer,
+    row_pointer,
+    set_element,
+)
 from fastce.cpu._vectors.rooms import float64_room, storage_room
 from fastce.cpu._vectors.stretches import copy_stretch
 
@@ -34,17 +42,22 @@ class LikelihoodTargets(NamedTuple):
 def look_up(targets, first, rows, classes, places, masses):
     """The class and mass of rows from here on, class 0 and mass 0 if one is absent; whether all masses are 1.
 
-    Every index is read once, without branches: another thread may change it, and a CPU would guess them wrong.
+    Every index is read once, without branches: another thread may change it, and a CPU would guess them wrong. Masses
+    that are all 1 are not put down.
     """
     given, ignored = from_element(pointer(targets.classes), first), targets.ignored
     absent = 0
     for r in range(rows):
         y = given[r]
         is_absent = (types.uint64(y) >= types.uint64(classes)) | (y == ignored)  # without its sign, a negative is large
-        places[r] = 0 if is_absent else y
-        masses[r] = 0.0 if is_absent else 1.0
+        places[r] = -1 if is_absent else y
         absent += 1 if is_absent else 0
     has_class_weight, has_row_weight = targets.class_weight.shape[0] > 0, targets.row_weight.shape[0] > 0
+    if absent == 0 and not (has_class_weight or has_row_weight):
+        return True
+    for r in range(rows):
+        masses[r] = 0.0 if places[r] < 0 else 1.0
+        places[r] = max(places[r], 0)
     if has_class_weight:
         for r in range(rows):
             masses[r] = 0.0 if masses[r] == 0.0 else targets.class_weight[places[r]]
@@ -52,7 +65,7 @@ def look_up(targets, first, rows, classes, places, masses):
         row_weight = from_element(pointer(targets.row_weight), first)
         for r in range(rows):
             masses[r] = 0.0 if masses[r] == 0.0 else masses[r] * row_weight[r]
-    return absent == 0 and not (has_class_weight or has_row_weight)
+    return False
 
 
 @inline
@@ -95,9 +108,11 @@ def put_losses(places, masses, log_probs, rows, losses, are_ones):
 @inline
 def put_slopes(places, masses, gradient, rows, upstream, one_for_all, are_ones):
     """-m_i upstream_i at the target of each row."""
-    place, step, stride = gradient
+    (place, step, stride), above = gradient, upstream[0]
     for r in range(rows):
-        above, mass = upstream[0] if one_for_all else upstream[r], 1.0 if are_ones else masses[r]
+        if not one_for_all:
+            above = upstream[r]
+        mass = 1.0 if are_ones else masses[r]
         set_element(place, places[r] * stride + r * step, 0.0 if mass == 0.0 else mass * -above + 0.0)
 
 
@@ -109,6 +124,8 @@ def put_gradients(places, masses, gradient, rows, classes, upstream, one_for_all
         put_slopes(places, masses, gradient, rows, upstream, True, True)
     elif one_for_all:
         put_slopes(places, masses, gradient, rows, upstream, True, False)
+    elif are_ones:
+        put_slopes(places, masses, gradient, rows, upstream, False, True)
     else:
         put_slopes(places, masses, gradient, rows, upstream, False, False)
 
