@@ -7,6 +7,7 @@ import naive
 import numpy as np
 import pytest
 import scipy.special
+from checks import allocated
 from covering import covering
 
 import fastce
@@ -544,6 +545,13 @@ def test_axis_out_of_range_and_axis_twice_are_value_errors(name):
     for axis in [0.5, "0"]:
         with pytest.raises(TypeError):
             run(name, np.zeros((2, 3)), axis=axis)
+
+
+@pytest.mark.parametrize("shape", [(1 << 20, 2), (8, 2, 1 << 17)])
+def test_logsumexp_of_many_rows_keeps_no_more_than_its_results(shape):
+    x = np.zeros(shape, np.float32)
+    size = fastce.logsumexp(x, axis=1).nbytes
+    assert allocated(lambda: fastce.logsumexp(x, axis=1, n_threads=1)) < 1.5 * size
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from fastce.arguments.arrays import Array, compute_dtype, kernel_dtype, plain_array, real_array, reduced_axes
 from fastce.arguments.numbers import checked_num_threads, flag
 from fastce.arguments.out import checked_out, handed_over
-from fastce.arguments.silence import cast
 from fastce.cpu.plain_softmax import plain_logsumexp, plain_softmax
 from fastce.cpu.signed_logsumexp import signed_logsumexp
 from fastce.cpu.softmax import logsumexp_over, softmax_over
@@ -125,7 +124,7 @@ def logsumexp(
         if return_sign:
             return tuple(_as_scipy_shapes(part, array, axes, keepdims) for part in (results, signs))
         return _as_scipy_shapes(_where_not_negative(results, signs), array, axes, keepdims)
-    result = cast(logsumexp_over(array, axes, n_threads), kernel_dtype(array.dtype))
+    result = logsumexp_over(array, axes, n_threads, kernel_dtype(array.dtype))
     return _as_scipy_shapes(result, array, axes, keepdims)
 
 
