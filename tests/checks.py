@@ -25,6 +25,13 @@ def dtype_of(name):
     return np.dtype(ml_dtypes.bfloat16)
 
 
+def forget_plain_calls(monkeypatch):
+    """What has been found out of plain calls is found out anew."""
+    found = {}
+    for name in ("plain", "plain_cross_entropy"):
+        monkeypatch.setattr(f"fastce.cpu.{name}.remembered", found)
+
+
 def computed_in(dtype):
     """Also the dtype of the losses."""
     return np.dtype(np.float64 if dtype.newbyteorder("=") == np.float64 else np.float32)

@@ -54,6 +54,7 @@ def rng():
 def small_blocks(monkeypatch):
     """Small calls are cut in blocks too, and go to all threads."""
     monkeypatch.setattr("fastce.cpu.threads.INLINE_BYTES", 1 << 16)
+    import_module("checks").forget_plain_calls(monkeypatch)
     for name in ("threads", "columns"):
         monkeypatch.setattr(f"fastce.cpu.{name}.BLOCK_BYTES", 1 << 18)
 

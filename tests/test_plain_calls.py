@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from checks import forget_plain_calls
 
 import fastce
 from fastce.cpu import plain
+from fastce.cpu._kernels.few_sums import MOST, sum_of_few
 
 SHAPES = [
     (32, 10), (1, 2), (3, 1), (1, 1), (17, 256), (5, 257), (7, 1000), (1, 16384), (16, 1025), (200, 3), (0, 4), (4, 0),
@@ -106,6 +108,7 @@ def check(monkeypatch, function, prepare):
     args, options = prepare()
     with monkeypatch.context() as patch:
         patch.setattr(plain, "LARGEST_PLAIN", 0)
+        forget_plain_calls(patch)
         expected = outcome(function, args, options)
     assert found == expected
 
@@ -316,6 +319,9 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
         lambda: fastce.cross_entropy(x.T, targets, axis=0),
         lambda: fastce.cross_entropy(x.T.copy(), targets, axis=-2, softcap=30.0),
         lambda: fastce.cross_entropy_value_and_grad(x[::2], targets[::2]),
+        lambda: fastce.logsumexp(x.T, axis=0, keepdims=True),
+        lambda: fastce.softmax(x.T.copy(), axis=0),
+        lambda: fastce.log_softmax(image.swapaxes(1, 3).copy(), axis=1),
     ]
     for other in others:
         if classes <= 256:
@@ -324,7 +330,7 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
         with pytest.raises(AssertionError, match="the usual way"):
             other()
     with pytest.raises(AssertionError, match="the usual way"):
-        fastce.softmax(x.T, axis=0)
+        fastce.softmax(x.T, axis=1)
 
 
 @pytest.mark.parametrize(
@@ -376,3 +382,10 @@ def test_threads_do_not_share_what_calls_keep(rng, classes):
 
     with ThreadPoolExecutor(8) as executor:
         assert all(executor.map(agrees, calls, expected))
+
+
+def test_the_sum_of_a_few_has_the_bits_of_numpys(rng):
+    kernel = sum_of_few.compiled(np.dtype(np.float64))
+    for count in range(1, MOST + 1):
+        terms = rng.normal(size=count) * 10.0 ** rng.integers(-8, 8, count)
+        assert kernel(terms) == np.add.reduce(terms)

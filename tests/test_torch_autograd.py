@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from checks import forget_plain_calls  # noqa: E402
 from torch_calls import LOSSES, WHOLE  # noqa: E402
 
 import fastce  # noqa: E402
@@ -36,6 +37,7 @@ def targets(rng):
 def as_usual(monkeypatch):
     """The way of calls that are not plain."""
     monkeypatch.setattr(plain, "LARGEST_PLAIN", 0)
+    forget_plain_calls(monkeypatch)
 
 
 @pytest.fixture
@@ -97,6 +99,7 @@ def test_the_gradient_is_handed_over_without_a_copy(logits, targets, monkeypatch
         return result
 
     monkeypatch.setattr(plain, "LARGEST_PLAIN", largest)
+    forget_plain_calls(monkeypatch)
     monkeypatch.setattr(torch, "from_numpy", spied)
     fastce.torch.cross_entropy(logits, targets).backward()
     assert logits.grad.data_ptr() == places[0]  # not scaled
@@ -136,6 +139,7 @@ def test_plain_calls_are_as_usual(rng, monkeypatch, reduction, classes):
     logits, targets = rng.normal(size=(40, classes)).astype(np.float32), torch.tensor(rng.integers(0, classes, 40))
     found = results()
     monkeypatch.setattr(plain, "LARGEST_PLAIN", 0)
+    forget_plain_calls(monkeypatch)
     torch.testing.assert_close(found, results(), rtol=0.0, atol=0.0)
 
 

@@ -51,7 +51,10 @@ def powers_of(factors: Array | None) -> tuple[float, float]:
         size = abs(float(factors.item()))
         power = math.log2(size) if 0.0 < size < math.inf else 0.0
         return power, power
-    low, high = float(factors.min(initial=np.inf)), float(factors.max(initial=0.0))
+    low, high = (
+        float(np.minimum.reduce(factors, None, initial=np.inf)),
+        float(np.maximum.reduce(factors, None, initial=0.0)),
+    )
     if 0.0 < low <= high < math.inf:
         return math.log2(low), math.log2(high)
     sizes = np.abs(factors)

@@ -26,7 +26,7 @@ def for_mean(targets: TargetRows) -> TargetRows:
 
     A mean does not change if all row weights are multiplied.
     """
-    if _is_ordinary(targets):
+    if _needs_no_care(targets):
         return targets
     total_weight, exponent = sum_of(targets.weights())
     if total_weight == 0.0:
@@ -43,17 +43,22 @@ def for_mean(targets: TargetRows) -> TargetRows:
 
 def total_of(targets: TargetRows) -> tuple[float, int]:
     """(w, e): the total weight is w * 2**e, which float64 need not hold, while row weights stay as they are."""
-    if _is_ordinary(targets):
+    if _needs_no_care(targets):
         return targets.total
     fraction, exponent = sum_of(targets.weights())
     return (fraction, exponent) if fraction != 0.0 else (0.0, 0)
 
 
-def _is_ordinary(targets: TargetRows) -> bool:
-    """Whether the total weight needs no care; a mean over rows of probabilities never does."""
+def _needs_no_care(targets: TargetRows) -> bool:
+    """Whether the total weight is ordinary; that of a mean over rows of probabilities always is."""
     if targets.per_row is None and (targets.per_class is None or isinstance(targets, MassTargets)):
         return True
-    return ORDINARY > abs(targets.total_weight) > 1.0 / ORDINARY
+    return is_ordinary(targets.total_weight)
+
+
+def is_ordinary(total_weight: float) -> bool:
+    """Whether dividing by it needs no care."""
+    return ORDINARY > abs(total_weight) > 1.0 / ORDINARY
 
 
 def target_rows(

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.silence import silently
-from fastce.cpu._kernels.indices import COUNTERS, IGNORED, WRONG, check_indices, count_indices, pick_indices
+from fastce.cpu._kernels.indices import COUNTERS, FEW, IGNORED, WRONG, check_indices, count_indices, pick_indices
 
 _ANY = np.dtype(np.float64)  # these kernels know no logits
 MOST_COUNTED = 4096  # classes whose rows are counted: counters that stay in the cache
@@ -58,13 +58,20 @@ def weight_of_classes(
 
     Of class weights, that of how often each class occurs: fewer roundings than a sum over all rows.
     """
-    ignored, found = number_of_ignored(ignored_class, indices.dtype), np.empty(2, np.int64)
-    given = as_int64(indices), classes, *ignored
-    if per_class is None:
-        check_indices.compiled(_ANY)(*given, found)
-        weight = float(indices.size - found[IGNORED])
-    else:
-        counts = np.zeros((COUNTERS, classes), np.int64)
-        count_indices.compiled(_ANY)(*given, counts, found)
-        weight = float(silently(np.dot, np.add.reduce(counts).astype(np.float64), per_class))
-    return weight, int(found[WRONG]), int(found[IGNORED])
+    ignored = number_of_ignored(ignored_class, indices.dtype)
+    if per_class is not None:
+        counts, wrong, absent = count_of_classes(as_int64(indices), classes, ignored)
+        return float(silently(np.dot, counts, per_class)), wrong, absent
+    found = np.empty(2, np.int64)
+    check_indices.compiled(_ANY)(as_int64(indices), classes, *ignored, found)
+    wrong, absent = found.tolist()
+    return float(indices.size - absent), wrong, absent
+
+
+def count_of_classes(indices: Array, classes: int, ignored: tuple[int, bool]) -> tuple[Array, int, int]:
+    """(how often each class occurs, as float64, how many are out of range, how many are ignored), of int64."""
+    counts, found = np.zeros((COUNTERS, classes), np.int64), np.empty(2, np.int64)
+    count_indices.compiled(_ANY)(indices, classes, *ignored, counts, found)
+    wrong, absent = found.tolist()
+    total = counts[0] if classes <= FEW else np.add.reduce(counts)
+    return total.astype(np.float64), wrong, absent

@@ -60,9 +60,25 @@ def _is_within(options: Options, limits: _Range, low: float, high: float) -> boo
     )
 
 
-def are_in_range(options: Options, itemsize: int, low: float, high: float) -> bool:
-    """Whether neither losses nor gradients without weights are extreme, with what is above from 2**low to 2**high."""
-    return _is_within(options, _RANGES[itemsize], low, high)
+class Factors(NamedTuple):
+    """The powers of two from which to which rows may be multiplied beside options and class weights."""
+
+    least: float
+    most: float
+
+    def hold(self, low: float, high: float) -> bool:
+        """Whether factors from 2**low to 2**high are among them."""
+        return self.least <= low and high <= self.most
+
+
+def factors_in_range(options: Options, itemsize: int, per_class: Array | None) -> Factors | None:
+    """Those with which neither losses nor gradients are extreme; None if losses are without any."""
+    limits = _RANGES[itemsize]
+    low, high = powers_of(per_class)
+    if max(-low, high) > limits.weight or not _is_within(options, limits, low, high):
+        return None
+    room, largest = limits.gradient - abs(math.log2(options.logit_scale)) * limits.degree, _RANGES[8].weight
+    return Factors(max(-room - low, -largest), min(room - high, largest))
 
 
 def is_extreme(options: Options, targets: TargetRows, itemsize: int) -> bool:

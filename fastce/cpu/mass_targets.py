@@ -13,10 +13,17 @@ from fastce.cpu.columns import Columns, CopiedColumns, Place, columns_of
 from fastce.cpu.layout import Rows
 from fastce.cpu.masses import Masses
 from fastce.cpu.point_columns import Canonical, PointColumns, PointRows, canonical, points_of
-from fastce.cpu.targets import NO_FLOATS, NO_INTEGERS, NO_PROBABILITIES, NO_ROW_WEIGHT, NO_WEIGHT, TargetRows
+from fastce.cpu.targets import (
+    NO_FLOATS,
+    NO_INDICES,
+    NO_INTEGERS,
+    NO_PROBABILITIES,
+    NO_ROW_WEIGHT,
+    NO_WEIGHT,
+    TargetRows,
+)
 
 _NO_POINTS = (NO_INTEGERS, NO_FLOATS, NO_INTEGERS)
-_NO_INDICES = np.empty((0, 0), np.int64)
 _CUBE_ELSEWHERE = {np.dtype(name): np.empty((0, 1, 0), name) for name in ("float32", "float64")}
 
 
@@ -115,4 +122,4 @@ class MassTargets(TargetRows):
         weight = self.row_weight[place.start : place.stop]
         of_rows = weight.reshape(place.shape) if weight.size else NO_ROW_WEIGHT
         probabilities = self.cube.block(place) if spread else _CUBE_ELSEWHERE[self.class_weight.dtype]
-        return ColumnTargets(_NO_INDICES, probabilities, self.class_weight, of_rows, math.nan)
+        return ColumnTargets(NO_INDICES, probabilities, self.class_weight, of_rows, math.nan)

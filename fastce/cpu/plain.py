@@ -2,33 +2,55 @@
 
 There is little to decide about them. For a small call deciding takes as long as computing, or longer; for one of a few
 megabytes, whose logits have swept Python from the cache, as long as a thread takes to come and help. So they go to
-their kernel at once: the one of the usual way, with the same arguments, so that bits are the same. Functions named so
+their kernel at once: the one of the usual way, with the same arguments, so that bits are the same. What must be found
+out of a call is `remembered`, under all that tells it but the elements of its arrays. Functions named so
 return None for anything else, for rows that a kernel reports, and for whatever is wrong, of which the usual way
 complains; nothing but new arrays has been written then, or an ``out`` that will be written all the same.
 """
 
+import math
 from collections import deque
+from collections.abc import Callable
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from fastce.arguments.arrays import Array
-from fastce.arguments.reductions import reduced, sum_of_terms
+from fastce.arguments.reductions import LEAST, reduced, sum_of_terms
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.columns import NARROW
+from fastce.cpu._kernels.few_sums import MOST, sum_of_few
+from fastce.cpu._kernels.targets import Options
+from fastce.cpu.columns import around
 from fastce.cpu.pieces import is_long
 from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_runs, inline_bytes
 
+T = TypeVar("T")
+
 SMALL = INLINE_BYTES  # at most: computed on one thread, in one block
 LARGEST_PLAIN = LARGEST_BLOCK_BYTES  # bytes; what is decided about more takes no time beside it
-ALIGNED, READY = 0x0100, 0x0101  # NumPy's flags of arrays that are aligned, and C contiguous too
+IN_ORDER, ALIGNED, READY = 0x0001, 0x0100, 0x0101  # NumPy's flags of arrays that are C contiguous, aligned, and both
 INT64 = np.dtype(np.int64)
 OF_PYTHON = frozenset({int, float, str, NoneType})  # options that mean what they say, and always the same
 NATIVE = np.dtype(np.float32), np.dtype(np.float64)
+_FLOAT64 = np.dtype(np.float64)
+
+# What has been found out of calls, by all that tells it but the elements of their arrays.
+MOST_REMEMBERED = 512
+remembered: dict[tuple[Any, ...], Any] = {}
 
 # What kernels write of the rows of small calls, taken from here and put back by whoever has it, and by no other.
 _scratch: deque["Scratch"] = deque(maxlen=4)
+
+
+class Decided(NamedTuple):
+    """What the options of calls of cross_entropy come to."""
+
+    options: Options
+    ignored_class: int
+    reduction: str
+    n_threads: int | None
 
 
 class Scratch(NamedTuple):
@@ -36,21 +58,26 @@ class Scratch(NamedTuple):
 
     losses: Array
     misfits: Array  # zeros
-    of_columns: tuple[Array, Array]  # the same, of one outer
+    shape: tuple[int, int]
+    in_shape: tuple[Array, Array]  # the same, as (outer, rows)
 
 
-def scratch_for(count: int) -> Scratch:
-    """Room for so many rows: the last that was put back, if it is for as many."""
+# What a call has come to: losses, the total of the weights of rows, and the gradient. A plain tuple is made in no time.
+Found: TypeAlias = tuple[Scratch, float, Array | None]
+
+
+def scratch_for(shape: tuple[int, int]) -> Scratch:
+    """Room for so many rows, (outer, rows): the last that was put back, if it is for as many."""
     try:
         scratch = _scratch.pop()
     except IndexError:
-        return _new_scratch(count)
-    return scratch if len(scratch.losses) == count else _new_scratch(count)
+        return _new_scratch(shape)
+    return scratch if scratch.shape == shape else _new_scratch(shape)
 
 
-def _new_scratch(count: int) -> Scratch:
-    losses, misfits = np.empty(count), np.zeros(count, np.uint8)
-    return Scratch(losses, misfits, (losses[None], misfits[None]))
+def _new_scratch(shape: tuple[int, int]) -> Scratch:
+    losses, misfits = np.empty(shape), np.zeros(shape, np.uint8)
+    return Scratch(losses.reshape(-1), misfits.reshape(-1), shape, (losses, misfits))
 
 
 def put_back(scratch: Scratch) -> None:
@@ -60,14 +87,76 @@ def put_back(scratch: Scratch) -> None:
 
 def lies_plainly(array: Array, classes: int) -> bool:
     """Whether kernels can read rows of so many classes as they lie, in one block if these are few, and not too much."""
-    if not is_one_block(array) if classes <= NARROW else (array.nbytes > LARGEST_PLAIN or is_long(classes)):
+    if not is_one_block(array.nbytes) if classes <= NARROW else (array.nbytes > LARGEST_PLAIN or is_long(classes)):
         return False
     return array.flags.num & READY == READY
 
 
-def is_one_block(array: Array) -> bool:
-    """Whether kernels of few classes are given all of it at once."""
-    return array.nbytes <= min(LARGEST_PLAIN, inline_bytes(in_columns=True))
+def is_one_block(nbytes: int) -> bool:
+    """Whether kernels of few classes are given all of an array at once."""
+    return nbytes <= min(LARGEST_PLAIN, inline_bytes(in_columns=True))
+
+
+class View(NamedTuple):
+    """How arrays become (outer, classes, rows), see `columns.Columns`, and (outer, rows)."""
+
+    cube_of: Callable[[Array], Array]
+    narrow: bool
+    shape: tuple[int, int]
+
+
+class FewClasses(NamedTuple):
+    """How arrays are seen whose classes are few, in softmax and logsumexp."""
+
+    axis: int
+    lead: tuple[int, ...]
+    view: View
+
+
+def remember(key: tuple[Any, ...], what: T) -> T:
+    """The same, which is found under this key from now on."""
+    if len(remembered) >= MOST_REMEMBERED:
+        remembered.clear()
+    remembered[key] = what
+    return what
+
+
+def view_of(array: Array, axis: int) -> View | None:
+    """How arrays that lie as this one become what `columns.columns_of` has, if that is told at a glance."""
+    flags, shape = array.flags.num, array.shape
+    outer, classes, rows = around(shape, axis)
+    if len(shape) == 2 and flags & ALIGNED and array.strides[axis] == array.itemsize:
+        turned = (lambda array: array.T[None]) if axis == 1 else (lambda array: array[None])
+        return View(turned, True, (1, outer * rows))
+    if flags & READY != READY:
+        return None
+    if axis == len(shape) - 1:
+        return View(lambda array: array.reshape(-1, classes).T[None], True, (1, outer))
+    cube = outer, classes, rows
+    return View(lambda array: array.reshape(cube), False, (outer, rows)) if rows > 1 else None
+
+
+def few_classes(array: Any, axis: Any, n_threads: Any) -> FewClasses | None:
+    """How an array is seen whose classes along this axis are few, if kernels are given all of it at once."""
+    if type(array) is not np.ndarray or type(axis) not in OF_PYTHON or type(n_threads) not in OF_PYTHON:
+        return None
+    key = array.dtype, array.shape, array.strides, array.flags.num, axis, type(axis), n_threads, type(n_threads)
+    try:
+        return remembered[key]  # type: ignore[no-any-return]
+    except KeyError:
+        return remember(key, _few_classes(array, axis, n_threads))
+
+
+def _few_classes(array: Array, axis: Any, n_threads: Any) -> FewClasses | None:
+    if not array.size or array.dtype not in NATIVE or not is_number_of_threads(n_threads):
+        return None
+    axis, dimensions = 0 if axis is None and array.ndim == 1 else axis, array.ndim
+    if type(axis) is not int or not -dimensions <= axis < dimensions:
+        return None
+    axis %= dimensions
+    shape = array.shape
+    view = view_of(array, axis) if 1 < shape[axis] <= NARROW and is_one_block(array.nbytes) else None
+    return None if view is None else FewClasses(axis, shape[:axis] + shape[axis + 1 :], view)
 
 
 def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
@@ -94,6 +183,10 @@ def value_of(losses: Array, reduction: str, total_weight: float, dtype: np.dtype
     """What the reduction asks for of losses of logits of this dtype."""
     if reduction == "none":
         return cast(losses, dtype)
+    if losses.size <= MOST:
+        total: float = sum_of_few.compiled(_FLOAT64)(losses)
+        if LEAST < abs(total) < math.inf:
+            return reduced(total, reduction, total_weight)
     # a sum of losses of float32 has no reason to warn
     total, exponent = sum_of_terms(losses) if dtype.itemsize == 4 else silently(sum_of_terms, losses)
     return reduced(total, reduction, total_weight, exponent)

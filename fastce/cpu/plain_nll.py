@@ -21,7 +21,7 @@ def plain_nll(
     if type(log_probs) is not np.ndarray or log_probs.ndim != 2 or type(reduction) is not str:
         return None
     rows = rows_of(log_probs, -1 if axis is None else axis, n_threads)
-    if rows is None or not is_one_block(rows) or reduction not in REDUCTIONS:
+    if rows is None or not is_one_block(rows.nbytes) or reduction not in REDUCTIONS:
         return None
     count, classes = rows.shape
     if not _are_plain(targets, count, classes) or type(ignore_index) is not int or ignore_index >= 0:

@@ -17,6 +17,7 @@ NO_INTEGERS = np.empty(0, np.int64)
 NO_FLOATS = np.empty(0, np.float64)
 NO_WEIGHT = {np.dtype(name): np.empty(0, name) for name in ("float32", "float64")}
 NO_ROW_WEIGHT = np.empty((0, 0))
+NO_INDICES = np.empty((0, 0), np.int64)
 NO_CUBE = {np.dtype(name): np.empty((0, 0, 0), name) for name in ("float32", "float64")}
 NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32", "float64")}
 
@@ -24,11 +25,6 @@ NO_PROBABILITIES = {np.dtype(name): np.empty((0, 0), name) for name in ("float32
 def no_row_masses(dtype: np.dtype[Any]) -> tuple[Array, Array, Array, Array]:
     """(first_points, masses, probabilities, class_weight) of `Targets` that are class indices, for this dtype."""
     return NO_INTEGERS, NO_FLOATS, NO_PROBABILITIES[dtype], NO_WEIGHT[dtype]
-
-
-def no_column_masses(dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
-    """(probabilities, class_weight, row_weight) of `ColumnTargets` that are class indices without weights."""
-    return NO_CUBE[dtype], NO_WEIGHT[dtype], NO_ROW_WEIGHT
 
 
 class TargetRows(ABC):

@@ -80,12 +80,12 @@ class Kernel:
     ``signature(storage)`` gives the Numba types of its arguments for logits stored so; see `storage_view`.
     """
 
-    def __init__(self, function: Callable[..., None], signature: Callable[[Any], tuple[Any, ...]]) -> None:
+    def __init__(self, function: Callable[..., Any], signature: Callable[[Any], tuple[Any, ...]]) -> None:
         self.function = function
         self.signature = signature
-        self._entry_points: dict[np.dtype[Any], Callable[..., None]] = {}
+        self._entry_points: dict[np.dtype[Any], Callable[..., Any]] = {}
 
-    def compiled(self, dtype: np.dtype[Any]) -> Callable[..., None]:
+    def compiled(self, dtype: np.dtype[Any]) -> Callable[..., Any]:
         """The entry point for logits of this dtype; compiles it or reads it from the cache the first time."""
         entry_point = self._entry_points.get(dtype)
         if entry_point is None:
@@ -96,18 +96,18 @@ class Kernel:
             entry_point = load(partial(self._compile, dtype))
         return entry_point
 
-    def if_compiled(self, dtype: np.dtype[Any]) -> Callable[..., None] | None:
+    def if_compiled(self, dtype: np.dtype[Any]) -> Callable[..., Any] | None:
         """The same if that is done already."""
         return self._entry_points.get(dtype)
 
-    def _compile(self, dtype: np.dtype[Any]) -> Callable[..., None]:
+    def _compile(self, dtype: np.dtype[Any]) -> Callable[..., Any]:
         if dtype in self._entry_points:  # another thread was first
             return self._entry_points[dtype]
         name = dtype.name
         dispatcher = self.dispatcher(name)
         cache.attach(dispatcher, name)
         with read_once(dispatcher.targetdescr):
-            entry_point: Callable[..., None] = dispatcher.compile(self.signature(_STORAGE[name]))
+            entry_point: Callable[..., Any] = dispatcher.compile(self.signature(_STORAGE[name]))
         self._entry_points[dtype] = entry_point
         return entry_point
 
@@ -118,8 +118,8 @@ class Kernel:
         return njit(nogil=True, no_cfunc_wrapper=True, **_EVERYWHERE)(self.function)
 
 
-def kernel(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[Callable[..., None]], Kernel]:
-    """Make a kernel of a function that takes arrays and numbers and returns nothing."""
+def kernel(signature: Callable[[Any], tuple[Any, ...]]) -> Callable[[Callable[..., Any]], Kernel]:
+    """Make a kernel of a function that takes arrays and numbers, and returns nothing or a number."""
     return lambda function: Kernel(function, signature)
 
 
