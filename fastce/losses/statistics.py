@@ -192,7 +192,7 @@ def _alone(array: Array, axis: int, rows: Rows, names: Sequence[str], n_threads:
         return None
     results = largest_of(array, axis, rows, others, n_threads) if others else {}
     if results is not None and by_ways:
-        results["logsumexp"] = logsumexp_over(array, (axis,), n_threads)
+        results["logsumexp"] = logsumexp_over(array, (axis,), n_threads, compute_dtype(rows.dtype))
     return results
 
 
