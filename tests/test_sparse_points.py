@@ -50,11 +50,13 @@ def test_many_float32_masses_of_one_class_keep_their_digits(form, number):
 @pytest.mark.parametrize("classes", [1, 2, 10, 64])
 @pytest.mark.parametrize("name", ["float32", "float64"])
 @pytest.mark.parametrize("integers", ["int32", "int64"])
-def test_two_points_in_every_row_are_the_dense_probabilities_bit_for_bit(rng, classes, name, integers):
-    """Mixup: rows with two points are read a vector at a time, the one with three and its neighbours are not."""
-    logits, columns = rng.normal(size=(1000, classes)).astype(name), rng.integers(0, classes, 2001)
-    rows = np.insert(np.repeat(np.arange(1000), 2), 801, 400)
-    targets = as_given("csr_array", rng.random(2001).astype(np.float32), rows, columns, logits.shape)
+@pytest.mark.parametrize("points", [1, 2])
+def test_as_many_points_in_every_row_are_the_dense_probabilities_bit_for_bit(rng, points, classes, name, integers):
+    """One-hot and mixup: such rows are read a vector at a time, the one with one more and its neighbours are not."""
+    size = 1000 * points + 1
+    logits, columns = rng.normal(size=(1000, classes)).astype(name), rng.integers(0, classes, size)
+    rows = np.insert(np.repeat(np.arange(1000), points), 401 * points, 400)
+    targets = as_given("csr_array", rng.random(size).astype(np.float32), rows, columns, logits.shape)
     targets.indices, targets.indptr = targets.indices.astype(integers), targets.indptr.astype(integers)
     dense = targets.astype(float).toarray().astype(name)
     for options in ({"reduction": "none"}, {"weight": rng.random(classes) + 0.5}, {"z_loss": 0.1}):

@@ -22,7 +22,7 @@ from fastce.cpu._vectors.memory import (
     store_first,
     to_real,
 )
-from fastce.cpu._vectors.pairs import are_ends_of_pairs, load_pairs
+from fastce.cpu._vectors.pairs import are_ends_of_ones, are_ends_of_pairs, load_ones, load_pairs
 from fastce.cpu._vectors.rooms import float64_room
 from fastce.cpu._vectors.simd import where_equal
 
@@ -220,6 +220,15 @@ def put_rows(of_row, of_point, of_mass, first_row, size, n_classes, place, start
 
 
 @inline
+def put_rows_of_ones(of_point, of_mass, point, n_classes, place, start, apart):
+    """The same of a vector of rows that have one point each; the first is ``point``."""
+    given, mass = load_ones(place, of_point, point)[0], load_ones(place, of_mass, point)[0]
+    zero = load_first(place, 0, 0, to_real(place, 0.0))
+    for c in range(n_classes):
+        store(place, c * apart + start, where_equal(given, to_real(place, c), mass, zero))
+
+
+@inline
 def put_rows_of_pairs(of_point, of_mass, point, n_classes, place, start, apart):
     """The same of a vector of rows that have two points each; the first is ``point``."""
     class_a, class_b = load_pairs(place, of_point, point)
@@ -249,8 +258,10 @@ def put_masses(first_points, classes, masses, first_row, n_classes, rows, place,
         return
     for i in range(0, rows, lanes):
         count, point = min(lanes, rows - i), of_row[first_row + i]
-        are_pairs = count == lanes and 0 <= point <= size - 2 * lanes
-        if are_pairs and are_ends_of_pairs(place, of_row, first_row + i):
+        most = (size - point) // lanes if count == lanes and point >= 0 else 0  # points of each row that there may be
+        if most >= 1 and are_ends_of_ones(place, of_row, first_row + i):
+            put_rows_of_ones(of_point, of_mass, point, n_classes, place, i, apart)
+        elif most >= 2 and are_ends_of_pairs(place, of_row, first_row + i):
             put_rows_of_pairs(of_point, of_mass, point, n_classes, place, i, apart)
         else:
             put_zeros(place, i, count, n_classes, apart)

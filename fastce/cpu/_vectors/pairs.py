@@ -1,4 +1,4 @@
-"""Two numbers for each lane, as they lie in memory one after the other."""
+"""One or two numbers for each lane, as they lie in memory one after the other."""
 
 from typing import Any
 
@@ -28,36 +28,49 @@ def _as_real(builder: Any, context: Any, given: types.Number, value: Any, real: 
     return builder.fptrunc(value, vector) if given.bitwidth > real.bitwidth else builder.fpext(value, vector)
 
 
-@intrinsic
-def load_pairs(typingctx, row, numbers, i):
-    """Elements i, i + 2, ... and i + 1, i + 3, ... as two vectors of the dtype that the row is computed in."""
-    real = real_of(row.dtype)
-    result = vector_of(real)
+def _load_apart(number: int) -> Any:
+    """An intrinsic: elements i + k, i + k + number, ... for each k below the number, as so many vectors."""
 
-    def codegen(context, builder, sig, args):
-        both = _loaded(builder, context, sig.args[1], args[1], args[2], 2 * result.lanes)
-        halves = []
-        for k in range(2):
-            lanes = ir.Constant(ir.VectorType(ir.IntType(32), result.lanes), list(range(k, 2 * result.lanes, 2)))
-            half = builder.shuffle_vector(both, both, lanes)
-            halves.append(_as_real(builder, context, sig.args[1].dtype, half, real))
-        return context.make_tuple(builder, sig.return_type, halves)
+    @intrinsic
+    def load_apart(typingctx, row, numbers, i):
+        real = real_of(row.dtype)
+        result = vector_of(real)
 
-    return types.UniTuple(result, 2)(row, numbers, types.int64), codegen
+        def codegen(context, builder, sig, args):
+            size = number * result.lanes
+            whole = _loaded(builder, context, sig.args[1], args[1], args[2], size)
+            parts = []
+            for k in range(number):
+                lanes = ir.Constant(ir.VectorType(ir.IntType(32), result.lanes), list(range(k, size, number)))
+                part = builder.shuffle_vector(whole, whole, lanes)
+                parts.append(_as_real(builder, context, sig.args[1].dtype, part, real))
+            return context.make_tuple(builder, sig.return_type, parts)
+
+        return types.UniTuple(result, number)(row, numbers, types.int64), codegen
+
+    return load_apart
 
 
-@intrinsic
-def are_ends_of_pairs(typingctx, row, ends, i):
-    """Whether as many integers as make a vector of the row, those behind element ``i``, are each 2 above the last."""
-    lanes = vector_of(real_of(row.dtype)).lanes
+def _are_ends(number: int) -> Any:
+    """An intrinsic: whether as many integers as a vector has lanes, behind element i, rise by this number."""
 
-    def codegen(context, builder, sig, args):
-        _, ends, i = args
-        first = builder.load(element_pointer(builder, context, sig.args[1], ends, i))
-        behind = _loaded(builder, context, sig.args[1], ends, builder.add(i, ir.Constant(i.type, 1)), lanes)
-        steps = ir.Constant(behind.type, list(range(2, 2 * lanes + 1, 2)))
-        same = builder.icmp_signed("==", behind, builder.add(_splat(builder, first, lanes), steps))
-        mask = ir.IntType(lanes)
-        return builder.icmp_signed("==", builder.bitcast(same, mask), ir.Constant(mask, -1))
+    @intrinsic
+    def are_ends(typingctx, row, ends, i):
+        lanes = vector_of(real_of(row.dtype)).lanes
 
-    return types.boolean(row, ends, types.int64), codegen
+        def codegen(context, builder, sig, args):
+            _, ends, i = args
+            first = builder.load(element_pointer(builder, context, sig.args[1], ends, i))
+            behind = _loaded(builder, context, sig.args[1], ends, builder.add(i, ir.Constant(i.type, 1)), lanes)
+            steps = ir.Constant(behind.type, list(range(number, number * lanes + 1, number)))
+            same = builder.icmp_signed("==", behind, builder.add(_splat(builder, first, lanes), steps))
+            mask = ir.IntType(lanes)
+            return builder.icmp_signed("==", builder.bitcast(same, mask), ir.Constant(mask, -1))
+
+        return types.boolean(row, ends, types.int64), codegen
+
+    return are_ends
+
+
+load_ones, load_pairs = _load_apart(1), _load_apart(2)
+are_ends_of_ones, are_ends_of_pairs = _are_ends(1), _are_ends(2)
