@@ -9,8 +9,10 @@ from covering import covering
 
 import fastce
 from fastce.arguments.positives import positives_of
+from fastce.cpu import one_tile
+from fastce.cpu.ends import ends_of
 from fastce.cpu.matrix_similarity import MatrixSimilarity
-from fastce.cpu.one_tile import OneTile
+from fastce.losses import plain_features
 
 CLIP, NT_XENT = "clip_loss_from_features", "nt_xent"
 
@@ -18,13 +20,15 @@ CLIP, NT_XENT = "clip_loss_from_features", "nt_xent"
 @pytest.fixture
 def ends_found(monkeypatch):
     """Whether each tile that was read was one that kernels end."""
-    found, read = [], OneTile.read
+    found = []
 
-    def watched(self, place, tile):
-        read(self, place, tile)
-        found.append(self.ends is not None)
+    def watched(*args, **named):
+        ends = ends_of(*args, **named)
+        found.append(ends is not None)
+        return ends
 
-    monkeypatch.setattr(OneTile, "read", watched)
+    for module in (one_tile, plain_features):
+        monkeypatch.setattr(module, "ends_of", watched)
     return found
 
 

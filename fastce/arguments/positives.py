@@ -149,3 +149,16 @@ def check_pairs(shape: tuple[int, int], reduction: str) -> None:
     """As many of both if each pair has a loss."""
     if reduction == "none" and shape[0] != shape[1]:
         raise ValueError(f"there must be as many image_features as text_features for reduction='none', got {shape}")
+
+
+def check_positives(query: Any, positive_key: Any) -> None:
+    """As many of both."""
+    if positive_key.shape[0] != query.shape[0]:
+        raise ValueError(f"query and positive_key differ in shape: {query.shape} and {positive_key.shape}")
+
+
+def check_negatives(shape: tuple[int, ...], queries: int, width: int) -> None:
+    """Keys that all queries share, or as many for each."""
+    fits = len(shape) in (2, 3) and shape[-1] == width and (len(shape) == 2 or shape[0] == queries)
+    if not fits:
+        raise ValueError(f"negative_keys have shape {shape}, expected (M, {width}) or ({queries}, M, {width})")

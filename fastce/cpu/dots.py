@@ -91,6 +91,21 @@ def largest_square_of(array: Array, n_threads: int | None) -> float:
     return largest_finite(np, [products_of_rows(array, own, array, own, None, None, n_threads)])
 
 
+def ordinary_square_of(array: Array) -> float | None:
+    """That of few rows which are read as they lie; None where it is far from 1, or a row is not finite."""
+    found = np.zeros(1)
+    largest_square.compiled(array.dtype)(array, found)
+    largest = float(found[0])
+    return largest if WELL_WITHIN[0] < largest < WELL_WITHIN[1] else None
+
+
+def products_of_few(left: Array, rows: Array, right: Array, columns: Array) -> Array:
+    """left[rows[k]] @ right[columns[k]] for every k: few, of rows which are read as they lie."""
+    products = np.empty(rows.size)
+    pair_products.compiled(left.dtype)(left, rows, NO_FACTORS, right, columns, NO_FACTORS, products)
+    return products
+
+
 def products_with(array: Array, vector: Array, factors: Array | None, n_threads: int | None) -> Array:
     """Every row times a vector of float64."""
     features = FeatureRows(array, factors, kernel_dtype(array.dtype))

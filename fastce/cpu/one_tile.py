@@ -1,6 +1,7 @@
 """Losses of a matrix of products that is a single small tile: small batches are such matrices, see ends.py."""
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,10 +26,10 @@ class OneTile(TileSimilarity):
 
     def read(self, place: Any, tile: Array) -> None:
         """See `fastce.products.loss.Loss`."""
-        points, partners = self._points(self.x)[:2], self.positives.columns
+        first_points, columns, _ = self._points
         self.ends = ends_of(
-            tile, NARROW, points, partners, self.x, self.within.scale, self.smoothing, self.reduction,
-            self.products.symmetric,
+            tile, NARROW, (first_points, columns), self.positives.columns, self.x, self.within.scale, self.smoothing,
+            self.reduction, self.products.symmetric,
         )  # fmt: skip
         if self.ends is None:
             super().read(place, tile)
@@ -38,21 +39,47 @@ class OneTile(TileSimilarity):
         if self.ends is None:
             super().turn(place, tile)
             return
-        factors = self.ends.factors(NARROW, self.smoothing)
-        clip_gradient.compiled(NARROW)(
-            tile, *self._points(self.ends.slopes), self.within.scale, self.within.factor, factors.of_rows,
-            factors.of_columns, factors.together, factors.spreads, tile, factors.unit, np.empty(len(tile)), False,
-        )  # fmt: skip
+        write_slopes(tile, self._points, self.ends, self.within.scale, self.within.factor, self.smoothing)
 
     def value(self) -> Any:
         """See `fastce.products.loss.Loss`."""
         return super().value() if self.ends is None else self.ends.value(self.reduction, self.of_losses)
 
-    def _points(self, slopes: Array) -> tuple[Array, Array, Array]:
-        """The pairs that kernels step over: where those of each row begin, their columns, and slopes."""
+    @functools.cached_property
+    def _points(self) -> "Points":
         if not self.products.symmetric:
-            return self.positives.first_points, self.positives.columns, slopes
-        columns, values = np.stack([self.positives.columns, self.itself]), np.stack([slopes, np.zeros(slopes.size)])
-        later = columns[0] > columns[1]
-        columns, values = np.where(later, columns[::-1], columns), np.where(later, values[::-1], values)
-        return 2 * self.positives.first_points, columns.T.ravel(), values.T.ravel()
+            return Points(self.positives.first_points, self.positives.columns)
+        return Points.with_itself(self.positives.columns)
+
+
+class Points(NamedTuple):
+    """The pairs that kernels step over: where those of each row begin, and their columns."""
+
+    first_points: Array
+    columns: Array
+    partners: Array | None = None  # which of them have slopes, if not all
+
+    @classmethod
+    def with_itself(cls, partners: Array) -> "Points":
+        """In products of features with themselves: each row with its partner and with itself, which is no pair."""
+        itself = np.arange(partners.size)
+        columns, of_partners = np.repeat(itself, 2), 2 * itself + (partners > itself)  # sorted in each row
+        columns[of_partners] = partners
+        return cls(2 * np.arange(partners.size + 1), columns, of_partners)
+
+    def slopes(self, of_partners: Array) -> Array:
+        """The slopes of all points."""
+        if self.partners is None:
+            return of_partners
+        slopes = np.zeros(self.columns.size)
+        slopes[self.partners] = of_partners
+        return slopes
+
+
+def write_slopes(tile: Array, points: Points, ends: Ends, scale: float, factor: float, smoothing: float) -> None:
+    """Turn a tile into its gradient, times the factor."""
+    factors = ends.factors(NARROW, smoothing)
+    clip_gradient.compiled(NARROW)(
+        tile, points.first_points, points.columns, points.slopes(ends.slopes), scale, factor, factors.of_rows,
+        factors.of_columns, factors.together, factors.spreads, tile, factors.unit, np.empty(len(tile)), False,
+    )  # fmt: skip

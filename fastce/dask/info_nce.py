@@ -7,6 +7,7 @@ import numpy as np
 
 from fastce.arguments.arrays import Array
 from fastce.arguments.numbers import checked_memory_budget, flag, inverse_temperature, reduction_of
+from fastce.arguments.positives import check_negatives, check_positives
 from fastce.cpu.engine import Cpu
 from fastce.cpu.panel_losses import ClassLosses, PanelLosses
 from fastce.dask.features import (
@@ -19,7 +20,7 @@ from fastce.dask.features import (
     parts_of_gradients,
 )
 from fastce.dask.tasks import Key
-from fastce.losses.info_nce import WithPairs, check_negatives, check_positives, products_with_keys
+from fastce.losses.info_nce import WithPairs, products_with_keys
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.loss import swept
 from fastce.products.panels import PanelsOfOwnKeys

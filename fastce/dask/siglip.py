@@ -18,7 +18,8 @@ from fastce.dask.features import (
     parts_of_gradients,
 )
 from fastce.dask.pairs import Pairs
-from fastce.losses.siglip import Sigmoids, reduced_value
+from fastce.losses.siglip import Sigmoids
+from fastce.losses.sigmoid import reduced_losses
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.loss import swept
 from fastce.products.ranges import Range
@@ -197,7 +198,7 @@ def _swept(
 
 
 def _reduced(engine: Cpu, losses: Sequence[Array], *, reduction: str) -> Any:
-    return np.float64(reduced_value(np.concatenate(losses), reduction))
+    return np.float64(reduced_losses(np.concatenate(losses), reduction))
 
 
 def _rounded(engine: Cpu, losses: Array, *, dtype: np.dtype[Any]) -> Array:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from fastce.arguments.numbers import fraction, positive, reduction_of
 from fastce.arguments.positives import check_pairs, checked_shape
 from fastce.engine import by_engine
+from fastce.losses.plain_features import plain_clip
 from fastce.products.engine import Engine, engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
@@ -125,6 +126,12 @@ def clip_loss_from_features(
     >>> round(fastce.clip_loss_from_features(images, texts, 10.0, normalize=True), 10)
     0.002388097
     """
+    plain = plain_clip(
+        image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
+        progress, n_threads, want_gradient=False,
+    )  # fmt: skip
+    if plain is not None:
+        return plain
     with engine_for(image_features, n_threads) as engine:
         return checked_call(
             engine, image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction,
@@ -191,6 +198,12 @@ progress, n_threads
     array([[-0.0935,  0.2016],
            [ 0.0777, -0.1701]])
     """
+    plain: ClipFromFeaturesValueAndGrad | None = plain_clip(
+        image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction, memory_budget,
+        progress, n_threads, want_gradient=True,
+    )  # fmt: skip
+    if plain is not None:
+        return plain
     with engine_for(image_features, n_threads) as engine:
         call = checked_call(
             engine, image_features, text_features, logit_scale, targets, label_smoothing, normalize, reduction,

@@ -7,7 +7,9 @@ from typing import Any, Literal, Unpack, overload
 from numpy.typing import NDArray
 
 from fastce.arguments.numbers import inverse_temperature, reduction_of
+from fastce.arguments.positives import check_negatives, check_positives
 from fastce.engine import by_engine
+from fastce.losses.plain_features import plain_info_nce
 from fastce.products.engine import Engine, engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET, Gradient
@@ -111,6 +113,12 @@ def info_nce(
     >>> round(fastce.info_nce(query, key, [[0.5, -0.5], [-1.0, 0.0]]), 10)
     0.0059521897
     """
+    plain = plain_info_nce(
+        query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress, n_threads,
+        want_gradient=False,
+    )  # fmt: skip
+    if plain is not None:
+        return plain
     with engine_for(query, n_threads) as engine:
         return checked_call(
             engine, query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress
@@ -169,6 +177,12 @@ def info_nce_value_and_grad(
     array([[-0.0038,  0.0189],
            [ 0.0024, -0.0003]])
     """
+    plain: InfoNceValueAndGrad | None = plain_info_nce(
+        query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress, n_threads,
+        want_gradient=True,
+    )  # fmt: skip
+    if plain is not None:
+        return plain
     with engine_for(query, n_threads) as engine:
         call, shape = checked_call(
             engine, query, positive_key, negative_keys, temperature, normalize, reduction, memory_budget, progress
@@ -218,23 +232,10 @@ def products_with_keys(
     return WithPairs(Panels(first, others[0], memory_budget, 1, bytes_of_row=3 * first.row_bytes), second)
 
 
-def check_positives(query: Any, positive_key: Any) -> None:
-    """As many of both."""
-    if positive_key.shape[0] != query.shape[0]:
-        raise ValueError(f"query and positive_key differ in shape: {query.shape} and {positive_key.shape}")
-
-
 def _checked_negatives(engine: Engine, array: Any, queries: int, width: int) -> Any:
     """All negative keys as rows of a matrix."""
     check_negatives(array.shape, queries, width)
     return engine.reshaped(array, (queries * array.shape[1], width)) if array.ndim == 3 else array
-
-
-def check_negatives(shape: tuple[int, ...], queries: int, width: int) -> None:
-    """Keys that all queries share, or as many for each."""
-    fits = len(shape) in (2, 3) and shape[-1] == width and (len(shape) == 2 or shape[0] == queries)
-    if not fits:
-        raise ValueError(f"negative_keys have shape {shape}, expected (M, {width}) or ({queries}, M, {width})")
 
 
 class WithPairs(Products):

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from fastce.engine import by_engine
 from fastce.losses.linear_gradients import OF_LAYER, computed
+from fastce.losses.plain_features import plain_linear
 from fastce.products.engine import engine_for
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.typing import (
@@ -120,6 +121,11 @@ def linear_cross_entropy(
         "label_smoothing": label_smoothing, "smoothing_over": smoothing_over, "logit_scale": logit_scale,
         "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
     }  # fmt: skip
+    plain = plain_linear(
+        features, linear_weight, linear_bias, options, memory_budget, progress, n_threads, want_gradient=False
+    )
+    if plain is not None:
+        return plain
     with engine_for(features, n_threads) as engine:
         return computed(engine, features, linear_weight, linear_bias, options, memory_budget, progress)[0]
 
@@ -192,6 +198,12 @@ smoothing_over, logit_scale, softcap, z_loss, reduction, memory_budget, progress
         "label_smoothing": label_smoothing, "smoothing_over": smoothing_over, "logit_scale": logit_scale,
         "softcap": softcap, "z_loss": z_loss, "reduction": reduction,
     }  # fmt: skip
+    plain: LinearCrossEntropyValueAndGrad | None = plain_linear(
+        features, linear_weight, linear_bias, options, memory_budget, progress, n_threads, grad_output,
+        want_gradient=True,
+    )  # fmt: skip
+    if plain is not None:
+        return plain
     with engine_for(features, n_threads) as engine:
         value, *gradients, _ = computed(
             engine, features, linear_weight, linear_bias, options, memory_budget, progress, OF_LAYER, grad_output

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastce.arguments.numbers import inverse_temperature, reduction_of
 from fastce.engine import by_engine
+from fastce.losses.plain_features import plain_nt_xent
 from fastce.products.engine import Engine, engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
@@ -99,6 +100,12 @@ def nt_xent(
     >>> round(fastce.nt_xent(first, second), 10)
     0.4376914463
     """
+    plain = plain_nt_xent(
+        first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads,
+        want_gradient=False,
+    )  # fmt: skip
+    if plain is not None:
+        return plain
     with engine_for(first_views, n_threads) as engine:
         return _checked_call(
             engine, first_views, second_views, temperature, normalize, reduction, memory_budget, progress
@@ -155,6 +162,12 @@ def nt_xent_value_and_grad(
     array([[-0.0711,  0.3555],
            [ 0.2688, -0.0299]])
     """
+    plain: NtXentValueAndGrad | None = plain_nt_xent(
+        first_views, second_views, temperature, normalize, reduction, memory_budget, progress, n_threads,
+        want_gradient=True,
+    )  # fmt: skip
+    if plain is not None:
+        return plain
     with engine_for(first_views, n_threads) as engine:
         call = _checked_call(
             engine, first_views, second_views, temperature, normalize, reduction, memory_budget, progress

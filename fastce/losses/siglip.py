@@ -1,6 +1,5 @@
 """SigLIP's loss from features: every pair is a yes-or-no question of its own, so that one sweep over tiles does."""
 
-import math
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
@@ -10,6 +9,8 @@ from fastce.arguments.numbers import finite, positive, reduction_of
 from fastce.arguments.positives import Positives, checked_shape
 from fastce.arguments.reductions import factor_of_rows
 from fastce.engine import by_engine
+from fastce.losses.plain_features import plain_siglip
+from fastce.losses.sigmoid import of_positives, reduced_losses
 from fastce.products.engine import Engine, engine_for
 from fastce.products.features import Features, feature_arrays
 from fastce.products.gradients import MEMORY_BUDGET
@@ -111,6 +112,12 @@ def siglip_loss(
     >>> round(fastce.siglip_loss(images, texts, 10.0, -5.0, normalize=True), 10)
     0.2724921806
     """
+    plain = plain_siglip(
+        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, progress,
+        n_threads, want_gradient=False,
+    )  # fmt: skip
+    if plain is not None:
+        return plain
     with engine_for(image_features, n_threads) as engine:
         return checked_call(
             engine, image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction,
@@ -172,6 +179,12 @@ n_threads
     >>> round(fastce.siglip_loss_value_and_grad(images, texts, 10.0, -5.0).grad_logit_bias, 6)
     0.270377
     """
+    plain: SiglipValueAndGrad | None = plain_siglip(
+        image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction, memory_budget, progress,
+        n_threads, want_gradient=True,
+    )  # fmt: skip
+    if plain is not None:
+        return plain
     with engine_for(image_features, n_threads) as engine:
         call, loss = checked_call(
             engine, image_features, text_features, logit_scale, logit_bias, targets, normalize, reduction,
@@ -237,7 +250,7 @@ class Sigmoids:
         self.factor: float = self.share * within.factor
         self.points: Pairs = products.pairs(points.rows, points.columns)
         logits = within.scale * self.points.products() + bias
-        of_points, slopes = _positives(engine.xp, logits)
+        of_points, slopes = of_positives(engine.xp, logits)
         self.slopes: Any = slopes
         self.losses: Any = engine.sums_of_points(points, of_points)
         self.slopes_of_rows: Any = engine.xp.zeros(rows)
@@ -263,23 +276,8 @@ class Sigmoids:
         """See `fastce.products.loss.Loss`."""
         if self.reduction == "none":
             return self.engine.given(self.engine.memory_of(self.losses.astype(self.of_losses)))
-        return reduced_value(self.losses, self.reduction)
+        return reduced_losses(self.losses, self.reduction)
 
     def of_bias(self) -> float:
         """The gradient of the bias, once all tiles are turned."""
         return self.share * float(self.slopes_of_rows.sum() + self.slopes.sum())
-
-
-def reduced_value(losses: Any, reduction: str) -> float:
-    """The sum or the mean of the losses of rows."""
-    if reduction == "mean" and not losses.size:
-        return math.nan
-    share = factor_of_rows(reduction, losses.size)
-    value = share * float(losses.sum())
-    return value if math.isfinite(value) else float((share * losses).sum())
-
-
-def _positives(xp: Any, z: Any) -> tuple[Any, Any]:
-    """softplus(-z) and its derivative, of the pairs that belong together."""
-    e = xp.exp(-xp.abs(z))
-    return xp.maximum(-z, 0.0) + xp.log1p(e), -xp.where(z < 0.0, 1.0, e) / (1.0 + e)

@@ -23,6 +23,7 @@ LEAST_PRODUCT = 2.0**-80  # of features with each other and with the scale, like
 LARGEST_POWER, LEAST_POWER = 900, -500  # of products, and gradients, in float64
 LEAST_OF_SIDE, MOST_OF_SIDE = -800, 1000  # of features, and what they are divided by for the sake of the other side
 SMALLEST_SCALE, LARGEST_SCALE = 5e-324, float(np.finfo(np.float64).max)
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 SCALE_POWERS = (-800, 450)  # that gradients may be multiplied by before they are added up
 
 
@@ -138,13 +139,18 @@ def _dtype_of_sizes(sizes: Sequence[Size], scale: float, bias: float) -> np.dtyp
     products so small that it has no digits for them, of which gradients of the scale are made.
     """
     dtype = np.result_type(*(size.dtype for size in sizes))
-    if dtype == np.float64:
+    if dtype == np.float64 or fits_float32([size.square for size in sizes], scale, bias):
         return dtype
-    squares = [size.square for size in sizes if size.square > 0.0]
-    largest, least = max(squares, default=0.0), min(squares, default=1.0)
-    holds = LEAST_SCALE <= scale <= float(np.finfo(dtype).max) and largest < LARGEST_PRODUCT
+    return np.dtype(np.float64)
+
+
+def fits_float32(squares: Sequence[float], scale: float, bias: float = 0.0) -> bool:
+    """Whether float32 will do, by the largest squared lengths of rows, for the reasons above."""
+    some = [square for square in squares if square > 0.0]
+    largest, least = max(some, default=0.0), min(some, default=1.0)
+    holds = LEAST_SCALE <= scale <= LARGEST_FLOAT32 and largest < LARGEST_PRODUCT
     holds = holds and math.sqrt(least) * min(math.sqrt(least), scale) >= LEAST_PRODUCT
-    return dtype if holds and scale * largest + abs(bias) < LARGEST_LOGIT else np.dtype(np.float64)
+    return holds and scale * largest + abs(bias) < LARGEST_LOGIT
 
 
 def _largest_square(engine: Engine, array: Any) -> float:
