@@ -22,7 +22,8 @@ HOMES = {
 
 SCALAR = re.compile(r"v(add|sub|mul|div|max|min|sqrt|fn?m(add|sub)\d+)s[sd]")
 FMA = re.compile(r"vfn?m(add|sub)\d+p[sd]")
-DIVISION = re.compile(r"vdivpd")
+FMA32, FMA64 = re.compile(r"vfn?m(add|sub)\d+ps"), re.compile(r"vfn?m(add|sub)\d+pd")
+LOGARITHM = 10  # multiplications in float64, at least
 SHIFT = re.compile(r"vpsll[dq]")  # one in every exp
 MOVES = re.compile(r"vp?mov|vp?broadcast|vp?xor")
 
@@ -45,8 +46,8 @@ class Loop(list[tuple[str, str]]):
 
     @property
     def kind(self) -> str:
-        """Whether it ends rows, writes results, or sums up: only the first divides."""
-        if self.count(DIVISION):
+        """Whether it ends rows, writes results, or sums up: only the first has a logarithm in float64, too."""
+        if self.count(FMA32) and self.count(FMA64) >= LOGARITHM:
             return "ends"
         writes = any(n.startswith("vmov") and o.endswith(")") and not o.endswith("(%rsp)") for n, o in self)
         return "writes" if writes else "sums"

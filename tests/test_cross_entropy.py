@@ -352,6 +352,20 @@ def test_confident_rows_are_right_to_4_ulp(rng, classes, margin, dtype):
     assert_value(fastce.cross_entropy(logits, labels, reduction="none"), logits, labels, "none")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lead", [[0.0, 1.0], [60.0, -60.0], [-800.0, 800.0]])
+def test_targets_of_any_likelihood_are_right_to_4_ulp(rng, lead, dtype):
+    """Some alone, some beside others, from certain ones to those whose exp is below the smallest number."""
+    logits = rng.normal(size=(400, 5)).astype(dtype)
+    logits[:, 0] += np.linspace(*lead, 400, dtype=dtype)
+    labels = np.zeros(400, int)
+    losses, grad = fastce.cross_entropy_value_and_grad(logits, labels, reduction="none")
+    assert_value(losses, logits, labels, "none")
+    assert_gradient(grad, logits, labels, "none")
+    alone = fastce.cross_entropy(logits, labels, reduction="none")
+    assert alone.tobytes() == losses.tobytes()
+
+
 @pytest.mark.parametrize("margin", [25, 80])
 def test_the_gradient_of_a_confident_row_keeps_small_probabilities(margin):
     logits = np.zeros((1, 50), np.float32)

@@ -209,7 +209,8 @@ def gradient_and_hessian_columns(
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
                 if hard:
-                    fit = look_at_hard_rows(states, running, sums, group, here, classes, options, masses, scaled_by)
+                    of_group = group, here, classes, options, masses, scaled_by
+                    fit = look_at_hard_rows(states, running, sums, *of_group, True)
                 else:
                     of_targets = masses, probabilities, X_TARGET
                     look_at_rows(states, running, sums, tile, group, here, classes, options, cap, of_targets)

@@ -102,7 +102,7 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
             all_fit, is_written = True, False
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group
-                fit = look_at_hard_rows(states, running, sums, group, here, classes, options, masses, scaled_by)
+                fit = look_at_hard_rows(states, running, sums, group, here, classes, options, masses, scaled_by, source)
                 put_losses(states, here, at, *row_weights, row_pointer(losses, o))
                 if source is not None:
                     fit = mark_by_weights(states, here, at, classes, masses, given_weights, lanes == LANES) and fit

@@ -22,9 +22,9 @@ from fastce.cpu._kernels.states import (
 from fastce.cpu._vectors.compiler import inline
 from fastce.cpu._vectors.exponential import exp_in_parts
 from fastce.cpu._vectors.lanes import load_real, store_real
-from fastce.cpu._vectors.memory import load, load_first, store, to_real
+from fastce.cpu._vectors.memory import lanes_of, load, load_first, store, to_real
 from fastce.cpu._vectors.rooms import float64_room, real_room
-from fastce.cpu._vectors.wide import add_products, widened, zeros_wide
+from fastce.cpu._vectors.wide import add_products, load_wide, widened, zeros_wide
 
 WIDTH = 1024  # rows of a tile at most
 LINE = WIDTH + 16  # lines a power of two apart would push each other out of the cache
@@ -67,6 +67,13 @@ def store_sum(sums, lanes, field, k, total):
 def whole_sum(sums, lanes, field, k):
     """One vector of sums; of float64, with what their roundings lost."""
     return load(sums, field + k) + load(sums, field + LINE + k) if lanes == LANES else load(sums, field + k)
+
+
+@inline
+def whole_sums(running, sums, field, k):
+    """The same of as many rows as a vector of these has lanes."""
+    total = load_wide(running, sums, field + k)
+    return total + load_wide(running, sums, field + LINE + k) if lanes_of(running) == LANES else total
 
 
 @inline

@@ -135,4 +135,4 @@ def look_at_soft_rows(states, running, sums, tile, first, count, options, scaled
     """The states of a group of rows of a tile, with all that is known of their losses; whether all fit."""
     lanes = lanes_of(tile[0])
     put_masses(states, running, sums, lanes, first, count)
-    return finish_hard(states, running, sums, first, count, scale_of(options), options.z_loss, scaled_by, True, True)
+    return finish_hard(states, running, sums, first, count, scale_of(options), options.z_loss, scaled_by, True)

@@ -22,6 +22,7 @@ from fastce.cpu._vectors.rooms import float64_room
 from fastce.cpu._vectors.simd import copysign, float64_vector, fma, where_equal, where_less, where_zero
 
 LOWEST = -1.7976931348623157e308  # a product below has become -inf
+UNLIKELY = 1e15  # s / e_y from which on e_y is nothing beside s
 LANES = float64_vector.lanes
 GROUP = 128  # rows in a table at most
 FIELDS = 21  # of a row, one a line of the table
@@ -77,19 +78,19 @@ def above(power, scale, x):
 
 
 @inline
-def of_others_and_target(x, near, rest, exp_target, exponent, scale, zero, row):
+def of_others_and_target(x, near, rest, ratio, exponent, scale, zero, row):
     """(lse - scale near, lse - scale x) of one vector of rows, whose targets are x; for the dtype of ``row``.
 
-    Where some target is so unlikely (or missing) that its exp says nothing, both come from the total instead.
+    The ratio is s / e_y. Where some target is so unlikely (or missing) that it says nothing, the rest is the total, and
+    both come from that instead.
     """
-    ratio = rest / exp_target
     of_target = log1p_for(row, ratio)
     of_others = fma(x - near, scale, of_target)
-    if any_nan(where_less(ratio, 1e15, zero, math.nan)):
-        log_total = log_times_power(rest + exp_target, zero - SPARE)
+    if any_nan(where_less(ratio, UNLIKELY, zero, math.nan)):
+        log_total = log_times_power(rest, zero - SPARE)
         power = exponent + SPARE
-        of_target = where_less(ratio, 1e15, of_target, log_total + above(power, scale, x))
-        of_others = where_less(ratio, 1e15, of_others, log_total + above(power, scale, near))
+        of_target = where_less(ratio, UNLIKELY, of_target, log_total + above(power, scale, x))
+        of_others = where_less(ratio, UNLIKELY, of_others, log_total + above(power, scale, near))
     return of_others, of_target
 
 
@@ -131,7 +132,7 @@ def finish_states(states, first, stop, scale, z_loss):
         exponent, rest = load(states, EXPONENT + k), load(states, REST + k)
         x, near = load(states, X_TARGET + k), load(states, NEAR + k)
         exp_target = exp(x, exponent, scaled_by)
-        of_others, of_target = of_others_and_target(x, near, rest, exp_target, exponent, scale, zero, states)
+        of_others, of_target = of_others_and_target(x, near, rest, rest / exp_target, exponent, scale, zero, states)
         loss = load(states, REST_MASS + k) * of_others - load(states, DISTANCES + k) * scale
         mass = load(states, TARGET_MASS + k)
         loss += where_zero(mass, zero, mass * of_target)

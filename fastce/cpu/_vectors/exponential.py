@@ -106,6 +106,13 @@ def keeps_exps(typingctx, row):
     return types.boolean(row), lambda context, builder, sig, args: value
 
 
+def inverse_exp_in_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    """The same of 2**exponent / exp(scale * x), for vectors: a quotient by exp is a product with it.
+
+    Where `exp` is 0, it is as of the least number that it is not. Of such that are too large nothing is known.
+    """
+
+
 def not_too_large(x: Any, exponent: Any, scaled_by: Any) -> Any:
     """x, but at most what makes exp 2**headroom: enough for a kernel to notice, finite when a few are added."""
 
@@ -257,6 +264,23 @@ def _exp_in_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
 
     def by_polynomial(x, exponent, scaled_by):
         r, coefficients, power = _reduced(x, exponent, scaled_by)
+        return r * polynomial(r, coefficients[1:]), power
+
+    return by_table if _by_table(x) else by_polynomial
+
+
+@by_type(inverse_exp_in_parts)
+def _inverse_exp_in_parts(x: Any, exponent: Any, scaled_by: Any) -> Any:
+    minus = real_number(x)(-1.0)
+
+    def by_table(x, exponent, scaled_by):
+        lowest = least_argument(x, exponent, scaled_by)
+        return _table_parts(where_less(x, lowest, lowest, x) * minus, exponent * minus, scaled_by)
+
+    def by_polynomial(x, exponent, scaled_by):
+        lowest = least_argument(x, exponent, scaled_by)
+        x = where_less(x, lowest, lowest, x) * minus
+        r, coefficients, power = _reduced(x, exponent * minus, scaled_by)
         return r * polynomial(r, coefficients[1:]), power
 
     return by_table if _by_table(x) else by_polynomial

@@ -24,12 +24,12 @@ VECTOR_BYTES = 64
 
 
 class Vector(types.Type):
-    """The Numba type of a vector: ``dtype`` is float32 or float64."""
+    """The Numba type of a vector: ``dtype`` is float32 or float64. More lanes take two registers, see `wide_of`."""
 
-    def __init__(self, dtype: types.Float) -> None:
+    def __init__(self, dtype: types.Float, lanes: int | None = None) -> None:
         self.dtype = dtype
-        self.lanes = VECTOR_BYTES * 8 // dtype.bitwidth
-        super().__init__(name=f"Vector({dtype})")
+        self.lanes = lanes or VECTOR_BYTES * 8 // dtype.bitwidth
+        super().__init__(name=f"Vector({dtype} x {self.lanes})")
 
     def can_convert_from(self, typingctx: Any, other: types.Type) -> Conversion | None:
         """A scalar of the same dtype becomes a vector by repeating it in every lane."""
@@ -42,6 +42,11 @@ float64_vector = Vector(types.float64)
 
 def vector_of(dtype: types.Float) -> Vector:
     return float32_vector if dtype == types.float32 else float64_vector
+
+
+def wide_of(vector: Vector) -> Vector:
+    """As many lanes of float64."""
+    return Vector(types.float64, vector.lanes)
 
 
 @register_model(Vector)

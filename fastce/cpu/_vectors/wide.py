@@ -6,8 +6,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastce.cpu._vectors.addresses import element_pointer
 from fastce.cpu._vectors.compiler import real_of
-from fastce.cpu._vectors.simd import _fma, _lane, float64_vector, vector_of
+from fastce.cpu._vectors.simd import _fma, _lane, float64_vector, vector_of, wide_of
 
 
 def _add_by_halves(builder: Any, vector: Any) -> Any:
@@ -94,6 +95,35 @@ def widened(typingctx, x):
         return pair
 
     return types.UniTuple(float64_vector, 2)(x), codegen
+
+
+@intrinsic
+def wide(typingctx, x):
+    """The lanes of ``x`` in float64, as one vector of two registers: what is done with it is done with both in turn.
+
+    A chain of operations each of which waits for the last leaves half of a processor idle, unless another goes beside
+    it: it looks no further ahead than a hundred instructions that wait.
+    """
+    result = wide_of(x)
+    return result(x), lambda context, builder, sig, args: _in_float64(context, builder, result, args[0])
+
+
+def _in_float64(context: Any, builder: Any, result: Any, x: Any) -> Any:
+    vector = context.get_value_type(result)
+    return x if x.type == vector else builder.fpext(x, vector)
+
+
+@intrinsic
+def load_wide(typingctx, row, states, i):
+    """As many float64 from element ``i`` of ``states`` on as a vector of this row has lanes; see `wide`."""
+    result = wide_of(vector_of(real_of(row.dtype)))
+
+    def codegen(context, builder, sig, args):
+        vector = context.get_value_type(result)
+        place = element_pointer(builder, context, sig.args[1], args[1], args[2])
+        return builder.load(builder.bitcast(place, vector.as_pointer()), align=8, typ=vector)
+
+    return result(row, states, types.int64), codegen
 
 
 @intrinsic
