@@ -99,11 +99,7 @@ def widened(typingctx, x):
 
 @intrinsic
 def wide(typingctx, x):
-    """The lanes of ``x`` in float64, as one vector of two registers: what is done with it is done with both in turn.
-
-    A chain of operations each of which waits for the last leaves half of a processor idle, unless another goes beside
-    it: it looks no further ahead than a hundred instructions that wait.
-    """
+    """The lanes of ``x`` in float64, as one vector of two registers: what is done with it is done with both."""
     result = wide_of(x)
     return result(x), lambda context, builder, sig, args: _in_float64(context, builder, result, args[0])
 
