@@ -1,5 +1,6 @@
 """Plain calls skip what there is to decide: results, errors and silence are those of the usual way."""
 
+import itertools
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -251,6 +252,26 @@ def test_nll_loss_is_as_usual(monkeypatch, seed):
         check(monkeypatch, fastce.nll_loss_value_and_grad if number % 2 else fastce.nll_loss, prepare)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_row_stats_are_as_usual(monkeypatch, seed):
+    def plainly(*args, **options):
+        return tuple(itertools.chain.from_iterable(fastce.row_stats(*args, **options).items()))
+
+    for number in range(300):
+
+        def prepare(number=number):
+            rng = np.random.default_rng([seed, number])
+            names = ["argmax", "max", "logsumexp", *(["entropy"] if rng.random() < 0.1 else [])]
+            several = tuple(chosen(rng, names, 0.5) for _ in range(rng.integers(4)))
+            options = {"outputs": chosen(rng, [several, *names, [*several], ("mean",), ([],)], 0.6)}
+            options |= {"top_k": chosen(rng, [5, 0, 1.0, True]), "axis": chosen(rng, [None, *AXES], 0.5)}
+            options |= {name: chosen(rng, OPTIONS[name]) for name in ("ignore_index", "n_threads")}
+            logits = random_logits(rng)
+            return (logits, chosen(rng, [None, random_targets(rng, logits)], 0.5)), options
+
+        check(monkeypatch, plainly, prepare)
+
+
 @pytest.fixture
 def many_runs(small_blocks, monkeypatch):
     """Calls of more than 64 KiB are cut for threads, in runs of 4 KiB at least; their gradients go past the cache."""
@@ -286,7 +307,7 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
     def asked(*_, **__):
         raise AssertionError("the usual way")
 
-    general = "cross_entropy.cross_entropy_call", "softmax.logsumexp_over", "softmax.softmax_over"
+    general = "cross_entropy.cross_entropy_call", "softmax.logsumexp_over", "softmax.softmax_over", "statistics.Rows"
     for name in (*general, "binary.fill_losses_and_gradient", "nll.run"):
         monkeypatch.setattr(f"fastce.losses.{name}", asked)
     x, targets = np.random.default_rng(0).normal(size=(32, classes)).astype(dtype), np.arange(32) % classes
@@ -320,6 +341,7 @@ def test_the_usual_way_is_not_asked(monkeypatch, classes, dtype):
         lambda: fastce.cross_entropy(x.T.copy(), targets, axis=-2, softcap=30.0),
         lambda: fastce.cross_entropy_value_and_grad(x[::2], targets[::2]),
         lambda: fastce.logsumexp(x.T, axis=0, keepdims=True),
+        lambda: fastce.row_stats(x, outputs=("argmax", "max")),
         lambda: fastce.softmax(x.T.copy(), axis=0),
         lambda: fastce.log_softmax(image.swapaxes(1, 3).copy(), axis=1),
     ]

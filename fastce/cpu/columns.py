@@ -271,6 +271,8 @@ def cut_in_runs(
     """
     in_lines = not in_place and cube.shape[0] >= OUTERS * number_of(n_threads)
     places = cut_columns(cube.shape, itemsize, in_place=in_place, in_lines=in_lines)
+    if len(places) == 1:
+        return [Run(places[0], 0, [0])], (0,)
     first, last = places[0], places[-1]
     whole = in_runs and in_place and cube.narrow and (first.outer == last.outer or first.rows == last.rows)
     size = LARGEST_RUN // max(1, first.stop - first.start) if whole else 1

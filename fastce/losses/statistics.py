@@ -14,6 +14,7 @@ from fastce.arguments.statistics import OUTPUTS, asks_for_targets, checked_top_k
 from fastce.cpu.best_positive import Positives, positive_rows
 from fastce.cpu.checked_targets import class_indices, not_class_indices
 from fastce.cpu.layout import Rows
+from fastce.cpu.plain_statistics import plain_statistics
 from fastce.cpu.softmax import logsumexp_over
 from fastce.cpu.statistics import INTEGERS, largest_of, statistics_of
 from fastce.engine import by_device
@@ -171,6 +172,9 @@ def row_stats(
     >>> fastce.row_stats(logits, right, outputs="target_rank")["target_rank"]
     array([1, 2])
     """
+    plain = plain_statistics(logits, targets, outputs, axis, top_k, ignore_index, n_threads)
+    if plain is not None:
+        return plain
     names = chosen(outputs, "outputs", OUTPUTS)
     array = real_array(logits, "logits")
     index = class_axis(array, axis, "logits")
