@@ -368,6 +368,15 @@ def test_any_layout_gives_the_bits_of_a_plain_copy(name, dtype, layout, rng):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_axes_at_all_are_rows_of_one_element_in_any_layout(name, layout, rng):
+    for shape in [(5, 6), (2, 3, 4), (2, 3, 4, 5), (2, 1, 3, 1, 300)]:
+        x = rng.normal(0, 4, shape)
+        expected = {"softmax": np.ones(shape), "log_softmax": np.zeros(shape)}.get(name, x)
+        np.testing.assert_allclose(run(name, LAYOUTS[layout](x), axis=()), expected, rtol=4 * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_zero_strides_give_the_bits_of_a_plain_copy(name, rng):
     row, column = rng.normal(0, 4, (1, 3000)), rng.normal(0, 4, (50, 1))
     for source, shape in [(row, (5, 3000)), (column, (50, 20)), (1.5, (6, 7))]:

@@ -136,7 +136,7 @@ def reading_order(array: Array, axes: tuple[int, ...], out: Array | None = None)
     either are read. Where the rows nearest in memory are too few for the lanes of a vector, their classes go last, and
     lines of both are read; which of these follow each other is then as good for ``out`` as it can be.
     """
-    if len(axes) > 1 or array.ndim < 3 or array.flags.c_contiguous:
+    if len(axes) != 1 or array.ndim < 3 or array.flags.c_contiguous:
         return None
     order = memory_order(array)
     rows = [k for k in order if k not in axes]
