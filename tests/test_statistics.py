@@ -343,6 +343,17 @@ def test_logsumexp_alone_is_as_exact_as_promised(rng, shape, dtype, make):
         np.testing.assert_array_equal(stats["logsumexp"], fastce.logsumexp(logits, axis=1))
 
 
+@pytest.mark.parametrize("classes", [16, 17, 200, 257, 1000, 5003])
+@pytest.mark.parametrize("beside", ["argmax", "entropy", "target_rank", "target_log_prob"])
+def test_logsumexp_of_equal_logits_is_as_exact_beside_other_outputs(rng, beside, classes):
+    """Roundings of equal terms do not average out: nor do those of nearly equal ones, or of a few sizes."""
+    equal = np.repeat(rng.uniform(-np.log(classes) - 5, 5, (600, 1)), classes, 1)
+    equal[200:400] += np.linspace(0, 1e-6, classes)
+    equal[400:, ::2] -= 3.0
+    logits, targets = equal.astype(np.float32), rng.integers(0, classes, 600)
+    assert_statistics(fastce.row_stats(logits, targets, outputs=("logsumexp", beside)), logits, targets)
+
+
 def test_the_results_come_in_the_order_asked_for_and_logsumexp_is_the_default():
     assert list(fastce.row_stats(np.zeros((2, 2)))) == ["logsumexp"]
     assert list(fastce.row_stats(np.zeros((2, 2)), outputs=iter(("max", "argmax")))) == ["max", "argmax"]

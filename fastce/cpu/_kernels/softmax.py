@@ -26,10 +26,10 @@ from fastce.cpu._kernels.states import (
     sum_in_full,
 )
 from fastce.cpu._kernels.targets import no_dense_part
-from fastce.cpu._kernels.tops import add_in_float64, sum_of_tops, sum_without
-from fastce.cpu._vectors.compiler import inline, kernel, matrix, outlined, real_of, vector
+from fastce.cpu._kernels.tops import is_coarse, row_sum_in_float64, sum_of_tops
+from fastce.cpu._vectors.compiler import inline, kernel, matrix, real_of, vector
 from fastce.cpu._vectors.exponential import exp, exp_in_float64, keeps_exps, scaling
-from fastce.cpu._vectors.memory import finish_stores, lanes_of, load_first, pointer, row_pointer, to_real
+from fastce.cpu._vectors.memory import finish_stores, lanes_of, pointer, row_pointer, to_real
 from fastce.cpu._vectors.simd import largest_lane, where_less
 
 ROWS_AT_A_TIME = 16
@@ -73,33 +73,16 @@ def logsumexp_of_state(states, k, in_full):
     return states[LSE + k] if in_full and offset == 0.0 else (offset + states[TOP + k]) + states[LOSS + k]
 
 
-@outlined
-def sum_again_in_float64(row, classes, states, k, wide_room):
-    """The sum of a row without its largest element, every step in float64."""
-    top, exponent = states[TOP + k], states[EXPONENT + k]
-    scaled_by = scaling(wide_room, 1.0, 1.0)
-    zero = load_first(wide_room, 0, 0, 0.0)
-    sums = zero, zero
-    for i in range(0, classes, lanes_of(row)):
-        x = load_first(row, i, classes - i, to_real(row, -math.inf))
-        sums = add_in_float64(sums, x, top, exponent, scaled_by, wide_room)
-    states[REST + k] = sum_without(sums, top, exponent, 1.0)
-
-
 @inline
 def mend_small(logits, first, count, states, wide_room):
-    """Results whose ulp is too small for sums of float32 get sums of float64.
-
-    Up to 16 terms have been added in float32: usually 0.3 eps of the sum, which is much for results below 4 in size.
-    Where the roundings do not average out it may be some eps, too much for those below 16 as well. That takes many
-    equal elements; among the largest of all, or they would not count, so that every lane has one.
-    """
+    """Results of which `is_coarse` get sums of float64."""
     any_small = False
+    classes = logits.shape[1]
     for k in range(count):
-        log_sum, largest = states[LOSS + k], states[TOP + k]
-        bound = 16.0 if states[NEAR + k] == largest else 4.0
-        if abs(states[OFFSET + k] + largest + log_sum) < bound and log_sum > 0.125:
-            sum_again_in_float64(row_pointer(logits, first + k), logits.shape[1], states, k, wide_room)
+        log_sum, top = states[LOSS + k], states[TOP + k]
+        if is_coarse(states[OFFSET + k] + top + log_sum, log_sum, states[NEAR + k] == top):
+            row = row_pointer(logits, first + k)
+            states[REST + k] = row_sum_in_float64(row, classes, top, states[EXPONENT + k], wide_room)
             any_small = True
     if any_small:
         finish_logsumexp(states, count)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from fastce.cpu._kernels.blocks import BLOCK, guessed_maximum, on_block, scratch_block
+from fastce.cpu._kernels.blocks import BLOCK, guessed_maximum, on_block, scratch_block, wide_scratch_block
 from fastce.cpu._kernels.ranks import first_index, maximum_and_rank, rank_in_block
 from fastce.cpu._kernels.rows import reference_near
-from fastce.cpu._kernels.states import above
+from fastce.cpu._kernels.states import LANES, above
+from fastce.cpu._kernels.tops import is_coarse, row_sum_in_float64
 from fastce.cpu._vectors.compiler import inline, kernel, matrix, structure, vector
 from fastce.cpu._vectors.exponential import LN2, SPARE, add_exp, exp, exp_in_float64, scaling
 from fastce.cpu._vectors.lanes import lesser_and_top
@@ -156,7 +157,7 @@ def log_of_sum(total, exponent, offset, m, rest, e_m):
 
 
 @inline
-def statistics_of_row(row, classes, y, with_sums, with_entropy, with_rank, room):
+def statistics_of_row(row, classes, y, with_sums, with_logsumexp, with_entropy, with_rank, room, wide_room):
     """(logsumexp, m, start of its chunk, entropy, log probability and rank of class y; -1: no such class).
 
     The reference is guessed, and the row done again from m if m is out of exp's range, or if the entropy would be the
@@ -196,6 +197,11 @@ def statistics_of_row(row, classes, y, with_sums, with_entropy, with_rank, room)
             break
         guess = m + offset
     lse = log_of_sum(total, exponent, offset, m + offset, rest, e_m)
+    # of up to two vectors, one of which is held back, nothing has been rounded in float32
+    is_rounded = lanes_of(row) != LANES and 2 * lanes_of(row) < classes
+    if with_logsumexp and is_rounded and is_coarse(lse, log_m, times == lanes_of(row)):
+        rest = row_sum_in_float64(row, classes, m + offset, exponent, wide_room)  # the offset is 0
+        lse = log_of_sum(e_m + rest, exponent, offset, m + offset, rest, e_m)
     log_prob = 0.0
     if y >= 0:
         x_y = element(row, y) - offset
@@ -215,7 +221,9 @@ def statistics_rows(logits, targets, results):
     """What is asked for of every row; ``targets`` are class indices, empty if nothing asks for them."""
     rows, classes = logits.shape
     with_rank, with_entropy = results.target_rank.shape[0] > 0, results.entropy.shape[0] > 0
-    with_sums = with_entropy or results.logsumexp.shape[0] > 0 or results.target_log_prob.shape[0] > 0
+    with_logsumexp = results.logsumexp.shape[0] > 0
+    with_sums = with_entropy or with_logsumexp or results.target_log_prob.shape[0] > 0
+    wide_room = wide_scratch_block()
     for i in range(rows):
         row = row_pointer(logits, i)
         y = -1
@@ -224,9 +232,9 @@ def statistics_rows(logits, targets, results):
             following = min(i + 2, rows - 1)
             prefetch(row_pointer(logits, following), targets[following])
         lse, m, at, entropy, log_prob, rank = statistics_of_row(
-            row, classes, y, with_sums, with_entropy, with_rank, scratch_block(row)
+            row, classes, y, with_sums, with_logsumexp, with_entropy, with_rank, scratch_block(row), wide_room
         )
-        if results.logsumexp.shape[0] > 0:
+        if with_logsumexp:
             results.logsumexp[i] = lse
         if results.max.shape[0] > 0:
             results.max[i] = m

@@ -1,10 +1,12 @@
 """What the lanes of a row have held back: their largest elements, whose exps are added in float64 at its end."""
 
+import math
+
 from fastce.cpu._kernels.states import LANES
-from fastce.cpu._vectors.compiler import inline
+from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import exp, exp_in_float64, scaling
 from fastce.cpu._vectors.lanes import lanes_in, store_real
-from fastce.cpu._vectors.memory import load, load_first
+from fastce.cpu._vectors.memory import lanes_of, load, load_first, to_real
 from fastce.cpu._vectors.simd import where_equal
 from fastce.cpu._vectors.wide import sum_wide, zeros_wide
 
@@ -31,6 +33,29 @@ def sum_without(sums, but, exponent, scale):
     exps, ties = sums
     others = sum_wide((ties, zeros_wide()[0])) - 1.0
     return sum_wide((exps, zeros_wide()[0])) + (others * exp_in_float64(but, exponent, scale) if others > 0.0 else 0.0)
+
+
+@outlined
+def row_sum_in_float64(row, classes, but, exponent, wide_room):
+    """The sum of a row without one that equals ``but``, every step in float64."""
+    scaled_by = scaling(wide_room, 1.0, 1.0)
+    zero = load_first(wide_room, 0, 0, 0.0)
+    sums = zero, zero
+    for i in range(0, classes, lanes_of(row)):
+        x = load_first(row, i, classes - i, to_real(row, -math.inf))
+        sums = add_in_float64(sums, x, but, exponent, scaled_by, wide_room)
+    return sum_without(sums, but, exponent, 1.0)
+
+
+@inline
+def is_coarse(lse, log_sum, all_largest):
+    """Whether the ulp of a logsumexp, which is log_sum above its row's largest, is too small for sums of float32.
+
+    Up to 16 terms have been added in float32: usually 0.3 eps of the sum, which is much for results below 4 in size.
+    Where the roundings do not average out it may be some eps, too much for those below 16 as well. That takes many
+    equal elements; among the largest of all, or they would not count, so that every lane has one.
+    """
+    return abs(lse) < (16.0 if all_largest else 4.0) and log_sum > 0.125
 
 
 @inline
