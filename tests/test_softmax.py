@@ -556,6 +556,19 @@ def test_axis_out_of_range_and_axis_twice_are_value_errors(name):
             run(name, np.zeros((2, 3)), axis=axis)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_largest_element_far_above_the_first_ones_of_many(name, dtype, rng):
+    # Beside each other, references of many classes are guessed from the first; some rows outgrow theirs, others do not.
+    x = rng.normal(size=(NARROW + 44, 1100)).astype(dtype)
+    far = rng.integers(0, x.shape[0], x.shape[1])
+    x[far, np.arange(x.shape[1])] += rng.choice([0.0, 20.0, 26.0, 27.0, 28.0, 40.0, 700.0], x.shape[1]).astype(dtype)
+    result = run(name, x, axis=0)
+    assert_close(name, result, x, axis=0)
+    alone = [run(name, np.ascontiguousarray(x[:, k : k + 20]), axis=0) for k in range(0, x.shape[1], 20)]
+    assert_same_bits(result, np.concatenate(alone, axis=-1))
+
+
 @pytest.mark.parametrize("shape", [(1 << 20, 2), (8, 2, 1 << 17)])
 def test_logsumexp_of_many_rows_keeps_no_more_than_its_results(shape):
     x = np.zeros(shape, np.float32)

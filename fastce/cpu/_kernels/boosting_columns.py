@@ -9,8 +9,9 @@ from numba import types
 
 from fastce.cpu._kernels.blocks import capping
 from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows, new_weights, without_ignored
-from fastce.cpu._kernels.columns import choose_references, masses_of_class, sum_tile
+from fastce.cpu._kernels.columns import masses_of_class
 from fastce.cpu._kernels.cross_entropy_columns import masses_of, set_upstream, types_of_cube
+from fastce.cpu._kernels.guesses import sum_from_guesses
 from fastce.cpu._kernels.hard import are_hard, counted, sum_from_references, sum_hard_and_hold
 from fastce.cpu._kernels.hard_states import look_at_hard_rows
 from fastce.cpu._kernels.hessians import (
@@ -202,9 +203,9 @@ def gradient_and_hessian_columns(
                     (numbers, kept), keeps, in_common,
                 )  # fmt: skip
             else:
-                if tile[3] != 0:
-                    choose_references(running, tile, origin, classes, count, cap, scale)
-                sum_tile(running, sums, tile, origin, classes, count, cap, scale, scaled_by, masses, probabilities)
+                sum_from_guesses(
+                    running, sums, tile, origin, classes, count, cap, scale, scaled_by, masses, probabilities
+                )
             all_fit, is_written = True, False
             for group in range(0, count, GROUP):
                 here, at = min(GROUP, count - group), first + group

@@ -43,7 +43,6 @@ from fastce.cpu._vectors.simd import copysign, fma, where_equal, where_less, whe
 from fastce.cpu._vectors.wide import add_products, add_wide
 
 NARROW = 256  # classes that are few: all are looked at for a reference, and classes that are adjacent are transposed
-GUESS = 64  # classes that a reference is guessed from, where looking at all would be another read
 ABREAST = 4  # classes whose terms are added before they go to a sum
 SUMMED_AT_A_TIME, WRITTEN_AT_A_TIME = 4, 8  # classes, where an array is its own tile
 
@@ -155,15 +154,6 @@ def choose_reference(running, tile, k, classes, count, cap, scale):
     for c in range(classes):
         _, tops = lesser_and_top(logits_at(place, start + k + c * stride, count, cap), tops)
     put_reference(running, place, k, tops, scale)
-
-
-@inline
-def choose_references(running, tile, source, classes, count, cap, scale):
-    """The reference of every row of a tile, from all of its classes if they are few."""
-    place = tile[0]
-    find_largest(running, tile, source, classes if classes <= NARROW else GUESS, count, cap)
-    for k in range(0, count, lanes_of(place)):
-        put_reference(running, place, k, load(running, HIGHEST + k), scale)
 
 
 @inline

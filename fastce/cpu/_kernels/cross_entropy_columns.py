@@ -4,7 +4,8 @@ from numba import types
 
 from fastce.cpu._kernels.blocks import capping
 from fastce.cpu._kernels.column_targets import choose_targets, look_at_rows, new_weights, without_ignored
-from fastce.cpu._kernels.columns import choose_references, logits_at, masses_of_class, sum_tile
+from fastce.cpu._kernels.columns import logits_at, masses_of_class
+from fastce.cpu._kernels.guesses import sum_from_guesses
 from fastce.cpu._kernels.lines import (
     ABOVE,
     AT_CHOSEN,
@@ -208,9 +209,9 @@ def over_tiles(soft, points, source, logits, narrow, targets, options, losses, m
             if soft is None:
                 choose_targets(running, room, classes, count, of_rows, first, masses, probabilities)
                 row_weights = without_ignored(running, room, count, first, targets.ignored, given_weights, weights)
-                if tile[3] != 0:
-                    choose_references(running, tile, origin, classes, count, cap, scale)
-                sum_tile(running, sums, tile, origin, classes, count, cap, scale, scaled_by, masses, probabilities)
+                sum_from_guesses(
+                    running, sums, tile, origin, classes, count, cap, scale, scaled_by, masses, probabilities
+                )
             else:
                 find_heaviest(running, tile, origin, classes, count, scale, masses, probabilities)
                 sum_soft(running, sums, tile, classes, count, scaled_by, masses, probabilities)

@@ -8,7 +8,7 @@ import math
 from numba import types
 
 from fastce.cpu._kernels.blocks import scratch_block
-from fastce.cpu._kernels.columns import choose_references, readable, sum_tile
+from fastce.cpu._kernels.columns import readable
 from fastce.cpu._kernels.copied_tiles import nothing_comes
 from fastce.cpu._kernels.exact_columns import (
     EXACT_AT_ONCE,
@@ -18,6 +18,7 @@ from fastce.cpu._kernels.exact_columns import (
     sum_tile_exactly,
     where_low,
 )
+from fastce.cpu._kernels.guesses import sum_from_guesses
 from fastce.cpu._kernels.lines import (
     ABOVE,
     EXPS,
@@ -90,10 +91,8 @@ def look_at_tile(running, sums, tile, source, classes, count):
     place = tile[0]
     cap = to_real(place, 0.0), to_real(place, 0.0)
     nothing = place, 0, 0, 0
-    if tile[3] != 0:
-        choose_references(running, tile, source, classes, count, cap, 1.0)
     scaled_by = scaling(place, 1.0, 1.0)
-    sum_tile(running, sums, tile, source, classes, count, cap, 1.0, scaled_by, no_masses(place), nothing)
+    sum_from_guesses(running, sums, tile, source, classes, count, cap, 1.0, scaled_by, no_masses(place), nothing)
 
 
 @outlined
