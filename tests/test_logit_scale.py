@@ -35,7 +35,8 @@ def check(logits, targets, *, bound=4, axis=None, reduction="mean", grad_output=
     x, _ = naive.as_rows(naive.widened(logits), axis)
     scale, cap = options.get("logit_scale", 1.0), options.get("softcap")
     top = 0 * x if cap else x.max(axis=1, keepdims=True)
-    parts = grad * (x - top), top * grad.sum(axis=1, keepdims=True)
+    common = top * grad.sum(axis=1, keepdims=True) if options.get("z_loss") else 0 * top  # else it is a rounding of 0
+    parts = grad * (x - top), common
     size = sum(np.sum(np.abs(part) * (np.cosh(scale * x / cap) ** 2 if cap else 1)) for part in parts)
     eps = np.finfo(np.float32 if logits.dtype.itemsize == 2 else np.result_type(logits, np.float32)).eps
     assert abs(found.grad_logit_scale * scale - sum(map(np.sum, parts))) <= bound * eps * size, options
@@ -99,6 +100,34 @@ def test_errors_are_roundings_of_the_terms(dtype, shape, common):
     targets = targets_of("classes", shape)
     for options in ({}, {"z_loss": 1e-4}, {"z_loss": 0.1, "logit_scale": 0.5, "label_smoothing": 0.1}):
         check(logits, targets, reduction="sum", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.01, "label_smoothing": 0.1}, {"logit_scale": 0.03}])
+@pytest.mark.parametrize("classes", [288, 301, 4100])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_rows_of_any_shape_with_their_target_anywhere(dtype, classes, options):
+    """The reference is guessed from the first logits; one logit, or all, may be far from it, and from the target's."""
+    steps = np.linspace(0, 40, classes)
+    some = rng.normal(size=classes)
+    rows = np.array([steps, -steps, 7 + 0 * steps, some, some + 1000, np.where(np.arange(classes) == 200, 50, some)])
+    logits = (rows / options.get("logit_scale", 1.0) ** 0.5).astype(dtype)
+    for targets in ([0] * 6, [200] * 6, [classes - 1] * 6):
+        for k in range(6):
+            check(logits[k : k + 1], np.array(targets[k : k + 1]), reduction="sum", **options)
+        check(logits, np.array(targets), reduction="sum", **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_masked_classes_of_long_rows_count_nothing(dtype):
+    logits = rng.normal(size=(9, 600)).astype(dtype)
+    logits[:, ::3] = -np.inf
+    targets = rng.integers(0, 200, 9) * 3 + 1
+    kept = np.ascontiguousarray(logits[:, np.arange(600) % 3 > 0])
+    found, expected = function(logits, targets), function(kept, targets - targets // 3 - 1)
+    assert found.grad_logit_scale == pytest.approx(expected.grad_logit_scale, rel=1e-6)
+    logits[3, 5] = np.nan
+    assert np.isnan(function(logits, targets).grad_logit_scale)
+    assert np.isfinite(function(logits, targets, sample_weight=np.arange(9) != 3).grad_logit_scale)
 
 
 @pytest.mark.slow

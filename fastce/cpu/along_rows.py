@@ -7,12 +7,13 @@ import numpy as np
 
 from fastce.arguments.arrays import Array, compute_dtype
 from fastce.arguments.silence import silently
-from fastce.cpu._kernels.cross_entropy import CACHED, ROWS_AT_A_TIME, cross_entropy_rows
+from fastce.cpu._kernels.cross_entropy import ROWS_AT_A_TIME, cross_entropy_rows
 from fastce.cpu._kernels.targets import Targets
 from fastce.cpu._vectors.compiler import storage_view
 from fastce.cpu.call import CrossEntropyCall
 from fastce.cpu.extremes import extremes_of
 from fastce.cpu.layout import Rows, goes_past_cache
+from fastce.cpu.mass_targets import MassTargets
 from fastce.cpu.rooms import Room
 from fastce.cpu.row_losses import RowLosses
 from fastce.cpu.threads import cut_rows, cut_runs, for_each
@@ -101,24 +102,27 @@ class AlongRows:
         gradient: Array | None,
     ) -> None:  # fmt: skip
         """Call the kernel, with the room of this thread for what it keeps."""
+        is_room = gradient is None and len(products) > 0
         if gradient is None:
-            gradient = self._room_for_slopes(len(products))
+            gradient = self._room_for_slopes(is_room)
         self.kernel(
-            block, targets, self.call.options, losses, misfits, above, products, gradient,
-            self._room_for_exps(gradient), self.past_cache,
+            block, targets, self.call.options, losses, misfits, above, products, gradient, is_room,
+            self._room_for_exps(gradient, is_room), self.past_cache,
         )  # fmt: skip
 
-    def _room_for_slopes(self, number: int) -> Array:
-        """Room for the gradients of a group of rows, which come to nothing but products; of a block of so many."""
-        if not number:
-            return storage_view(np.empty((0, 0), self.rows.dtype))
-        group = max(1, min(number, ROWS_AT_A_TIME, CACHED // max(self.rows.classes, 1)))
-        return storage_view(self.slopes.of((group, self.rows.classes), self.rows.dtype))
+    def _room_for_slopes(self, is_needed: bool) -> Array:
+        """Room for the gradient of a row that comes to nothing but products."""
+        shape = (1, self.rows.classes) if is_needed else (0, 0)
+        return storage_view(self.slopes.of(shape, self.rows.dtype))
 
-    def _room_for_exps(self, gradient: Array) -> Array:
-        """Where a kernel may keep the exps of some rows for their gradients; none if there is none or they are long."""
+    def _room_for_exps(self, gradient: Array, is_room: bool) -> Array:
+        """Where a kernel may keep the exps of some rows for their gradients; none if there is none or they are long.
+
+        Nor for products, but those of masses: of the rows of others hardly any have a gradient.
+        """
         dtype = compute_dtype(self.rows.dtype)
-        count = exps_kept(self.rows.classes, self.rows.dtype) if len(gradient) else 0
+        is_written = len(gradient) > 0 and (not is_room or isinstance(self.call.targets, MassTargets))
+        count = exps_kept(self.rows.classes, self.rows.dtype) if is_written else 0
         return self.exps.of((count,), dtype) if count else np.empty(0, dtype)
 
     def _odd(self, start: int, stop: int) -> tuple[Array, Array | None]:

@@ -217,7 +217,7 @@ def _mended(
     of_products = NO_PRODUCTS if products is None else np.empty(numbers.size)
     cross_entropy_rows.compiled(logits.dtype)(
         storage_view(logits), call.targets.of(numbers), call.options, losses, misfits, of_rows(upstream, numbers),
-        of_products, storage_view(grad), np.empty(0, compute_dtype(logits.dtype)), False,
+        of_products, storage_view(grad), False, np.empty(0, compute_dtype(logits.dtype)), False,
     )  # fmt: skip
     if out is not None:
         gradient = Rows(out, call.axis)

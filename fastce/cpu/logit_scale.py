@@ -1,7 +1,7 @@
 """The derivative of cross entropy by its logit scale, without a matrix of gradients.
 
-With G the gradient by the logits x and a the scale it is sum_c G_c x_c / a, added up row by row: of gradients that are
-in cache, as slope_products.py has it.
+With G the gradient by the logits x and a the scale it is sum_c G_c x_c / a, added up row by row: beside the loss, or of
+gradients that are in cache, as slope_products.py has it.
 """
 
 import math

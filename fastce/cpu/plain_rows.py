@@ -85,7 +85,7 @@ class PlainRows:
         no_points, *no_masses = no_row_masses(rows.dtype)
         points = no_points, indices, *no_masses, weight
         cross_entropy_rows.compiled(rows.dtype)(
-            rows, points, self.options, losses, misfits, above, NO_PRODUCTS, gradient, exps, past_cache
+            rows, points, self.options, losses, misfits, above, NO_PRODUCTS, gradient, False, exps, past_cache
         )
 
 

@@ -88,10 +88,11 @@ z_loss, reduction, grad_output, n_threads
     Notes
     -----
     For "mean" and "sum" the derivative of ``value``; for "none" that of the sum of ``grad_output * value``. With x the
-    logits and G their gradient it is :math:`\sum_{ic} G_{ic} x_{ic}` divided by the scale. A block of rows at a time
-    has its gradient in cache, which is multiplied there with its logits less the largest of their row: confident rows,
-    and rows with much in common, keep their digits (with a `softcap`, of whose slopes nothing cancels, the latter only
-    to the rounding of the logits).
+    logits and G their gradient it is :math:`\sum_{ic} G_{ic} x_{ic}` divided by the scale. With class indices it is
+    summed beside the loss, of logits less their row's target's. Else a block of rows at a time has its gradient in
+    cache, which is multiplied there with its logits less the largest of their row. Either way confident rows, and rows
+    with much in common, keep their digits (with a `softcap`, of whose slopes nothing cancels, the latter only to the
+    rounding of the logits).
     Logits are read from memory once, except by options so extreme that `cross_entropy` leaves its usual kernels.
 
     Examples

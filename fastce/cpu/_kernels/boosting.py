@@ -239,7 +239,7 @@ def gradient_and_hessian_rows(logits, targets, options, curvature, misfits, grad
             fill_row(hessian_row, classes, max(0.0, curvature.lowest), hessian_row)
             continue
         of_row = targets_of_row(targets, i)
-        find_states(logits, i, 1, options, targets, states, room, wide_room, (room, 0))
+        find_states(logits, i, 1, options, targets, states, room, wide_room, (room, 0, False))
         if states[FITS] == 0.0:
             misfits[i] = 1
             continue

@@ -24,7 +24,7 @@ from fastce.cpu._kernels.blocks import (
 )
 from fastce.cpu._kernels.row_losses import find_states
 from fastce.cpu._kernels.rows import cleared_states
-from fastce.cpu._kernels.slope_products import common_part, sum_of_products, taken_off
+from fastce.cpu._kernels.slope_products import common_part, product_of_look, sum_of_products, taken_off
 from fastce.cpu._kernels.states import (
     EXPONENT,
     FACTOR,
@@ -206,30 +206,34 @@ def write_gradient(logits, i, next_i, options, targets, states, k, out, room, ke
 
 
 @inline
-def write_gradients(logits, first, count, options, targets, states, upstream, gradient, at, room, kept, past_cache):
-    """The gradients of ``count`` rows from ``first`` on, into those from ``at`` on."""
-    rows = logits.shape[0]
+def prepare_gradients(first, count, options, targets, states, upstream):
+    """What the gradients of ``count`` rows from ``first`` on are made of."""
     for k in range(count):
         from_above = upstream[first + k] if upstream.shape[0] > 1 else upstream[0]
         states[UPSTREAM + k] = weight_of_row(targets, first + k) * from_above * options.logit_scale
     finish_gradients(states, count, options.softcap)
-    for k in range(count):
-        if states[FITS + k] > 0.0:
-            i, next_i = first + k, min(first + k + count, rows - 1)
-            exps, out = from_element(kept[0], k * kept[1]), row_pointer(gradient, at + k)
-            write_gradient(logits, i, next_i, options, targets, states, k, out, room, exps, past_cache)
 
 
 @inline
-def put_products(logits, first, count, options, targets, states, gradient, at, products):
-    """The sums of gradient * logit of rows whose gradients have just been written."""
+def write_gradients(logits, first, count, options, targets, states, gradient, room, kept, past_cache, products):
+    """The gradients of ``count`` rows from ``first`` on, and their sums of gradient * logit.
+
+    Where ``kept`` says that only these sums are wanted, the gradient has room for one row: of those whose look has not
+    given them.
+    """
+    rows, classes = logits.shape
+    is_wanted, has_products = not kept[2], products.shape[0] > 0
     for k in range(count):
-        i = first + k
-        if weight_of_row(targets, i) == 0.0:
-            products[i] = 0.0
-        elif states[FITS + k] > 0.0:
-            row, slopes, near = row_pointer(logits, i), row_pointer(gradient, at + k), taken_off(options, states, k)
-            products[i] = sum_of_products(row, slopes, logits.shape[1], near) + common_part(near, states, k)
+        i, next_i = first + k, min(first + k + count, rows - 1)
+        is_counted = weight_of_row(targets, i) != 0.0
+        if has_products:
+            products[i] = product_of_look(states, k) if is_counted and not is_wanted else 0.0
+        if states[FITS + k] > 0.0 and (is_wanted or math.isnan(products[i])):
+            exps, slopes = from_element(kept[0], k * kept[1]), row_pointer(gradient, i if is_wanted else 0)
+            write_gradient(logits, i, next_i, options, targets, states, k, slopes, room, exps, past_cache)
+            if has_products and is_counted:
+                row, near = row_pointer(logits, i), taken_off(options, states, k)
+                products[i] = sum_of_products(row, slopes, classes, near) + common_part(near, states, k)
 
 
 @kernel(
@@ -242,19 +246,20 @@ def put_products(logits, first, count, options, targets, states, gradient, at, p
         vector(types.float64),
         vector(types.float64),
         matrix(storage),
+        types.boolean,
         vector(real_of(storage)),
         types.boolean,
     )
 )
 def cross_entropy_rows(
-    logits, targets, options, losses, misfits, upstream, products, gradient, room_for_exps, past_cache
+    logits, targets, options, losses, misfits, upstream, products, gradient, is_room, room_for_exps, past_cache
 ):
     """losses[i] = v_i times the loss of row i; if the gradient has rows, gradient[i] = v_i upstream_i d loss_i / d x_i.
 
-    If there are products, products[i] = sum_c gradient_ic x_ic; the gradient may then have fewer rows, those of a
-    group, which the next group replaces. Rows of weight 0 are 0, whatever they hold. Rows where ``misfits`` becomes 1
-    have no gradient written: they are for `extreme_rows`. Rows are taken in groups that a second-level cache holds
-    until their gradients are written, with their exps if there is room for those of a row.
+    If there are products, products[i] = sum_c gradient_ic x_ic; the gradient may then be room for a single row, which
+    only rows whose look has not given that are written to. Rows of weight 0 are 0, whatever they hold. Rows where
+    ``misfits`` becomes 1 have no gradient written: they are for `extreme_rows`. Rows are taken in groups that a
+    second-level cache holds until their gradients are written, with their exps if there is room for those of a row.
     """
     rows, classes = logits.shape
     states = cleared_states()
@@ -264,7 +269,7 @@ def cross_entropy_rows(
     if keeps_exps(row_pointer(logits, 0)) and room_for_exps.shape[0] > 0:
         stride = (classes + lanes - 1) // lanes * lanes
         group = min(ROWS_AT_A_TIME, room_for_exps.shape[0] // stride)
-    kept = pointer(room_for_exps), stride
+    kept = pointer(room_for_exps), stride, is_room
     for first in range(0, rows, max(1, group)):
         count = min(max(1, group), rows - first)
         find_states(logits, first, count, options, targets, states, room, wide_room, kept)
@@ -273,11 +278,9 @@ def cross_entropy_rows(
             if states[FITS + k] == 0.0:
                 misfits[first + k] = 1
         if gradient.shape[0] > 0:
-            at = first if gradient.shape[0] == rows else 0
+            prepare_gradients(first, count, options, targets, states, upstream)
             write_gradients(
-                logits, first, count, options, targets, states, upstream, gradient, at, room, kept, past_cache
-            )
-            if products.shape[0] > 0:
-                put_products(logits, first, count, options, targets, states, gradient, at, products)
+                logits, first, count, options, targets, states, gradient, room, kept, past_cache, products
+            )  # fmt: skip
     if past_cache:
         finish_stores()

@@ -57,7 +57,7 @@ def look_at_piece(logits, targets, options, left_out, at_least, states, k):
     room = scratch_block(row)
     look_at_row(
         row, logits.shape[1], options, targets_of_row(targets, 0), left_out, at_least, pointer(states), k, room,
-        wide_scratch_block(), (room, False),
+        wide_scratch_block(), (room, False, False),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from fastce.cpu._kernels.states import (
     LOSS,
     NEAR,
     OFFSET,
+    PRODUCTS,
     REST,
     REST_MASS,
     TARGET,
@@ -45,7 +46,7 @@ from fastce.cpu._kernels.targets import (
     targets_of_row,
     weight_of_row,
 )
-from fastce.cpu._kernels.tops import sum_but_target, sum_of_tops
+from fastce.cpu._kernels.tops import products_of_tops, sum_but_target, sum_of_tops
 from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import SPARE, exp_in_float64, keeps_exps
 from fastce.cpu._vectors.logarithm import log_times_power
@@ -79,24 +80,30 @@ def largest_other(row, classes, c, room):
 def look_at_row(row, classes, options, targets, left_out, at_least, states, k, room, wide_room, kept):
     """Write the sums of a row without one class, and the logit and mass of that class (-1: none), to the states.
 
-    The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements. All exps
-    are kept, if ``kept`` is (room for them, True) and they are all that a gradient needs.
+    The reference is not lower than one near ``at_least``, for a piece of a row that has seen larger elements. ``kept``
+    is (room for exps, whether all are kept, whether PRODUCTS are summed instead), the former if a gradient needs no
+    more, the latter if a class is left out and masses do not vary, without a cap, whose slopes would count too.
     """
     ratio, cap, scaled_by = capping(row, options.logit_scale, options.softcap)
     dense = dense_part(row, targets, options, 1.0)
     varies = dense[3] or dense[5]
-    is_kept = keeps_exps(row) and kept[1] and not varies and not options.softcap > 0.0
-    kept = kept[0], is_kept, keeps_exps(row)
+    is_plain = not varies and not options.softcap > 0.0
+    with_products = kept[2] and is_plain and left_out >= 0
+    is_kept = keeps_exps(row) and kept[1] and is_plain and not with_products
     largest = max(guessed_maximum(row, classes, (ratio, cap), room), at_least)
     x_target, mass = -math.inf, 0.0
     if left_out >= 0:
         x_target = capped_element(row, left_out, options)
         largest = max(largest, x_target)
         mass = dense_mass(targets, options, left_out)
-    offset, exponent, near, (rest, distances, rest_mass), tops, top = row_state(
+    kept = kept[0], is_kept, keeps_exps(row), with_products, x_target
+    offset, exponent, near, (rest, distances, rest_mass, products), tops, top = row_state(
         row, classes, left_out, largest, (ratio, cap), scaled_by, room, dense, kept
     )
     scale = scale_of(options)
+    states[PRODUCTS + k] = math.nan
+    if with_products:
+        states[PRODUCTS + k] = products + products_of_tops(tops, x_target - offset, exponent, scale, wide_room)
     is_in_sums = left_out >= 0 and not is_left_out(dense, (ratio, cap), offset)
     if is_in_sums:
         exp_target = exp_in_float64(x_target, exponent, scale)
@@ -123,7 +130,7 @@ def look_at_row(row, classes, options, targets, left_out, at_least, states, k, r
     states[TOP + k] = top
     states[TARGET_MASS + k] = mass
     states[TARGET + k] = left_out
-    states[KEPT + k] = 1.0 if kept[1] else 0.0
+    states[KEPT + k] = 1.0 if is_kept else 0.0
 
 
 @inline
@@ -141,7 +148,8 @@ def sends_for_targets(row, classes, is_written):
 def look_at_rows(logits, first, count, options, targets, states, room, wide_room, kept):
     """The states of ``count`` rows from ``first`` on; rows of weight 0 are not looked at.
 
-    ``kept`` is room for their exps, and how many elements it has for each row: 0 if they are not to be kept.
+    ``kept`` is room for their exps, how many elements it has for each row (0 if they are not to be kept), and whether
+    PRODUCTS are wanted: those of rows of a single point.
     """
     rows, classes = logits.shape
     for k in range(count):
@@ -155,7 +163,7 @@ def look_at_rows(logits, first, count, options, targets, states, room, wide_room
         left_out, mass = heaviest_point(of_row, options)
         look_at_row(
             row_pointer(logits, i), classes, options, of_row, left_out, -math.inf, states, k, room, wide_room,
-            (from_element(kept[0], k * kept[1]), kept[1] > 0),
+            (from_element(kept[0], k * kept[1]), kept[1] > 0, kept[2] and of_row.end_point - of_row.first_point == 1),
         )  # fmt: skip
         states[TARGET_MASS + k] += mass
 
@@ -192,7 +200,7 @@ def has_lost_digits(row, scale, states, k):
 def look_again(row, classes, options, targets, scale, states, k, room, wide_room):
     """A row of probabilities whose loss has lost digits: once more, without the class that most of the mass is on."""
     left_out = likeliest_class(targets, options, classes)
-    look_at_row(row, classes, options, targets, left_out, -math.inf, states, k, room, wide_room, (room, False))
+    look_at_row(row, classes, options, targets, left_out, -math.inf, states, k, room, wide_room, (room, False, False))
     finish_states(states, k, k + 1, scale, options.z_loss)
 
 

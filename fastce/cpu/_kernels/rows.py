@@ -16,6 +16,7 @@ import math
 
 from fastce.cpu._kernels.blocks import BLOCK, on_block, row_maximum
 from fastce.cpu._kernels.states import FIELDS, GROUP, LANES, new_states
+from fastce.cpu._kernels.stretch_sums import add_stretch, add_vector
 from fastce.cpu._kernels.targets import masses_at
 from fastce.cpu._vectors.compiler import inline
 from fastce.cpu._vectors.exponential import (
@@ -26,19 +27,17 @@ from fastce.cpu._vectors.exponential import (
     headroom,
     largest_exponent,
 )
-from fastce.cpu._vectors.lanes import has_32_registers, lesser_and_top, where_lane
+from fastce.cpu._vectors.lanes import lesser_and_top, where_lane
 from fastce.cpu._vectors.memory import (
     elements_ahead,
     from_element,
     keep_first,
     lanes_of,
-    load,
     load_first,
     prefetch,
-    store,
     to_real,
 )
-from fastce.cpu._vectors.simd import largest_lane, where_less, where_zero
+from fastce.cpu._vectors.simd import largest_lane, where_zero
 from fastce.cpu._vectors.wide import add_products, add_wide, sum_wide, zeros_wide
 
 
@@ -72,123 +71,12 @@ def reference_near(row, largest, scale):
 
 
 @inline
-def exp_held_back(x, tops, exp_tops, exponent, scaled_by, in_place):
-    """(exp of x, what is added for it, tops, exp_tops): each lane holds the largest of them back.
-
-    Where exps may be kept, that of x itself must be known, in its place. Elsewhere exp of the lesser is all, one
-    instruction less.
-    """
-    if in_place:
-        e = exp(x, exponent, scaled_by)
-        lesser, exp_tops = lesser_and_top(e, exp_tops)
-        return e, lesser, where_less(tops, x, x, tops), exp_tops
-    lesser, tops = lesser_and_top(x, tops)
-    e = exp(lesser, exponent, scaled_by)
-    return e, e, tops, exp_tops
-
-
-@inline
-def add_stretch(block, start, stop, sums, is_smoothed, exponent, near, scaled_by, kept):
-    """(exps, distances, tops) with these whole vectors added: exp(scale x) / 2**exponent and x - near, as `add_wide`.
-
-    What a lane holds back is in none of the sums of exp yet: beside a term that dominates, the others would lose their
-    digits. As many vectors as a vector has lanes are added in the row's dtype, their sum in float64 (compensated, for
-    float64): the error stays that of a single exp at any length. Distances, which only smoothing asks for, are added
-    beside them with 32 registers: memory goes on sending meanwhile. With 16 there are enough for one of the two, and
-    distances are a loop of their own over what is in the cache by then.
-    """
-    size = 2 * lanes_of(block) * lanes_of(block)
-    for chunk in range(start, stop, size):
-        end = min(chunk + size, stop)
-        if is_smoothed and has_32_registers():
-            sums = add_exps(block, chunk, end, sums, exponent, near, scaled_by, kept, True)
-        else:
-            sums = add_exps(block, chunk, end, sums, exponent, near, scaled_by, kept, False)
-            if is_smoothed:
-                sums = sums[0], add_distances(block, chunk, end, sums[1], near), sums[2]
-    return sums
-
-
-@inline
-def add_exps(block, start, stop, sums, exponent, near, scaled_by, kept, with_distances):
-    """``sums`` with those of a chunk, without the lanes' largest elements; all exps are kept, if that is wanted."""
-    room, is_kept, in_place = kept
-    if is_kept:
-        return add_chunk(block, start, stop, sums, exponent, near, scaled_by, room, True, in_place, with_distances)
-    return add_chunk(block, start, stop, sums, exponent, near, scaled_by, room, False, in_place, with_distances)
-
-
-@inline
-def add_chunk(block, start, stop, sums, exponent, near, scaled_by, kept, is_kept, in_place, with_distances):
-    """The same, in a loop that knows which it is."""
-    exps, distances, tops = sums
-    how = exponent, near, scaled_by, kept, is_kept, in_place, with_distances
-    lanes = lanes_of(block)
-    zero = load_first(block, start, 0, to_real(block, 0.0))
-    of_a, of_b = (zero, zero), (zero, zero)
-    held_back = tops, exp(tops, exponent, scaled_by)
-    pairs_end = stop - (stop - start) % (2 * lanes)
-    for i in range(start, pairs_end, 2 * lanes):
-        prefetch(block, i + elements_ahead(block))
-        prefetch(block, i + lanes + elements_ahead(block))
-        of_a, held_back = add_whole(block, i, of_a, held_back, how)
-        of_b, held_back = add_whole(block, i + lanes, of_b, held_back, how)
-    if pairs_end < stop:
-        of_a, held_back = add_whole(block, pairs_end, of_a, held_back, how)
-    if with_distances:
-        distances = add_wide(distances, of_a[1] + of_b[1])
-    return add_wide(exps, of_a[0] + of_b[0]), distances, held_back[0]
-
-
-@inline
-def add_whole(block, i, sums, held_back, how):
-    """(exps, distances) and (tops, their exps) with a whole vector."""
-    exponent, near, scaled_by, kept, is_kept, in_place, with_distances = how
-    (exps, distances), (tops, exp_tops), x = sums, held_back, load(block, i)
-    e, lesser, tops, exp_tops = exp_held_back(x, tops, exp_tops, exponent, scaled_by, in_place)
-    if is_kept:
-        store(kept, i, e)
-    if with_distances:
-        distances = distances + (x - near)
-    return (exps + lesser, distances), (tops, exp_tops)
-
-
-@inline
-def add_distances(block, start, stop, distances, near):
-    """``distances`` with x - near of a chunk."""
-    lanes = lanes_of(block)
-    zero = load_first(block, start, 0, to_real(block, 0.0))
-    distances_a, distances_b = zero, zero
-    pairs_end = stop - (stop - start) % (2 * lanes)
-    for i in range(start, pairs_end, 2 * lanes):
-        distances_a += load(block, i) - near
-        distances_b += load(block, i + lanes) - near
-    if pairs_end < stop:
-        distances_a += load(block, pairs_end) - near
-    return add_wide(distances, distances_a + distances_b)
-
-
-@inline
-def add_vector(block, i, count, but, sums, exponent, near, scaled_by, kept):
-    """The same of ``count`` elements, without the one that ``but`` elements precede."""
-    exps, distances, tops = sums
-    lowest = to_real(block, -math.inf)
-    x = where_lane(load_first(block, i, count, lowest), but, lowest)
-    room, is_kept, in_place = kept
-    e, lesser, tops, _ = exp_held_back(x, tops, exp(tops, exponent, scaled_by), exponent, scaled_by, in_place)
-    if is_kept:
-        store(room, i, e)
-    distance = where_lane(load_first(block, i, count, near), but, near) - near
-    return add_wide(exps, lesser), add_wide(distances, distance), tops
-
-
-@inline
 def add_weighted(block, start, stop, to_class, but, sums, mass, dense, exponent, near, scaled_by):
     """`add_stretch`, for q (x - near), and q itself; without class ``but``. 0 * inf counts as 0.
 
     Products are added in float64: the reference may be far from where the mass is.
     """
-    exps, distances, tops = sums
+    exps, distances, products, tops = sums
     lanes = lanes_of(block)
     lowest, nothing = to_real(block, -math.inf), to_real(block, 0.0)
     for i in range(start, stop, lanes):
@@ -202,7 +90,7 @@ def add_weighted(block, start, stop, to_class, but, sums, mass, dense, exponent,
         exps = add_wide(exps, exp(lesser, exponent, scaled_by))
         distances = add_products(distances, q, where_zero(q, near, x), near)
         mass = add_wide(mass, q)
-    return (exps, distances, tops), mass
+    return (exps, distances, products, tops), mass
 
 
 @inline
@@ -213,7 +101,7 @@ def add_block(block, first, start, stop, rest):
     shift = first - start
     if dense[3] or dense[5]:
         return add_weighted(block, first, stop + shift, -shift, left_out, sums, mass, dense, exponent, near, scaled_by)
-    of_block = from_element(kept[0], -shift), kept[1], kept[2]
+    of_block = from_element(kept[0], -shift), kept[1], kept[2], kept[3], kept[4]
     odd_vector = left_out - left_out % lanes if left_out >= 0 else stop
     i = start
     while i < stop:
@@ -251,12 +139,14 @@ def is_left_out(dense, capped_by, offset):
 
 @inline
 def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_by, room, dense, kept):
-    """The row's sums of exp, of q (x - near) and of q, and its tops, without the class that `is_left_out` (-1: none).
+    """The row's sums of exp, of q (x - near), of q, and its tops, without the class that `is_left_out` (-1: none).
+
+    Before the tops, the sum of exp (x - x_target), if ``kept`` asks for it; see `row_state`.
 
     Left out, because next to a dominating target the others would vanish: s / e_y keeps them (losses near 0). q is
     without it in any case.
     """
-    sums = (zeros_wide(), zeros_wide(), load_first(row, 0, 0, to_real(row, -math.inf)))
+    sums = (zeros_wide(), zeros_wide(), zeros_wide(), load_first(row, 0, 0, to_real(row, -math.inf)))
     mass = zeros_wide()
     varies = dense[3] or dense[5]
     but = left_out if is_left_out(dense, capped_by, offset) else -1
@@ -265,7 +155,7 @@ def row_sums(row, classes, left_out, capped_by, offset, exponent, near, scaled_b
         rest = (but, sums, mass, dense, exponent, near, scaled_by, kept)
         sums, mass = on_block(add_block, row, start, stop, capped_by, offset, room, rest)
     total_mass = sum_wide(mass) if varies else float(classes - (1 if left_out >= 0 else 0))
-    return sum_wide(sums[0]), sum_wide(sums[1]), total_mass, sums[2]
+    return sum_wide(sums[0]), sum_wide(sums[1]), total_mass, sum_wide(sums[2]), sums[3]
 
 
 @inline
@@ -274,20 +164,21 @@ def row_state(row, classes, left_out, largest, capped_by, scaled_by, room, dense
 
     The offset is NaN or infinite if the row's maximum is; the sums mean nothing then. The tops are less the offset, and
     not in the sum. Of a row that has outgrown the guess the maximum is looked up: there may be NaN, and what is added
-    to an offset would round. ``kept`` is (room for the exps, whether they are kept there, whether they may be).
+    to an offset would round. ``kept`` is (room for the exps, whether they are kept there, whether they may be, whether
+    exp (x - x_target) is summed, which is not for rows of `add_weighted`, x_target); the last sum is that.
     """
     scale = float(scaled_by[0])
-    sums, top = (1.0, 0.0, 0.0), 0.0
+    sums, top = (1.0, 0.0, 0.0, 0.0), 0.0
     tops = load_first(row, 0, 0, to_real(row, -math.inf))
     for attempt in range(2):
         offset, exponent = reference_near(row, largest, scale)
         near = to_real(row, (exponent + SPARE) * LN2 / scale)
         if math.isfinite(offset):
-            exps, distances, mass, tops = row_sums(
+            exps, distances, mass, products, tops = row_sums(
                 row, classes, left_out, capped_by, to_real(row, offset), to_real(row, exponent), near, scaled_by, room,
-                dense, kept,
+                dense, (*kept[:4], to_real(row, kept[4] - offset)),
             )  # fmt: skip
-            sums = (exps, distances, mass)
+            sums = (exps, distances, mass, products)
             top = float(largest_lane(tops))
             if top * (scale * LOG2E) - exponent < headroom(row):
                 break

@@ -8,15 +8,31 @@ and sum_c G_c is 0 but for the z-loss: upstream * 2 z lse. So confident rows, an
 digits. A softcap's slopes leave no such sum: m is 0 then. A gradient has just been written, and is in cache, as are the
 logits; where it is 0, so is the product. Differences of logits, and sums, are float64.
 
-Where all mass M of a row is on its target y, exps do without gradients:
+Of a row that has a target y, with the masses q_c of targets.py and their sum M, exps do without gradients:
 
-    sum_c G_c x_c = upstream ((M + 2 z lse) sum_(c != y) p_c (x_c - x_y) + 2 z lse x_y)
+    sum_c G_c x_c = upstream (sum_(c != y) ((M + 2 z lse) p_c - q_c) (x_c - x_y) + 2 z lse x_y)
+
+The target's own term is 0 and need not cancel against those of others. Sums of p_c (x_c - x_y) and of q_c (x_c - x_y)
+are what a first look at the row can give.
 """
 
 import math
 
 from fastce.cpu._kernels.lines import CHOSEN, DISTANCE_SUM, EXPS, REFERENCE, X_CHOSEN, store_sum, whole_sum
-from fastce.cpu._kernels.states import LANES, OFFSET, TARGET_MASS, TOP, TOTAL, UPSTREAM, X_TARGET, Z_MASS
+from fastce.cpu._kernels.states import (
+    DISTANCES,
+    LANES,
+    NEAR,
+    OFFSET,
+    PRODUCTS,
+    REST_MASS,
+    TARGET_MASS,
+    TOP,
+    TOTAL,
+    UPSTREAM,
+    X_TARGET,
+    Z_MASS,
+)
 from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import exp, with_factor_1
 from fastce.cpu._vectors.lanes import lesser_and_top, store_real
@@ -52,6 +68,16 @@ def taken_off(options, states, k):
 def common_part(near, states, k):
     """That times the sum of all slopes of the row, but for those of a cap."""
     return near * (states[UPSTREAM + k] * states[Z_MASS + k])
+
+
+@inline
+def product_of_look(states, k):
+    """The sum of gradient * logit of a row, from what the look at its logits has summed; NaN if that is not enough."""
+    x_target, z_mass = states[X_TARGET + k], states[Z_MASS + k]
+    of_exps = (states[REST_MASS + k] + states[TARGET_MASS + k] + z_mass) * (states[PRODUCTS + k] / states[TOTAL + k])
+    of_masses = states[DISTANCES + k] - states[REST_MASS + k] * (x_target - states[NEAR + k])
+    product = states[UPSTREAM + k] * ((of_exps - of_masses) + z_mass * (states[OFFSET + k] + x_target))
+    return product if math.isfinite(product) else math.nan
 
 
 @inline

@@ -38,7 +38,7 @@ ROWS_AT_A_TIME = 16
 @inline
 def look_at_row(row, classes, scale, at_least, states, k, room, wide_room):
     """`look_and_keep`, which keeps nothing."""
-    look_and_keep(row, classes, scale, at_least, states, k, room, wide_room, (room, False, False))
+    look_and_keep(row, classes, scale, at_least, states, k, room, wide_room, (room, False, False, False, 0.0))
 
 
 @inline
@@ -197,7 +197,7 @@ def softmax_rows(logits, out, room_for_exps, logarithm, past_cache):
         row, out_row = row_pointer(logits, i), row_pointer(out, i)
         next_row = row_pointer(logits, min(i + 1, rows - 1))
         if keeps:
-            look_and_keep(row, classes, 1.0, -math.inf, states, 0, room, wide_room, (exps, True, True))
+            look_and_keep(row, classes, 1.0, -math.inf, states, 0, room, wide_room, (exps, True, True, False, 0.0))
             found = found_in_row(states, False)
             if math.isfinite(found[0]):
                 write_kept_row(exps, classes, out_row, found[2], past_cache)

@@ -40,6 +40,7 @@ FITS = 17 * GROUP  # 1, or 0 where the row must be left to other kernels
 TOP = 18 * GROUP  # the largest x of a row in a lane: its term is not in REST yet
 AT_TARGET = 19 * GROUP  # x of the target as the sum has met it
 LSE = AT_TARGET  # of a row without targets
+PRODUCTS = AT_TARGET  # of a row along which a kernel goes: sum of exp (x - x of the target); NaN if that is not known
 KEPT = 20 * GROUP  # 1 where the exps of the first look are kept for the gradient
 
 new_states = float64_room(FIELDS * GROUP)

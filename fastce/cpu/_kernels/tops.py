@@ -7,7 +7,7 @@ from fastce.cpu._vectors.compiler import inline, outlined
 from fastce.cpu._vectors.exponential import exp, exp_in_float64, scaling
 from fastce.cpu._vectors.lanes import lanes_in, store_real
 from fastce.cpu._vectors.memory import lanes_of, load, load_first, to_real
-from fastce.cpu._vectors.simd import where_equal
+from fastce.cpu._vectors.simd import fma, where_equal, where_zero
 from fastce.cpu._vectors.wide import sum_wide, zeros_wide
 
 
@@ -77,3 +77,16 @@ def sum_but_target(exps, tops, x, exp_x, exponent, scale, wide_room):
     of_tops, ties = add_in_float64((zero, zero), tops, x, exponent, scaling(wide_room, scale, 1.0), wide_room)
     times = sum_wide((ties, zeros_wide()[0])) - 1.0
     return (exps + times * exp_x) + sum_wide((of_tops, zeros_wide()[0]))
+
+
+@inline
+def products_of_tops(tops, x_target, exponent, scale, wide_room):
+    """The sum of the tops' exp (x - x_target), each in float64."""
+    zero = load_first(wide_room, 0, 0, 0.0)
+    total, scaled_by = zero, scaling(wide_room, scale, 1.0)
+    store_real(wide_room, 0, tops)
+    for k in range(0, lanes_in(tops), LANES):
+        x = load(wide_room, k)
+        e = exp(x, zero + exponent, scaled_by)
+        total = fma(e, where_zero(e, zero, x - x_target), total)
+    return sum_wide((total, zeros_wide()[0]))
