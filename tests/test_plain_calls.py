@@ -385,6 +385,22 @@ def test_so_is_one_that_pytorch_does_not_have(named):
         fastce.torch.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]), **named)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, ">i8"])
+@pytest.mark.parametrize("shape", [(4, 10, 32), (3, 4, 5, 6), (2, 3, 4, 5, 6)])
+def test_class_indices_of_images_may_lie_in_any_order(rng, shape, dtype):
+    x, lead = rng.normal(size=shape), shape[:1] + shape[2:]
+    targets = rng.integers(0, shape[1], lead)
+    expected = fastce.cross_entropy_value_and_grad(x, targets, reduction="none")
+    for layout in (
+        np.asfortranarray,
+        lambda a: a.T.copy().T[::-1, ::-1].copy("K")[::-1, ::-1],
+        lambda a: a[..., ::-1].copy()[..., ::-1],
+    ):
+        found = fastce.cross_entropy_value_and_grad(x, layout(targets.astype(dtype)), reduction="none")
+        assert np.array_equal(found.value, expected.value)
+        assert np.array_equal(found.grad, expected.grad)
+
+
 def test_rows_without_classes_are_refused():
     with pytest.raises(ValueError, match="no classes"):
         fastce.cross_entropy(np.zeros((4, 0)), np.zeros(4, int))

@@ -151,7 +151,7 @@ class PlainIndices(PlainColumns):
 
     def weighed(self, logits: Array, targets: Array, rows: RowWeights) -> Found | None:
         """See `PlainColumns.weighed`. At first it is taken for granted that no row is ignored, if that can be."""
-        indices = (targets if self.are_int64 else targets.astype(np.int64)).reshape(self.view.shape)
+        indices = (targets if self.are_int64 else targets.astype(np.int64, order="C")).reshape(self.view.shape)
         kernel = self.plain if rows is self.unweighted else self.weighted
         all_count = self.may_all_count and (kernel is self.ready or self._look_right(indices, kernel))
         if all_count:
