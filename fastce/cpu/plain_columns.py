@@ -14,6 +14,7 @@ from fastce.arguments.reductions import factor_of_rows, powers_of
 from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.hard_columns import kernel_of_columns, plain_losses
 from fastce.cpu._kernels.narrow import Narrow
+from fastce.cpu._kernels.targets import Options
 from fastce.cpu._vectors.compiler import Kernel
 from fastce.cpu.checked_targets import is_ordinary
 from fastce.cpu.class_indices import are_classes, count_of_classes, number_of_ignored, weight_of_classes
@@ -55,23 +56,24 @@ class PlainColumns(ABC):
         per_class: Array | None, factors: Factors,
     ) -> None:  # fmt: skip
         dtype, classes = like.dtype, like.shape[axis]
-        self.options = decided.options
+        self.options: Options = decided.options
         self.reduction: str = decided.reduction
         self.lead: tuple[int, ...] = like.shape[:axis] + like.shape[axis + 1 :]
         self.dtype: np.dtype[Any] = dtype  # that kernels compute in
         self.classes: int = classes
-        self.view, self.of_masses, self.of_gradient = views
+        self.view: View = views[0]
+        self.of_masses: View | None = views[1]
+        self.of_gradient: View | None = views[2]
         self.narrow: Narrow = Narrow(*(view is not None and view.narrow for view in views))
         self.per_class: Array | None = per_class
         self.class_weight: Array = NO_WEIGHT[dtype] if per_class is None else cast(per_class, dtype)
         self.no_masses: Array = NO_CUBE[dtype]
-        self.factors = factors
+        self.factors: Factors = factors
         self.unweighted: RowWeights = RowWeights(NO_ROW_WEIGHT, float(like.size // classes), (0.0, 0.0))
         self.upstream: Array | None = self._upstream(self.unweighted.total, self.unweighted)
-        self.plain, self.weighted = (
-            kernel_of_columns(classes, self.options, self.of_masses is None, self.of_gradient is not None, is_plain)
-            for is_plain in (self.view.narrow, False)
-        )
+        of_call = classes, self.options, self.of_masses is None, self.of_gradient is not None
+        self.plain: Kernel = kernel_of_columns(*of_call, self.view.narrow)
+        self.weighted: Kernel = kernel_of_columns(*of_call, False)
 
     def found(self, logits: Array, targets: Array, sample_weight: Array | None, _: Any) -> Found | None:
         """What a call comes to; None if that is left to the usual way."""

@@ -8,6 +8,7 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.arguments.reductions import factor_of_rows
 from fastce.cpu._kernels.cross_entropy import cross_entropy_rows
+from fastce.cpu._kernels.targets import Options
 from fastce.cpu.along_rows import NO_PRODUCTS, exps_kept
 from fastce.cpu.class_indices import are_classes
 from fastce.cpu.extremes import factors_in_range
@@ -32,12 +33,12 @@ class PlainRows:
 
     def __init__(self, decided: Decided, logits: Array, *, with_gradient: bool) -> None:
         dtype, classes = logits.dtype, logits.shape[1]
-        self.options = decided.options
+        self.options: Options = decided.options
         self.reduction: str = decided.reduction
         self.ignored_class: int = decided.ignored_class
         self.n_threads: int | None = decided.n_threads
         self.lead: tuple[int, ...] = logits.shape[:1]
-        self.with_gradient = with_gradient
+        self.with_gradient: bool = with_gradient
         self.is_a_class: bool = 0 <= decided.ignored_class < classes  # what is ignored
         self.no_gradient: Array = np.empty((0, 0), dtype)
         self.kept: int = exps_kept(classes, dtype) if with_gradient else 0

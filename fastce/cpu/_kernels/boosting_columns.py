@@ -22,10 +22,9 @@ from fastce.cpu._kernels.hessians import (
     new_group,
     new_lines,
     parts_of_hessian,
-    put_kept_hessian_columns,
     put_kept_hessians,
 )
-from fastce.cpu._kernels.kept_gradients import finish_hard_gradients, finish_kept, new_kept, put_kept, put_kept_columns
+from fastce.cpu._kernels.kept_gradients import finish_hard_gradients, finish_kept, new_kept, put_kept
 from fastce.cpu._kernels.lines import (
     ABOVE,
     AT_CHOSEN,
@@ -151,6 +150,15 @@ def write_slopes(running, tile, classes, count, out, to_copy, all_fit, past_cach
         write_tile(copy_classes, running, tile, classes, count, out, to_copy, all_fit, past_cache, rest)
 
 
+@inline
+def finish_soft(states, group, count, scale, highest):
+    """Whether all of these rows, which have been looked at with their targets among all classes, fit."""
+    keep_others(states, group, count)
+    leave_targets_out(states, count, scale, X_TARGET)
+    finish_states(states, 0, count, scale, 0.0)
+    return mark_fitting(states, count, scale, highest)
+
+
 def _types(storage):
     cube, narrow, targets = types_of_cube(storage)
     curvature = structure(Curvature, types.float64, types.float64)
@@ -215,10 +223,7 @@ def gradient_and_hessian_columns(
                 else:
                     of_targets = masses, probabilities, X_TARGET
                     look_at_rows(states, running, sums, tile, group, here, classes, options, cap, of_targets)
-                    keep_others(states, group_room, here)
-                    leave_targets_out(states, here, scale, X_TARGET)
-                    finish_states(states, 0, here, scale, 0.0)
-                    fit = mark_fitting(states, here, scale, highest)
+                    fit = finish_soft(states, group_room, here, scale, highest)
                 fit = mark_by_masses(states, here, at, classes, masses, given_weights, lanes == LANES) and fit
                 set_upstream(states, here, at, upstream, True, *row_weights, options.logit_scale)
                 if hard:
@@ -239,16 +244,9 @@ def gradient_and_hessian_columns(
                 keep_for_gradient(running, states, lanes, group, here)
             of_hessian = lines, factor, curvature.lowest
             if is_written:
-                if narrow_hessian:
-                    put_kept_hessians(running, numbers, room, kept, width, count, hessian, o, first, of_hessian)
-                else:
-                    put_kept_hessian_columns(
-                        running, numbers, room, kept, width, count, hessian, o, first, past_cache, of_hessian
-                    )
-                if narrow.gradient:
-                    put_kept(running, numbers, room, kept, width, count, gradient, o, first)
-                else:
-                    put_kept_columns(running, numbers, room, kept, width, count, gradient, o, first, past_cache)
+                exps = running, numbers, room, kept
+                put_kept_hessians(exps, width, count, hessian, narrow_hessian, o, first, past_cache, of_hessian)
+                put_kept(exps, width, count, gradient, narrow.gradient, o, first, past_cache)
                 continue
             rest = of_hessian, with_factor_1(scaled_by), masses, probabilities
             place = o, first, count, classes, width

@@ -22,7 +22,7 @@ from fastce.cpu._kernels.cross_entropy_columns import (
 )
 from fastce.cpu._kernels.hard import counted, sum_from_references, sum_hard, sum_hard_and_keep
 from fastce.cpu._kernels.hard_states import look_at_hard_rows
-from fastce.cpu._kernels.kept_gradients import finish_hard_gradients, finish_kept, new_kept, put_kept, put_kept_columns
+from fastce.cpu._kernels.kept_gradients import finish_hard_gradients, finish_kept, new_kept, put_kept
 from fastce.cpu._kernels.lines import keep_for_gradient, new_running, new_sums
 from fastce.cpu._kernels.narrow import (
     COPIED,
@@ -119,10 +119,8 @@ def over_tiles(summed, source, logits, narrow, targets, options, losses, misfits
                         put_hard_products(states, running, sums, tile, exps, group, here, classes, row_weights, at, to)
                         continue
                     if keeps and all_fit and finish_kept(states, running, here, scaled_by):
-                        if narrow.gradient:
-                            put_kept(running, numbers, room, kept, width, count, gradient, o, first)
-                        else:
-                            put_kept_columns(running, numbers, room, kept, width, count, gradient, o, first, past_cache)
+                        tables = running, numbers, room, kept
+                        put_kept(tables, width, count, gradient, narrow.gradient, o, first, past_cache)
                         is_written = True
                         continue
                     finish_hard_gradients(states, here)

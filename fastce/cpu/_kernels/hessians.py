@@ -165,15 +165,22 @@ def hessians_at(tile_and_kept, c, k, width, rest):
 
 
 @outlined
-def put_kept_hessians(running, numbers, tile, kept, width, count, hessian, outer, first, constants):
-    """The Hessians of rows that all fit, where classes are adjacent."""
+def put_kept_hessian_rows(running, numbers, tile, kept, width, count, hessian, outer, first, constants):
     put_rows(hessians_at, parts_of_kept, running, numbers, tile, kept, width, count, hessian, outer, first, constants)
 
 
 @outlined
 def put_kept_hessian_columns(running, numbers, tile, kept, width, count, hessian, outer, first, past_cache, constants):
-    """`put_kept_hessians` where rows are adjacent."""
     put_columns(
         hessian_at, parts_of_kept, running, numbers, tile, kept, width, count, hessian, outer, first, past_cache,
         constants,
     )  # fmt: skip
+
+
+@inline
+def put_kept_hessians(exps, width, count, hessian, is_narrow, outer, first, past_cache, constants):
+    """The Hessians of rows that all fit; their classes are adjacent, or the rows are."""
+    if is_narrow:
+        put_kept_hessian_rows(*exps, width, count, hessian, outer, first, constants)
+    else:
+        put_kept_hessian_columns(*exps, width, count, hessian, outer, first, past_cache, constants)

@@ -181,15 +181,22 @@ def put_columns(
 
 
 @outlined
-def put_kept(running, numbers, tile, kept, width, count, gradient, outer, first):
-    """The gradients of rows that all fit, where classes are adjacent."""
+def put_kept_rows(running, numbers, tile, kept, width, count, gradient, outer, first):
     put_rows(gradients_at, parts_of_gradient, running, numbers, tile, kept, width, count, gradient, outer, first, ())
 
 
 @outlined
 def put_kept_columns(running, numbers, tile, kept, width, count, gradient, outer, first, past_cache):
-    """`put_kept` where rows are adjacent."""
     put_columns(
         gradient_at, parts_of_gradient, running, numbers, tile, kept, width, count, gradient, outer, first, past_cache,
         (),
     )  # fmt: skip
+
+
+@inline
+def put_kept(exps, width, count, gradient, is_narrow, outer, first, past_cache):
+    """The gradients of rows that all fit; their classes are adjacent, or the rows are."""
+    if is_narrow:
+        put_kept_rows(*exps, width, count, gradient, outer, first)
+    else:
+        put_kept_columns(*exps, width, count, gradient, outer, first, past_cache)
