@@ -6,11 +6,12 @@ the absolute values of all weights and masses.
 
 from importlib import import_module
 
+import magnitudes
 import naive
 import numpy as np
 import pytest
 import scipy.sparse
-from checks import assert_within, computed_in, dtype_of, spacing
+from checks import assert_within, computed_in, dtype_of, one_hot, spacing
 from covering import covering
 
 import fastce
@@ -210,6 +211,35 @@ def test_binary_cross_entropy_takes_weights_of_any_sign(rng, reduction, shape, d
 
 
 # ------------------------------------------------------------------------------------------------- the mean
+@covering(
+    {
+        "kind": ["hard", "dense"],
+        "classes": [3, 10, 128, 129, 300],
+        "label_smoothing": [0.0, 0.1, 1.0],
+        "name": ["float32", "float64", "bfloat16"],
+        "axis": [0, 1],
+    }
+)
+def test_largest_numbers_of_which_weights_of_both_signs_take_differences(
+    rng, kind, classes, label_smoothing, name, axis
+):
+    """Distances beyond the largest number add up to infinities of both signs, while the loss may be finite."""
+    dtype = dtype_of(name)
+    logits = rng.choice([-1, -1, 0, 1], (40, classes)) * magnitudes.largest(dtype)
+    logits, weight = logits.astype(dtype), signed(rng, classes)
+    targets = targets_of(kind, rng, 40, classes)
+    masses = targets if kind == "dense" else one_hot(targets, classes)
+    masses = magnitudes.wide(weight) * ((1 - label_smoothing) * magnitudes.wide(masses) + label_smoothing / classes)
+    terms = magnitudes.times(masses, magnitudes.Softmax(logits).minus_log_p)
+    given = (logits, targets) if axis == 1 else (logits.T, targets.T)
+    options = {"weight": weight, "label_smoothing": label_smoothing, "reduction": "none", "axis": axis}
+    value, grad = fastce.cross_entropy_value_and_grad(*given, **options)
+    bound = 4 * np.finfo(value.dtype).eps * np.abs(terms).sum(1)
+    magnitudes.assert_near(value, terms.sum(1), bound, "loss of row")
+    assert np.array_equal(value, fastce.cross_entropy(*given, **options))
+    assert np.isfinite(grad.astype(float)).all()
+
+
 def test_a_mean_over_a_negative_total_weight_is_divided_by_it():
     logits, labels = np.array([[2.0, 1.0, 0.1], [0.5, 1.5, 0.8]]), [0, 1]
     losses = fastce.cross_entropy(logits, labels, reduction="none")

@@ -112,7 +112,7 @@ def look_at_row(row, classes, options, targets, left_out, at_least, states, k, r
             top = largest_other(row, classes, left_out, room)
     else:
         rest += sum_of_tops(tops, math.nan, exponent, scale, wide_room)
-    if math.isinf(distances) and (varies or options.spread > 0.0):
+    if not math.isfinite(distances) and (varies or options.spread > 0.0):  # NaN: infinite ones of both signs
         distances = distances_in_float64(row, classes, left_out, offset + near, options, targets)
     elif is_in_sums:
         distances -= x_target - near
