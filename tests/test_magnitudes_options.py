@@ -326,3 +326,15 @@ def test_class_weights_may_leave_the_target_to_another_class_which_dominates(dty
             )
             exact = label_smoothing / classes * np.log1p((classes - 1) * np.exp(-margin))
             np.testing.assert_allclose(losses, exact, rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_smoothing_may_leave_the_target_to_the_other_of_two_classes(dtype, axis):
+    for margin in (0.5, 3.0, 20.0, 32.0, 50.0):
+        logits = np.repeat(np.array([[margin, 0.0]], dtype), 20, 0)
+        losses = fastce.cross_entropy(
+            logits if axis == 1 else np.ascontiguousarray(logits.T), np.ones(20, int), axis=axis, label_smoothing=1.0,
+            smoothing_over="others", reduction="none",
+        )  # fmt: skip
+        np.testing.assert_allclose(losses, np.log1p(np.exp(-margin)), rtol=4 * np.finfo(dtype).eps)

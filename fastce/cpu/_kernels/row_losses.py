@@ -227,7 +227,7 @@ def is_extreme(row, scale, states, k):
 @inline
 def must_be_left(row, classes, options, targets, weight, states, k):
     """Whether a finished row is left to extremes.py: it is extreme, or has lost digits that no other sum has."""
-    is_smoothed = targets.has_class_weight and options.spread > 0.0 and not targets.has_probabilities
+    is_smoothed = (targets.has_class_weight or classes == 2) and options.spread > 0.0 and not targets.has_probabilities
     scale = scale_of(options)
     return (
         is_extreme(row, scale, states, k)

@@ -201,7 +201,7 @@ def if_outweighed(rest, exp_target, loss, mass):
     """NaN where most of p, and of the mass, is on another class than the target: the loss has lost digits; else 0.
 
     Class weights may leave nearly all of a smoothed target to such a class, of which these sums know no more than
-    lse - x. Rows that do not fit are few, and extremes.py knows.
+    lse - x; so may smoothing over the others, where there is one. Rows that do not fit are few, and extremes.py knows.
     """
     return where_less(exp_target, rest, where_less(loss, mass * 0.5, math.nan, 0.0), 0.0)
 

@@ -100,6 +100,6 @@ def mark_by_masses(states, count, first, classes, masses, row_weights, is_wide):
     all_fit = True
     if masses[2]:
         all_fit = mark_fitting_masses(states, count, is_wide)
-    elif masses[4] and masses[1] > 0:
+    elif masses[1] > 0 and (masses[4] or classes == 2):
         all_fit = mark_outweighed(states, count)
     return mark_by_weights(states, count, first, classes, masses, row_weights, is_wide) and all_fit
