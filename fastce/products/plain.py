@@ -21,6 +21,7 @@ from fastce.products import panels
 from fastce.products.gradients import MEMORY_BUDGET
 from fastce.products.ranges import fits_float32
 
+MOST_INTEGER = 1 << 53
 MOST_WIDTH = 4096  # of features: the usual way does not cut their products either
 
 
@@ -95,8 +96,8 @@ def _joined(first: Array, second: Array, rooms: tuple[Room, Room]) -> tuple[Arra
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one of Python."""
-    return type(value) is float or type(value) is int
+    """Whether it is one of Python, which float64 holds."""
+    return type(value) is float or (type(value) is int and abs(value) <= MOST_INTEGER)
 
 
 def inverse(value: Any) -> float | None:
