@@ -22,6 +22,7 @@ from fastce.arguments.silence import cast, silently
 from fastce.cpu._kernels.columns import NARROW
 from fastce.cpu._kernels.few_sums import MOST, sum_of_few
 from fastce.cpu._kernels.targets import Options
+from fastce.cpu.class_indices import are_classes
 from fastce.cpu.columns import around
 from fastce.cpu.pieces import is_long
 from fastce.cpu.threads import INLINE_BYTES, LARGEST_BLOCK_BYTES, cut_runs, inline_bytes
@@ -172,6 +173,13 @@ def rows_of(array: Any, axis: Any, n_threads: Any) -> Array | None:
     if classes == 1 or array.dtype not in NATIVE or not lies_plainly(array, classes):
         return None
     return array if last == 1 else array.reshape(-1, classes)
+
+
+def are_plain_classes(targets: Any, shape: tuple[int, ...], classes: int) -> bool:
+    """Whether these are class indices of this shape that kernels read as they lie, none of them out of range."""
+    if type(targets) is not np.ndarray or targets.dtype is not INT64 or targets.shape != shape:
+        return False
+    return targets.flags.num & READY == READY and are_classes(targets.reshape(-1), classes)
 
 
 def is_number_of_threads(value: Any) -> bool:

@@ -8,8 +8,7 @@ from fastce.arguments.numbers import REDUCTIONS
 from fastce.arguments.out import handed_over
 from fastce.arguments.reductions import factor_of_rows
 from fastce.cpu._kernels.likelihood import LikelihoodTargets, likelihood_rows
-from fastce.cpu.class_indices import are_classes
-from fastce.cpu.plain import INT64, READY, cube_of, is_one_block, room_for, rows_of, value_of
+from fastce.cpu.plain import are_plain_classes, cube_of, is_one_block, room_for, rows_of, value_of
 from fastce.cpu.targets import NO_CUBE, NO_FLOATS
 
 
@@ -24,7 +23,7 @@ def plain_nll(
     if rows is None or not is_one_block(rows.nbytes) or reduction not in REDUCTIONS:
         return None
     count, classes = rows.shape
-    if not _are_plain(targets, count, classes) or type(ignore_index) is not int or ignore_index >= 0:
+    if not are_plain_classes(targets, (count,), classes) or type(ignore_index) is not int or ignore_index >= 0:
         return None
     gradient = room_for(rows, out, targets) if want_gradient else None
     if want_gradient and gradient is None:
@@ -38,10 +37,3 @@ def plain_nll(
         return None
     value = value_of(losses, reduction, float(count), rows.dtype)
     return value, None if gradient is None else handed_over(gradient, out, log_probs, [targets])
-
-
-def _are_plain(targets: Any, count: int, classes: int) -> bool:
-    """Whether a kernel reads them as they lie, and each is a class."""
-    if type(targets) is not np.ndarray or targets.dtype is not INT64 or targets.shape != (count,):
-        return False
-    return targets.flags.num & READY == READY and are_classes(targets, classes)

@@ -7,8 +7,7 @@ import numpy as np
 from fastce.arguments.arrays import Array
 from fastce.arguments.silence import cast
 from fastce.cpu._kernels.largest import largest_columns
-from fastce.cpu.class_indices import are_classes
-from fastce.cpu.plain import INT64, READY, FewClasses, any_misfit, few_classes
+from fastce.cpu.plain import FewClasses, any_misfit, are_plain_classes, few_classes
 from fastce.cpu.plain_softmax import plain_logsumexp
 
 _WAYS = frozenset({"argmax", "max", "logsumexp"})
@@ -28,7 +27,7 @@ def plain_statistics(
         return None  # of float64 the quick one is less exact
     axis = 1 if axis is None and logits.ndim > 1 else axis
     few = few_classes(logits, axis, n_threads)
-    if few is None or not (targets is None or _are_classes(targets, few, logits.shape[few.axis])):
+    if few is None or not (targets is None or are_plain_classes(targets, few.lead, logits.shape[few.axis])):
         return None
     results = _largest(logits, few, names)
     if results is None:
@@ -50,10 +49,3 @@ def _largest(logits: Array, few: FewClasses, names: tuple[str, ...]) -> dict[str
             return None
     found = {name: room.reshape(lead) for name, room in rooms.items() if name in names}
     return {name: (cast(part, logits.dtype) if name == "max" else part)[()] for name, part in found.items()}
-
-
-def _are_classes(targets: Any, few: FewClasses, classes: int) -> bool:
-    """Whether these are as they should be, at a glance, though nothing is asked about them."""
-    if type(targets) is not np.ndarray or targets.dtype is not INT64 or targets.shape != few.lead:
-        return False
-    return targets.flags.num & READY == READY and are_classes(targets.reshape(-1), classes)

@@ -30,20 +30,19 @@ from fastce.cpu._vectors.memory import elements, keep_first, lanes_of, load, loa
 from fastce.cpu._vectors.rooms import float64_room, real_room
 from fastce.cpu._vectors.simd import copysign, where_equal, where_less, where_zero
 
-OTHERS = 0 * GROUP  # of a group of rows, in float64: the sum of all but the largest class
 # of a tile: the Hessian of the largest class, 1 / (v a M), exp of the target, which is not among those that are kept
 AT_LARGEST, TO_P, OF_TARGET = 0 * LINE, 1 * LINE, 2 * LINE
 WIDEST = 2.0**60  # v a M beyond, or its inverse, is for other kernels
 
-new_group = float64_room(1 * GROUP)
+new_group = float64_room(GROUP)  # a number of each row
 new_lines = real_room(3 * LINE)
 
 
 @inline
 def keep_others(states, group, count):
-    """What REST is while the largest class is held back."""
+    """What REST is while the largest class is held back: the sum of all others."""
     for k in range(0, count, LANES):
-        store(group, OTHERS + k, load(states, REST + k))
+        store(group, k, load(states, REST + k))
 
 
 @inline
@@ -71,6 +70,15 @@ def mark_too_wide(states, count):
 
 
 @inline
+def none_too_wide(states, odd, count):
+    """Whether all of these rows are for this kernel: ``odd`` is NaN else. FITS becomes 0 of those that are not."""
+    if any_nan(odd):
+        mark_too_wide(states, count)
+        return False
+    return True
+
+
+@inline
 def put_ends(lines, states, at, k, mass, of_largest, to_p, count):
     """The ends of one vector of rows for `write_hessians` and `put_kept_hessians`; NaN where the mass is too wide."""
     store_rounded(lines, AT_LARGEST + at, of_largest)
@@ -84,13 +92,10 @@ def finish_hessians(lines, states, group, first, count, scale, factor):
     odd, one, scaled_by = load_first(states, 0, 0, 0.0), load_first(states, 0, 0, 1.0), scaling(states, scale, 1.0)
     for k in range(0, count, LANES):
         mass, total = masses_at(states, k), load(states, TOTAL + k)
-        largest, others = exp(load(states, TOP + k), load(states, EXPONENT + k), scaled_by), load(group, OTHERS + k)
+        largest, others = exp(load(states, TOP + k), load(states, EXPONENT + k), scaled_by), load(group, k)
         of_largest = mass * factor * (largest / total) * (others / total)
         odd += put_ends(lines, states, first + k, k, mass, of_largest, one / where_zero(mass, one, mass), count)
-    if any_nan(odd):
-        mark_too_wide(states, count)
-        return False
-    return True
+    return none_too_wide(states, odd, count)
 
 
 @outlined
@@ -106,11 +111,11 @@ def finish_hard_hessians(lines, states, running, sums, group, first, count, fact
         exponent = load(running, REFERENCE + first + start)
         store(lines, OF_TARGET + first + start, exp(load(running, X_CHOSEN + first + start), exponent, scaled_by))
         store_real(states, TOP + start, load(running, HIGHEST + first + start))
-        store_real(group, OTHERS + start, load(running, LARGEST_OTHER + first + start))
+        store_real(group, start, load(running, LARGEST_OTHER + first + start))
         for k in range(start, start + lanes, LANES):
             x, top, rest = load(states, X_TARGET + k), load(states, TOP + k), load(states, REST + k)
             total, of_target = load(states, TOTAL + k), load(states, EXP_TARGET + k)
-            largest = where_equal(x, top, of_target, load(group, OTHERS + k))
+            largest = where_equal(x, top, of_target, load(group, k))
             others = where_equal(x, top, rest, whole_sum(sums, lanes, HELD, first + k) + of_target)
             mass = masses_at(states, k)
             some = where_zero(mass, one, mass)
@@ -118,10 +123,7 @@ def finish_hard_hessians(lines, states, running, sums, group, first, count, fact
             share = some * inverse
             of_largest = (largest * share) * (others * share) * (mass * factor)
             odd += put_ends(lines, states, first + k, k, mass, of_largest, inverse * total, count)
-    if any_nan(odd):
-        mark_too_wide(states, count)
-        return False
-    return True
+    return none_too_wide(states, odd, count)
 
 
 @inline
